@@ -1,0 +1,29 @@
+"""
+The mathematics of Adversarially-Aligned Jacobian Regularization (arXiv 2603.04378), on any differentiable policy.
+
+This package imports torch only. Policies map states (B, ...) to outputs (B, ...), losses map them to (B,); examples of
+a batch never depend on each other.
+"""
+
+from ._ascent import AscentTrajectory, projected_gradient_ascent
+from ._jacobian import aajr_penalty, directional_jacobian, squared_amplification, trajectory_amplification
+from ._norms import frobenius_norm_squared, random_unit_direction, spectral_norm, top_singular_direction
+from ._perturbation import PerturbationSet
+from ._smoothness import effective_smoothness, segment_curvature, step_size_bound
+
+__all__ = [
+    "AscentTrajectory",
+    "PerturbationSet",
+    "aajr_penalty",
+    "directional_jacobian",
+    "effective_smoothness",
+    "frobenius_norm_squared",
+    "projected_gradient_ascent",
+    "random_unit_direction",
+    "segment_curvature",
+    "spectral_norm",
+    "squared_amplification",
+    "step_size_bound",
+    "top_singular_direction",
+    "trajectory_amplification",
+]

@@ -1,0 +1,189 @@
+"""Projected gradient ascent on a system loss, with the trajectory that the penalty needs (equations 11 and 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._perturbation import PerturbationSet, expand_mask, per_example, per_example_norm
+
+STEP_RULES = ("gradient", "normalized", "sign")
+
+# eps0 of equation 12: keeps the direction finite where the gradient vanishes.
+EPS0 = 1e-12
+_MAX_HALVINGS = 30
+
+
+@dataclass(frozen=True)
+class AscentTrajectory:
+    """
+    The points and directions of one projected gradient ascent. All tensors are detached.
+
+    Attributes:
+        deltas: (K+1, B, ...), `delta_0` to `delta_K`.
+        directions: (K, B, ...), `u_t = grad g(delta_t) / (||grad g(delta_t)||_2 + eps0)` (equation 12): always the
+            gradient, whatever the step rule.
+        losses: (K+1, B), `g(delta_t)`; the last row is NaN if the ascent ran with `final_loss=False`.
+        gradient_norms: (K, B), `||grad g(delta_t)||_2`.
+        step_sizes: (K, B), the eta of each step.
+    """
+
+    deltas: Tensor
+    directions: Tensor
+    losses: Tensor
+    gradient_norms: Tensor
+    step_sizes: Tensor
+
+    @property
+    def steps(self) -> int:
+        return self.directions.shape[0]
+
+    def gradients(self) -> Tensor:
+        """`grad g(delta_t)`, shape (K, B, ...), recovered from directions and norms."""
+        scale = self.gradient_norms + EPS0
+        return self.directions * scale.reshape(scale.shape + (1,) * (self.directions.ndim - 2))
+
+
+def step_direction(gradient: Tensor, rule: str) -> Tensor:
+    """`step(grad)` of equation 11: the gradient itself, scaled to unit norm per example, or its sign."""
+    if rule == "gradient":
+        return gradient
+    if rule == "normalized":
+        return gradient / per_example(per_example_norm(gradient) + EPS0, gradient)
+    if rule == "sign":
+        return gradient.sign()
+    raise ValueError(f"`step_rule` must be one of {STEP_RULES}, got {rule!r}.")
+
+
+def projected_gradient_ascent(
+    loss_fn: Callable[[Tensor], Tensor],
+    state: Tensor,
+    perturbation_set: PerturbationSet,
+    *,
+    steps: int,
+    step_size: float | Tensor | str,
+    step_rule: str = "gradient",
+    mask: Tensor | None = None,
+    start: Tensor | None = None,
+    final_loss: bool = True,
+) -> AscentTrajectory:
+    """
+    Equation 11: `delta_{t+1} = Proj(delta_t + eta * step(grad g(delta_t)))`, t = 0..steps-1, from `delta_0 = 0`.
+
+    Gradients are taken with respect to delta alone: no parameter of `loss_fn` receives one.
+
+    Args:
+        loss_fn: Maps `state + delta` (B, ...) to per-example losses (B,); examples must not depend on each other.
+        state: (B, ...), for a language model the input embeddings (B, L, d).
+        perturbation_set: The ball to stay in.
+        steps: K, at least 0.
+        step_size: eta, a number or a tensor (B,). `"auto"` chooses eta per example and step, by backtracking, so that
+            inequality 25 holds: `g(delta_{t+1}) >= g(delta_t) + ||delta_{t+1} - delta_t||^2 / (2 eta)` (Theorem 3); an
+            example for which no such eta is found stays where it is.
+        step_rule: `"gradient"` (the paper), `"normalized"` (unit norm per example) or `"sign"`.
+        mask: Optional, a prefix of the state's shape, e.g. (B, L): true where perturbing is allowed.
+        start: Optional `delta_0` other than zero (random restarts); projected first.
+        final_loss: Whether to evaluate `g(delta_K)`, one more forward. A caller that evaluates it anyway saves it.
+
+    Returns:
+        The trajectory, detached.
+
+    Raises:
+        ValueError: for a negative number of steps, a step size that is not finite and positive, an unknown rule, or
+            `"auto"` with a rule other than `"gradient"` (inequality 25 is about plain gradient steps).
+    """
+    auto = isinstance(step_size, str)
+    _check_arguments(steps, step_size, step_rule)
+    state = state.detach()
+    delta = torch.zeros_like(state) if start is None else perturbation_set.project(start.detach(), mask)
+    eta = None if auto else torch.as_tensor(step_size, dtype=state.dtype, device=state.device).expand(state.shape[0])
+    deltas, directions, losses, norms, etas = [delta], [], [], [], []
+
+    for _ in range(steps):
+        loss, gradient = _loss_and_gradient(loss_fn, state, delta, mask)
+        norm = per_example_norm(gradient)
+        if auto:
+            delta, eta = _backtracking_step(loss_fn, state, perturbation_set, mask, delta, loss, gradient, eta)
+        else:
+            move = per_example(eta, delta) * step_direction(gradient, step_rule)
+            delta = perturbation_set.project(delta + move, mask)
+        deltas.append(delta)
+        directions.append(gradient / per_example(norm + EPS0, gradient))
+        losses.append(loss)
+        norms.append(norm)
+        etas.append(eta)
+
+    if final_loss:
+        with torch.no_grad():
+            losses.append(loss_fn(state + delta).detach())
+    else:
+        losses.append(torch.full((state.shape[0],), float("nan"), dtype=state.dtype, device=state.device))
+
+    def stack(rows: list[Tensor], shape: torch.Size) -> Tensor:
+        return torch.stack(rows) if rows else state.new_zeros((0, *shape))
+
+    batch = state.shape[:1]
+    return AscentTrajectory(
+        deltas=torch.stack(deltas),
+        directions=stack(directions, state.shape),
+        losses=torch.stack(losses),
+        gradient_norms=stack(norms, batch),
+        step_sizes=stack(etas, batch),
+    )
+
+
+def _check_arguments(steps: int, step_size: float | Tensor | str, step_rule: str) -> None:
+    if steps < 0:
+        raise ValueError(f"`steps` must be at least 0, got {steps}.")
+    if step_rule not in STEP_RULES:
+        raise ValueError(f"`step_rule` must be one of {STEP_RULES}, got {step_rule!r}.")
+    if isinstance(step_size, str):
+        if step_size != "auto":
+            raise ValueError(f"`step_size` must be a number or 'auto', got {step_size!r}.")
+        if step_rule != "gradient":
+            raise ValueError(f"`step_size='auto'` needs `step_rule='gradient'`, got {step_rule!r}.")
+        return
+    values = torch.as_tensor(step_size)
+    if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
+        raise ValueError(f"`step_size` must be a finite number of at least 0, got {step_size}.")
+
+
+def _loss_and_gradient(loss_fn, state: Tensor, delta: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        delta = delta.detach().requires_grad_(True)
+        loss = loss_fn(state + delta)
+        if loss.shape != state.shape[:1]:
+            raise ValueError(
+                f"`loss_fn` must return one loss per example, shape {tuple(state.shape[:1])}, got {tuple(loss.shape)}."
+            )
+        (gradient,) = torch.autograd.grad(loss.sum(), delta)
+    if mask is not None:
+        gradient = gradient * expand_mask(mask, gradient)
+    return loss.detach(), gradient
+
+
+def _backtracking_step(
+    loss_fn, state: Tensor, perturbation_set, mask, delta: Tensor, loss: Tensor, gradient: Tensor, eta: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One step with the largest eta of a halving sequence that satisfies inequality 25, per example."""
+    if eta is None:
+        # The first try crosses the whole ball: larger steps would be projected to the same sphere.
+        radius = torch.as_tensor(perturbation_set.epsilon, dtype=state.dtype, device=state.device)
+        eta = (2 * radius / (per_example_norm(gradient) + EPS0)).expand(state.shape[0])
+    else:
+        eta = 2 * eta
+    # Differences of losses below rounding say nothing.
+    tolerance = 8 * torch.finfo(loss.dtype).eps * loss.abs()
+    for _ in range(_MAX_HALVINGS):
+        candidate = perturbation_set.project(delta + per_example(eta, delta) * gradient, mask)
+        with torch.no_grad():
+            gain = loss_fn(state + candidate).detach() - loss
+        required = per_example_norm(candidate - delta) ** 2 / (2 * eta.clamp_min(torch.finfo(eta.dtype).tiny))
+        accepted = gain + tolerance >= required
+        if bool(accepted.all()):
+            break
+        eta = torch.where(accepted, eta, eta / 2)
+    return torch.where(per_example(accepted, delta).bool(), candidate, delta), eta

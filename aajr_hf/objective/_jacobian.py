@@ -1,0 +1,112 @@
+"""Directional Jacobians and the penalty along ascent directions (equations 13 and 20)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ._ascent import AscentTrajectory
+from ._perturbation import per_example
+
+ESTIMATORS = ("jvp", "finite_difference")
+
+Policy = Callable[[Tensor], Tensor]
+
+
+def directional_jacobian(
+    policy: Policy,
+    state: Tensor,
+    direction: Tensor,
+    *,
+    estimator: str = "jvp",
+    difference_step: float | Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """
+    The product `J(state) direction` of the policy's Jacobian with one direction per example, differentiable in the
+    policy's parameters.
+
+    Args:
+        policy: Maps states (B, ...) to outputs (B, ...), each example independent of the others.
+        state: (B, ...).
+        direction: (B, ...), shaped as the state.
+        estimator: `"jvp"`: exact, forward-mode (`torch.func.jvp`). `"finite_difference"`: central differences,
+            `(policy(state + h u) - policy(state - h u)) / 2h`, error O(h^2) plus rounding over h.
+        difference_step: h, a number or a tensor (B,). By default the cube root of the state's machine epsilon times
+            the mean norm of the state's vectors, which balances the two errors.
+
+    Returns:
+        `(output, J u)`, both of the policy's output shape. Under finite differences the output is the mean of the two
+        evaluations, exact to O(h^2).
+
+    Raises:
+        ValueError: for shapes that differ or an unknown estimator.
+    """
+    if state.shape != direction.shape:
+        raise ValueError(
+            f"`direction` must have the state's shape {tuple(state.shape)}, got {tuple(direction.shape)}."
+        )
+    if estimator == "jvp":
+        return torch.func.jvp(policy, (state,), (direction,))
+    if estimator != "finite_difference":
+        raise ValueError(f"`estimator` must be one of {ESTIMATORS}, got {estimator!r}.")
+    step = per_example(_default_difference_step(state) if difference_step is None else difference_step, state)
+    forward, backward = policy(state + step * direction), policy(state - step * direction)
+    # Subtracted and divided in at least fp32: a difference of two bf16 numbers has few bits left.
+    dtype = torch.promote_types(forward.dtype, torch.float32)
+    forward, backward = forward.to(dtype), backward.to(dtype)
+    width = 2 * per_example(step.flatten().to(dtype) if step.ndim else step.to(dtype), forward)
+    return (forward + backward) / 2, (forward - backward) / width
+
+
+def _default_difference_step(state: Tensor) -> Tensor:
+    scale = torch.linalg.vector_norm(state.detach(), dim=-1).reshape(state.shape[0], -1).mean(dim=1)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.finfo(state.dtype).eps ** (1 / 3) * scale
+
+
+def squared_amplification(policy: Policy, state: Tensor, direction: Tensor, **estimator_kwargs) -> Tensor:
+    """
+    `||J(state) u||_2^2` per example, shape (B,): the square of equation 13, differentiable in the policy's parameters.
+    Keyword arguments are those of [`directional_jacobian`].
+    """
+    _, tangent = directional_jacobian(policy, state, direction, **estimator_kwargs)
+    return tangent.flatten(1).square().sum(dim=1)
+
+
+def trajectory_amplification(
+    policy: Policy, state: Tensor, trajectory: AscentTrajectory, *, points: Sequence[int] | None = None, **kwargs
+) -> Tensor:
+    """
+    `a_t^2 = ||J(state + delta_t) u_t||_2^2` (equation 13, squared) at the given points of the trajectory, by default
+    all K of them: shape (number of points, B). Keyword arguments are those of [`directional_jacobian`].
+
+    Raises:
+        ValueError: for a trajectory without steps, which has no directions.
+    """
+    if trajectory.steps == 0:
+        raise ValueError("The trajectory has no directions: run the ascent with at least one step.")
+    points = range(trajectory.steps) if points is None else points
+    return torch.stack(
+        [
+            squared_amplification(policy, state + trajectory.deltas[t], trajectory.directions[t], **kwargs)
+            for t in points
+        ]
+    )
+
+
+def aajr_penalty(policy: Policy, state: Tensor, trajectory: AscentTrajectory, *, estimator: str = "jvp") -> Tensor:
+    """
+    Equation 20: `R = (1/K) sum_t ||J(state + delta_t) u_t||_2^2`, one value per example, shape (B,).
+
+    The trajectory is detached, so `u_t` and `delta_t` are constants when R is differentiated by the policy's
+    parameters (stop-gradient).
+
+    Args:
+        policy: Maps states (B, ...) to outputs (B, ...), each example independent of the others.
+        state: (B, ...).
+        trajectory: What [`projected_gradient_ascent`] returned for this state, K >= 1.
+        estimator: `"jvp"` or `"finite_difference"`, see [`directional_jacobian`].
+    """
+    return trajectory_amplification(policy, state, trajectory, estimator=estimator).mean(dim=0)

@@ -1,0 +1,105 @@
+"""The set of admissible perturbations: a norm ball around the state and the exact projection onto it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NORMS = ("l2", "linf")
+SCOPES = ("sequence", "token")
+
+# A rescaled vector's norm, computed again, can exceed epsilon by rounding. Shrinking by a few units in the last place
+# keeps the projection inside the ball, and so makes a second projection the identity.
+_SHRINK_ULPS = 16
+
+
+def expand_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """Append dimensions to `mask`, whose shape is a prefix of `like.shape`, until it broadcasts over `like`."""
+    if mask is None:
+        return None
+    if mask.shape != like.shape[: mask.ndim]:
+        raise ValueError(
+            f"`mask` must have a prefix of the state's shape {tuple(like.shape)}, got {tuple(mask.shape)}."
+        )
+    return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim)).to(like.dtype)
+
+
+def per_example_norm(x: Tensor) -> Tensor:
+    """l2 norm of each example: (B, ...) -> (B,)."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+def per_example(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number, or one number per example of shape (B,), so that it broadcasts over `like` (B, ...)."""
+    value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+
+
+@dataclass(frozen=True)
+class PerturbationSet:
+    """
+    The ball `{delta : ||delta|| <= epsilon}` from which perturbations of a state are taken (section III of
+    arXiv 2603.04378).
+
+    Args:
+        epsilon: Radius, one number or a tensor (B,) with one radius per example; in the units of the state. At least 0.
+        norm: `"l2"` or `"linf"`.
+        scope: `"sequence"`: one ball over everything but the batch dimension (the paper); `"token"`: one ball per
+            vector of the last dimension. For `"linf"` the two are the same set.
+
+    Raises:
+        ValueError: if epsilon is negative or not finite, or a name is unknown.
+    """
+
+    epsilon: float | Tensor
+    norm: str = "l2"
+    scope: str = "sequence"
+
+    def __post_init__(self):
+        epsilon = torch.as_tensor(self.epsilon)
+        if not bool(torch.isfinite(epsilon).all()) or bool((epsilon < 0).any()):
+            raise ValueError(f"`epsilon` must be a finite number of at least 0, got {self.epsilon}.")
+        if self.norm not in NORMS:
+            raise ValueError(f"`norm` must be one of {NORMS}, got {self.norm!r}.")
+        if self.scope not in SCOPES:
+            raise ValueError(f"`scope` must be one of {SCOPES}, got {self.scope!r}.")
+
+    def norms(self, delta: Tensor) -> Tensor:
+        """The norm that the ball bounds: (B, ...) -> (B,) for scope `sequence`, (B, ..., 1) -> (B, ...) per token."""
+        order = 2 if self.norm == "l2" else float("inf")
+        if self.scope == "token":
+            return torch.linalg.vector_norm(delta, ord=order, dim=-1)
+        return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
+
+    def project(self, delta: Tensor, mask: Tensor | None = None) -> Tensor:
+        """
+        Euclidean projection of `delta` (B, ...) onto the ball; points inside are returned unchanged, to the bit.
+
+        Args:
+            delta: Perturbations, shape (B, ...).
+            mask: Optional, a prefix of delta's shape, e.g. (B, L): true where perturbing is allowed. The rest becomes 0.
+        """
+        if mask is not None:
+            delta = delta * expand_mask(mask, delta)
+        epsilon = per_example(self.epsilon, delta)
+        if self.norm == "linf":
+            return torch.minimum(torch.maximum(delta, -epsilon), epsilon)
+        norm = self.norms(delta)
+        norm = norm.reshape(norm.shape + (1,) * (delta.ndim - norm.ndim))
+        shrunk = epsilon * (1 - _SHRINK_ULPS * torch.finfo(delta.dtype).eps)
+        return torch.where(norm > epsilon, delta * (shrunk / norm.clamp_min(torch.finfo(delta.dtype).tiny)), delta)
+
+    def sample(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
+        """A random start: a Gaussian (l2) or uniform (linf) point of random size inside the ball, shaped as `like`."""
+        if self.norm == "linf":
+            noise = 2 * torch.rand_like(like) - 1
+        else:
+            noise = torch.randn_like(like)
+        if mask is not None:
+            noise = noise * expand_mask(mask, noise)
+        norm = self.norms(noise)
+        norm = norm.reshape(norm.shape + (1,) * (noise.ndim - norm.ndim))
+        radius = per_example(self.epsilon, noise) * torch.rand_like(norm)
+        return self.project(noise * (radius / norm.clamp_min(torch.finfo(noise.dtype).tiny)), mask)
