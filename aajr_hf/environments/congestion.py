@@ -82,7 +82,7 @@ def draw_needs(rng: np.random.Generator, agents: int) -> np.ndarray:
 def draw_observations(rng: np.random.Generator, agents: int) -> list[Observation]:
     """One round: everybody's need is announced to everybody; the capacity is near the sum, so that it matters."""
     needs = draw_needs(rng, agents)
-    capacity = max(int(needs.sum() + rng.integers(-3, 3)), 0)
+    capacity = max(int(needs.sum() + rng.integers(-8, 9)), 0)
     observations = []
     for i in range(agents):
         peers = tuple(int(n) for j, n in enumerate(needs) if j != i)

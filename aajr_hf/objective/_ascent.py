@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -36,6 +36,10 @@ class AscentTrajectory:
     losses: Tensor
     gradient_norms: Tensor
     step_sizes: Tensor
+
+    def select(self, rows: Tensor) -> AscentTrajectory:
+        """The trajectories of some examples of the batch."""
+        return AscentTrajectory(*(getattr(self, f.name)[:, rows] for f in fields(self)))
 
     @property
     def steps(self) -> int:

@@ -1,0 +1,183 @@
+"""What AAJR adds to TRL's data preparation: which tokens are observations, and which token tells the candidates apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from .batch import EXTRA_COLUMNS, missing_tokens_message
+
+OBSERVING_ROLES = ("user", "tool")
+_PADDING = {"observation_mask": 0, "candidate_tokens": -1, "candidate_costs": 0.0}
+
+
+class AgentCollator:
+    """Pads the columns of [`add_agent_columns`] beside what the wrapped collator does with all others."""
+
+    def __init__(self, collator):
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        plain = [{k: v for k, v in example.items() if k not in EXTRA_COLUMNS} for example in examples]
+        output = self.collator(plain)
+        for name in EXTRA_COLUMNS:
+            if name not in examples[0]:
+                continue
+            values = [torch.tensor(example[name]) for example in examples]
+            if name == "candidate_position":
+                output[name] = torch.stack(values)
+                continue
+            padded = pad_sequence(values, batch_first=True, padding_value=_PADDING[name])
+            if name == "observation_mask":
+                # Negative, and so a cut, where truncation shortened the example.
+                missing = output["input_ids"].shape[1] - padded.shape[1]
+                padded = torch.nn.functional.pad(padded, (0, missing))
+            output[name] = padded
+        return output
+
+
+def add_agent_columns(
+    dataset: Dataset | IterableDataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    observation: bool,
+    candidates: bool,
+    chat_template: str | None = None,
+) -> Dataset | IterableDataset:
+    """
+    Add the column `observation_mask` (1 on tokens of what users and tools said, without markup), or the columns
+    `candidate_position`, `candidate_tokens` and `candidate_costs` (for the expected system cost), to a dataset of
+    conversational prompt/completion examples that is not tokenized yet.
+
+    Raises:
+        ValueError: where the dataset's columns do not allow it, or candidates cannot be told apart by one token.
+    """
+    names = dataset.column_names or list(next(iter(dataset)))
+    wanted = "system_loss=expected_cost" if candidates else "perturbed_tokens=observation"
+    needed = ["prompt", "completion"] + (["actions", "action_costs"] if candidates else [])
+    missing = [name for name in needed if name not in names]
+    if missing:
+        raise ValueError(
+            f"`{wanted}` needs the dataset column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; it has "
+            f"{', '.join(names)}."
+        )
+
+    def render(example: dict[str, Any], answer: str | None = None) -> str:
+        completion = example["completion"] if answer is None else [{"role": "assistant", "content": answer}]
+        tools = example.get("tools")
+        return tokenizer.apply_chat_template(
+            example["prompt"] + completion, tokenize=False, tools=tools, chat_template=chat_template
+        )
+
+    def add(example: dict[str, Any], index: int) -> dict[str, Any]:
+        if not isinstance(example["prompt"], list):
+            raise ValueError(f"`{wanted}` needs conversational examples (lists of messages); example {index} is text.")
+        columns = {}
+        if observation:
+            columns["observation_mask"] = observation_mask(tokenizer, render(example), example["prompt"])
+        if candidates:
+            rendered = [render(example, answer) for answer in example["actions"]]
+            position, tokens = distinguishing_tokens(tokenizer, render(example), rendered, index)
+            columns |= {
+                "candidate_position": position,
+                "candidate_tokens": tokens,
+                "candidate_costs": _checked_costs(example, index),
+            }
+        return columns
+
+    if isinstance(dataset, Dataset):
+        return dataset.map(add, with_indices=True, desc="Locating observations and candidate actions")
+    return dataset.map(add, with_indices=True)
+
+
+def observation_mask(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[dict[str, Any]]) -> list[int]:
+    """1 on each token of `text`, a rendered conversation, that lies in the content of a user's or a tool's message."""
+    spans, cursor = [], 0
+    for message in messages:
+        content = message.get("content")
+        if not isinstance(content, str) or not content.strip():
+            continue
+        # Templates may strip a message's content.
+        start = text.find(content.strip(), cursor)
+        if start < 0:
+            raise ValueError(
+                "`perturbed_tokens=observation` needs a chat template that renders messages as they are; it changed "
+                f"{content[:40]!r}. Set `perturbed_tokens` to prompt."
+            )
+        cursor = start + len(content.strip())
+        if message["role"] in OBSERVING_ROLES:
+            spans.append((start, cursor))
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        int(end > begin and any(begin >= s and end <= e for s, e in spans)) for begin, end in encoded["offset_mapping"]
+    ]
+
+
+def distinguishing_tokens(
+    tokenizer: PreTrainedTokenizerBase, expert: str, rendered: list[str], index: int
+) -> tuple[int, list[int]]:
+    """
+    The first position where the rendered candidates differ, as the index of the logits that predict it, and the token
+    of each candidate there.
+
+    Raises:
+        ValueError: if fewer than two candidates are given, two of them share that token, or the expert's answer differs
+            from all of them before it.
+    """
+    if len(rendered) < 2:
+        raise ValueError(f"Example {index} has {len(rendered)} `actions`: the expected cost needs at least two.")
+    ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    shortest = min(map(len, ids))
+    position = next((j for j in range(shortest) if len({row[j] for row in ids}) > 1), None)
+    tokens = [] if position is None else [row[position] for row in ids]
+    if len(set(tokens)) < len(ids):
+        raise ValueError(
+            f"Two `actions` of example {index} share the first token at which the actions differ, so one token cannot "
+            "tell them apart: let the actions begin with words that the tokenizer keeps apart."
+        )
+    if tokenizer(expert, add_special_tokens=False)["input_ids"][:position] != ids[0][:position]:
+        raise ValueError(
+            f"The completion of example {index} differs from all its `actions` before these differ from each other: "
+            "let the actions share the completion's beginning."
+        )
+    return position - 1, tokens
+
+
+def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
+    """
+    Raise for the first prepared example that has no perturbable or no action token, or whose candidates lie outside
+    the completion.
+    """
+    columns = [name for name in ("labels", "observation_mask", "candidate_position") if name in dataset.column_names]
+    for row, example in enumerate(dataset.select_columns(columns)):
+        labels = example["labels"]
+        if all(label == -100 for label in labels[1:]):
+            raise ValueError(missing_tokens_message("action", perturbed_tokens, row))
+        if perturbed_tokens == "observation":
+            perturbable = any(example["observation_mask"][: len(labels)])
+        else:
+            perturbable = perturbed_tokens == "all" or any(label == -100 for label in labels)
+        if not perturbable:
+            raise ValueError(missing_tokens_message("perturbable", perturbed_tokens, row))
+        position = example.get("candidate_position")
+        if position is not None and (position + 1 >= len(labels) or labels[position + 1] == -100):
+            raise ValueError(
+                f"The candidate actions of example {row} differ outside of its completion; raise `max_length` if it is "
+                "cut off."
+            )
+
+
+def _checked_costs(example: dict[str, Any], index: int) -> list[float]:
+    costs = [float(cost) for cost in example["action_costs"]]
+    if len(costs) != len(example["actions"]) or not all(map(math.isfinite, costs)):
+        raise ValueError(
+            f"`action_costs` of example {index} must hold one finite number for each of its "
+            f"{len(example['actions'])} `actions`; got {example['action_costs']}."
+        )
+    return costs

@@ -1,0 +1,177 @@
+"""A causal language model as the policy of the objective: from a perturbation of its embeddings to action logits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .batch import AgentBatch
+
+
+class AgentPolicy:
+    """
+    The map `delta (B, L, d) -> logits at the action positions (B, A, V)` of one batch, in at least fp32, zero on the
+    padding of the action positions.
+
+    The model is called with `input_ids`, so that embeddings keep their gradients and wrappers their forward; a forward
+    hook on the embedding module adds delta to what the first layer receives, and a pre-hook on the LM head keeps the
+    action positions alone, before any logit is formed.
+
+    Args:
+        model: The model, or a wrapper of it.
+        batch: The micro-batch.
+        dropout_seed: If set, every call draws its dropout masks from this seed, so that all of them see one function;
+            and runs the attention kernel of the jvp, since kernels draw their masks differently.
+        model_kwargs: Further keyword arguments of the model's forward.
+    """
+
+    def __init__(self, model: nn.Module, batch: AgentBatch, dropout_seed: int | None = None, **model_kwargs):
+        self.model = model
+        self.batch = batch
+        self.dropout_seed = dropout_seed
+        self.model_kwargs = model_kwargs
+        self.outputs = None
+        inner = getattr(model, "module", model)
+        self._embedding = inner.get_input_embeddings()
+        self._lm_head = inner.get_output_embeddings()
+
+    def select(self, rows: Tensor) -> AgentPolicy:
+        """The same policy on some rows of the batch."""
+        return AgentPolicy(self.model, self.batch.select(rows), self.dropout_seed, **self.model_kwargs)
+
+    @torch.no_grad()
+    def embeddings(self) -> Tensor:
+        """The unperturbed state `s`, shape (B, L, d), detached, in at least fp32."""
+        states = self._embedding(self.batch.input_ids)
+        return states.to(torch.promote_types(states.dtype, torch.float32))
+
+    def __call__(self, delta: Tensor | None = None) -> Tensor:
+        index = self.batch.action_positions[..., None]
+
+        def perturb(module, args, output):
+            return output if delta is None else output + delta.to(output.dtype)
+
+        def keep_actions(module, args):
+            return (args[0].gather(1, index.expand(-1, -1, args[0].shape[-1])), *args[1:])
+
+        handles = [
+            self._embedding.register_forward_hook(perturb),
+            self._lm_head.register_forward_pre_hook(keep_actions),
+        ]
+        try:
+            with self._randomness():
+                outputs = self.model(
+                    input_ids=self.batch.input_ids,
+                    attention_mask=self.batch.attention_mask,
+                    use_cache=False,
+                    **self.model_kwargs,
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.outputs = outputs
+        logits = outputs.logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.masked_fill(~self.batch.action_mask[..., None], 0)
+
+    @contextlib.contextmanager
+    def _randomness(self) -> Iterator[None]:
+        if self.dropout_seed is None:
+            yield
+            return
+        device = self.batch.input_ids.device
+        devices = [] if device.type == "cpu" else [device]
+        with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+            torch.manual_seed(self.dropout_seed)
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+
+
+def penalised_output(logits: Tensor, batch: AgentBatch, output: str, reduction: str) -> Tensor:
+    """
+    The output whose Jacobian is penalised, (B, A, V): a transform of the logits, scaled by `1/sqrt(number of action
+    tokens)` for the reduction `token_mean`, so that squared norms become means over tokens.
+    """
+    if output == "centered_logits":
+        values = logits - logits.mean(dim=-1, keepdim=True)
+    elif output == "log_probs":
+        values = logits.log_softmax(dim=-1)
+    elif output == "probs":
+        values = logits.softmax(dim=-1)
+    else:
+        values = logits
+    values = values.masked_fill(~batch.action_mask[..., None], 0)
+    if reduction == "token_mean":
+        values = values / batch.action_mask.sum(dim=1).sqrt()[:, None, None]
+    return values
+
+
+def uses_dropout(model: nn.Module) -> bool:
+    """Whether a forward in training mode is random: a dropout module, or a dropout rate that a layer keeps for itself."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            return True
+        if any("drop" in name and isinstance(value, float) and value > 0 for name, value in vars(module).items()):
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """No parameter requires a gradient inside: the ascent builds no graph for weights and cannot touch their `.grad`."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def forward_ad_ready(model: nn.Module) -> Iterator[None]:
+    """
+    Inside, `torch.func.jvp` runs through the model: scaled dot-product attention by its math kernel, the one with
+    forward-mode derivatives; without activation checkpointing, which forward mode does not pass through; and without
+    the hooks of `enable_input_require_grads`, which serve that checkpointing alone.
+    """
+    checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    hooks = getattr(model, "module", model).get_input_embeddings()._forward_hooks
+    all_hooks = dict(hooks)
+    for module in checkpointed:
+        module.gradient_checkpointing = False
+    for key, hook in all_hooks.items():
+        # Found by name: transformers keeps no handle of the first one where it was enabled twice.
+        if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
+            del hooks[key]
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for module in checkpointed:
+            module.gradient_checkpointing = True
+        hooks.clear()
+        hooks.update(all_hooks)
+
+
+def forward_ad_failure(policy: Callable[[Tensor], Tensor], state: Tensor, model: nn.Module) -> str | None:
+    """
+    Why `torch.func.jvp` does not work through the model, or None where it does: one small jvp and its backward.
+    """
+    try:
+        with forward_ad_ready(model), torch.enable_grad():
+            _, tangent = torch.func.jvp(policy, (state,), (torch.ones_like(state),))
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            if not tangent.requires_grad:
+                return "the tangent carries no gradient to the parameters"
+            gradients = torch.autograd.grad(tangent.square().sum(), parameters, allow_unused=True)
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
+    if all(g is None or not bool(g.any()) for g in gradients):
+        return "the gradient through the tangent is zero for every parameter"
+    return None

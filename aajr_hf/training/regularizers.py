@@ -1,0 +1,103 @@
+"""The Jacobian penalties of one micro-batch: AAJR and its baselines, chosen by `AAJRConfig.regularizer`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..objective import (
+    AscentTrajectory,
+    directional_jacobian,
+    frobenius_norm_squared,
+    random_unit_direction,
+    squared_amplification,
+    top_singular_direction,
+    trajectory_amplification,
+)
+from .config import LOCAL_REGULARIZERS, AAJRConfig
+from .policy import AgentPolicy, forward_ad_ready, penalised_output
+
+
+def points_of_trajectory(rule: str, steps: int) -> Sequence[int]:
+    """The steps t at which the penalty is evaluated: all, the last, or one drawn from the global RNG."""
+    if rule == "all":
+        return range(steps)
+    return [steps - 1] if rule == "last" else [int(torch.randint(steps, ()))]
+
+
+def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
+    """
+    Perturbations delta (B, L, d) that move each example to a random interpolation between its observation and another
+    one of the batch, position by position where both may be perturbed: points of the whole state space, over which the
+    global baselines take their supremum.
+    """
+    partner = torch.randperm(state.shape[0], device=state.device)
+    both = perturbable & perturbable[partner]
+    weight = torch.rand(state.shape[0], 1, 1, dtype=state.dtype, device=state.device)
+    return torch.where(both[..., None], weight * (state[partner] - state), torch.zeros_like(state))
+
+
+def penalty(
+    config: AAJRConfig,
+    policy: AgentPolicy,
+    state: Tensor,
+    trajectory: AscentTrajectory | None,
+    estimator: str,
+    difference_step: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """
+    The penalty of each example, differentiable in the policy's parameters.
+
+    Args:
+        config: The trainer's configuration.
+        policy: The model on one micro-batch (or a part of it).
+        state: Its embeddings (B, L, d), detached.
+        trajectory: Its ascent; None if the regularizer does not need one.
+        estimator: `"jvp"` or `"finite_difference"`.
+        difference_step: Step of the finite differences, (B,).
+
+    Returns:
+        `(penalty (B,), amplification)`: the penalty is `R` of equation 20 for `aajr`, and for the baselines the squared
+        norm that stands in its place. The amplification is `a_t`, averaged over the evaluated points, (B,), for `aajr`
+        and None for the others.
+    """
+    mask = policy.batch.perturbable
+
+    def output(delta: Tensor) -> Tensor:
+        return penalised_output(policy(delta), policy.batch, config.penalty_output, config.penalty_reduction)
+
+    kwargs = {"estimator": estimator, "difference_step": difference_step}
+    with forward_ad_ready(policy.model):
+        if config.regularizer == "aajr":
+            # The policy is a function of delta alone, so the state of the trajectory is the origin.
+            points = points_of_trajectory(config.penalty_trajectory, trajectory.steps)
+            squared = trajectory_amplification(output, torch.zeros_like(state), trajectory, points=points, **kwargs)
+            amplification = squared.detach().sqrt().mean(dim=0)
+            return budgeted(squared, config.amplification_budget).mean(dim=0), amplification
+        if config.regularizer in LOCAL_REGULARIZERS:
+            points = points_of_trajectory(config.penalty_trajectory, trajectory.steps)
+            deltas = [trajectory.deltas[t] for t in points]
+        else:
+            deltas = [interpolations(state, mask)]
+        values = [_squared_norm(config, output, delta, mask, kwargs) for delta in deltas]
+        return torch.stack(values).mean(dim=0), None
+
+
+def budgeted(squared: Tensor, budget: float | None) -> Tensor:
+    """`max(a - budget, 0)^2` of a squared amplification; the square itself without a budget."""
+    if not budget:
+        return squared
+    # Clamped before the root, whose derivative at zero is infinite.
+    return (squared.clamp_min(budget**2).sqrt() - budget).square()
+
+
+def _squared_norm(config: AAJRConfig, output, delta: Tensor, mask: Tensor, kwargs: dict) -> Tensor:
+    if config.regularizer == "random_direction":
+        return squared_amplification(output, delta, random_unit_direction(delta, mask), **kwargs)
+    if config.regularizer == "global_frobenius":
+        return frobenius_norm_squared(output, delta, samples=1, mask=mask, **kwargs)
+    direction = top_singular_direction(output, delta, iterations=config.power_iterations, mask=mask, **kwargs)
+    _, tangent = directional_jacobian(output, delta, direction, **kwargs)
+    return tangent.flatten(1).square().sum(dim=1)

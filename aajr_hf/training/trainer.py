@@ -1,0 +1,315 @@
+"""`AAJRTrainer`: TRL's `SFTTrainer` with an adversary on the prompt's embeddings and a penalty along its directions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import logging
+from trl import SFTTrainer
+
+from ..objective import AscentTrajectory, PerturbationSet, projected_gradient_ascent
+from .adapters import peft_config as make_peft_config
+from .batch import EXTRA_COLUMNS, AgentBatch
+from .config import LOCAL_REGULARIZERS, AAJRConfig
+from .data import AgentCollator, add_agent_columns, check_examples
+from .monitoring import LogitRecorder, ascent_metrics, logit_smoothness, token_metrics
+from .policy import AgentPolicy, forward_ad_failure, frozen_parameters, uses_dropout
+from .regularizers import penalty
+from .system_losses import system_loss, token_nll
+
+logger = logging.get_logger(__name__)
+
+# Relative to the norm of an embedding. bf16 has three significant digits: a smaller step drowns in rounding.
+_DIFFERENCE_STEP = {torch.float64: 1e-5, torch.float32: 5e-3}
+_LOW_PRECISION_DIFFERENCE_STEP = 1e-3
+
+
+class AAJRTrainer(SFTTrainer):
+    """
+    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
+
+    Minimises, over examples, `g(delta_K) + lambda R` plus `clean_loss_weight` times `g(0)` (equation 21 of arXiv
+    2603.04378): the system loss g under the perturbation of the prompt's embeddings that K steps of projected gradient
+    ascent find, and the mean squared amplification R of the policy's logits along exactly those ascent directions
+    (equation 20). With `epsilon = 0` and `regularizer_lambda = 0` it is [`~trl.SFTTrainer`].
+
+    Takes the arguments of [`~trl.SFTTrainer`], with an [`AAJRConfig`]. Evaluation (`eval_loss`) is that of `SFTTrainer`,
+    without an adversary; for the worst case see `aajr evaluate`.
+
+    Metrics, per log interval: `aajr/clean_loss`, `aajr/adversarial_loss` (means of `g(0)` and `g(delta_K)`),
+    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`; the secant
+    `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits with the others), `aajr/delta_norm`,
+    `aajr/embedding_norm`, `aajr/boundary_fraction` (examples whose perturbation ends on the ball's boundary),
+    `aajr/monotone_fraction` (steps that did not lower the loss), `aajr/effective_smoothness`, `aajr/step_size_bound`.
+
+    Raises:
+        ValueError: for settings or data that cannot be trained on, before training starts where that is possible.
+        FloatingPointError: when a loss, a penalty or a gradient is not finite, before the weights are updated.
+    """
+
+    _tag_names = ["trl", "sft", "aajr"]
+    _name = "AAJR"
+    _paper = {
+        "title": "Adversarially-Aligned Jacobian Regularization",
+        "id": "2603.04378",
+        "citation": (
+            "@article{mumcu2026aajr,\n"
+            "    title  = {{Adversarially-Aligned Jacobian Regularization}},\n"
+            "    author = {Mumcu and Yilmaz},\n"
+            "    year   = 2026,\n"
+            "    eprint = {arXiv:2603.04378},\n"
+            "}"
+        ),
+    }
+
+    def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = AAJRConfig(f"{name.rstrip('/').split('/')[-1]}-AAJR")
+        if not isinstance(args, AAJRConfig):
+            raise TypeError(f"`args` must be an AAJRConfig, got {type(args).__name__}.")
+        if args.adapter != "full":
+            if kwargs.get("peft_config") is not None:
+                raise ValueError("Give either `adapter` or `peft_config`, not both.")
+            kwargs["peft_config"] = make_peft_config(args)
+        super().__init__(model, args, *positional, **kwargs)
+        self.data_collator = AgentCollator(self.data_collator)
+        if args.freeze_embeddings:
+            self.model.get_input_embeddings().weight.requires_grad_(False)
+        if args.is_active:
+            self._check_support()
+        self.estimator = self._choose_estimator() if args.penalty_active else None
+
+    # Before training
+
+    def _check_support(self) -> None:
+        if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                "Adapters that learn a prompt replace the embeddings that AAJR perturbs: set `adapter` to lora instead."
+            )
+        if self._is_vision_dataset:
+            raise ValueError("AAJR perturbs text embeddings alone: train on a dataset without images.")
+        if self.compute_loss_func is not None:
+            raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
+        if self.args.penalty_fraction < 1 and uses_dropout(self.model):
+            raise ValueError(
+                "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
+                "or the model's dropout to 0."
+            )
+
+    def _choose_estimator(self) -> str:
+        wanted = self.args.jacobian_estimator
+        # Wrappers that shard the parameters allow no forward before training starts.
+        if wanted == "finite_difference" or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return "finite_difference" if wanted == "finite_difference" else "jvp"
+        device = self.model.device
+        ids = torch.arange(1, 5, device=device)[None]
+        ones = torch.ones_like(ids)
+        probe = AgentBatch(ids, ones, ones.bool(), ids[:, 1:3], ones[:, 1:3].bool(), ids[:, 2:4])
+        policy = AgentPolicy(self.model, probe)
+        with self.compute_loss_context_manager():
+            reason = forward_ad_failure(policy, torch.zeros_like(policy.embeddings()), self.model)
+        if reason is None:
+            return "jvp"
+        if wanted == "jvp":
+            raise ValueError(
+                f"`jacobian_estimator=jvp` does not work with this model ({reason}): set it to auto or "
+                "finite_difference, or load the model with `attn_implementation` sdpa or eager and, for a mixture of "
+                "experts, call `model.set_experts_implementation('eager')`."
+            )
+        logger.warning(f"The Jacobian is estimated by central finite differences: torch.func.jvp failed ({reason}).")
+        return "finite_difference"
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        names = dataset.column_names or list(next(iter(dataset)))
+        observation = args.is_active and args.perturbed_tokens == "observation"
+        candidates = args.is_active and args.system_loss == "expected_cost"
+        if dataset_name == "train" and (observation or candidates) and "input_ids" not in names:
+            dataset = add_agent_columns(
+                dataset,
+                self._tokenizer,
+                observation=observation,
+                candidates=candidates,
+                chat_template=self.chat_template,
+            )
+        dataset = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        if dataset_name == "train" and args.is_active and isinstance(dataset, Dataset):
+            check_examples(dataset, args.perturbed_tokens)
+        return dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *EXTRA_COLUMNS]))
+
+    # One micro-batch
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not (self.args.is_active and self.model.training):
+            inputs = {name: value for name, value in inputs.items() if name not in EXTRA_COLUMNS}
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if return_outputs:
+            raise ValueError("AAJR returns no outputs while training: they would be those of perturbed prompts.")
+        batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
+        # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
+        seed = int(torch.randint(2**31, ())) if uses_dropout(self.model) else None
+        policy = AgentPolicy(self.accelerator.unwrap_model(model), batch, seed)
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        outer = AgentPolicy(model, batch, seed, **router)
+        state = policy.embeddings()
+        scale = _embedding_norm(state, batch)
+
+        recorder = LogitRecorder()
+        trajectory, ball = self._ascend(policy, state, scale, recorder)
+        delta = None if trajectory is None or self.args.epsilon == 0 else trajectory.deltas[-1]
+        logits = outer(delta)
+        recorder.record(logits)
+        losses = system_loss(self.args.system_loss, logits, batch)
+        loss = self._normalised(logits, losses, batch, num_items_in_batch)
+        if self.args.clean_loss_weight > 0:
+            clean = logits if delta is None else policy()
+            clean_losses = system_loss(self.args.system_loss, clean, batch)
+            loss = loss + self.args.clean_loss_weight * self._normalised(
+                clean, clean_losses, batch, num_items_in_batch
+            )
+        if self.aux_loss_enabled:
+            aux_loss = outer.outputs.aux_loss
+            loss = loss + self.router_aux_loss_coef * aux_loss / self._accumulation(num_items_in_batch)
+            self._log_metrics({"aux_loss": aux_loss})
+
+        metrics = {"aajr/embedding_norm": scale.mean()}
+        if trajectory is None:
+            metrics |= {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
+        else:
+            trajectory.losses[-1] = losses.detach()
+            smoothness = logit_smoothness(self.args.system_loss, batch)
+            metrics |= ascent_metrics(trajectory, recorder, ball, batch, smoothness)
+        if self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0:
+            weighted, values = self._penalise(policy, state, scale, trajectory)
+            loss = loss + weighted / self._accumulation(num_items_in_batch)
+            metrics |= values
+        self._require_finite({"loss": loss, **metrics})
+        self._log_token_metrics(recorder.clean, batch)
+        self._log_metrics(metrics)
+        return loss
+
+    def _ascend(
+        self, policy: AgentPolicy, state: Tensor, scale: Tensor, recorder: LogitRecorder
+    ) -> tuple[AscentTrajectory | None, PerturbationSet]:
+        """The ascent on one micro-batch (equation 11), as a perturbation of the origin: the policy adds the state."""
+        args = self.args
+        unit = scale if args.epsilon_mode == "relative" else torch.ones_like(scale)
+        radius = self._ramp() * args.epsilon * unit
+        ball = PerturbationSet(radius, args.perturbation_norm, args.perturbation_scope)
+        along_ascent = args.penalty_active and args.regularizer in LOCAL_REGULARIZERS
+        if args.epsilon == 0 and not along_ascent:
+            return None, ball
+        step_size = args.ascent_step_size
+        if step_size != "auto":
+            # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.
+            unit = unit**2 if args.ascent_step_rule == "gradient" else unit
+            step_size = step_size * self._ramp() * unit
+
+        def loss_fn(delta: Tensor) -> Tensor:
+            logits = policy(delta)
+            if torch.is_grad_enabled():  # backtracking evaluates further points, without gradients
+                recorder.record(logits)
+            return system_loss(args.system_loss, logits, policy.batch)
+
+        with frozen_parameters(policy.model):
+            trajectory = projected_gradient_ascent(
+                loss_fn,
+                torch.zeros_like(state),
+                ball,
+                # Without a ball to move in, all steps see the same point.
+                steps=args.ascent_steps if args.epsilon > 0 else 1,
+                step_size=step_size,
+                step_rule=args.ascent_step_rule,
+                mask=policy.batch.perturbable,
+                final_loss=False,
+            )
+        return trajectory, ball
+
+    def _penalise(
+        self, policy: AgentPolicy, state: Tensor, scale: Tensor, trajectory: AscentTrajectory | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`lambda R`, averaged over the examples it is evaluated on, and its metrics."""
+        examples = len(policy.batch)
+        count = max(round(self.args.penalty_fraction * examples), 1)
+        if count < examples:
+            rows = torch.randperm(examples, device=state.device)[:count]
+            policy, state, scale = policy.select(rows), state[rows], scale[rows]
+            trajectory = None if trajectory is None else trajectory.select(rows)
+        difference_step = _DIFFERENCE_STEP.get(self._compute_dtype(), _LOW_PRECISION_DIFFERENCE_STEP) * scale
+        values, amplification = penalty(self.args, policy, state, trajectory, self.estimator, difference_step)
+        metrics = {"aajr/penalty": values.mean()}
+        if amplification is not None:
+            metrics["aajr/amplification"] = amplification.mean()
+        strength = self.args.regularizer_lambda * self.args.penalty_interval * self._ramp()
+        return strength * values.mean(), metrics
+
+    def _compute_dtype(self) -> torch.dtype:
+        if self.args.bf16 or self.args.fp16:
+            return torch.bfloat16 if self.args.bf16 else torch.float16
+        return self.model.dtype
+
+    def _ramp(self) -> float:
+        """Part of epsilon and lambda in force: grows linearly to 1 over `aajr_warmup_ratio` of the steps."""
+        steps = self.args.aajr_warmup_ratio * self.state.max_steps
+        return min(1.0, (self.state.global_step + 1) / steps) if steps > 1 else 1.0
+
+    # Normalisation and metrics
+
+    def _normalised(self, logits: Tensor, losses: Tensor, batch: AgentBatch, num_items: Tensor | int | None) -> Tensor:
+        """The batch's system loss: tokens are averaged as TRL does, costs over examples."""
+        if self.args.system_loss != "nll":
+            return losses.mean() / self._accumulation(num_items)
+        count = batch.action_mask.sum() if num_items is None else torch.as_tensor(num_items)
+        loss = token_nll(logits, batch).sum() / count.clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items is not None:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return loss
+
+    def _accumulation(self, num_items: Tensor | int | None) -> int:
+        """What a mean over examples is divided by: with `num_items`, `Trainer` leaves accumulation to the loss."""
+        return 1 if num_items is None else self.current_gradient_accumulation_steps
+
+    def _require_finite(self, quantities: dict[str, Tensor]) -> None:
+        if torch.isfinite(quantities["loss"]) and all(torch.isfinite(v) for v in quantities.values()):
+            return
+        listed = ", ".join(f"{name} = {float(value):.4g}" for name, value in quantities.items())
+        raise FloatingPointError(
+            f"Not finite at step {self.state.global_step}: {listed}. The weights are those of the last step; lower "
+            "`learning_rate`, `regularizer_lambda` or `epsilon`."
+        )
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if self.args.is_active and grad_norm is not None and not math.isfinite(grad_norm):
+            raise FloatingPointError(
+                f"Not finite at step {self.state.global_step}: gradient norm = {float(grad_norm)}. The weights are those "
+                "of the last step; lower `learning_rate`, `regularizer_lambda` or `epsilon`."
+            )
+        return grad_norm
+
+    def _log_metrics(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            gathered = self.accelerator.gather_for_metrics(value.detach().float())
+            self._metrics["train"][name].append(gathered.mean().item())
+
+    def _log_token_metrics(self, logits: Tensor, batch: AgentBatch) -> None:
+        """The metrics that `SFTTrainer` logs, of the clean predictions."""
+        entropy, accuracy = token_metrics(logits, batch)
+        self._log_metrics({"entropy": entropy, "mean_token_accuracy": accuracy})
+        tokens = self.accelerator.gather_for_metrics(batch.attention_mask.sum()).sum().item()
+        self._total_train_tokens += tokens // self._tp_size
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+
+
+def _embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
+    """Mean l2 norm of each example's perturbable embeddings, (B,)."""
+    norms = state.norm(dim=-1).masked_fill(~batch.perturbable, 0)
+    return norms.sum(dim=1) / batch.perturbable.sum(dim=1)
