@@ -18,12 +18,15 @@ from pettingzoo import ParallelEnv
 
 ROUTES = "abcd"
 MAX_TAKE = 9
-MAX_NEED = 4
+MAX_NEED = 3
 # Per unit taken beyond what is free, and per unit that was free and needed but not taken.
 OVERLOAD_COST = 10.0
 SHORTFALL_COST = 1.0
 
-_NEED_PROBABILITIES = (0.1, 0.3, 0.25, 0.2, 0.15)
+_NEED_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
+# Capacity minus the sum of all needs, in busy, tight and quiet rounds.
+_SLACK = ((-10, -6), (-5, 1), (2, 8))
+_SLACK_PROBABILITIES = (0.4, 0.15, 0.45)
 _ANSWER = re.compile(rf"take (\d) via ([{ROUTES}]) yield (\d+)")
 
 
@@ -80,9 +83,13 @@ def draw_needs(rng: np.random.Generator, agents: int) -> np.ndarray:
 
 
 def draw_observations(rng: np.random.Generator, agents: int) -> list[Observation]:
-    """One round: everybody's need is announced to everybody; the capacity is near the sum, so that it matters."""
+    """
+    One round: everybody's need is announced to everybody. Busy rounds have far less capacity than is needed, quiet ones
+    more; in between, the last units have to be shared out.
+    """
     needs = draw_needs(rng, agents)
-    capacity = max(int(needs.sum() + rng.integers(-8, 9)), 0)
+    low, high = _SLACK[rng.choice(len(_SLACK), p=_SLACK_PROBABILITIES)]
+    capacity = max(int(needs.sum() + rng.integers(low, high + 1)), 0)
     observations = []
     for i in range(agents):
         peers = tuple(int(n) for j, n in enumerate(needs) if j != i)

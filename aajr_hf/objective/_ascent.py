@@ -62,6 +62,7 @@ def step_direction(gradient: Tensor, rule: str) -> Tensor:
     raise ValueError(f"`step_rule` must be one of {STEP_RULES}, got {rule!r}.")
 
 
+@torch.no_grad()
 def projected_gradient_ascent(
     loss_fn: Callable[[Tensor], Tensor],
     state: Tensor,
@@ -96,11 +97,11 @@ def projected_gradient_ascent(
         The trajectory, detached.
 
     Raises:
-        ValueError: for a negative number of steps, a step size that is not finite and positive, an unknown rule, or
-            `"auto"` with a rule other than `"gradient"` (inequality 25 is about plain gradient steps).
+        ValueError: for a negative number of steps, a step size that is negative, not finite or not one per example, an
+            unknown rule, or `"auto"` with a rule other than `"gradient"` (inequality 25 is about plain gradient steps).
     """
     auto = isinstance(step_size, str)
-    _check_arguments(steps, step_size, step_rule)
+    _check_arguments(state.shape[0], steps, step_size, step_rule)
     state = state.detach()
     delta = torch.zeros_like(state) if start is None else perturbation_set.project(start.detach(), mask)
     eta = None if auto else torch.as_tensor(step_size, dtype=state.dtype, device=state.device).expand(state.shape[0])
@@ -121,8 +122,7 @@ def projected_gradient_ascent(
         etas.append(eta)
 
     if final_loss:
-        with torch.no_grad():
-            losses.append(loss_fn(state + delta).detach())
+        losses.append(loss_fn(state + delta))
     else:
         losses.append(torch.full((state.shape[0],), float("nan"), dtype=state.dtype, device=state.device))
 
@@ -139,7 +139,7 @@ def projected_gradient_ascent(
     )
 
 
-def _check_arguments(steps: int, step_size: float | Tensor | str, step_rule: str) -> None:
+def _check_arguments(batch: int, steps: int, step_size: float | Tensor | str, step_rule: str) -> None:
     if steps < 0:
         raise ValueError(f"`steps` must be at least 0, got {steps}.")
     if step_rule not in STEP_RULES:
@@ -153,6 +153,10 @@ def _check_arguments(steps: int, step_size: float | Tensor | str, step_rule: str
     values = torch.as_tensor(step_size)
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise ValueError(f"`step_size` must be a finite number of at least 0, got {step_size}.")
+    if values.shape not in ((), (1,), (batch,)):
+        raise ValueError(
+            f"`step_size` must be a number or one number per example, shape ({batch},), got shape {tuple(values.shape)}."
+        )
 
 
 def _loss_and_gradient(loss_fn, state: Tensor, delta: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -183,8 +187,7 @@ def _backtracking_step(
     tolerance = 8 * torch.finfo(loss.dtype).eps * loss.abs()
     for _ in range(_MAX_HALVINGS):
         candidate = perturbation_set.project(delta + per_example(eta, delta) * gradient, mask)
-        with torch.no_grad():
-            gain = loss_fn(state + candidate).detach() - loss
+        gain = loss_fn(state + candidate) - loss
         required = per_example_norm(candidate - delta) ** 2 / (2 * eta.clamp_min(torch.finfo(eta.dtype).tiny))
         accepted = gain + tolerance >= required
         if bool(accepted.all()):

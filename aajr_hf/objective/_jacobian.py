@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ._ascent import AscentTrajectory
 from ._perturbation import per_example
@@ -31,8 +32,10 @@ def directional_jacobian(
         policy: Maps states (B, ...) to outputs (B, ...), each example independent of the others.
         state: (B, ...).
         direction: (B, ...), shaped as the state.
-        estimator: `"jvp"`: exact, forward-mode (`torch.func.jvp`). `"finite_difference"`: central differences,
-            `(policy(state + h u) - policy(state - h u)) / 2h`, error O(h^2) plus rounding over h.
+        estimator: `"jvp"`: exact, forward-mode (`torch.func.jvp`), parameter gradients included, also where the policy
+            calls `layer_norm`; not where it calls `batch_norm` or `instance_norm` with the statistics of its input,
+            whose forward mode is itself differentiated wrongly by PyTorch. `"finite_difference"`: central
+            differences, `(policy(state + h u) - policy(state - h u)) / 2h`, error O(h^2) plus rounding over h.
         difference_step: h, a number or a tensor (B,). By default the cube root of the state's machine epsilon times
             the mean norm of the state's vectors, which balances the two errors.
 
@@ -48,16 +51,54 @@ def directional_jacobian(
             f"`direction` must have the state's shape {tuple(state.shape)}, got {tuple(direction.shape)}."
         )
     if estimator == "jvp":
-        return torch.func.jvp(policy, (state,), (direction,))
+        # Forward mode refuses views that repeat memory, such as one state expanded to a batch.
+        with _ElementaryLayerNorm():
+            return torch.func.jvp(policy, (state.contiguous(),), (direction.contiguous(),))
     if estimator != "finite_difference":
         raise ValueError(f"`estimator` must be one of {ESTIMATORS}, got {estimator!r}.")
-    step = per_example(_default_difference_step(state) if difference_step is None else difference_step, state)
+    step = _default_difference_step(state) if difference_step is None else difference_step
+    step = per_example(step, state, "difference_step")
     forward, backward = policy(state + step * direction), policy(state - step * direction)
     # Subtracted and divided in at least fp32: a difference of two bf16 numbers has few bits left.
     dtype = torch.promote_types(forward.dtype, torch.float32)
     forward, backward = forward.to(dtype), backward.to(dtype)
     width = 2 * per_example(step.flatten().to(dtype) if step.ndim else step.to(dtype), forward)
     return (forward + backward) / 2, (forward - backward) / width
+
+
+class _ElementaryLayerNorm(TorchFunctionMode):
+    """
+    Inside, `layer_norm` is computed from elementary operations. PyTorch's own takes the saved mean and deviation for
+    constants where its jvp is differentiated: the value is right and the gradient, in silence, is not
+    (https://github.com/pytorch/pytorch/issues/196700).
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.layer_norm or func is torch.layer_norm:
+            return _layer_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """`torch.layer_norm`, in at least fp32 inside; the output's dtype is the original's, autocast considered."""
+    shape = tuple(normalized_shape)
+    dtype = torch.layer_norm(torch.empty((0, *shape), dtype=input.dtype, device=input.device), shape).dtype
+    dims = tuple(range(-len(shape), 0))
+    output = input.to(torch.promote_types(input.dtype, torch.float32))
+    output = output - output.mean(dims, keepdim=True)
+    output = output * (output.square().mean(dims, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        output = output * weight
+    if bias is not None:
+        output = output + bias
+    return output.to(dtype)
 
 
 def _default_difference_step(state: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor
 NORMS = ("l2", "linf")
 SCOPES = ("sequence", "token")
 
-# A rescaled vector's norm, computed again, can exceed epsilon by rounding. Shrinking by a few units in the last place
-# keeps the projection inside the ball, and so makes a second projection the identity.
+# A rescaled vector's norm, computed again, can exceed epsilon by rounding. Shrinking by a few units in the last place of
+# the arithmetic, and half a unit of the format that stores the result, keeps the projection inside the ball, and so
+# makes a second projection the identity.
 _SHRINK_ULPS = 16
 
 
@@ -26,14 +27,23 @@ def expand_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
     return mask.reshape(mask.shape + (1,) * (like.ndim - mask.ndim)).to(like.dtype)
 
 
+def _arithmetic_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def per_example_norm(x: Tensor) -> Tensor:
     """l2 norm of each example: (B, ...) -> (B,)."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
-def per_example(value: float | Tensor, like: Tensor) -> Tensor:
+def per_example(value: float | Tensor, like: Tensor, name: str = "value") -> Tensor:
     """A number, or one number per example of shape (B,), so that it broadcasts over `like` (B, ...)."""
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if value.shape not in ((), (1,), like.shape[:1]):
+        raise ValueError(
+            f"`{name}` must be a number or one number per example, shape {tuple(like.shape[:1])}, "
+            f"got shape {tuple(value.shape)}."
+        )
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
 
@@ -67,8 +77,12 @@ class PerturbationSet:
             raise ValueError(f"`scope` must be one of {SCOPES}, got {self.scope!r}.")
 
     def norms(self, delta: Tensor) -> Tensor:
-        """The norm that the ball bounds: (B, ...) -> (B,) for scope `sequence`, (B, ..., 1) -> (B, ...) per token."""
+        """
+        The norm that the ball bounds, in at least fp32: (B, ...) -> (B,) for scope `sequence`, (B, ..., d) -> (B, ...)
+        per token.
+        """
         order = 2 if self.norm == "l2" else float("inf")
+        delta = delta.to(_arithmetic_dtype(delta))
         if self.scope == "token":
             return torch.linalg.vector_norm(delta, ord=order, dim=-1)
         return torch.linalg.vector_norm(delta.flatten(1), ord=order, dim=1)
@@ -83,13 +97,15 @@ class PerturbationSet:
         """
         if mask is not None:
             delta = delta * expand_mask(mask, delta)
-        epsilon = per_example(self.epsilon, delta)
         if self.norm == "linf":
+            epsilon = per_example(self.epsilon, delta, "epsilon")
             return torch.minimum(torch.maximum(delta, -epsilon), epsilon)
         norm = self.norms(delta)
         norm = norm.reshape(norm.shape + (1,) * (delta.ndim - norm.ndim))
-        shrunk = epsilon * (1 - _SHRINK_ULPS * torch.finfo(delta.dtype).eps)
-        return torch.where(norm > epsilon, delta * (shrunk / norm.clamp_min(torch.finfo(delta.dtype).tiny)), delta)
+        epsilon = per_example(self.epsilon, norm, "epsilon")
+        shrunk = epsilon * (1 - torch.finfo(delta.dtype).eps / 2 - _SHRINK_ULPS * torch.finfo(norm.dtype).eps)
+        rescaled = delta * (shrunk / norm.clamp_min(torch.finfo(norm.dtype).tiny))
+        return torch.where(norm > epsilon, rescaled.to(delta.dtype), delta)
 
     def sample(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
         """A random start: a Gaussian (l2) or uniform (linf) point of random size inside the ball, shaped as `like`."""
@@ -101,5 +117,7 @@ class PerturbationSet:
             noise = noise * expand_mask(mask, noise)
         norm = self.norms(noise)
         norm = norm.reshape(norm.shape + (1,) * (noise.ndim - norm.ndim))
-        radius = per_example(self.epsilon, noise) * torch.rand_like(norm)
-        return self.project(noise * (radius / norm.clamp_min(torch.finfo(noise.dtype).tiny)), mask)
+        radius = per_example(self.epsilon, norm, "epsilon") * torch.rand_like(norm)
+        # What is masked as a whole has norm 0, and stays 0.
+        noise = noise * (radius / torch.where(norm > 0, norm, torch.ones_like(norm)))
+        return self.project(noise.to(like.dtype), mask)

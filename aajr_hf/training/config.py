@@ -118,6 +118,8 @@ class AAJRConfig(SFTConfig):
             instead of becoming robust; compare methods with fixed ones.
     """
 
+    _argument_group_name = "adversary, regularizer and adapter (AAJRConfig)"
+
     epsilon: float = field(
         default=0.4,
         metadata={"help": "Radius of the ball of perturbations. 0 trains without an adversary."},

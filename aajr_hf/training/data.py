@@ -10,6 +10,8 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
+from trl.data_utils import common_prefix_length
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .batch import EXTRA_COLUMNS, missing_tokens_message
 
@@ -68,32 +70,42 @@ def add_agent_columns(
             f"{', '.join(names)}."
         )
 
-    def render(example: dict[str, Any], answer: str | None = None) -> str:
-        completion = example["completion"] if answer is None else [{"role": "assistant", "content": answer}]
-        tools = example.get("tools")
-        return tokenizer.apply_chat_template(
-            example["prompt"] + completion, tokenize=False, tools=tools, chat_template=chat_template
-        )
-
     def add(example: dict[str, Any], index: int) -> dict[str, Any]:
-        if not isinstance(example["prompt"], list):
-            raise ValueError(f"`{wanted}` needs conversational examples (lists of messages); example {index} is text.")
-        columns = {}
-        if observation:
-            columns["observation_mask"] = observation_mask(tokenizer, render(example), example["prompt"])
-        if candidates:
-            rendered = [render(example, answer) for answer in example["actions"]]
-            position, tokens = distinguishing_tokens(tokenizer, render(example), rendered, index)
-            columns |= {
-                "candidate_position": position,
-                "candidate_tokens": tokens,
-                "candidate_costs": _checked_costs(example, index),
-            }
-        return columns
+        return agent_columns(example, index, tokenizer, observation, candidates, chat_template)
 
     if isinstance(dataset, Dataset):
         return dataset.map(add, with_indices=True, desc="Locating observations and candidate actions")
     return dataset.map(add, with_indices=True)
+
+
+def agent_columns(
+    example: dict[str, Any],
+    index: int,
+    tokenizer: PreTrainedTokenizerBase,
+    observation: bool,
+    candidates: bool,
+    chat_template: str | None = None,
+) -> dict[str, Any]:
+    """The columns of [`add_agent_columns`] for one example; `index` names it in errors."""
+    if not isinstance(example["prompt"], list):
+        raise ValueError(f"Observations and actions need conversational examples (messages); example {index} is text.")
+
+    def render(completion: list[dict[str, Any]]) -> str:
+        return tokenizer.apply_chat_template(
+            example["prompt"] + completion, tokenize=False, tools=example.get("tools"), chat_template=chat_template
+        )
+
+    expert = render(example["completion"])
+    columns = {}
+    if observation:
+        columns["observation_mask"] = observation_mask(tokenizer, expert, example["prompt"])
+    if candidates:
+        rendered = [render([{"role": "assistant", "content": action}]) for action in example["actions"]]
+        position, tokens = distinguishing_tokens(tokenizer, expert, rendered, index)
+        columns["candidate_position"] = position
+        columns["candidate_tokens"] = tokens
+        columns["candidate_costs"] = _checked_costs(example, index)
+    return columns
 
 
 def observation_mask(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[dict[str, Any]]) -> list[int]:
@@ -147,6 +159,23 @@ def distinguishing_tokens(
             "let the actions share the completion's beginning."
         )
     return position - 1, tokens
+
+
+def encode_examples(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], *, candidates: bool
+) -> dict[str, Tensor]:
+    """
+    One padded batch of conversational prompt/completion rows as the trainer's collator makes it, outside a trainer:
+    `input_ids`, `attention_mask`, `labels` and, with `candidates`, the columns of the expected cost.
+    """
+    examples = []
+    for index, row in enumerate(rows):
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
+        start = common_prefix_length(prompt, ids)
+        columns = agent_columns(row, index, tokenizer, observation=False, candidates=candidates)
+        examples.append({"input_ids": ids, "labels": [-100] * start + ids[start:], **columns})
+    return AgentCollator(DataCollatorForLanguageModeling(tokenizer.pad_token_id))(examples)
 
 
 def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:

@@ -91,6 +91,12 @@ class AgentPolicy:
                 yield
 
 
+def embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
+    """Mean l2 norm of each example's perturbable embeddings, (B,): the unit of a relative epsilon."""
+    norms = state.norm(dim=-1).masked_fill(~batch.perturbable, 0)
+    return norms.sum(dim=1) / batch.perturbable.sum(dim=1)
+
+
 def penalised_output(logits: Tensor, batch: AgentBatch, output: str, reduction: str) -> Tensor:
     """
     The output whose Jacobian is penalised, (B, A, V): a transform of the logits, scaled by `1/sqrt(number of action

@@ -17,7 +17,7 @@ from .batch import EXTRA_COLUMNS, AgentBatch
 from .config import LOCAL_REGULARIZERS, AAJRConfig
 from .data import AgentCollator, add_agent_columns, check_examples
 from .monitoring import LogitRecorder, ascent_metrics, logit_smoothness, token_metrics
-from .policy import AgentPolicy, forward_ad_failure, frozen_parameters, uses_dropout
+from .policy import AgentPolicy, embedding_norm, forward_ad_failure, frozen_parameters, uses_dropout
 from .regularizers import penalty
 from .system_losses import system_loss, token_nll
 
@@ -160,7 +160,7 @@ class AAJRTrainer(SFTTrainer):
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outer = AgentPolicy(model, batch, seed, **router)
         state = policy.embeddings()
-        scale = _embedding_norm(state, batch)
+        scale = embedding_norm(state, batch)
 
         recorder = LogitRecorder()
         trajectory, ball = self._ascend(policy, state, scale, recorder)
@@ -307,9 +307,3 @@ class AAJRTrainer(SFTTrainer):
         tokens = self.accelerator.gather_for_metrics(batch.attention_mask.sum()).sum().item()
         self._total_train_tokens += tokens // self._tp_size
         self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
-
-
-def _embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
-    """Mean l2 norm of each example's perturbable embeddings, (B,)."""
-    norms = state.norm(dim=-1).masked_fill(~batch.perturbable, 0)
-    return norms.sum(dim=1) / batch.perturbable.sum(dim=1)

@@ -1,0 +1,1 @@
+"""The `aajr` command: thin, one module per sub-command."""

@@ -1,0 +1,24 @@
+"""A user's mistake ends with one line that says what to change, and exit status 2."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import yaml
+
+
+class UserError(Exception):
+    """A mistake of the user's: its message names the field and the remedy."""
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """
+    Turn errors about values, files and configurations into a [`UserError`]. Only for the phases that read what the user
+    gave: errors of training itself are defects, and keep their traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
+        raise UserError(" ".join(str(error).split())) from error

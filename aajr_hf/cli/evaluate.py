@@ -1,0 +1,141 @@
+"""`aajr evaluate`: measure one or more agents on the same held-out observations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, user_errors
+from .parsing import ArgumentParser
+
+DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
+attack, and how strongly their logits answer to perturbations. Prints a table; writes results.json, plots and a
+self-contained report.html.
+
+    aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
+"""
+
+
+def run(argv: list[str]) -> int:
+    import argparse
+
+    parser = ArgumentParser(
+        prog="aajr evaluate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "models", nargs="+", metavar="[NAME=]MODEL", help="model or adapter folder, or Hub name; shown under NAME"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/evaluation"), help="folder of the report (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        default=0.4,
+        help="training radius, in mean norms of the prompt's embeddings (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--multiples",
+        type=float,
+        nargs="+",
+        default=[0.5, 1.0, 2.0],
+        help="attack radii, in multiples of --epsilon (default: 0.5 1 2)",
+    )
+    parser.add_argument("--examples", type=int, default=256, help="held-out observations (default: %(default)s)")
+    parser.add_argument("--attack_steps", type=int, default=20, help="steps of each ascent (default: %(default)s)")
+    parser.add_argument("--attack_restarts", type=int, default=3, help="ascents per example (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=128, help="examples per forward (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of observations and attack (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    _check(arguments)
+    models = _named(arguments.models)
+
+    from ..evaluation.robustness import RobustnessSettings
+
+    settings = RobustnessSettings(
+        train_epsilon=arguments.epsilon,
+        multiples=tuple(arguments.multiples),
+        attack_steps=arguments.attack_steps,
+        attack_restarts=arguments.attack_restarts,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    evaluate(models, arguments.output, settings, arguments.examples)
+    return 0
+
+
+def _check(arguments) -> None:
+    for name in ("examples", "attack_steps", "attack_restarts", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    if not 0 < arguments.epsilon < float("inf"):
+        raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
+    if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
+        raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
+
+
+def _named(models: list[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for model in models:
+        name, separator, path = model.partition("=")
+        path = path if separator else name
+        name = name if separator else Path(path.rstrip("/")).name
+        if name in named:
+            raise UserError(f"Two models are named {name!r}: give them names, as in NAME=MODEL.")
+        named[name] = path
+    return named
+
+
+def evaluate(models: dict[str, str], output: Path, settings, examples: int) -> dict[str, Any]:
+    """
+    Evaluate models, by name, in the world `congestion`; write `results.json`, plots and `report.html` into `output` and
+    print the table.
+
+    Returns:
+        The results: `{"runs": {name: numbers}, "train_epsilon": ..., "settings": {...}}`.
+
+    Raises:
+        UserError: for a model that cannot be loaded; nothing is written then.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ..environments import congestion_rows
+    from ..evaluation.agents import load_agent
+    from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
+    from ..evaluation.robustness import evaluate_agent
+
+    with user_errors():
+        # All of them first: a wrong name is found before the first minutes are spent.
+        agents = {name: load_agent(path) for name, path in models.items()}
+    rows = congestion_rows(examples, seed=settings.seed + 2 * 10**6)
+    console = Console(stderr=True)
+    runs: dict[str, dict[str, Any]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        for name, (model, tokenizer) in agents.items():
+            task = progress.add_task(f"Attacking {name}", total=settings.progress_steps(examples))
+            with user_errors():
+                numbers = evaluate_agent(model, tokenizer, rows, settings, lambda task=task: progress.advance(task))
+            runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
+    recorded = {"environment": "congestion", "examples": examples, "models": models} | asdict(settings)
+    results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
+    with user_errors():
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(results, output / "results.json")
+        write_plots(results, output)
+        write_report(results, output / "report.html")
+    printed = Console()
+    printed.print(results_table(results))
+    for sentence in summary_sentences(results):
+        printed.print(sentence, soft_wrap=True)
+    printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+    return results
+
+
+def _train_seconds(path: str) -> float | None:
+    file = Path(path) / "train_results.json"
+    return json.loads(file.read_text()).get("train_runtime") if file.is_file() else None

@@ -1,0 +1,93 @@
+"""`aajr init-agent`: a base agent from nothing, for machines without a hub."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from .errors import UserError, user_errors
+from .parsing import ArgumentParser
+
+DESCRIPTION = """Make a base agent from nothing: a tokenizer trained on the world's text, and a Llama of one million
+parameters trained on the world's experts. The folder loads as any Hugging Face model does.
+
+    aajr init-agent outputs/agent
+"""
+TARGET_SUCCESS = 99.0
+
+
+def run(argv: list[str]) -> int:
+    import argparse
+
+    parser = ArgumentParser(
+        prog="aajr init-agent", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to make; must not exist, or be empty")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of 64 examples (default: 800)")
+    parser.add_argument("--examples", type=int, default=16000, help="training examples (default: 16000)")
+    arguments = parser.parse_args(argv)
+    for name in ("steps", "examples"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
+        raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
+    with user_errors():
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    success = init_agent(arguments.output, seed=arguments.seed, steps=arguments.steps, examples=arguments.examples)
+    print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers are the expert's.")
+    if success < TARGET_SUCCESS:
+        print(f"warning: below {TARGET_SUCCESS:.0f} %; train longer with --steps.")
+    return 0
+
+
+def init_agent(output: Path, *, seed: int = 0, steps: int = 800, examples: int = 16000) -> float:
+    """
+    Train a base agent and save it to `output`, whole or not at all.
+
+    Returns:
+        Its nominal success on held-out observations, in percent.
+    """
+    from datasets import Dataset
+    from transformers import set_seed
+    from trl import SFTConfig, SFTTrainer
+
+    from ..environments import congestion_rows
+    from ..evaluation.robustness import nominal_success
+    from ..training.base_agent import small_llama, train_tokenizer
+
+    set_seed(seed)
+    rows = congestion_rows(examples, seed=seed)
+    observations = [message["content"] for row in rows for message in row["prompt"]]
+    tokenizer = train_tokenizer(observations + [action for row in rows for action in row["actions"]])
+    model = small_llama(tokenizer, seed)
+    # Built beside its final place, then renamed: an interruption leaves no half-written model there.
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as building:
+        trainer = SFTTrainer(
+            model,
+            SFTConfig(
+                building,
+                max_steps=steps,
+                per_device_train_batch_size=64,
+                learning_rate=3e-3,
+                adam_beta2=0.98,
+                lr_scheduler_type="cosine",
+                warmup_steps=50,
+                gradient_checkpointing=False,
+                bf16=False,
+                save_strategy="no",
+                logging_steps=200,
+                seed=seed,
+            ),
+            train_dataset=Dataset.from_list(rows).select_columns(["prompt", "completion"]),
+            processing_class=tokenizer,
+        )
+        trainer.train()
+        whole = Path(building) / "agent"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        if output.exists():
+            output.rmdir()
+        os.replace(whole, output)
+    return nominal_success(model, tokenizer, congestion_rows(1000, seed=seed + 10**6))

@@ -1,0 +1,66 @@
+"""Entry point of the `aajr` command."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
+    "train": ("train", "fine-tune an agent from a recipe"),
+    "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
+    "env": ("env", "print the versions to put into a bug report"),
+}
+
+USAGE = """usage: aajr COMMAND [options]
+
+Fine-tune language-model agents so that they stay calm under shocks, and only there (AAJR).
+
+commands:
+{commands}
+
+Each command has its own help: aajr COMMAND --help"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run one command.
+
+    Args:
+        argv: Arguments after the program's name; `sys.argv[1:]` by default.
+
+    Returns:
+        The exit status: 0, 2 for a mistake of the user's, 130 for an interruption.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    listing = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE.format(commands=listing))
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from .. import __version__
+
+        print(f"aajr-hf {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"error: unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # Imported late: the help of one command need not wait for the libraries of the others.
+    module = importlib.import_module(f".{COMMANDS[argv[0]][0]}", package=__package__)
+    from .errors import UserError
+
+    try:
+        return module.run(argv[1:]) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

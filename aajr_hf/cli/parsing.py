@@ -1,0 +1,107 @@
+"""Parsers whose mistakes are one line long."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import get_type_hints
+
+import yaml
+from trl import TrlParser
+
+from .errors import UserError, user_errors
+
+_COMMON_FIELDS = "common fields of the trainer"
+_OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArguments"
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """`argparse.ArgumentParser` whose errors are [`UserError`]s."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+class RecipeParser(TrlParser):
+    """
+    `TrlParser` for recipes: fields come from a YAML file given by `--config` and from the command line, which wins.
+    Unknown keys are refused by name, with the nearest valid one. `--help` shows the fields that the project's own
+    classes define and a few common ones; `--help_all` also the two hundred of TRL and Transformers.
+    """
+
+    def __init__(self, dataclass_types: Iterable[type], *, common: Iterable[str] = (), **kwargs):
+        self._common = set(common)
+        self._field_groups: dict[str, argparse._ArgumentGroup] = {}
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        # TrlParser takes it out of the arguments itself; declared so that the help shows it.
+        self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
+        self.add_argument("--help_all", action="help", help="show all fields, those of TRL and Transformers included")
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        hints = get_type_hints(dtype)
+        for field in dataclasses.fields(dtype):
+            field.type = hints[field.name]
+            owner = next(cls for cls in dtype.__mro__ if field.name in vars(cls).get("__annotations__", {}))
+            title = getattr(owner, "_argument_group_name", _OTHER_FIELDS)
+            title = _COMMON_FIELDS if title == _OTHER_FIELDS and field.name in self._common else title
+            if title not in self._field_groups:
+                self._field_groups[title] = self.add_argument_group(title)
+            self._parse_dataclass_field(self._field_groups[title], field)
+
+    def format_help(self) -> str:
+        hidden = self._field_groups.get(_OTHER_FIELDS)
+        if hidden is None or "--help_all" in sys.argv:
+            return super().format_help()
+        shown, self._action_groups = self._action_groups, [g for g in self._action_groups if g is not hidden]
+        try:
+            return super().format_help()
+        finally:
+            self._action_groups = shown
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+    def parse(self, argv: list[str]) -> tuple:
+        """
+        The dataclass instances for a command line.
+
+        Raises:
+            UserError: for an unreadable recipe, an unknown key, or a value that a field does not take.
+        """
+        argv = [part for item in argv for part in (item.split("=", 1) if item.startswith("--config=") else [item])]
+        if "--config" in argv:
+            self._check_recipe(argv)
+        with user_errors():
+            *parsed, unknown = self.parse_args_and_config(argv, return_remaining_strings=True)
+        flags = [item.split("=")[0] for item in unknown if item.startswith("-")]
+        if unknown:
+            raise UserError(self._unknown((flags or unknown)[0].lstrip("-"), "option"))
+        # The namespace of --config comes last.
+        return tuple(parsed[: len(self.dataclass_types)])
+
+    def _check_recipe(self, argv: list[str]) -> None:
+        index = argv.index("--config")
+        if index + 1 >= len(argv):
+            raise UserError("`--config` needs the path of a recipe.")
+        path = Path(argv[index + 1])
+        if not path.is_file():
+            raise UserError(f"`--config`: there is no recipe {path}.")
+        with user_errors():
+            recipe = yaml.safe_load(path.read_text())
+        if not isinstance(recipe, dict):
+            raise UserError(f"`--config`: {path} must be a YAML mapping of field names to values.")
+        for key in recipe:
+            if key != "env" and key not in self._field_names():
+                raise UserError(self._unknown(str(key), f"key in {path}"))
+
+    def _field_names(self) -> list[str]:
+        return [action.dest for action in self._actions if action.dest not in ("help", "help_all", "config")]
+
+    def _unknown(self, name: str, kind: str) -> str:
+        nearest = difflib.get_close_matches(name.replace("-", "_"), self._field_names(), n=1, cutoff=0.5)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"see {self.prog} --help for the valid ones."
+        return f"unknown {kind}: `{name}`; {hint}"

@@ -1,0 +1,188 @@
+"""`aajr train`: fine-tune an agent from a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..training.config import AAJRConfig
+from .errors import UserError, user_errors
+from .parsing import RecipeParser
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+DESCRIPTION = """Fine-tune an agent with Adversarially-Aligned Jacobian Regularization.
+
+    aajr train --config recipes/congestion/aajr.yaml
+    aajr train --config recipes/congestion/aajr.yaml --epsilon 0.2 --adapter lora --adapter_rank 32
+    aajr train --config recipes/congestion/aajr.yaml --model_name_or_path Qwen/Qwen3-0.6B
+
+Any field below may stand in the recipe or on the command line; the command line wins.
+"""
+COMMON_FIELDS = (
+    "output_dir",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_length",
+    "gradient_checkpointing",
+    "bf16",
+    "seed",
+    "logging_steps",
+    "save_steps",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+)
+
+
+@dataclass
+class TrainArguments:
+    """What is trained on what; everything else is in [`AAJRConfig`]."""
+
+    _argument_group_name = "model and data"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model folder (such as `aajr init-agent` makes) or name on the Hub."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a model on the Hub."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Type of the model's weights: auto, float32, bfloat16 ..."}
+    )
+    attn_implementation: str = field(
+        default="sdpa",
+        metadata={"help": "Attention: sdpa and eager have exact Jacobian products, others are estimated."},
+    )
+    environment: str | None = field(
+        default=None, metadata={"help": "World whose expert data to train on: congestion.", "choices": ["congestion"]}
+    )
+    environment_examples: int = field(default=8000, metadata={"help": "Examples generated from the world."})
+    environment_seed: int = field(default=0, metadata={"help": "Seed of the generated examples."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Instead of `environment`: dataset on the Hub, folder, or .json/.jsonl file."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str = field(default="test", metadata={"help": "Split for `eval_strategy`."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the model that `output_dir` holds."})
+
+
+def run(argv: list[str]) -> int:
+    import argparse
+
+    parser = RecipeParser(
+        (TrainArguments, AAJRConfig),
+        common=COMMON_FIELDS,
+        prog="aajr train",
+        usage="aajr train --config RECIPE [--FIELD VALUE ...]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    arguments, config = parser.parse(argv)
+    train(arguments, config)
+    return 0
+
+
+def train(arguments: TrainArguments, config: AAJRConfig) -> None:
+    """
+    Fine-tune and save to `config.output_dir`, with `train_results.json` beside the weights.
+
+    Raises:
+        UserError: for arguments, a model or data that cannot be trained on; nothing is written then.
+        FloatingPointError: see [`AAJRTrainer`].
+        KeyboardInterrupt: with the last checkpoint in its message; checkpoints stay whole.
+    """
+    from transformers import AutoTokenizer
+
+    from ..training.trainer import AAJRTrainer
+
+    output = Path(config.output_dir)
+    if not arguments.model_name_or_path:
+        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
+    if _holds_model(output) and not arguments.overwrite and not config.resume_from_checkpoint:
+        raise UserError(f"`output_dir` {output} holds a model already: choose another, or set `overwrite` to true.")
+    with user_errors():
+        dataset = load_data(arguments)
+        if config.model_init_kwargs is None:
+            config.model_init_kwargs = {}
+        config.model_init_kwargs = {
+            "revision": arguments.model_revision,
+            "dtype": arguments.dtype,
+            "attn_implementation": arguments.attn_implementation,
+            **config.model_init_kwargs,
+        }
+        tokenizer = AutoTokenizer.from_pretrained(
+            arguments.model_name_or_path,
+            revision=arguments.model_revision,
+            trust_remote_code=config.trust_remote_code,
+            padding_side="right",
+        )
+        trainer = AAJRTrainer(
+            arguments.model_name_or_path,
+            config,
+            train_dataset=_split(dataset, arguments.dataset_train_split, "dataset_train_split"),
+            eval_dataset=None
+            if config.eval_strategy == "no"
+            else _split(dataset, arguments.dataset_test_split, "dataset_test_split"),
+            processing_class=tokenizer,
+        )
+    resume = config.resume_from_checkpoint
+    try:
+        result = trainer.train(resume_from_checkpoint=resume in ("true", "True", "last") or resume)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_interruption(trainer, output)) from None
+    trainer.save_model(config.output_dir)
+    trainer.save_metrics("train", result.metrics)
+    trainer.save_state()
+    trainer.accelerator.print(f"Model saved to {output}.")
+    if config.push_to_hub:
+        trainer.push_to_hub(dataset_name=arguments.dataset_name)
+        trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
+
+
+def load_data(arguments: TrainArguments) -> DatasetDict:
+    """The generated examples of a world, or a dataset from the Hub or from files."""
+    from datasets import Dataset, DatasetDict, load_dataset
+
+    from ..environments import congestion_rows
+
+    if (arguments.environment is None) == (arguments.dataset_name is None):
+        raise UserError("Give either `environment` or `dataset_name`.")
+    if arguments.environment is not None:
+        examples, seed = arguments.environment_examples, arguments.environment_seed
+        # The test split's seed is far from any that counts up from 0.
+        return DatasetDict(
+            {
+                "train": Dataset.from_list(congestion_rows(examples, seed=seed)),
+                "test": Dataset.from_list(congestion_rows(max(examples // 20, 1), seed=seed + 10**6)),
+            }
+        )
+    if arguments.dataset_name.endswith((".json", ".jsonl")):
+        return load_dataset("json", data_files={arguments.dataset_train_split: arguments.dataset_name})
+    return load_dataset(arguments.dataset_name, name=arguments.dataset_config)
+
+
+def _split(dataset: DatasetDict, name: str, field_name: str):
+    if name not in dataset:
+        raise UserError(f"`{field_name}`: the dataset has no split {name!r}, only {', '.join(dataset)}.")
+    return dataset[name]
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
+
+
+def _interruption(trainer, output: Path) -> str:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    checkpoint = get_last_checkpoint(output) if output.is_dir() else None
+    step = trainer.state.global_step
+    if checkpoint is None:
+        return f"at step {step}, before the first checkpoint (see `save_steps`); no model was written."
+    return f"at step {step}; resume with --resume_from_checkpoint {checkpoint}"

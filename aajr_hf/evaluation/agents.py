@@ -1,0 +1,32 @@
+"""Loading an agent: a model or an adapter, with its tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """
+    The model of a folder or a Hub name, in float32 on the accelerator if there is one, and its tokenizer. An adapter is
+    merged into its base model.
+
+    Raises:
+        OSError, ValueError: if there is no such model, or it has no tokenizer with a chat template.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise ValueError(f"{path} is a file: give the model's folder.")
+    if (Path(path) / "adapter_config.json").is_file():
+        model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=torch.float32).merge_and_unload()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
+    if tokenizer.chat_template is None:
+        raise ValueError(f"The tokenizer of {path} has no chat template, so its prompts cannot be rendered.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer

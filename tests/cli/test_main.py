@@ -1,0 +1,213 @@
+"""The `aajr` command: help, mistakes, and the way from nothing to a report, all on tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from aajr_hf.cli.main import COMMANDS, main
+from aajr_hf.cli.parsing import RecipeParser
+from aajr_hf.cli.train import COMMON_FIELDS, TrainArguments
+from aajr_hf.training.base_agent import small_llama, train_tokenizer
+from aajr_hf.training.config import AAJRConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment_examples", "16", "--use_cpu", "true"]
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory) -> Path:
+    """An untrained agent folder."""
+    from aajr_hf.environments import congestion_rows
+
+    folder = tmp_path_factory.mktemp("agent") / "base"
+    rows = congestion_rows(200, seed=0)
+    tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
+    small_llama(tokenizer, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def fails(capsys, *arguments: str) -> str:
+    """The one line of error of a command that a user got wrong."""
+    assert main(list(arguments)) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    return error
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_text(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: aajr {command}" in text and "\n" in text
+
+
+def test_help_without_a_command(capsys):
+    assert main([]) == 2
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
+    def help_text(flag):
+        with pytest.raises(SystemExit):
+            main(["train", flag])
+        return capsys.readouterr().out
+
+    short = help_text("--help")
+    assert all(f"--{name}" in short for name in (*COMMON_FIELDS, "epsilon", "model_name_or_path", "adapter_rank"))
+    assert "--adam_beta1" not in short and "--packing" not in short
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'"),
+        (["train", "--config", "missing.yaml"], "no recipe missing.yaml"),
+        (["train", "--config"], "`--config` needs the path"),
+        (["train", "--epsilonn", "1"], "unknown option: `epsilonn`; did you mean `epsilon`?"),
+        (["train", "--epsilon", "wide"], "argument --epsilon"),
+        (["train", "--epsilon", "-1", "--use_cpu", "true"], "`epsilon` must be a finite number, at least 0"),
+        (["train", "--use_cpu", "true"], "`model_name_or_path` is missing"),
+        (["evaluate"], "required"),
+        (["evaluate", "nowhere", "--examples", "0"], "`--examples` must be at least 1"),
+        (["evaluate", "nowhere", "--epsilon", "-1"], "`--epsilon`"),
+        (["evaluate", "a/x", "b/x"], "named 'x'"),
+        (["init-agent", str(ROOT)], "is not empty"),
+        (["init-agent", "x", "--steps", "0"], "`--steps` must be at least 1"),
+        (["env", "--verbose"], "unrecognized arguments"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("epsilonn: 1", "unknown key in recipe.yaml: `epsilonn`; did you mean `epsilon`?"),
+        ("- 1", "must be a YAML mapping"),
+        ("epsilon: [", "expected the node content"),
+        ("regularizer: ajar", "`regularizer` must be one of"),
+        ("penalty_interval: often", "argument --penalty_interval"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_one_line(recipe, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(recipe + "\n")
+    assert message in fails(capsys, "train", "--config", "recipe.yaml", "--use_cpu", "true")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_open_with_what_they_do_and_hold_valid_fields(recipe):
+    head = recipe.read_text().split("\n\n")[0]
+    assert head.startswith("# ") and f"aajr train --config {recipe.relative_to(ROOT)}" in head
+    assert "change" in head.lower()
+    parser = RecipeParser((TrainArguments, AAJRConfig), prog="aajr train")
+    arguments, config = parser.parse(["--config", str(recipe), "--epsilon", "0.123", "--use_cpu", "true"])
+    assert config.epsilon == 0.123 and arguments.environment == recipe.parent.name
+
+
+def test_the_recipes_differ_in_what_they_compare_alone():
+    parser = RecipeParser((TrainArguments, AAJRConfig), prog="aajr train")
+    parsed = {path.stem: parser.parse(["--config", str(path), "--use_cpu", "true"])[1] for path in RECIPES}
+    for name in ("max_steps", "learning_rate", "per_device_train_batch_size", "freeze_embeddings", "seed"):
+        assert len({getattr(config, name) for config in parsed.values()}) == 1, name
+    assert len({config.epsilon for name, config in parsed.items() if name != "sft"}) == 1
+    assert not parsed["sft"].is_active and not parsed["adversarial"].penalty_active
+    assert (parsed["aajr"].regularizer, parsed["global"].regularizer) == ("aajr", "global_spectral")
+
+
+def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
+    recipe = str(ROOT / "recipes" / "congestion" / "aajr.yaml")
+    trained, report = tmp_path / "aajr", tmp_path / "report"
+    assert (
+        main(["train", "--config", recipe, "--model_name_or_path", str(agent), "--output_dir", str(trained), *FAST])
+        == 0
+    )
+    assert AutoModelForCausalLM.from_pretrained(trained).num_parameters() > 1e6
+    adapter = tmp_path / "lora"
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(adapter)]
+    assert main(["train", "--config", recipe, *where, "--adapter", "lora", "--adapter_rank", "2", *FAST]) == 0
+    assert (adapter / "adapter_config.json").is_file()
+
+    again = fails(
+        capsys, "train", "--config", recipe, "--model_name_or_path", str(agent), "--output_dir", str(trained), *FAST
+    )
+    assert "`output_dir`" in again and "overwrite" in again
+
+    models = [f"base={agent}", f"aajr={trained}", f"lora={adapter}"]
+    small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "2", "--output", str(report)]
+    assert main(["evaluate", *models, *small]) == 0
+    printed = capsys.readouterr().out
+    results = json.loads((report / "results.json").read_text())
+    assert list(results["runs"]) == ["base", "aajr", "lora"] and results["train_epsilon"] == 0.4
+    for name, run in results["runs"].items():
+        assert name in printed
+        assert set(run["worst_case_success"]) == set(run["sampled_worst_case_success"]) == {"0.5", "1", "2"}
+        assert all(run[key] >= 0 for key in ("nominal_success", "sampled_success", "nominal_cost"))
+        assert run["spectral_norm"] >= run["random_amplification"] > 0
+        assert run["worst_case_cost"]["2"] >= run["worst_case_cost"]["0.5"] >= run["nominal_cost"] - 1e-6
+    assert results["runs"]["aajr"]["train_seconds"] > 0 and results["runs"]["base"]["train_seconds"] is None
+    assert "<html" in (report / "report.html").read_text()
+    assert {"report.html", "results.json"} < {path.name for path in report.iterdir()}
+
+
+def test_a_missing_model_is_found_before_anything_is_written(agent, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    report = tmp_path / "report"
+    assert "nowhere" in fails(capsys, "evaluate", str(agent), str(tmp_path / "nowhere"), "--output", str(report))
+    assert not report.exists()
+
+
+def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
+    folder = tmp_path / "new" / "agent"
+    assert main(["init-agent", str(folder), "--steps", "2", "--examples", "64"]) == 0
+    assert "warning: below 99 %" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert 1e6 <= model.num_parameters() <= 3e6
+    assert [path.name for path in folder.parent.iterdir()] == ["agent"]
+
+
+def test_an_interruption_keeps_the_last_checkpoint_whole(agent, tmp_path):
+    recipe = str(ROOT / "recipes" / "congestion" / "adversarial.yaml")
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run")]
+    endless = ["--max_steps", "100000", "--save_strategy", "steps", "--save_steps", "2"]
+    command = [sys.executable, "-m", "aajr_hf", "train", "--config", recipe, *where, *FAST, *endless]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    checkpoints = tmp_path / "run"
+    deadline = time.monotonic() + 240
+    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("interrupted: at step ") and "--resume_from_checkpoint" in last
+    resumed = Path(last.split("--resume_from_checkpoint ")[1])
+    AutoModelForCausalLM.from_pretrained(resumed)
+    done = int(resumed.name.split("-")[1])
+    more = ["--resume_from_checkpoint", str(resumed), "--max_steps", str(done + 1)]
+    assert main(["train", "--config", recipe, *where, *FAST, *more]) == 0
+    assert json.loads((checkpoints / "trainer_state.json").read_text())["global_step"] == done + 1
+
+
+def test_env_prints_what_a_bug_report_needs(capsys):
+    assert main(["env"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("torch", "transformers", "trl", "peft", "accelerate", "Accelerator"))

@@ -1,0 +1,142 @@
+"""`step_size="auto"`: inequality 25 at every step of every example, and no move where none improves."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
+
+from .policies import Linear, states
+from .test_ascent import BALLS, Loss, ascend
+
+
+def shortfall(trajectory, losses=None):
+    """By how much a step misses `g(delta_{t+1}) >= g(delta_t) + ||d||^2 / (2 eta)`: (K, B), positive where it does."""
+    losses = trajectory.losses if losses is None else losses
+    moves = trajectory.deltas.diff(dim=0).flatten(2).square().sum(dim=2)
+    return moves / (2 * trajectory.step_sizes) - losses.diff(dim=0)
+
+
+@given(st.integers(0, 2**31 - 1), st.sampled_from(BALLS), st.booleans(), st.sampled_from([0.1, 1.0, 10.0]))
+def test_inequality_25_holds_at_every_step_of_every_example(seed, kind, masked, gain):
+    torch.manual_seed(seed)
+    loss, state = Loss(gain), states(4, 3, 4)
+    mask = torch.rand(4, 3) < 0.7 if masked else None
+    ball = PerturbationSet(torch.rand(4) * 3 + 0.01, *kind)
+    trajectory = ascend(loss, state, ball, steps=6, step_size="auto", mask=mask)
+    rounding = 16 * torch.finfo(torch.float64).eps * (1 + trajectory.losses[1:].abs())
+    assert (shortfall(trajectory) <= rounding).all()
+    assert (trajectory.losses.diff(dim=0) >= -rounding).all()
+
+
+@pytest.mark.parametrize(("norm", "scope"), BALLS)
+def test_the_ascent_climbs_and_its_steps_are_projected_gradient_steps(norm, scope):
+    loss, state, ball = Loss(5.0), states(4, 3, 4), PerturbationSet(1.0, norm, scope)
+    trajectory = ascend(loss, state, ball, steps=8, step_size="auto")
+    assert (trajectory.losses[-1] > trajectory.losses[0] + 0.1).all()
+    moved = trajectory.deltas.diff(dim=0).flatten(2).any(dim=2)
+    assert moved.float().mean() > 0.5 and moved[0].all()
+    eta = trajectory.step_sizes[..., None, None]
+    for t in range(8):
+        expected = ball.project(trajectory.deltas[t] + eta[t] * trajectory.gradients()[t])
+        torch.testing.assert_close(trajectory.deltas[t + 1][moved[t]], expected[moved[t]], rtol=1e-9, atol=1e-12)
+
+
+def test_the_check_sees_a_step_that_is_too_long():
+    """The same check fails for a fixed step far above what backtracking finds, so it is able to fail."""
+    loss, state, ball = Loss(10.0), states(4, 3, 4), PerturbationSet(10.0)
+    trajectory = ascend(loss, state, ball, steps=6, step_size="auto")
+    long = ascend(loss, state, ball, steps=6, step_size=100 * trajectory.step_sizes.max(dim=0).values)
+    assert (shortfall(long) > 1e-3).any()
+
+
+def test_step_sizes_are_chosen_per_example():
+    """On `-c/2 ||x - a||^2` inequality 25 holds if and only if eta <= 1/c: each example finds its own."""
+    curvature = torch.tensor([1.0, 10.0, 1000.0], dtype=torch.float64)
+    target = states(3, 3, 4)
+
+    def loss(x):
+        return -curvature / 2 * (x - target).flatten(1).square().sum(dim=1)
+
+    trajectory = ascend(loss, torch.zeros(3, 3, 4).double(), PerturbationSet(1e3), steps=1, step_size="auto")
+    ratio = trajectory.step_sizes[0] * curvature
+    # The largest of a halving sequence: within a factor 2 of the bound.
+    assert (ratio <= 1 + 1e-9).all() and (ratio > 0.5).all()
+    assert (trajectory.losses[1] > trajectory.losses[0]).all()
+
+
+def test_step_sizes_grow_again_where_the_curvature_falls():
+    """On `log x` the curvature is 1/x^2: steps that start short at x = 0.01 become long, in few steps."""
+    state = torch.full((1, 1), 0.01, dtype=torch.float64)
+    trajectory = ascend(
+        lambda x: x[:, 0].clamp_min(1e-9).log(), state, PerturbationSet(5.0), steps=20, step_size="auto"
+    )
+    assert (shortfall(trajectory) <= 1e-12).all()
+    assert trajectory.step_sizes[-1] > 100 * trajectory.step_sizes[0]
+    torch.testing.assert_close(trajectory.deltas[-1], torch.full((1, 1), 5.0).double(), rtol=1e-9, atol=0)
+
+
+def test_a_large_step_is_not_given_up_for_a_difficult_neighbour():
+    state = states(2, 3, 4)
+    factor = torch.tensor([1.0, -1e4], dtype=torch.float64)
+
+    def loss(x):
+        return (x + 1).flatten(1).sum(dim=1) + factor.clamp_max(0) * x.flatten(1).square().sum(dim=1)
+
+    both = ascend(loss, state, PerturbationSet(1.0), steps=1, step_size="auto")
+    assert both.step_sizes[0, 0] > 1000 * both.step_sizes[0, 1]
+
+
+def test_a_point_that_cannot_be_improved_is_left_as_it_is():
+    """Example 0 starts in a kink where every step descends; example 1 climbs."""
+    state = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+
+    class Spike(torch.autograd.Function):
+        """`-|x|`, with a gradient at the top that points somewhere."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return -x.abs().sum(dim=1)
+
+        @staticmethod
+        def backward(ctx, grad):
+            (x,) = ctx.saved_tensors
+            return grad[:, None] * torch.where(x == 0, 1.0, -x.sign())
+
+    trajectory = ascend(Spike.apply, state, PerturbationSet(0.5), step_size="auto")
+    assert not trajectory.deltas[:, 0].any() and trajectory.losses[:, 0].eq(0).all()
+    assert trajectory.deltas[1:, 1].flatten(1).any(dim=1).all()
+    assert trajectory.losses[-1, 1] > trajectory.losses[0, 1]
+    assert trajectory.gradient_norms[:, 0].gt(1).all()
+
+
+def test_at_a_maximum_on_the_sphere_nothing_moves_any_more():
+    """A linear loss is highest at epsilon times its unit gradient: the first step gets there."""
+    policy = Linear(torch.randn(1, 12, dtype=torch.float64))
+    trajectory = ascend(lambda x: policy(x)[:, 0], states(2, 3, 4), PerturbationSet(0.7), step_size="auto")
+    best = 0.7 * (policy.weight / policy.weight.norm()).detach().reshape(1, 3, 4)
+    for delta in trajectory.deltas[1:]:
+        torch.testing.assert_close(delta, best.expand(2, 3, 4), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_steps_keep_everything_finite(dtype):
+    """A linear loss accepts every step, so that eta doubles at each."""
+    weight = torch.randn(12, dtype=dtype)
+    trajectory = projected_gradient_ascent(
+        lambda x: x.flatten(1) @ weight,
+        states(2, 3, 4, dtype=dtype),
+        PerturbationSet(0.5),
+        steps=200,
+        step_size="auto",
+    )
+    assert trajectory.deltas.isfinite().all() and trajectory.losses.isfinite().all()
+    assert (trajectory.losses[-1] > trajectory.losses[0]).all()
+
+
+def test_a_ball_of_radius_zero_stays_at_the_state():
+    trajectory = ascend(Loss(), states(2, 3, 4), PerturbationSet(torch.tensor([0.0, 0.5])), step_size="auto")
+    assert not trajectory.deltas[:, 0].any() and trajectory.deltas[1:, 1].any()
+    assert all(value.isfinite().all() for value in vars(trajectory).values())
