@@ -10,6 +10,7 @@ fails on them.
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass
 
 import gymnasium
@@ -23,10 +24,10 @@ MAX_NEED = 3
 OVERLOAD_COST = 10.0
 SHORTFALL_COST = 1.0
 
-_NEED_PROBABILITIES = (0.25, 0.35, 0.25, 0.15)
+_NEED_PROBABILITIES = (0.1, 0.45, 0.3, 0.15)
 # Capacity minus the sum of all needs, in busy, tight and quiet rounds.
 _SLACK = ((-10, -6), (-5, 1), (2, 8))
-_SLACK_PROBABILITIES = (0.4, 0.15, 0.45)
+_SLACK_PROBABILITIES = (0.35, 0.15, 0.5)
 _ANSWER = re.compile(rf"take (\d) via ([{ROUTES}]) yield (\d+)")
 
 
@@ -125,12 +126,15 @@ class CongestionEnv(ParallelEnv):
         self._rng = np.random.default_rng()
         self._round = 0
         self._current: dict[str, Observation] = {}
+        letters = string.ascii_letters + string.digits + " "
+        self._observation_space = gymnasium.spaces.Text(max_length=64 + 4 * agents, charset=letters)
+        self._action_space = gymnasium.spaces.Text(max_length=64, charset=letters)
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Text:
-        return gymnasium.spaces.Text(max_length=64 + 4 * len(self.possible_agents))
+        return self._observation_space
 
     def action_space(self, agent: str) -> gymnasium.spaces.Text:
-        return gymnasium.spaces.Text(max_length=64)
+        return self._action_space
 
     def reset(self, seed: int | None = None, options: dict | None = None):
         if seed is not None:

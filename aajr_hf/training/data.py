@@ -180,9 +180,11 @@ def encode_examples(
 
 def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
     """
-    Raise for the first prepared example that has no perturbable or no action token, or whose candidates lie outside
-    the completion.
+    Raise for a dataset without examples, and for the first prepared example that has no perturbable or no action token,
+    or whose candidates lie outside the completion.
     """
+    if len(dataset) == 0:
+        raise ValueError("No training example is left: raise `max_length`, or give a dataset that has some.")
     columns = [name for name in ("labels", "observation_mask", "candidate_position") if name in dataset.column_names]
     for row, example in enumerate(dataset.select_columns(columns)):
         labels = example["labels"]

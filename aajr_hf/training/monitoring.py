@@ -78,7 +78,8 @@ def ascent_metrics(
         "aajr/boundary_fraction": (norms >= _ON_BOUNDARY * radius)[inside].float().mean(),
         "aajr/monotone_fraction": (trajectory.losses.diff(dim=0) >= 0).float().mean(),
         "aajr/effective_smoothness": smoothness,
-        "aajr/step_size_bound": step_size_bound(smoothness),
+        # A loss that is flat to rounding allows any step; the largest number stands for that.
+        "aajr/step_size_bound": step_size_bound(smoothness.clamp_min(torch.finfo(torch.float32).tiny)),
     }
 
 

@@ -23,9 +23,9 @@ from .system_losses import system_loss, token_nll
 
 logger = logging.get_logger(__name__)
 
-# Relative to the norm of an embedding. bf16 has three significant digits: a smaller step drowns in rounding.
-_DIFFERENCE_STEP = {torch.float64: 1e-5, torch.float32: 5e-3}
-_LOW_PRECISION_DIFFERENCE_STEP = 1e-3
+# Step of the finite differences, in norms of an embedding. Models compute their norms in fp32 at best, and bf16 has three
+# significant digits: a smaller step drowns in rounding, a larger one leaves the tangent.
+_DIFFERENCE_STEP = 1e-3
 
 
 class AAJRTrainer(SFTTrainer):
@@ -136,8 +136,14 @@ class AAJRTrainer(SFTTrainer):
                 candidates=candidates,
                 chat_template=self.chat_template,
             )
+        given = dataset
         dataset = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         if dataset_name == "train" and args.is_active and isinstance(dataset, Dataset):
+            if len(dataset) < len(given):
+                logger.warning(
+                    f"{len(given) - len(dataset)} of {len(given)} training examples were dropped: `max_length` = "
+                    f"{args.max_length} leaves nothing of their completions."
+                )
             check_examples(dataset, args.perturbed_tokens)
         return dataset
 
@@ -191,7 +197,7 @@ class AAJRTrainer(SFTTrainer):
             weighted, values = self._penalise(policy, state, scale, trajectory)
             loss = loss + weighted / self._accumulation(num_items_in_batch)
             metrics |= values
-        self._require_finite({"loss": loss, **metrics})
+        self._require_finite(loss, metrics)
         self._log_token_metrics(recorder.clean, batch)
         self._log_metrics(metrics)
         return loss
@@ -243,18 +249,12 @@ class AAJRTrainer(SFTTrainer):
             rows = torch.randperm(examples, device=state.device)[:count]
             policy, state, scale = policy.select(rows), state[rows], scale[rows]
             trajectory = None if trajectory is None else trajectory.select(rows)
-        difference_step = _DIFFERENCE_STEP.get(self._compute_dtype(), _LOW_PRECISION_DIFFERENCE_STEP) * scale
-        values, amplification = penalty(self.args, policy, state, trajectory, self.estimator, difference_step)
+        values, amplification = penalty(self.args, policy, state, trajectory, self.estimator, _DIFFERENCE_STEP * scale)
         metrics = {"aajr/penalty": values.mean()}
         if amplification is not None:
             metrics["aajr/amplification"] = amplification.mean()
         strength = self.args.regularizer_lambda * self.args.penalty_interval * self._ramp()
         return strength * values.mean(), metrics
-
-    def _compute_dtype(self) -> torch.dtype:
-        if self.args.bf16 or self.args.fp16:
-            return torch.bfloat16 if self.args.bf16 else torch.float16
-        return self.model.dtype
 
     def _ramp(self) -> float:
         """Part of epsilon and lambda in force: grows linearly to 1 over `aajr_warmup_ratio` of the steps."""
@@ -277,11 +277,16 @@ class AAJRTrainer(SFTTrainer):
         """What a mean over examples is divided by: with `num_items`, `Trainer` leaves accumulation to the loss."""
         return 1 if num_items is None else self.current_gradient_accumulation_steps
 
-    def _require_finite(self, quantities: dict[str, Tensor]) -> None:
-        if torch.isfinite(quantities["loss"]) and all(torch.isfinite(v) for v in quantities.values()):
+    def _require_finite(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
+        names = ("aajr/clean_loss", "aajr/adversarial_loss", "aajr/penalty")
+        quantities = {"loss": loss} | {name: metrics[name] for name in names if name in metrics}
+        if all(torch.isfinite(value) for value in quantities.values()):
             return
-        listed = ", ".join(f"{name} = {float(value):.4g}" for name, value in quantities.items())
-        raise FloatingPointError(
+        listed = ", ".join(f"{name} = {float(value.detach()):.4g}" for name, value in quantities.items())
+        raise FloatingPointError(self._not_finite(listed))
+
+    def _not_finite(self, listed: str) -> str:
+        return (
             f"Not finite at step {self.state.global_step}: {listed}. The weights are those of the last step; lower "
             "`learning_rate`, `regularizer_lambda` or `epsilon`."
         )
@@ -289,10 +294,7 @@ class AAJRTrainer(SFTTrainer):
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm)
         if self.args.is_active and grad_norm is not None and not math.isfinite(grad_norm):
-            raise FloatingPointError(
-                f"Not finite at step {self.state.global_step}: gradient norm = {float(grad_norm)}. The weights are those "
-                "of the last step; lower `learning_rate`, `regularizer_lambda` or `epsilon`."
-            )
+            raise FloatingPointError(self._not_finite(f"gradient norm = {float(grad_norm)}"))
         return grad_norm
 
     def _log_metrics(self, metrics: dict[str, Tensor]) -> None:

@@ -142,6 +142,9 @@ def test_random_directions_are_uniform_on_the_sphere_of_what_is_free(mask):
     moment = directions.T @ directions / copies
     assert (moment - torch.diag(free) / free.sum()).abs().max() < 2e-3
     assert directions.mean(dim=0).abs().max() < 5e-3
+    # Fourth moments tell the sphere from other symmetric distributions: 3 / (n (n + 2)) for each free coordinate.
+    n = free.sum()
+    torch.testing.assert_close(directions[:, free > 0].pow(4).mean(), 3 / (n * (n + 2)), rtol=0.02, atol=0)
     assert not directions[:, free == 0].any()
 
 

@@ -132,10 +132,14 @@ def test_sample_stays_in_the_ball_and_respects_the_mask(case):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("scope", SCOPES)
-def test_sample_has_every_size_and_sign(norm, scope):
+@pytest.mark.parametrize("masked", [False, True])
+def test_sample_has_every_size_and_sign(norm, scope, masked):
     ball = PerturbationSet(torch.linspace(0.5, 2, 2000), norm, scope)
-    sample = ball.sample(torch.zeros(2000, 3, 4))
+    mask = torch.tensor([False, True, False]).expand(2000, 3) if masked else None
+    sample = ball.sample(torch.zeros(2000, 3, 4), mask)
     sizes = ball.norms(sample) / radii(ball, sample)
+    if masked and scope == "token":
+        sizes = sizes[mask]
     # Sizes uniform in [0, 1]: mean 1/2 and quantiles of at least 2,000 draws within 5 standard errors.
     assert abs(sizes.mean() - 0.5) < 5 / (12 * 2000) ** 0.5
     assert sizes.min() < 0.01 and sizes.max() > 0.99

@@ -25,8 +25,6 @@ LENGTH, WIDTH = 6, 16
 # Wide initial weights: with the usual ones attention hardly matters, and a random model is nearly linear.
 SPREAD = {"initializer_range": 0.25}
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 def setting(tiny_causal_lm, family, attention="sdpa", batch=2, **config):
     """A model, its policy, a state, the positions that may be perturbed, and the trajectory of an ascent."""

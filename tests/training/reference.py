@@ -13,6 +13,8 @@ class Reference:
     """One collated batch on one model, evaluated example by example, without padding."""
 
     def __init__(self, model, inputs, epsilon=0.4, steps=3, system_loss="nll"):
+        # The kernel with second derivatives.
+        model.set_attn_implementation("eager")
         self.model, self.inputs = model, inputs
         self.epsilon, self.steps, self.system_loss = epsilon, steps, system_loss
         self.examples = range(inputs["input_ids"].shape[0])
@@ -68,7 +70,9 @@ class Reference:
     def jacobian(self, b, delta, transform):
         """(outputs, L * d), differentiable in the parameters."""
         state = self.embeddings(b)
-        full = jacobian(lambda x: transform(self.logits(b, x)).flatten(), state + delta, create_graph=True)
+        full = jacobian(
+            lambda x: transform(self.logits(b, x)).flatten(), state + delta, create_graph=True, vectorize=True
+        )
         return full.flatten(1)
 
     def penalty(self, b, transform=lambda z: z):

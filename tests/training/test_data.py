@@ -11,7 +11,7 @@ from aajr_hf.training.batch import AgentBatch, action_logits
 from aajr_hf.training.data import distinguishing_tokens, encode_examples, observation_mask
 from aajr_hf.training.system_losses import expected_cost, nll
 
-from .tiny import ROWS, TOKENIZER, trainer
+from .tiny import ROWS, TOKENIZER, WORDS, trainer
 
 
 def test_the_observation_mask_covers_what_users_and_tools_said_and_nothing_else():
@@ -51,7 +51,7 @@ def test_action_logits_lie_before_their_tokens():
 def test_encoding_agrees_with_the_trainer(tmp_path):
     run = trainer(tmp_path, system_loss="expected_cost", perturbed_tokens="observation")
     prepared = run.data_collator([run.train_dataset[i] for i in range(4)])
-    encoded = encode_examples(TOKENIZER, ROWS[:4], candidates=True)
+    encoded = encode_examples(WORDS, ROWS[:4], candidates=True)
     for name, value in encoded.items():
         assert torch.equal(prepared[name], value), name
     assert prepared["observation_mask"].shape == prepared["input_ids"].shape

@@ -14,7 +14,7 @@ from trl import SFTConfig
 from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.training.batch import AgentBatch
 
-from .tiny import ROWS, TOKENIZER, dataset, tiny_model, trainer, trainer_arguments
+from .tiny import ROWS, WORDS, dataset, tiny_model, trainer, trainer_arguments
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,20 @@ def _replaced(**columns) -> Dataset:
             "completion of example 1 differs from all",
         ),
         (Dataset.from_dict({"text": ["take 1 via a", "take 2 via b"]}), {}, "Example 0 has no perturbable token"),
-        (dataset(2), {"max_length": 5, "system_loss": "expected_cost"}, "max_length|fully masked|no examples|empty"),
+        (dataset(2), {"max_length": 5, "system_loss": "expected_cost"}, "No training example is left.*`max_length`"),
     ],
     ids=["no-observation", "no-costs", "few-costs", "one-action", "same-token", "other-start", "no-prompt", "cut-off"],
 )
 def test_data_that_cannot_be_trained_on_is_refused_before_training(tmp_path, data, overrides, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, data=data, **overrides)
+
+
+def test_dropped_examples_are_reported(tmp_path, caplog):
+    longer = copy.deepcopy(ROWS[0])
+    longer["prompt"][0]["content"] += " now" * 50
+    trainer(tmp_path, data=Dataset.from_list([ROWS[0], longer, ROWS[1]]), max_length=40)
+    assert "1 of 3 training examples were dropped: `max_length` = 40" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["weights", "gradient"])
@@ -157,10 +164,10 @@ def _kernel_model():
     return model
 
 
-def test_a_kernel_without_jvp_falls_back_to_finite_differences_and_says_so(tmp_path, capfd):
+def test_a_kernel_without_jvp_falls_back_to_finite_differences_and_says_so(tmp_path, caplog):
     run = trainer(tmp_path, _kernel_model())
     assert run.estimator == "finite_difference"
-    assert "central finite differences" in capfd.readouterr().err
+    assert "central finite differences" in caplog.text
     run.train()
     assert run.state.log_history[0]["aajr/penalty"] > 0
 
@@ -183,6 +190,6 @@ def test_adapters_that_learn_a_prompt_are_refused(tmp_path):
             tiny_model(torch.float32),
             AAJRConfig(**trainer_arguments(tmp_path)),
             train_dataset=dataset(),
-            processing_class=copy.deepcopy(TOKENIZER),
+            processing_class=copy.deepcopy(WORDS),
             peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
         )

@@ -6,7 +6,8 @@ import copy
 
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.environments import congestion_rows
@@ -22,18 +23,34 @@ TEXTS = [m["content"] for row in ROWS for m in row["prompt"]] + [action for row 
 TOKENIZER = train_tokenizer(TEXTS)
 
 
+def _word_tokenizer() -> PreTrainedTokenizerFast:
+    """The same chat template over a few dozen words: full Jacobians of its logits are small."""
+    words = sorted({word for text in TEXTS for word in text.split()})
+    special = list(TOKENIZER.get_added_vocab())
+    model = models.WordLevel({token: i for i, token in enumerate([*special, *words])}, unk_token=special[0])
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(special)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[1])
+    fast.chat_template = TOKENIZER.chat_template
+    return fast
+
+
+WORDS = _word_tokenizer()
+
+
 def tiny_model(dtype: torch.dtype = torch.float64, seed: int = 0, **overrides) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     settings = {
-        "vocab_size": len(TOKENIZER),
+        "vocab_size": len(WORDS),
         "hidden_size": 16,
         "intermediate_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
         "initializer_range": 0.2,
-        "pad_token_id": TOKENIZER.pad_token_id,
-        "eos_token_id": TOKENIZER.eos_token_id,
+        "pad_token_id": WORDS.pad_token_id,
+        "eos_token_id": WORDS.eos_token_id,
         "bos_token_id": None,
     }
     return LlamaForCausalLM(LlamaConfig(**settings | overrides)).to(dtype)
@@ -68,7 +85,7 @@ def trainer(folder, model=None, data=None, **overrides) -> AAJRTrainer:
         tiny_model() if model is None else model,
         AAJRConfig(**trainer_arguments(folder, **overrides)),
         train_dataset=dataset() if data is None else data,
-        processing_class=copy.deepcopy(TOKENIZER),
+        processing_class=copy.deepcopy(WORDS),
     )
 
 
