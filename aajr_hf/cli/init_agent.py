@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -83,10 +84,12 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 800, examples: int =
             train_dataset=Dataset.from_list(rows).select_columns(["prompt", "completion"]),
             processing_class=tokenizer,
         )
-        trainer.train()
+        result = trainer.train()
         whole = Path(building) / "agent"
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
+        # Where `aajr train` leaves it too, and `aajr evaluate` finds it.
+        (whole / "train_results.json").write_text(json.dumps(result.metrics, indent=4) + "\n")
         if output.exists():
             output.rmdir()
         os.replace(whole, output)

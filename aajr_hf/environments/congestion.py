@@ -26,8 +26,8 @@ SHORTFALL_COST = 1.0
 
 _NEED_PROBABILITIES = (0.1, 0.45, 0.3, 0.15)
 # Capacity minus the sum of all needs, in busy, tight and quiet rounds.
-_SLACK = ((-10, -6), (-5, 1), (2, 8))
-_SLACK_PROBABILITIES = (0.35, 0.15, 0.5)
+_SLACK = ((-8, -4), (-3, 1), (2, 7))
+_SLACK_PROBABILITIES = (0.3, 0.3, 0.4)
 _ANSWER = re.compile(rf"take (\d) via ([{ROUTES}]) yield (\d+)")
 
 

@@ -40,14 +40,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTo
 
 
 def small_llama(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A Llama of about one million parameters with random weights."""
+    """
+    A Llama of one million parameters with random weights. Half of them are embeddings, most of these of tokens that are
+    not in use yet: room for the words of further worlds, at no cost in time.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
-        # Room for tokens that are added later.
-        vocab_size=max(512, len(tokenizer)),
+        vocab_size=max(2048, len(tokenizer)),
         hidden_size=128,
-        intermediate_size=608,
-        num_hidden_layers=3,
+        intermediate_size=448,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=512,

@@ -80,6 +80,7 @@ class AAJRTrainer(SFTTrainer):
         self.data_collator = AgentCollator(self.data_collator)
         if args.freeze_embeddings:
             self.model.get_input_embeddings().weight.requires_grad_(False)
+        self._dropout = uses_dropout(self.model)
         if args.is_active:
             self._check_support()
         self.estimator = self._choose_estimator() if args.penalty_active else None
@@ -95,7 +96,7 @@ class AAJRTrainer(SFTTrainer):
             raise ValueError("AAJR perturbs text embeddings alone: train on a dataset without images.")
         if self.compute_loss_func is not None:
             raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
-        if self.args.penalty_fraction < 1 and uses_dropout(self.model):
+        if self.args.penalty_fraction < 1 and self._dropout:
             raise ValueError(
                 "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
                 "or the model's dropout to 0."
@@ -110,7 +111,8 @@ class AAJRTrainer(SFTTrainer):
         ids = torch.arange(1, 5, device=device)[None]
         ones = torch.ones_like(ids)
         probe = AgentBatch(ids, ones, ones.bool(), ids[:, 1:3], ones[:, 1:3].bool(), ids[:, 2:4])
-        policy = AgentPolicy(self.model, probe)
+        # Seeded, so that the probe leaves the global RNG where it was.
+        policy = AgentPolicy(self.model, probe, dropout_seed=0)
         with self.compute_loss_context_manager():
             reason = forward_ad_failure(policy, torch.zeros_like(policy.embeddings()), self.model)
         if reason is None:
@@ -161,7 +163,7 @@ class AAJRTrainer(SFTTrainer):
             raise ValueError("AAJR returns no outputs while training: they would be those of perturbed prompts.")
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
         # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
-        seed = int(torch.randint(2**31, ())) if uses_dropout(self.model) else None
+        seed = int(torch.randint(2**31, ())) if self._dropout else None
         policy = AgentPolicy(self.accelerator.unwrap_model(model), batch, seed)
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outer = AgentPolicy(model, batch, seed, **router)

@@ -4,58 +4,13 @@ import json
 import math
 import os
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib.image
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
 from rich.console import Console
 
-from aajr_hf.evaluation import report
-
-
-def make_run(nominal, sampled, worst, *, amplification=10.0, seconds=None, examples=512):
-    multiples = ("0.5", "1", "2")
-    return {
-        "nominal_success": nominal,
-        "sampled_success": sampled,
-        "nominal_cost": 0.251,
-        "worst_case_success": dict(zip(multiples, worst, strict=True)),
-        "sampled_worst_case_success": {m: w - 5.0 for m, w in zip(multiples, worst, strict=True)},
-        "worst_case_cost": {m: 0.361 * float(m) for m in multiples},
-        "amplification": amplification,
-        "random_amplification": amplification / 20,
-        "spectral_norm": amplification * 1.7,
-        "embedding_norm": 0.29,
-        "train_seconds": seconds,
-        "examples": examples,
-    }
-
-
-@pytest.fixture
-def results():
-    base = make_run(100.0, 97.3, (59.2, 41.1, 29.3), amplification=155.0)
-    del base["train_seconds"]
-    return {
-        "runs": {
-            "base": base,
-            "sft": make_run(99.9, 98.1, (58.2, 40.1, 28.3), amplification=161.0, seconds=400.0),
-            "adversarial": make_run(99.6, 94.4, (67.2, 62.0, 49.2), amplification=117.0, seconds=1200.0),
-            "aajr": make_run(81.3, 72.6, (78.1, 74.7, 70.1), amplification=4.03, seconds=3000.0),
-        },
-        "train_epsilon": 0.4,
-        "settings": {
-            "attack_steps": 20,
-            "attack_restarts": 3,
-            "examples": 512,
-            "seed": 7,
-            "environment": "congestion",
-        },
-    }
+from aajr_hf.evaluation import plots, report
 
 
 def piped(table, width=100):
@@ -198,112 +153,12 @@ class TestWriteJson:
         assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
 
 
-@pytest.mark.parametrize("write", [report.write_json, report.write_plots, report.write_report])
-class TestRefusals:
-    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "high"])
-    @pytest.mark.parametrize("field", ["nominal_success", "spectral_norm", "worst_case_cost.2"])
-    def test_names_run_and_field_and_writes_nothing(self, results, tmp_path, write, field, bad):
-        name, _, multiple = field.partition(".")
-        run = results["runs"]["aajr"]
-        if multiple:
-            run[name][multiple] = bad
-        else:
-            run[name] = bad
-        with pytest.raises(ValueError, match=f"'aajr', field '{field}'"):
-            write(results, tmp_path / "out")
-        assert os.listdir(tmp_path) == []
-
-    def test_radius_that_one_run_lacks(self, results, tmp_path, write):
-        del results["runs"]["sft"]["sampled_worst_case_success"]["1"]
-        with pytest.raises(ValueError, match="'sft', field 'sampled_worst_case_success.1'"):
-            write(results, tmp_path / "out")
-        assert os.listdir(tmp_path) == []
-
-    def test_seconds_and_settings(self, results, tmp_path, write):
-        broken = copy.deepcopy(results)
-        broken["runs"]["sft"]["train_seconds"] = math.nan
-        with pytest.raises(ValueError, match="'sft', field 'train_seconds'"):
-            write(broken, tmp_path / "out")
-        results["settings"]["learning_rate"] = math.inf
-        with pytest.raises(ValueError, match="learning_rate"):
-            write(results, tmp_path / "out")
-        assert os.listdir(tmp_path) == []
-
-    def test_no_runs(self, results, tmp_path, write):
-        with pytest.raises(ValueError, match="no runs"):
-            write(results | {"runs": {}}, tmp_path / "out")
-
-
-def draw(function, results):
-    figure = Figure(figsize=(5.6, 4.3), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    function(figure, results)
-    figure.canvas.draw()
-    return figure
-
-
 class TestWritePlots:
-    def test_writes_three_pictures_without_pyplot(self, results, tmp_path):
-        sys.modules.pop("matplotlib.pyplot", None)
+    def test_writes_the_pictures_and_nothing_else(self, results, tmp_path):
         paths = report.write_plots(results, tmp_path / "plots")
         assert [path.name for path in paths] == ["worst_case.png", "trade_off.png", "amplification.png"]
         assert sorted(os.listdir(tmp_path / "plots")) == sorted(path.name for path in paths)
-        for path in paths:
-            picture = matplotlib.image.imread(path)
-            assert picture.shape[1] >= 1200 and (picture[0, 0, :3] == 1).all() and picture.std() > 0.05
-        assert "matplotlib.pyplot" not in sys.modules
-
-    def test_lines_start_at_the_nominal_success(self, results):
-        axes = draw(report._draw_worst_case, results).axes[0]
-        solid, dashed = axes.lines[6], axes.lines[7]
-        assert list(solid.get_xdata()) == [0, 0.5, 1, 2] and list(solid.get_ydata()) == [81.3, 78.1, 74.7, 70.1]
-        assert list(dashed.get_ydata()) == [72.6, 73.1, 69.7, 65.1] and solid.get_linestyle() == "-"
-        assert dashed.get_linestyle() != "-" and solid.get_color() == dashed.get_color()
-
-    def test_one_colour_per_run_in_all_plots(self, results):
-        legend = {}
-        for function in (report._draw_worst_case, report._draw_bars):
-            drawn = draw(function, results).legends[0]
-            for text, handle in zip(drawn.get_texts(), drawn.legend_handles, strict=True):
-                color = handle.get_color() if hasattr(handle, "get_color") else handle.get_facecolor()
-                legend.setdefault(text.get_text(), set()).add(matplotlib.colors.to_hex(color))
-        for line, name in zip(draw(report._draw_trade_off, results).axes[0].lines, results["runs"], strict=True):
-            legend[name].add(matplotlib.colors.to_hex(line.get_color()))
-        legend.pop("sampled (dashed)")
-        assert list(legend) == list(results["runs"]) and all(len(colors) == 1 for colors in legend.values())
-        assert len(set.union(*legend.values())) == len(results["runs"])
-
-    @pytest.mark.parametrize("spread", [0.0, 0.3, 5.0])
-    def test_labels_of_equal_points_do_not_overlap(self, results, spread):
-        names = [*results["runs"], "global_spectral", "random_direction", "org/" + "long-name-" * 8, "$a$b$", "_last"]
-        results["runs"] = {
-            name: make_run(99 - spread * i, 98, (90, 80, 70 + spread * i)) for i, name in enumerate(names)
-        }
-        axes = draw(report._draw_trade_off, results).axes[0]
-        labels = [child for child in axes.get_children() if isinstance(child, Annotation)]
-        boxes = [Text.get_window_extent(label) for label in labels]
-        assert len(boxes) == len(names)
-        points = axes.transData.transform([line.get_xydata()[0] for line in axes.lines])
-        for i, box in enumerate(boxes):
-            assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
-            assert axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1
-            assert not any(box.overlaps(other) for other in boxes[i + 1 :])
-            assert not any(box.contains(*point) for point in points)
-
-    def test_any_name_is_a_legend_entry(self, results):
-        # A dollar starts a formula, which fails if it is none; an underscore hides an entry in matplotlib 3.9.
-        results["runs"] = {r"$\no_formula$": results["runs"]["sft"], "_underscore": results["runs"]["aajr"]}
-        for function, others in ((report._draw_worst_case, 1), (report._draw_bars, 0), (report._draw_trade_off, None)):
-            figure = draw(function, results)
-            if others is not None:
-                assert len(figure.legends[0].get_texts()) == 2 + others
-
-    def test_bars_hold_zero_and_log_scale(self, results):
-        results["runs"]["aajr"]["random_amplification"] = 0.0
-        axes = draw(report._draw_bars, results).axes[0]
-        assert axes.get_yscale() == "log" and len(axes.patches) == 12
-        assert [patch.get_height() for patch in axes.patches[:3]] == [155.0, 155.0 / 20, 155.0 * 1.7]
-        assert axes.get_ylim()[0] < 117.0 / 20 and axes.get_ylim()[1] > 161.0 * 1.7
+        assert {path.name: path.read_bytes() for path in paths} == plots.draw_plots(results)
 
 
 class TestWriteReport:

@@ -1,0 +1,168 @@
+"""Plots of a report: success by radius of attack, the trade-off of robustness, and amplification, each as a PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+
+from .results import check_results, multiples, times
+
+_BARS = {
+    "ascent\ndirections": "amplification",
+    "random\ndirections": "random_amplification",
+    "worst direction\n(spectral norm)": "spectral_norm",
+}
+# Okabe and Ito's palette, safe for colour-blind readers, without its yellow, which is faint on white.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def draw_plots(results: dict[str, Any]) -> dict[str, bytes]:
+    """
+    Draw success by radius of attack, success under attack by nominal success, and amplification.
+
+    Args:
+        results: `{"runs": {name: numbers}, "train_epsilon": float, "settings": {...}}`.
+
+    Returns:
+        File name to PNG: `worst_case.png`, `trade_off.png` and `amplification.png`.
+
+    Raises:
+        ValueError: If a number is absent or not finite; names the run and the field.
+    """
+    check_results(results)
+    images = {}
+    for name, draw in (
+        ("worst_case", _draw_worst_case),
+        ("trade_off", _draw_trade_off),
+        ("amplification", _draw_bars),
+    ):
+        # Without pyplot, which would keep the figures and the choice of backend globally.
+        figure = Figure(figsize=(5.6, 4.3), dpi=220, layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+        draw(figure, results)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        images[f"{name}.png"] = buffer.getvalue()
+    return images
+
+
+def _styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each run, the same in every plot; their pairs repeat after 56 runs only."""
+    return {name: (_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(results["runs"])}
+
+
+def _label(name: str) -> str:
+    if len(name) > 40:
+        name = f"{name[:19]}…{name[-20:]}"
+    # A dollar would start a formula; matplotlib 3.9 leaves names that start with an underscore out of legends.
+    return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
+
+
+def _legend(figure: Figure, handles: list[Any]) -> None:
+    longest = max(len(handle.get_label()) for handle in handles)
+    columns = max(1, min(len(handles), 58 // (longest + 7)))
+    figure.set_figheight(3.6 + 0.23 * math.ceil(len(handles) / columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _draw_worst_case(figure: Figure, results: dict[str, Any]) -> None:
+    axes = figure.add_subplot()
+    attacks, handles = multiples(results), []
+    radii = [0.0, *map(float, attacks)]
+    for i, (name, (color, marker)) in enumerate(_styles(results).items()):
+        run = results["runs"][name]
+        greedy = [run["nominal_success"], *(run["worst_case_success"][m] for m in attacks)]
+        sampled = [run["sampled_success"], *(run["sampled_worst_case_success"][m] for m in attacks)]
+        # Earlier lines are wider and their markers larger, so that a run with the same numbers leaves them visible.
+        size = max(4.0, 9.0 - i)
+        style = {"color": color, "linewidth": size / 3, "label": _label(name)}
+        handles += axes.plot(radii, greedy, marker=marker, markersize=size, **style)
+        axes.plot(radii, sampled, linestyle=(0, (2, 2)), **style | {"linewidth": 1.2})
+    handles.append(Line2D([], [], color="0.35", linestyle=(0, (2, 2)), linewidth=1.2, label="sampled (dashed)"))
+    axes.set(ylim=(-3, 103), xticks=radii, xticklabels=["0\n(nominal)", *map(times, attacks)])
+    axes.set_xlabel(f"attack radius (multiples of the training epsilon, {results['train_epsilon']:g})")
+    axes.set_ylabel("success (% of examples)")
+    axes.grid(alpha=0.3)
+    _legend(figure, handles)
+
+
+def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
+    axes, top = figure.add_subplot(), multiples(results)[-1]
+    points = [(run["nominal_success"], run["worst_case_success"][top]) for run in results["runs"].values()]
+    styles = list(_styles(results).values())
+    for (color, marker), point in zip(styles, points, strict=True):
+        # Hollow, so that the other one of two equal points can be seen.
+        axes.plot(*point, marker, color=color, markerfacecolor="none", markersize=9, markeredgewidth=2)
+    for axis, values in zip((axes.xaxis, axes.yaxis), zip(*points, strict=True), strict=True):
+        middle, half = (min(values) + max(values)) / 2, max(7.5, 0.75 * (max(values) - min(values)))
+        axis.axes.set(**{f"{axis.axis_name}lim": (middle - half, middle + half)})
+        # Room for labels may reach past 100 percent, ticks do not.
+        axis.set_ticks(
+            [tick for tick in axis.get_ticklocs() if max(0, middle - half) <= tick <= min(100, middle + half)]
+        )
+    axes.set_xlabel("nominal success (% of examples)")
+    axes.set_ylabel(f"success at {times(top)} the training epsilon (% of examples)")
+    axes.grid(alpha=0.3)
+    figure.draw_without_rendering()  # settles the layout, in which the labels are placed
+    pixels, point_size = axes.transData.transform(points), figure.dpi / 72
+    reach = 8 * point_size
+    taken = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in pixels]
+    for i, name in enumerate(results["runs"]):
+        (x, y), color = pixels[i], styles[i][0]
+        label = axes.annotate(
+            _label(name),
+            points[i],
+            (0, 0),
+            textcoords="offset points",
+            color="0.15",
+            ha="center",
+            va="center",
+            # Labels cover the leaders of later ones.
+            zorder=4 - i / len(pixels),
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.7, "shrinkA": 0, "shrinkB": 6},
+        )
+        label.set_in_layout(False)
+        size = label.get_window_extent().padded(2 * point_size)
+        place = _free_place(size.width, size.height, x, y, axes.bbox, taken)
+        label.xyann = ((place.x0 + place.x1) / 2 - x) / point_size, ((place.y0 + place.y1) / 2 - y) / point_size
+        taken.append(place)
+
+
+def _free_place(width: float, height: float, x: float, y: float, frame: Bbox, taken: list[Bbox]) -> Bbox:
+    """A box of this size close to (x, y), in pixels, that is inside the frame and overlaps none that are taken."""
+    for distance in range(1, 100):
+        # To the sides first: beside its point a label reads best.
+        for right, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+            left = x - width / 2 + right * (width / 2 + distance * height / 8)
+            bottom = y - height / 2 + up * distance * height / 4
+            left = max(frame.x0, min(left, frame.x1 - width))
+            bottom = max(frame.y0, min(bottom, frame.y1 - height))
+            place = Bbox.from_bounds(left, bottom, width, height)
+            if not any(place.overlaps(other) for other in taken):
+                return place
+    return place
+
+
+def _draw_bars(figure: Figure, results: dict[str, Any]) -> None:
+    axes, width, handles = figure.add_subplot(), 0.8 / len(results["runs"]), []
+    values = [run[field] for run in results["runs"].values() for field in _BARS.values() if run[field] > 0]
+    for i, (name, (color, _)) in enumerate(_styles(results).items()):
+        heights = [results["runs"][name][field] for field in _BARS.values()]
+        places = [group - 0.4 + (i + 0.5) * width for group in range(len(_BARS))]
+        handles.append(axes.bar(places, heights, 0.9 * width, color=color, label=_label(name)))
+    if values:
+        axes.set_yscale("log")
+        axes.set_ylim(10 ** math.floor(math.log10(min(values)) - 0.3), 2 * max(values))
+    axes.set_xticks(range(len(_BARS)), _BARS)
+    axes.set_ylabel("amplification (log scale):\nlogits per unit of embedding")
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    _legend(figure, handles)
