@@ -75,11 +75,12 @@ class RecipeParser(TrlParser):
         argv = [part for item in argv for part in (item.split("=", 1) if item.startswith("--config=") else [item])]
         if "--config" in argv:
             self._check_recipe(argv)
-        with user_errors():
-            *parsed, unknown = self.parse_args_and_config(argv, return_remaining_strings=True)
-        flags = [item.split("=")[0] for item in unknown if item.startswith("-")]
+        _, unknown = self.parse_known_args(argv)
         if unknown:
+            flags = [item.split("=")[0] for item in unknown if item.startswith("-")]
             raise UserError(self._unknown((flags or unknown)[0].lstrip("-"), "option"))
+        with user_errors():
+            parsed = self.parse_args_and_config(argv)
         # The namespace of --config comes last.
         return tuple(parsed[: len(self.dataclass_types)])
 
