@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 from aajr_hf.cli.main import main as aajr
 
-ROOT = Path(__file__).resolve().parent.parent
+RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "congestion"
 VARIANTS = ("sft", "adversarial", "global", "aajr")
 
 
@@ -36,11 +38,13 @@ def main() -> None:
     base = str(output / "base")
     step("A base agent from nothing", "init-agent", base)
     for variant in VARIANTS:
-        recipe = str(ROOT / "recipes" / "congestion" / f"{variant}.yaml")
+        recipe = str(RECIPES / f"{variant}.yaml")
         where = ("--model_name_or_path", base, "--output_dir", str(output / variant))
         step(f"Fine-tune: {variant}", "train", "--config", recipe, *where)
     models = [f"{name}={output / name}" for name in ("base", *VARIANTS)]
-    step("Evaluate all of them under attack", "evaluate", *models, "--output", str(output))
+    epsilon = str(yaml.safe_load((RECIPES / "aajr.yaml").read_text())["epsilon"])
+    evaluation = ("--epsilon", epsilon, "--examples", "200", "--batch_size", "100", "--output", str(output))
+    step("Evaluate all of them under attack", "evaluate", *models, *evaluation)
     print(f"Finished in {(time.monotonic() - started) / 60:.1f} minutes.")
 
 

@@ -26,7 +26,7 @@ def reference_for(folder, **overrides):
     run = trainer(folder, **overrides)
     inputs = first_batch(run)
     return Reference(
-        tiny_model(), inputs, epsilon=overrides.get("epsilon", 0.4), system_loss=overrides.get("system_loss", "nll")
+        tiny_model(), inputs, epsilon=overrides.get("epsilon", 0.2), system_loss=overrides.get("system_loss", "nll")
     )
 
 
@@ -299,3 +299,22 @@ def test_a_relative_epsilon_carries_over_between_scales(tmp_path):
         _, two = one_step(tmp_path, copy.deepcopy(scaled), **shared)
         assert two["aajr/adversarial_loss"] == pytest.approx(one["aajr/adversarial_loss"], rel=1e-6)
         assert two["aajr/delta_norm"] == pytest.approx(2 * one["aajr/delta_norm"], rel=1e-5)
+
+
+def test_the_model_card_names_the_method(tmp_path):
+    run = trainer(tmp_path)
+    run.create_model_card(model_name="calm-agent")
+    card = (tmp_path / "README.md").read_text()
+    assert "AAJR" in card and "2603.04378" in card and "mumcu2026aajr" in card
+
+
+def test_a_resumed_run_continues_the_trajectory(tmp_path):
+    shared = {"optim": "adamw_torch", "learning_rate": 1e-3, "penalty_trajectory": "sample", "save_strategy": "steps"}
+    whole = trainer(tmp_path / "whole", tiny_model(attention_dropout=0.1), max_steps=4, save_steps=2, **shared)
+    whole.train()
+    parts = trainer(tmp_path / "parts", tiny_model(attention_dropout=0.1), max_steps=4, save_steps=2, **shared)
+    parts.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    logs = [[log["loss"] for log in run.state.log_history if "loss" in log] for run in (whole, parts)]
+    assert logs[1][-2:] == pytest.approx(logs[0][-2:], rel=1e-6)
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-6)
