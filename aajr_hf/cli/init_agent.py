@@ -26,8 +26,8 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to make; must not exist, or be empty")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
-    parser.add_argument("--steps", type=int, default=800, help="optimizer steps of 64 examples (default: 800)")
-    parser.add_argument("--examples", type=int, default=16000, help="training examples (default: 16000)")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of 48 examples (default: 1000)")
+    parser.add_argument("--examples", type=int, default=12000, help="training examples (default: 12000)")
     arguments = parser.parse_args(argv)
     for name in ("steps", "examples"):
         if getattr(arguments, name) < 1:
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def init_agent(output: Path, *, seed: int = 0, steps: int = 800, examples: int = 16000) -> float:
+def init_agent(output: Path, *, seed: int = 0, steps: int = 1000, examples: int = 12000) -> float:
     """
     Train a base agent and save it to `output`, whole or not at all.
 
@@ -70,7 +70,7 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 800, examples: int =
             SFTConfig(
                 building,
                 max_steps=steps,
-                per_device_train_batch_size=64,
+                per_device_train_batch_size=48,
                 learning_rate=3e-3,
                 adam_beta2=0.98,
                 lr_scheduler_type="cosine",
