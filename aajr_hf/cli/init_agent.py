@@ -26,8 +26,8 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to make; must not exist, or be empty")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of 48 examples (default: 1000)")
-    parser.add_argument("--examples", type=int, default=12000, help="training examples (default: 12000)")
+    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of 64 examples (default: 1000)")
+    parser.add_argument("--examples", type=int, default=16000, help="training examples (default: 16000)")
     arguments = parser.parse_args(argv)
     for name in ("steps", "examples"):
         if getattr(arguments, name) < 1:
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def init_agent(output: Path, *, seed: int = 0, steps: int = 1000, examples: int = 12000) -> float:
+def init_agent(output: Path, *, seed: int = 0, steps: int = 1000, examples: int = 16000) -> float:
     """
     Train a base agent and save it to `output`, whole or not at all.
 
@@ -52,11 +52,12 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 1000, examples: int 
     """
     from datasets import Dataset
     from transformers import set_seed
-    from trl import SFTConfig, SFTTrainer
 
     from ..environments import congestion_rows
     from ..evaluation.robustness import nominal_success
     from ..training.base_agent import small_llama, train_tokenizer
+    from ..training.config import AAJRConfig
+    from ..training.trainer import AAJRTrainer
 
     set_seed(seed)
     rows = congestion_rows(examples, seed=seed)
@@ -65,12 +66,18 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 1000, examples: int 
     model = small_llama(tokenizer, seed)
     # Built beside its final place, then renamed: an interruption leaves no half-written model there.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as building:
-        trainer = SFTTrainer(
+        trainer = AAJRTrainer(
             model,
-            SFTConfig(
+            AAJRConfig(
                 building,
+                # Plain fine-tuning, twice over: the clean loss stands in both terms, so the clipping threshold doubles,
+                # too. Unlike SFTTrainer's, its logits are formed at action positions alone, which saves a third here.
+                epsilon=0.0,
+                regularizer="none",
+                clean_loss_weight=1.0,
+                max_grad_norm=2.0,
                 max_steps=steps,
-                per_device_train_batch_size=48,
+                per_device_train_batch_size=64,
                 learning_rate=3e-3,
                 adam_beta2=0.98,
                 lr_scheduler_type="cosine",
