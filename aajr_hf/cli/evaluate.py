@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--epsilon",
         type=float,
-        default=0.2,
+        default=0.25,
         help="training radius, in mean norms of the prompt's embeddings (default: %(default)s)",
     )
     parser.add_argument(

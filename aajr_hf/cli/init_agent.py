@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to make; must not exist, or be empty")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps of 64 examples (default: 1000)")
+    parser.add_argument("--steps", type=int, default=900, help="optimizer steps of 64 examples (default: 900)")
     parser.add_argument("--examples", type=int, default=16000, help="training examples (default: 16000)")
     arguments = parser.parse_args(argv)
     for name in ("steps", "examples"):
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def init_agent(output: Path, *, seed: int = 0, steps: int = 1000, examples: int = 16000) -> float:
+def init_agent(output: Path, *, seed: int = 0, steps: int = 900, examples: int = 16000) -> float:
     """
     Train a base agent and save it to `output`, whole or not at all.
 

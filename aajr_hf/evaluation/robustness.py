@@ -38,7 +38,7 @@ class RobustnessSettings:
         seed: Of the attack's random starts and of the random directions.
     """
 
-    train_epsilon: float = 0.2
+    train_epsilon: float = 0.25
     multiples: tuple[float, ...] = (0.5, 1.0, 2.0)
     attack_steps: int = 20
     attack_restarts: int = 3

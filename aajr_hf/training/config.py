@@ -47,7 +47,7 @@ class AAJRConfig(SFTConfig):
     Parameters:
         > Parameters that control the perturbation
 
-        epsilon (`float`, *optional*, defaults to `0.2`):
+        epsilon (`float`, *optional*, defaults to `0.25`):
             Radius of the ball of perturbations. `0` trains without an adversary.
         epsilon_mode (`str`, *optional*, defaults to `"relative"`):
             `"relative"`: epsilon counts mean l2 norms of the example's perturbed embeddings, so that one value carries
@@ -121,7 +121,7 @@ class AAJRConfig(SFTConfig):
     _argument_group_name = "adversary, regularizer and adapter (AAJRConfig)"
 
     epsilon: float = field(
-        default=0.2,
+        default=0.25,
         metadata={"help": "Radius of the ball of perturbations. 0 trains without an adversary."},
     )
     epsilon_mode: str = _choice(

@@ -12,7 +12,7 @@ from torch.autograd.functional import jacobian
 class Reference:
     """One collated batch on one model, evaluated example by example, without padding."""
 
-    def __init__(self, model, inputs, epsilon=0.2, steps=3, system_loss="nll"):
+    def __init__(self, model, inputs, epsilon=0.25, steps=3, system_loss="nll"):
         # The kernel with second derivatives.
         model.set_attn_implementation("eager")
         self.model, self.inputs = model, inputs
