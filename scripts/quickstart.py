@@ -43,7 +43,7 @@ def main() -> None:
         step(f"Fine-tune: {variant}", "train", "--config", recipe, *where)
     models = [f"{name}={output / name}" for name in ("base", *VARIANTS)]
     epsilon = str(yaml.safe_load((RECIPES / "aajr.yaml").read_text())["epsilon"])
-    evaluation = ("--epsilon", epsilon, "--examples", "100", "--output", str(output))
+    evaluation = ("--epsilon", epsilon, "--examples", "128", "--output", str(output))
     step("Evaluate all of them under attack", "evaluate", *models, *evaluation)
     print(f"Finished in {(time.monotonic() - started) / 60:.1f} minutes; report: {output / 'report.html'}")
 
