@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..objective import directional_jacobian
 from .batch import AgentBatch
 
 
@@ -171,13 +172,14 @@ def forward_ad_failure(policy: Callable[[Tensor], Tensor], state: Tensor, model:
     """
     try:
         with forward_ad_ready(model), torch.enable_grad():
-            _, tangent = torch.func.jvp(policy, (state,), (torch.ones_like(state),))
+            _, tangent = directional_jacobian(policy, state, torch.ones_like(state))
             parameters = [p for p in model.parameters() if p.requires_grad]
             if not tangent.requires_grad:
                 return "the tangent carries no gradient to the parameters"
             gradients = torch.autograd.grad(tangent.square().sum(), parameters, allow_unused=True)
     except (RuntimeError, NotImplementedError, ValueError) as error:
-        return str(error).strip().splitlines()[0]
+        # Not swallowed: the trainer names it in its error, or in the warning that it estimates instead.
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
     if all(g is None or not bool(g.any()) for g in gradients):
         return "the gradient through the tangent is zero for every parameter"
     return None
