@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ._ascent import AscentTrajectory
+from ._forward_mode import forward_mode
 from ._perturbation import per_example
 
 ESTIMATORS = ("jvp", "finite_difference")
@@ -52,7 +52,7 @@ def directional_jacobian(
         )
     if estimator == "jvp":
         # Forward mode refuses views that repeat memory, such as one state expanded to a batch.
-        with _ElementaryLayerNorm():
+        with forward_mode():
             return torch.func.jvp(policy, (state.contiguous(),), (direction.contiguous(),))
     if estimator != "finite_difference":
         raise ValueError(f"`estimator` must be one of {ESTIMATORS}, got {estimator!r}.")
@@ -64,41 +64,6 @@ def directional_jacobian(
     forward, backward = forward.to(dtype), backward.to(dtype)
     width = 2 * per_example(step.flatten().to(dtype) if step.ndim else step.to(dtype), forward)
     return (forward + backward) / 2, (forward - backward) / width
-
-
-class _ElementaryLayerNorm(TorchFunctionMode):
-    """
-    Inside, `layer_norm` is computed from elementary operations. PyTorch's own takes the saved mean and deviation for
-    constants where its jvp is differentiated: the value is right and the gradient, in silence, is not
-    (https://github.com/pytorch/pytorch/issues/196700).
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.nn.functional.layer_norm or func is torch.layer_norm:
-            return _layer_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Tensor:
-    """`torch.layer_norm`, in at least fp32 inside; the output's dtype is the original's, autocast considered."""
-    shape = tuple(normalized_shape)
-    dtype = torch.layer_norm(torch.empty((0, *shape), dtype=input.dtype, device=input.device), shape).dtype
-    dims = tuple(range(-len(shape), 0))
-    output = input.to(torch.promote_types(input.dtype, torch.float32))
-    output = output - output.mean(dims, keepdim=True)
-    output = output * (output.square().mean(dims, keepdim=True) + eps).rsqrt()
-    if weight is not None:
-        output = output * weight
-    if bias is not None:
-        output = output + bias
-    return output.to(dtype)
 
 
 def _default_difference_step(state: Tensor) -> Tensor:

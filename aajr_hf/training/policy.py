@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..objective import directional_jacobian
+from ..objective import checkpointed, directional_jacobian
 from .batch import AgentBatch
 
 
@@ -88,7 +88,8 @@ class AgentPolicy:
         devices = [] if device.type == "cpu" else [device]
         with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
             torch.manual_seed(self.dropout_seed)
-            with sdpa_kernel(SDPBackend.MATH):
+            # Layers that are recomputed later must find the same kernel then.
+            with sdpa_kernel(SDPBackend.MATH), forward_mode_checkpointing(self.model):
                 yield
 
 
@@ -143,27 +144,35 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def forward_ad_ready(model: nn.Module) -> Iterator[None]:
     """
-    Inside, `torch.func.jvp` runs through the model: scaled dot-product attention by its math kernel, the one with
-    forward-mode derivatives; without activation checkpointing, which forward mode does not pass through; and without
-    the hooks of `enable_input_require_grads`, which serve that checkpointing alone.
+    Inside, `torch.func.jvp` runs through the model: layers with activation checkpointing by a function that forward
+    mode passes through, and without the hooks of `enable_input_require_grads`, which it does not.
     """
-    checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     hooks = getattr(model, "module", model).get_input_embeddings()._forward_hooks
     all_hooks = dict(hooks)
-    for module in checkpointed:
-        module.gradient_checkpointing = False
     for key, hook in all_hooks.items():
         # Found by name: transformers keeps no handle of the first one where it was enabled twice.
         if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
             del hooks[key]
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with forward_mode_checkpointing(model):
             yield
     finally:
-        for module in checkpointed:
-            module.gradient_checkpointing = True
         hooks.clear()
         hooks.update(all_hooks)
+
+
+@contextlib.contextmanager
+def forward_mode_checkpointing(model: nn.Module) -> Iterator[None]:
+    """Inside, every layer with activation checkpointing does it by [`~aajr_hf.objective.checkpointed`]."""
+    layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    functions = [layer._gradient_checkpointing_func for layer in layers]
+    for layer in layers:
+        layer._gradient_checkpointing_func = checkpointed
+    try:
+        yield
+    finally:
+        for layer, function in zip(layers, functions, strict=True):
+            layer._gradient_checkpointing_func = function
 
 
 def forward_ad_failure(policy: Callable[[Tensor], Tensor], state: Tensor, model: nn.Module) -> str | None:

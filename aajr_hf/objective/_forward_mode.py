@@ -1,0 +1,180 @@
+"""
+Forward-mode differentiation of models as they are written: with activation checkpointing, layer norms and linear layers
+that `torch.func.jvp` refuses, differentiates wrongly or pays for twice. Every internal of functorch that the package
+needs is imported here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.checkpoint import checkpoint
+
+try:
+    from torch._C._functorch import (
+        _unwrap_for_grad,
+        _wrap_for_grad,
+        is_gradtrackingtensor,
+        maybe_get_level,
+        peek_interpreter_stack,
+    )
+    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter, temporarily_pop_interpreter_stack
+except ImportError as error:
+    raise ImportError(
+        f"PyTorch {torch.__version__} moved an internal of functorch that exact Jacobian products are built on ({error}). "
+        "Install the torch of constraints.txt, or adapt aajr_hf/objective/_forward_mode.py, the one file that uses them."
+    ) from error
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """
+    What `torch.func.jvp` runs under: [`_ForwardModeFunctions`], and scaled dot-product attention by its math kernel, the
+    only one with forward-mode derivatives that can be differentiated again.
+    """
+    with sdpa_kernel(SDPBackend.MATH), _ForwardModeFunctions():
+        yield
+
+
+def checkpointed(layer: Callable, *args) -> Any:
+    """
+    `layer(*args)` with activation checkpointing (non-reentrant), also while `torch.func.jvp` runs: what is kept for the
+    backward pass is the layer's inputs and their tangents, what is recomputed is the layer's own jvp. Attention runs by
+    its math kernel, in the recomputation too. A drop-in for the `_gradient_checkpointing_func` of a transformers layer.
+
+    `torch.utils.checkpoint` cannot see the dual tensors of a running jvp. So they are taken apart, the jvp's level is
+    left, and the checkpointed function is an inner jvp of plain tensors, whose results are joined to duals again.
+    """
+    if isinstance(layer, functools.partial):  # transformers binds the keyword arguments, which may be duals as well
+        layer, args, kwargs = layer.func, (*layer.args, *args), layer.keywords
+    else:
+        kwargs = {}
+
+    def run(args, kwargs):
+        # Entered here, because the recomputation happens after the caller's own context has ended.
+        with forward_mode():
+            return layer(*args, **kwargs)
+
+    if peek_interpreter_stack() is None:
+        return checkpoint(run, args, kwargs, use_reentrant=False)
+
+    level = retrieve_current_functorch_interpreter().level()
+    leaves, spec = tree_flatten((args, kwargs))
+    tangents = {}
+    for i, leaf in enumerate(leaves):
+        if _is_at(leaf, level):
+            leaves[i], tangent = _split(leaf, level)
+            if tangent is not None:
+                tangents[i] = tangent
+    others, output_spec = {}, None  # what the layer returns beside tensors, and how it is nested
+
+    def run_dual(primals, tangents):
+        def call(*duals):
+            nonlocal output_spec
+            for i, dual in zip(positions, duals, strict=True):
+                inputs[i] = dual
+            outputs, output_spec = tree_flatten(run(*tree_unflatten(inputs, spec)))
+            others.update((i, output) for i, output in enumerate(outputs) if not isinstance(output, Tensor))
+            return tuple(output for output in outputs if isinstance(output, Tensor))
+
+        inputs = list(leaves)
+        return torch.func.jvp(call, primals, tangents)
+
+    positions = list(tangents)
+    primals = tuple(leaves[i] for i in positions)
+    with temporarily_pop_interpreter_stack():
+        outputs = checkpoint(run_dual, primals, tuple(tangents.values()), use_reentrant=False)
+    duals = (_join(primal, tangent, level) for primal, tangent in zip(*outputs, strict=True))
+    return tree_unflatten(
+        [others[i] if i in others else next(duals) for i in range(output_spec.num_leaves)], output_spec
+    )
+
+
+class _ForwardModeFunctions(TorchFunctionMode):
+    """
+    Inside, two functions of PyTorch are computed otherwise.
+
+    `layer_norm`: from elementary operations. PyTorch's own takes the saved mean and deviation for constants where its
+    jvp is differentiated: the value is right and the gradient, in silence, is not
+    (https://github.com/pytorch/pytorch/issues/196700).
+
+    `linear` and `addmm` of a dual input and a plain weight: once for the primal and once for the tangent. PyTorch's own
+    jvp makes up a tangent of zeros for the weight, and multiplies by it.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.layer_norm or func is torch.layer_norm:
+            return _layer_norm(*args, **kwargs)
+        if func is torch.nn.functional.linear:
+            return _linear(*args, **kwargs)
+        if func is torch.addmm and not kwargs:
+            bias, input, weight = args
+            return _of_dual(input, weight, lambda x: torch.addmm(bias, x, weight), lambda x: torch.mm(x, weight))
+        return func(*args, **kwargs)
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    linear = torch.nn.functional.linear
+    return _of_dual(input, weight, lambda x: linear(x, weight, bias), lambda x: linear(x, weight))
+
+
+def _of_dual(input: Tensor, weight: Tensor, function: Callable, derivative: Callable) -> Tensor:
+    """A function that is affine in its input: itself on the primal, its linear part on the tangent."""
+    if peek_interpreter_stack() is not None:
+        level = retrieve_current_functorch_interpreter().level()
+        if _is_at(input, level) and not _is_at(weight, level):
+            primal, tangent = _split(input, level)
+            if tangent is not None:
+                with temporarily_pop_interpreter_stack():
+                    output, output_tangent = function(primal), derivative(tangent)
+                return _join(output, output_tangent, level)
+    return function(input)
+
+
+def _is_at(value: Any, level: int) -> bool:
+    return isinstance(value, Tensor) and is_gradtrackingtensor(value) and maybe_get_level(value) == level
+
+
+def _split(dual: Tensor, level: int) -> tuple[Tensor, Tensor | None]:
+    """Primal and tangent of a tensor of the running jvp, as tensors below its level; no tangent where it is constant."""
+    return tuple(
+        _unwrap_for_grad(part, level) if _is_at(part, level) else part for part in forward_ad.unpack_dual(dual)
+    )
+
+
+def _join(primal: Tensor, tangent: Tensor, level: int) -> Tensor:
+    primal = _wrap_for_grad(primal, level)
+    # Integers, such as a router's choice, have no tangent.
+    return forward_ad.make_dual(primal, _wrap_for_grad(tangent, level)) if primal.is_floating_point() else primal
+
+
+def _layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """`torch.layer_norm`, in at least fp32 inside; the output's dtype is the original's, autocast considered."""
+    shape = tuple(normalized_shape)
+    dtype = torch.layer_norm(torch.empty((0, *shape), dtype=input.dtype, device=input.device), shape).dtype
+    dims = tuple(range(-len(shape), 0))
+    output = input.to(torch.promote_types(input.dtype, torch.float32))
+    output = output - output.mean(dims, keepdim=True)
+    output = output * (output.square().mean(dims, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        output = output * weight
+    if bias is not None:
+        output = output + bias
+    return output.to(dtype)
