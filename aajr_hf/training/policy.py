@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..objective import checkpointed, directional_jacobian
+from ..objective import checkpointed
 from .batch import AgentBatch
 
 
@@ -46,8 +47,10 @@ class AgentPolicy:
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:
-        """The unperturbed state `s`, shape (B, L, d), detached, in at least fp32."""
-        states = self._embedding(self.batch.input_ids)
+        """The unperturbed state `s`, shape (B, L, d), detached, in at least fp32; gathered where weights are sharded."""
+        embedding = _WithoutHooks(self._embedding)
+        weights = {name: p.full_tensor() for name, p in embedding.named_parameters() if isinstance(p, DTensor)}
+        states = torch.func.functional_call(embedding, weights, (self.batch.input_ids,))
         return states.to(torch.promote_types(states.dtype, torch.float32))
 
     def __call__(self, delta: Tensor | None = None) -> Tensor:
@@ -93,6 +96,17 @@ class AgentPolicy:
                 yield
 
 
+class _WithoutHooks(nn.Module):
+    """A module whose own hooks stay silent: those of FSDP2 expect that the whole model's forward surrounds them."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args):
+        return self.module.forward(*args)
+
+
 def embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
     """Mean l2 norm of each example's perturbable embeddings, (B,): the unit of a relative epsilon."""
     norms = state.norm(dim=-1).masked_fill(~batch.perturbable, 0)
@@ -130,8 +144,11 @@ def uses_dropout(model: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside: the ascent builds no graph for weights and cannot touch their `.grad`."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """
+    No parameter requires a gradient inside: the ascent builds no graph for weights and cannot touch their `.grad`.
+    Sharded ones still do: a forward puts others in their place.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
@@ -173,22 +190,3 @@ def forward_mode_checkpointing(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, function in zip(layers, functions, strict=True):
             layer._gradient_checkpointing_func = function
-
-
-def forward_ad_failure(policy: Callable[[Tensor], Tensor], state: Tensor, model: nn.Module) -> str | None:
-    """
-    Why `torch.func.jvp` does not work through the model, or None where it does: one small jvp and its backward.
-    """
-    try:
-        with forward_ad_ready(model), torch.enable_grad():
-            _, tangent = directional_jacobian(policy, state, torch.ones_like(state))
-            parameters = [p for p in model.parameters() if p.requires_grad]
-            if not tangent.requires_grad:
-                return "the tangent carries no gradient to the parameters"
-            gradients = torch.autograd.grad(tangent.square().sum(), parameters, allow_unused=True)
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        # Not swallowed: the trainer names it in its error, or in the warning that it estimates instead.
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
-    if all(g is None or not bool(g.any()) for g in gradients):
-        return "the gradient through the tangent is zero for every parameter"
-    return None

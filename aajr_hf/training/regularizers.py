@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -69,7 +70,7 @@ def penalty(
         return penalised_output(policy(delta), policy.batch, config.penalty_output, config.penalty_reduction)
 
     kwargs = {"estimator": estimator, "difference_step": difference_step}
-    with forward_ad_ready(policy.model):
+    with forward_ad_ready(policy.model) if estimator == "jvp" else contextlib.nullcontext():
         if config.regularizer == "aajr":
             # The policy is a function of delta alone, so the state of the trajectory is the origin.
             points = points_of_trajectory(config.penalty_trajectory, trajectory.steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -16,16 +17,15 @@ from .adapters import peft_config as make_peft_config
 from .batch import EXTRA_COLUMNS, AgentBatch
 from .config import LOCAL_REGULARIZERS, AAJRConfig
 from .data import AgentCollator, add_agent_columns, check_examples
+from .estimators import calibrate, no_forward_mode
 from .monitoring import LogitRecorder, ascent_metrics, logit_smoothness, token_metrics
-from .policy import AgentPolicy, embedding_norm, forward_ad_failure, frozen_parameters, uses_dropout
+from .policy import AgentPolicy, embedding_norm, frozen_parameters, uses_dropout
 from .regularizers import penalty
 from .system_losses import system_loss, token_nll
 
 logger = logging.get_logger(__name__)
 
-# Step of the finite differences, in norms of an embedding. Models compute their norms in fp32 at best, and bf16 has three
-# significant digits: a smaller step drowns in rounding, a larger one leaves the tangent.
-_DIFFERENCE_STEP = 1e-3
+_MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/penalty")
 
 
 class AAJRTrainer(SFTTrainer):
@@ -84,6 +84,7 @@ class AAJRTrainer(SFTTrainer):
         if args.is_active:
             self._check_support()
         self.estimator = self._choose_estimator() if args.penalty_active else None
+        self._norms_unchecked = True
 
     # Before training
 
@@ -96,6 +97,14 @@ class AAJRTrainer(SFTTrainer):
             raise ValueError("AAJR perturbs text embeddings alone: train on a dataset without images.")
         if self.compute_loss_func is not None:
             raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.fsdp_version != 2:
+            raise ValueError("AAJR trains under FSDP2: set `fsdp_version` to 2 in the Accelerate configuration.")
+        if self.args.ascent_step_size == "auto" and (plugin is not None or self.is_deepspeed_enabled):
+            raise ValueError(
+                "`ascent_step_size=auto` evaluates the model as often as each process's batch needs, and processes that "
+                "share parameters must do so equally often: give it a number, or train without FSDP and DeepSpeed."
+            )
         if self.args.penalty_fraction < 1 and self._dropout:
             raise ValueError(
                 "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
@@ -103,28 +112,28 @@ class AAJRTrainer(SFTTrainer):
             )
 
     def _choose_estimator(self) -> str:
+        """The estimator of the Jacobian products: the one asked for, or the exact one wherever it is sound."""
         wanted = self.args.jacobian_estimator
-        # Wrappers that shard the parameters allow no forward before training starts.
-        if wanted == "finite_difference" or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return "finite_difference" if wanted == "finite_difference" else "jvp"
-        device = self.model.device
-        ids = torch.arange(1, 5, device=device)[None]
-        ones = torch.ones_like(ids)
-        probe = AgentBatch(ids, ones, ones.bool(), ids[:, 1:3], ones[:, 1:3].bool(), ids[:, 2:4])
-        # Seeded, so that the probe leaves the global RNG where it was.
-        policy = AgentPolicy(self.model, probe, dropout_seed=0)
-        with self.compute_loss_context_manager():
-            reason = forward_ad_failure(policy, torch.zeros_like(policy.embeddings()), self.model)
-        if reason is None:
-            return "jvp"
-        if wanted == "jvp":
+        reason = no_forward_mode(self.model, self.accelerator, self.compute_loss_context_manager)
+        self._exact_is_sound = reason is None
+        if wanted == "jvp" and reason is not None:
             raise ValueError(
                 f"`jacobian_estimator=jvp` does not work with this model ({reason}): set it to auto or "
                 "finite_difference, or load the model with `attn_implementation` sdpa or eager and, for a mixture of "
                 "experts, call `model.set_experts_implementation('eager')`."
             )
-        logger.warning(f"The Jacobian is estimated by central finite differences: torch.func.jvp failed ({reason}).")
-        return "finite_difference"
+        if wanted == "finite_difference" or reason is not None:
+            why = (
+                "as `jacobian_estimator` says" if wanted == "finite_difference" else f"torch.func.jvp fails: {reason}"
+            )
+            self._announce("The Jacobian is estimated by central finite differences", why, logging.WARNING)
+            return "finite_difference"
+        self._announce("The Jacobian products are exact", "torch.func.jvp works with this model", logging.INFO)
+        return "jvp"
+
+    def _announce(self, choice: str, why: str, level: int) -> None:
+        if self.accelerator.is_main_process:
+            logger.log(level, f"{choice} ({why}).")
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         names = dataset.column_names or list(next(iter(dataset)))
@@ -186,9 +195,10 @@ class AAJRTrainer(SFTTrainer):
         if self.aux_loss_enabled:
             aux_loss = outer.outputs.aux_loss
             loss = loss + self.router_aux_loss_coef * aux_loss / self._accumulation(num_items_in_batch)
-            self._log_metrics({"aux_loss": aux_loss})
 
         metrics = {"aajr/embedding_norm": scale.mean()}
+        if self.aux_loss_enabled:
+            metrics["aux_loss"] = aux_loss
         if trajectory is None:
             metrics |= {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
         else:
@@ -199,9 +209,7 @@ class AAJRTrainer(SFTTrainer):
             weighted, values = self._penalise(policy, state, scale, trajectory)
             loss = loss + weighted / self._accumulation(num_items_in_batch)
             metrics |= values
-        self._require_finite(loss, metrics)
-        self._log_token_metrics(recorder.clean, batch)
-        self._log_metrics(metrics)
+        self._record(loss, metrics | token_metrics(recorder.clean, batch), batch)
         return loss
 
     def _ascend(
@@ -251,12 +259,31 @@ class AAJRTrainer(SFTTrainer):
             rows = torch.randperm(examples, device=state.device)[:count]
             policy, state, scale = policy.select(rows), state[rows], scale[rows]
             trajectory = None if trajectory is None else trajectory.select(rows)
-        values, amplification = penalty(self.args, policy, state, trajectory, self.estimator, _DIFFERENCE_STEP * scale)
+        step = None if self.estimator == "jvp" else self._difference_step(policy, state, scale, trajectory) * scale
+        values, amplification = penalty(self.args, policy, state, trajectory, self.estimator, step)
         metrics = {"aajr/penalty": values.mean()}
         if amplification is not None:
             metrics["aajr/amplification"] = amplification.mean()
         strength = self.args.regularizer_lambda * self.args.penalty_interval * self._ramp()
         return strength * values.mean(), metrics
+
+    def _difference_step(
+        self, policy: AgentPolicy, state: Tensor, scale: Tensor, trajectory: AscentTrajectory | None
+    ) -> float:
+        """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""
+        kept = self.state.stateful_callbacks.get(type(self).__name__)
+        if kept is None:
+            average = functools.partial(self.accelerator.reduce, reduction="mean")
+            found = calibrate(self.args, policy, state, scale, trajectory, self._exact_is_sound, average)
+            kept = {"args": {}, "attributes": found}
+            # Where Trainer keeps what callbacks remember; it is written to trainer_state.json.
+            self.state.stateful_callbacks[type(self).__name__] = kept
+            self._announce(
+                f"Finite differences: step {found['difference_step']:.1e} of an embedding's norm",
+                f"relative error {found['difference_error']:.1e} {found['against']}",
+                logging.INFO,
+            )
+        return kept["attributes"]["difference_step"]
 
     def _ramp(self) -> float:
         """Part of epsilon and lambda in force: grows linearly to 1 over `aajr_warmup_ratio` of the steps."""
@@ -279,13 +306,21 @@ class AAJRTrainer(SFTTrainer):
         """What a mean over examples is divided by: with `num_items`, `Trainer` leaves accumulation to the loss."""
         return 1 if num_items is None else self.current_gradient_accumulation_steps
 
-    def _require_finite(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
-        names = ("aajr/clean_loss", "aajr/adversarial_loss", "aajr/penalty")
-        quantities = {"loss": loss} | {name: metrics[name] for name in names if name in metrics}
-        if all(torch.isfinite(value) for value in quantities.values()):
-            return
-        listed = ", ".join(f"{name} = {float(value.detach()):.4g}" for name, value in quantities.items())
-        raise FloatingPointError(self._not_finite(listed))
+    def _record(self, loss: Tensor, metrics: dict[str, Tensor], batch: AgentBatch) -> None:
+        """Keep a micro-batch's metrics, averaged over processes, until they are logged; stop where one is not finite."""
+        names = ("loss", "tokens", *metrics)
+        local = torch.stack([v.detach().float() for v in (loss, batch.attention_mask.sum(), *metrics.values())])
+        # One gathering and one transfer; every process sees the same numbers, and so stops at the same step.
+        rows = self.accelerator.gather(local).view(-1, len(names)).cpu()
+        values = dict(zip(names, rows.mean(dim=0).tolist(), strict=True))
+        losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise FloatingPointError(self._not_finite(", ".join(f"{k} = {v:.4g}" for k, v in losses.items())))
+        self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
+        recorded = self._metrics["train"]
+        for name in metrics:
+            recorded[name].append(values[name])
+        recorded["num_tokens"] = [self._total_train_tokens]
 
     def _not_finite(self, listed: str) -> str:
         return (
@@ -295,19 +330,16 @@ class AAJRTrainer(SFTTrainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        if self.args.is_active and grad_norm is not None and not math.isfinite(grad_norm):
+        if not self.args.is_active or grad_norm is None:
+            return grad_norm
+        if not math.isfinite(grad_norm):
             raise FloatingPointError(self._not_finite(f"gradient norm = {float(grad_norm)}"))
+        if self._norms_unchecked and self.accelerator.num_processes > 1:
+            self._norms_unchecked = False
+            norms = self.accelerator.gather(torch.tensor([float(grad_norm)], device=self.accelerator.device))
+            if norms.max() > 1.001 * norms.min():
+                raise RuntimeError(
+                    f"Gradients differ between processes (norms {norms.tolist()}): they were not synchronised, and the "
+                    "copies of the model would drift apart. Please report this with the output of `aajr env`."
+                )
         return grad_norm
-
-    def _log_metrics(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            gathered = self.accelerator.gather_for_metrics(value.detach().float())
-            self._metrics["train"][name].append(gathered.mean().item())
-
-    def _log_token_metrics(self, logits: Tensor, batch: AgentBatch) -> None:
-        """The metrics that `SFTTrainer` logs, of the clean predictions."""
-        entropy, accuracy = token_metrics(logits, batch)
-        self._log_metrics({"entropy": entropy, "mean_token_accuracy": accuracy})
-        tokens = self.accelerator.gather_for_metrics(batch.attention_mask.sum()).sum().item()
-        self._total_train_tokens += tokens // self._tp_size
-        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
