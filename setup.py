@@ -8,5 +8,4 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["aajr_hf*"]), "aajr_hf.accelerate_configs"],
     package_dir={"aajr_hf.accelerate_configs": "accelerate_configs"},
-    package_data={"aajr_hf.accelerate_configs": ["*.yaml"]},
 )

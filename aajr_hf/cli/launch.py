@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import subprocess
-import sys
 from argparse import ArgumentParser
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +11,7 @@ from types import MethodType
 from .errors import UserError, user_errors
 from .launched import LAUNCHED
 from .parsing import RecipeParser
+from .processes import run_launcher
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Flags of `accelerate launch` that say what to run and with which file: `aajr train` says so itself.
@@ -99,11 +96,9 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
         UserError: for an option of Accelerate's that cannot be, or a mistake that the processes found.
     """
     from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command
     from accelerate.utils import patch_environment
 
-    name = arguments.accelerate_config or _default_config()
-    path = config_file(name)
+    path = config_file(arguments.accelerate_config or _default_config(arguments.num_processes))
     with user_errors():
         on_cpu = load_config_from_file(str(path)).use_cpu
     own = ["--config_file", str(path), "--mixed_precision", mixed_precision]
@@ -115,12 +110,14 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
     if parsed.training_script != script[0]:
         raise UserError(f"unexpected argument: {parsed.training_script!r}")
     with patch_environment(**{LAUNCHED: "1"}):
-        return _run(launch_command, parsed)
+        return run_launcher(parsed)
 
 
-def _default_config() -> str:
+def _default_config(num_processes: int | None) -> str:
     import torch
 
+    if num_processes == 1:
+        return "single"
     return "ddp" if torch.cuda.is_available() else "ddp_cpu"
 
 
@@ -133,51 +130,3 @@ def _launcher_parser() -> ArgumentParser:
     parser = launch_command_parser()
     parser.error = MethodType(error, parser)
     return parser
-
-
-def _run(launch_command, parsed) -> int:
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    for module in ("agent.server.api", "multiprocessing.api"):
-        # A dozen lines for each failure; `_first_failure` says it in one.
-        logging.getLogger(f"torch.distributed.elastic.{module}").setLevel(logging.CRITICAL)
-    try:
-        launch_command(parsed)
-    except ChildFailedError as error:
-        return _first_failure(error.failures)
-    except subprocess.CalledProcessError as error:  # a single process: it has said why
-        return error.returncode if error.returncode > 0 else 128 - error.returncode
-    except (
-        SignalException
-    ) as error:  # the processes have been ended with the same signal, and rank 0 says how to resume
-        return 128 + error.sigval
-    except KeyboardInterrupt:
-        return _end_children()
-    except (ValueError, ImportError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    return 0
-
-
-def _first_failure(failures: dict) -> int:
-    """Print why the first process failed; return its status. Those that were ended in consequence do not count."""
-    rank, failure = min(failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp))
-    status = failure.exitcode
-    if Path(failure.error_file).is_file():
-        print(f"error: {failure.message}", file=sys.stderr)
-    elif status < 0:
-        print(f"error: process {rank} was ended by {signal.Signals(-status).name}.", file=sys.stderr)
-    elif status != 130:
-        print(f"error: process {rank} ended with status {status}; what it printed stands above.", file=sys.stderr)
-    return status if status > 0 else 128 - status
-
-
-def _end_children() -> int:
-    """Accelerate's launcher of a single process does not wait for it to save what it must."""
-    import psutil
-
-    children = psutil.Process().children()
-    for child in children:
-        child.send_signal(signal.SIGINT)
-    psutil.wait_procs(children)
-    return 130

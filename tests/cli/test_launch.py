@@ -134,6 +134,19 @@ def test_a_mistake_that_the_processes_find_is_one_line_and_status_2(agent, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_fsdp_shards_on_a_cpu_too():
+    """Accelerate alone falls back to plain data parallelism there, in silence."""
+    code = (
+        "from accelerate import Accelerator; from aajr_hf.cli.launched import shard_on_cpu; shard_on_cpu();"
+        "a = Accelerator(cpu=True); print(a.distributed_type.value, a.state.fsdp_plugin.fsdp_version, a.device.type)"
+    )
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | ranks | fsdp
+    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["FSDP", "2", "cpu"]
+
+
 def test_an_interruption_ends_all_processes_and_says_how_to_resume(agent, tmp_path):  # noqa: F811
     endless = ["--max_steps", "100000", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "3"]
     process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *endless)
