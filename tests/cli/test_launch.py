@@ -157,5 +157,5 @@ def test_an_interruption_ends_all_processes_and_says_how_to_resume(agent, tmp_pa
     _, error = process.communicate(timeout=120)  # returns once every process has closed its end
     assert process.returncode == 130, error
     resumed = re.findall(r"interrupted: at step \d+; resume with --resume_from_checkpoint (.*)", error)
-    assert len(resumed) == 1
+    assert len(resumed) == 1, error
     AutoModelForCausalLM.from_pretrained(Path(resumed[0]))
