@@ -48,17 +48,17 @@ def main(argv: list[str] | None = None) -> int:
     # Imported late: the help of one command need not wait for the libraries of the others.
     module = importlib.import_module(f".{COMMANDS[argv[0]][0]}", package=__package__)
     from .errors import UserError
+    from .launched import hand_up, is_first
 
     try:
         return module.run(argv[1:]) or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except (UserError, FloatingPointError) as error:
+        if not hand_up(str(error)):
+            print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt as interrupt:
-        print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
+        if is_first():
+            print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
         return 130
 
 

@@ -72,6 +72,14 @@ class RecipeParser(TrlParser):
         Raises:
             UserError: for an unreadable recipe, an unknown key, or a value that a field does not take.
         """
+        argv = self.check(argv)
+        with user_errors():
+            parsed = self.parse_args_and_config(argv)
+        # The namespace of --config comes last.
+        return tuple(parsed[: len(self.dataclass_types)])
+
+    def check(self, argv: list[str]) -> list[str]:
+        """Refuse unknown keys and options; return the arguments with `--config=RECIPE` in two."""
         argv = [part for item in argv for part in (item.split("=", 1) if item.startswith("--config=") else [item])]
         if "--config" in argv:
             self._check_recipe(argv)
@@ -79,10 +87,7 @@ class RecipeParser(TrlParser):
         if unknown:
             flags = [item.split("=")[0] for item in unknown if item.startswith("-")]
             raise UserError(self._unknown((flags or unknown)[0].lstrip("-"), "option"))
-        with user_errors():
-            parsed = self.parse_args_and_config(argv)
-        # The namespace of --config comes last.
-        return tuple(parsed[: len(self.dataclass_types)])
+        return argv
 
     def _check_recipe(self, argv: list[str]) -> None:
         index = argv.index("--config")

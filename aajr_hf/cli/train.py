@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..training.config import AAJRConfig
 from .errors import UserError, user_errors
+from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split
+from .launched import shard_on_cpu
 from .parsing import RecipeParser
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ DESCRIPTION = """Fine-tune an agent with Adversarially-Aligned Jacobian Regulari
     aajr train --config recipes/congestion/aajr.yaml
     aajr train --config recipes/congestion/aajr.yaml --epsilon 0.2 --adapter lora --adapter_rank 32
     aajr train --config recipes/congestion/aajr.yaml --model_name_or_path Qwen/Qwen3-0.6B
+    aajr train --accelerate_config fsdp2 --num_processes 8 --config recipes/congestion/aajr.yaml
 
 Any field below may stand in the recipe or on the command line; the command line wins.
 """
@@ -77,16 +80,35 @@ def run(argv: list[str]) -> int:
     import argparse
 
     parser = RecipeParser(
-        (TrainArguments, AAJRConfig),
+        (TrainArguments, LaunchArguments, AAJRConfig),
         common=COMMON_FIELDS,
         prog="aajr train",
         usage="aajr train --config RECIPE [--FIELD VALUE ...]",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    arguments, config = parser.parse(argv)
+    argv, flags = split(parser, argv)
+    launching = launch_arguments(parser.check(argv))
+    if is_wanted(launching, flags):
+        # A mistake is found once, before anything is launched. On the CPU: the GPUs are the launched processes' alone.
+        arguments, _, config = parser.parse([*argv, "--use_cpu", "true"])
+        check_folders(arguments, config)
+        return launch(launching, flags, argv, config.mixed_precision)
+    arguments, _, config = parser.parse(argv)
+    if config.use_cpu:
+        shard_on_cpu()
     train(arguments, config)
     return 0
+
+
+def check_folders(arguments: TrainArguments, config: AAJRConfig) -> None:
+    """Refuse to train on nothing, or over a model."""
+    if not arguments.model_name_or_path:
+        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
+    if _holds_model(Path(config.output_dir)) and not arguments.overwrite and not config.resume_from_checkpoint:
+        raise UserError(
+            f"`output_dir` {config.output_dir} holds a model already: choose another, or set `overwrite` to true."
+        )
 
 
 def train(arguments: TrainArguments, config: AAJRConfig) -> None:
@@ -103,10 +125,7 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
     from ..training.trainer import AAJRTrainer
 
     output = Path(config.output_dir)
-    if not arguments.model_name_or_path:
-        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
-    if _holds_model(output) and not arguments.overwrite and not config.resume_from_checkpoint:
-        raise UserError(f"`output_dir` {output} holds a model already: choose another, or set `overwrite` to true.")
+    check_folders(arguments, config)
     with user_errors():
         dataset = load_data(arguments)
         if config.model_init_kwargs is None:
