@@ -31,7 +31,7 @@ RATIOS = (
 
 
 _LEGEND = (
-    "Peak: above the loaded model (activations, gradients, optimizer state); activations: above weights,\n"
+    "Peak: above the loaded model (activations, gradients, optimizer state); act.: activations, above weights,\n"
     "gradients and optimizer state. GFLOP: of one optimizer step; F is a forward with logits at the action's\n"
     "positions. Time ratios: medians over rounds of the ratio within a round; memory ratios: of the peaks."
 )
@@ -79,7 +79,7 @@ def describe(shape: dict) -> str:
 
 
 def variant_table(case: dict) -> str:
-    rows = [["", "ms/step", "quartiles", "peak MiB", "activations", "GFLOP", "theory"]]
+    rows = [["", "ms/step", "quartiles", "peak MiB", "act. MiB", "GFLOP", "theory"]]
     for name, entry in case["variants"].items():
         time, memory, flops = entry["step_seconds"], entry["memory"], entry["flops"]
         rows.append(
@@ -87,10 +87,10 @@ def variant_table(case: dict) -> str:
                 name,
                 _milliseconds(time["median"]),
                 f"{_milliseconds(time['q1'])} .. {_milliseconds(time['q3'])}",
-                f"{memory['above_model_mib']:.0f}" if memory else "-",
-                f"{memory['activations_mib']:.0f}" if memory else "-",
-                f"{flops['measured'] / 1e9:.4g}",
-                f"{flops['theoretical'] / 1e9:.4g} ({flops['theoretical_forwards']:.3g} F)",
+                str(round(memory["above_model_mib"])) if memory else "-",
+                str(round(memory["activations_mib"])) if memory else "-",
+                _giga(flops["measured"]),
+                f"{_giga(flops['theoretical'])} ({flops['theoretical_forwards']:.3g} F)",
             ]
         )
     return table(rows)
@@ -128,6 +128,10 @@ def table(rows: list[list[str]]) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.1f}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
+
+
+def _giga(flops: float) -> str:
+    return f"{flops / 1e9:.0f}" if flops >= 1e11 else f"{flops / 1e9:.3g}"
 
 
 def _number(value: float | None) -> str:
