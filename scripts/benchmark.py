@@ -31,9 +31,8 @@ from benchmark_cases import Case, Variant, cases, theoretical_flops, variants
 from benchmark_report import ratios, report
 
 ROOT = Path(__file__).resolve().parent.parent
-# Imported once, by the server that worker processes are forked from, which passes over what is not installed. The last
-# two are what the first jvp and the first `Trainer` import.
-_HEAVY_MODULES = ["aajr_hf.training.trainer", "datasets", "torch._decomp.decompositions_for_jvp", "deepspeed"]
+# Imported once, by the server that worker processes are forked from; the last one is what the first jvp imports.
+_HEAVY_MODULES = ["aajr_hf.training.trainer", "datasets", "torch._decomp.decompositions_for_jvp"]
 _DEFINITIONS = {
     "step_seconds": "seconds per optimizer step: data, step, optimizer, logging; blocks of whole penalty intervals",
     "above_model_mib": "peak during a step above the loaded model: activations, gradients and optimizer state; on a "
