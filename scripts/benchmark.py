@@ -1,0 +1,268 @@
+"""
+What training with AAJR costs beside TRL's SFT: step time, peak memory and operations, on random tokens and random
+weights. No network and no GPU needed; `--device cuda` measures there.
+
+    python scripts/benchmark.py --preset quick --output benchmark.json     # minutes on two cores
+    python scripts/benchmark.py --preset full --markdown benchmark.md      # over length, K, vocabulary and model size
+
+Time: one process per way of training, of which one runs at a time. In each round, every one of them trains for a block
+of steps, in an order that rotates; a ratio is the median over rounds of the ratio within a round, so that drift of the
+machine cancels. Memory and operations: afterwards, in a new process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmark_cases import Case, Variant, cases, theoretical_flops, variants
+from benchmark_report import ratios, report
+
+ROOT = Path(__file__).resolve().parent.parent
+# Imported once, by the server that worker processes are forked from; the last one is what the first jvp imports.
+_HEAVY_MODULES = ["aajr_hf.training.trainer", "datasets", "torch._decomp.decompositions_for_jvp"]
+_DEFINITIONS = {
+    "step_seconds": "seconds per optimizer step: data, step, optimizer, logging; blocks of whole penalty intervals",
+    "above_model_mib": "peak during a step above the loaded model: activations, gradients and optimizer state; on a "
+    "CPU the resident set's high-water mark (Linux), otherwise what PyTorch's allocator counts",
+    "activations_mib": "the same above weights, gradients and optimizer state",
+    "between_mib": "in use between two steps: libraries (CPU), weights and optimizer state",
+    "flops": "operations of one optimizer step; measured by torch.utils.flop_counter, theoretical in units of F, a "
+    "forward with logits at the action's positions: input gradient 2F, outer step 3F, jvp with backward 6F",
+    "time ratios": "median over rounds of the ratio within a round",
+    "memory ratios": "of above_model_mib",
+}
+
+
+class Worker:
+    """A process that trains one variant of one case."""
+
+    def __init__(self, case: Case, variant: Variant, measure: str):
+        from benchmark_worker import run  # imports Transformers and TRL, which takes seconds
+
+        # A fork cannot use a device that its server may have touched while importing.
+        context = multiprocessing.get_context("spawn" if case.accelerated else "forkserver")
+        if not case.accelerated:
+            context.set_forkserver_preload(_HEAVY_MODULES)
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=run, args=(theirs, case, variant, measure), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, steps: int) -> float:
+        self.connection.send(steps)
+        return self.receive()
+
+    def receive(self):
+        try:
+            answer = self.connection.recv()
+        except EOFError:
+            self.process.join()
+            answer = RuntimeError(f"A worker ended with status {self.process.exitcode}; out of memory?")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        # One that is asked for nothing more ends by itself; one that was interrupted may not.
+        with contextlib.suppress(OSError):
+            self.connection.send(0)
+        self.process.join(timeout=20)
+        if self.process.is_alive():
+            self.process.kill()
+
+
+@contextlib.contextmanager
+def workers(case: Case, chosen: list[Variant]) -> Iterator[dict[str, Worker]]:
+    """Workers for `time`, which have warmed up one after the other and now wait."""
+    started = {}
+    try:
+        for variant in chosen:
+            started[variant.name] = Worker(case, variant, "time")
+            started[variant.name].receive()
+        yield started
+    finally:
+        for worker in started.values():
+            worker.stop()
+
+
+def measure_time(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds per step of each variant in each round."""
+    seconds = {variant.name: [] for variant in chosen}
+    say(case, f"starting {len(chosen)} processes")
+    with workers(case, chosen) as started:
+        for i in range(rounds):
+            shift = i % len(chosen)
+            for variant in chosen[shift:] + chosen[:shift]:
+                # More of the short steps, whose ratio has to be told from 1.
+                block = steps if variant.ascends else 4 * steps
+                block = math.ceil(block / variant.interval) * variant.interval
+                seconds[variant.name].append(started[variant.name].ask(block))
+            line = ", ".join(f"{name} {values[-1]:.3g}" for name, values in seconds.items())
+            say(case, f"round {i + 1} of {rounds}, seconds per step: {line}")
+    return seconds
+
+
+def measure_memory(case: Case, variant: Variant) -> dict:
+    """Peak memory and operations, in a process of its own."""
+    worker = Worker(case, variant, "memory")
+    try:
+        return worker.receive()
+    finally:
+        worker.stop()
+
+
+def run_case(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict:
+    """Everything about one case."""
+    seconds = measure_time(case, chosen, rounds, steps)
+    results = {}
+    for variant in chosen:
+        measured = measure_memory(case, variant)
+        results[variant.name] = {
+            "settings": variant.fields,
+            "gradient_checkpointing": variant.checkpointing,
+            "step_seconds": quartiles(seconds[variant.name]) | {"rounds": seconds[variant.name]},
+            "memory": measured["memory"],
+            "flops": flops(case, variant, measured["flops"]),
+        }
+        memory = measured["memory"]
+        peak = f"{memory['above_model_mib']:.0f} MiB above the model" if memory else "peak memory not measurable here"
+        say(case, f"{variant.name}: {peak}, {measured['flops']:.3g} FLOPs per step")
+    shape = {
+        **{name: value for name, value in vars(case).items() if name != "model"},
+        "model": case.model._asdict(),
+        "layer_parameters": case.layer_parameters,
+        "parameters": measured["parameters"],
+    }
+    return {"shape": shape, "variants": results, "ratios": ratios(results)}
+
+
+def flops(case: Case, variant: Variant, measured: float) -> dict:
+    theory = theoretical_flops(case, variant)
+    values = {"measured": measured, "theoretical": theory, "theoretical_forwards": theory / case.forward_flops()}
+    if variant.name == "exact":
+        values["theoretical_shared_forwards"] = theoretical_flops(case, variant, shared_forwards=True)
+    return values
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else values * 3
+    return {"median": middle, "q1": low, "q3": high}
+
+
+def machine(device: str) -> dict:
+    """Where it was measured."""
+    import torch
+
+    facts = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "ram_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
+    return facts | {name: version(name) for name in ("torch", "transformers", "trl")}
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The commit that was measured, marked where files differ from it; None outside of a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def say(case: Case, text: str) -> None:
+    print(f"[{case.name}] {text}", flush=True)
+
+
+# The command
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """One line, as the `aajr` command has it."""
+        self.exit(2, f"error: {message}\n")
+
+
+def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[Case]]:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=("quick", "full"), default="quick", help="one case, or all of them")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="cases of the preset, by name")
+    parser.add_argument("--repeats", type=int, help="rounds of time (default: 3 in quick, 5 in full)")
+    parser.add_argument("--steps", type=int, help="least steps of a block (default: 1 on a CPU, 10 on a GPU)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="JSON with everything, written after each case")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the tables")
+    options = parser.parse_args(arguments)
+    for name in ("repeats", "steps"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    for file in (options.output, options.markdown):
+        if file is not None and not file.resolve().parent.is_dir():
+            parser.error(f"the folder of {file} does not exist: make it first")
+    chosen = cases(options.preset, options.device)
+    unknown = set(options.only or ()) - {case.name for case in chosen}
+    if unknown:
+        names = ", ".join(case.name for case in chosen)
+        parser.error(f"--only: no case {', '.join(sorted(unknown))}; --preset {options.preset} has {names}")
+    if options.device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error(f"--device {options.device}: PyTorch finds no such device here; use --device cpu")
+    return options, [case for case in chosen if options.only is None or case.name in options.only]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options, chosen = parse(arguments)
+    steps = options.steps or (1 if options.device == "cpu" else 10)
+    rounds = options.repeats or (3 if options.preset == "quick" else 5)
+    started = time.monotonic()
+    result = {
+        "ratios": None,
+        "flops": None,
+        "machine": machine(options.device),
+        "commit": commit(),
+        "settings": {"preset": options.preset, "rounds": rounds, "steps": steps, "means": _DEFINITIONS},
+        "cases": {},
+    }
+    for case in chosen:
+        measured = run_case(case, variants(options.preset), rounds, steps)
+        result["cases"][case.name] = measured
+        if result["ratios"] is None:  # of the first case, the base unless it was left out
+            result["ratios"] = measured["ratios"]
+            result["flops"] = {name: entry["flops"] for name, entry in measured["variants"].items()}
+            result["settings"]["ratios_of"] = case.name
+        if options.output:
+            options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\n{report(result)}\nFinished in {(time.monotonic() - started) / 60:.1f} minutes.")
+    if options.markdown:
+        options.markdown.write_text(report(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""What `benchmark.py` measures: the shapes, the ways of training, and how many operations each should take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "congestion"
+
+
+class Model(NamedTuple):
+    """Sizes of a Llama. Its name counts the parameters of its layers alone, without the embeddings."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+
+
+MODELS = {
+    "5M": Model(6, 256, 704, 4),
+    "15M": Model(9, 384, 1024, 6),
+    "60M": Model(12, 640, 1728, 10),
+    "0.5B": Model(24, 1280, 3456, 20),
+    "1B": Model(20, 2048, 5504, 16),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape: every variant is measured on it, on the same data."""
+
+    name: str
+    device: str
+    model: Model
+    vocabulary: int = 32_000
+    length: int = 128
+    batch: int = 4
+    action_tokens: int = 16
+    ascent_steps: int = 3
+
+    @property
+    def accelerated(self) -> bool:
+        return self.device != "cpu"
+
+    @property
+    def layer_parameters(self) -> int:
+        """Weights of the linear layers, without embeddings and LM head: attention has four matrices, the MLP three."""
+        _, hidden, intermediate, _ = self.model
+        return self.model.layers * (4 * hidden**2 + 3 * hidden * intermediate)
+
+    def layer_flops(self) -> int:
+        """One forward of all layers on one batch; attention's two products are counted without the causal half."""
+        linear = 2 * self.layer_parameters * self.batch * self.length
+        return linear + 4 * self.model.layers * self.batch * self.length**2 * self.model.hidden
+
+    def head_flops(self, positions: int) -> int:
+        """The LM head at some positions of each example."""
+        return 2 * self.model.hidden * self.vocabulary * self.batch * positions
+
+    def forward_flops(self) -> int:
+        """F: one forward of the policy, with logits at the action's positions alone."""
+        return self.layer_flops() + self.head_flops(self.action_tokens)
+
+    def sft_forward_flops(self) -> int:
+        """TRL's fused LM head scores every position, but for devices with Triton kernels."""
+        return self.layer_flops() + self.head_flops(self.action_tokens if self.accelerated else self.length - 1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training: a trainer's name, and the fields that make it what it is."""
+
+    name: str
+    fields: dict  # of AAJRConfig; None stands for TRL's own trainer and configuration
+    checkpointing: bool = False
+
+    @property
+    def penalised(self) -> bool:
+        return bool(self.fields) and self.fields["regularizer_lambda"] > 0
+
+    @property
+    def ascends(self) -> bool:
+        return bool(self.fields) and self.fields["epsilon"] > 0
+
+    @property
+    def interval(self) -> int:
+        """Optimizer steps after which the cost repeats: whatever is measured is measured over multiples of it."""
+        return self.fields.get("penalty_interval", 1) if self.fields else 1
+
+
+def recipe_fields(recipe: str, *names: str) -> dict:
+    """The given fields of a shipped recipe, those that it leaves at their defaults left out."""
+    settings = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
+    return {name: settings[name] for name in names if name in settings}
+
+
+def variants(preset: str) -> list[Variant]:
+    """The ways of training of a preset: `quick` leaves out what its ratios do not need."""
+    adversarial = {"epsilon": 0.25, "regularizer": "none", "regularizer_lambda": 0.0}
+    exact = adversarial | {"regularizer": "aajr", "regularizer_lambda": 1e-3, "jacobian_estimator": "jvp"}
+    amortised = recipe_fields("aajr", "penalty_trajectory", "penalty_fraction", "penalty_interval")
+    spectral = recipe_fields("global", "regularizer", "power_iterations", "penalty_fraction", "penalty_interval")
+    chosen = [
+        Variant("sft", None),
+        Variant("plain", {"epsilon": 0.0, "regularizer_lambda": 0.0}),
+        Variant("adversarial", adversarial),
+        Variant("adversarial_checkpointed", adversarial, checkpointing=True),
+        Variant("exact", exact),
+        Variant("exact_checkpointed", exact, checkpointing=True),
+        Variant("amortised", exact | amortised),
+    ]
+    if preset == "full":
+        chosen.append(Variant("finite_difference", exact | {"jacobian_estimator": "finite_difference"}))
+        chosen.append(Variant("global_spectral", exact | spectral))
+    return chosen
+
+
+def theoretical_flops(case: Case, variant: Variant, shared_forwards: bool = False) -> float:
+    """
+    Operations of one optimizer step, averaged over the penalty's interval. Forward and backward by all weights take 3F,
+    an input gradient 2F, a jvp with its backward 6F, as do the two evaluations of a central difference with theirs. A
+    pass under activation checkpointing runs its layers once more, a jvp its layers and their tangents.
+
+    Args:
+        case, variant: What is trained, and how.
+        shared_forwards: Whether a jvp takes over the forward of the ascent at the same point, F less for each.
+    """
+    forward = case.forward_flops()
+    again = case.layer_flops() if variant.checkpointing else 0
+    if not variant.ascends:
+        return 3 * case.sft_forward_flops() + again
+    flops = case.ascent_steps * (2 * forward + again) + 3 * forward + again
+    if not variant.penalised:
+        return flops
+    fields = variant.fields
+    if fields["regularizer"] == "global_spectral":
+        # One forward for the vector-Jacobian products; each power iteration is a jvp (2F) and a pull-back (F).
+        penalty = forward + 3 * forward * fields["power_iterations"] + 6 * forward + 2 * again
+    else:
+        points = case.ascent_steps if fields.get("penalty_trajectory", "all") == "all" else 1
+        penalty = points * ((5 if shared_forwards else 6) * forward + 2 * again)
+    rows = max(round(fields.get("penalty_fraction", 1.0) * case.batch), 1)
+    return flops + penalty * rows / case.batch / variant.interval
+
+
+def cases(preset: str, device: str) -> list[Case]:
+    """The cases of a preset: `quick` is the base alone, `full` changes one of its dimensions at a time."""
+    if device == "cpu":
+        base = Case("base", device, MODELS["15M"])
+        lengths, models = (256, 512), ("5M", "60M")
+    else:
+        base = Case("base", device, MODELS["0.5B"], length=512, action_tokens=64)
+        lengths, models = (256, 1024), ("1B",)
+    if preset == "quick":
+        return [base]
+    return [
+        base,
+        *(replace(base, name=f"length-{length}", length=length) for length in lengths),
+        *(replace(base, name=f"K-{steps}", ascent_steps=steps) for steps in (1, 5)),
+        replace(base, name="vocabulary-150k", vocabulary=150_000),
+        *(replace(base, name=f"model-{name}", model=MODELS[name]) for name in models),
+    ]

@@ -1,0 +1,139 @@
+"""scripts/benchmark.py: what it counts, what it measures, and the file it writes, on a model of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import benchmark  # noqa: E402
+from benchmark_cases import Case, Model, Variant, theoretical_flops, variants  # noqa: E402
+from benchmark_report import RATIOS, ratios, table  # noqa: E402
+from benchmark_worker import PeakMemory  # noqa: E402
+
+TINY = Case("tiny", "cpu", Model(2, 64, 128, 2), vocabulary=500, length=32, batch=2, action_tokens=8)
+VARIANTS = {variant.name: variant for variant in variants("full")}
+PROMISED = {
+    "plain_vs_sft",
+    "adversarial_vs_sft",
+    "exact_vs_adversarial",
+    "exact_memory_vs_adversarial",
+    "amortised_vs_adversarial",
+    "amortised_memory_vs_adversarial",
+}
+
+
+def test_a_forward_counted_by_hand():
+    # Two layers: four matrices 64 x 64 and three 64 x 128 for each of 64 tokens; 32 x 32 scores twice; 16 x 64 x 500.
+    linear = 2 * 2 * (4 * 64 * 64 + 3 * 64 * 128) * 64
+    attention = 2 * 2 * (2 * 2 * 32 * 32 * 64)
+    head = 2 * 16 * 64 * 500
+    assert TINY.forward_flops() == linear + attention + head
+    assert TINY.sft_forward_flops() == linear + attention + 2 * (2 * 31) * 64 * 500
+
+
+def test_steps_in_units_of_a_forward():
+    forward, layers = TINY.forward_flops(), TINY.layer_flops()
+
+    def units(name, **kwargs):
+        return theoretical_flops(TINY, VARIANTS[name], **kwargs) / forward
+
+    assert units("adversarial") == 9
+    assert units("exact") == units("finite_difference") == 27
+    assert units("exact", shared_forwards=True) == 24
+    # Each of four passes runs its layers again; each of three jvp its layers and their tangents.
+    assert units("adversarial_checkpointed") == pytest.approx(9 + 4 * layers / forward)
+    assert units("exact_checkpointed") == pytest.approx(27 + 10 * layers / forward)
+    assert theoretical_flops(TINY, VARIANTS["plain"]) == 3 * TINY.sft_forward_flops()
+    sampled = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 4}
+    amortised = Variant("amortised", VARIANTS["exact"].fields | sampled)
+    assert theoretical_flops(TINY, amortised) / forward == 9 + 6 / 8
+
+
+def test_peak_memory_sees_what_is_allocated_and_freed():
+    memory = PeakMemory(TINY)
+    if memory.start is None:
+        pytest.skip("the resident set's high-water mark is read from /proc")
+    block = torch.ones(2**24)  # 64 MiB
+    del block
+    memory.stop()
+    assert memory.report(optimizer_bytes=0, gradient_bytes=0)["above_model_mib"] == pytest.approx(64, abs=8)
+    report = memory.report(optimizer_bytes=2**24, gradient_bytes=2**23)
+    assert report["above_model_mib"] - report["activations_mib"] == pytest.approx(16 + 8, abs=0.2)
+
+
+def test_ratios_are_paired_within_rounds():
+    # The machine becomes slower by half from round to round: the medians' ratio would be 3 of another round's.
+    base = {"step_seconds": {"rounds": [1.0, 2.0, 4.0]}, "memory": {"above_model_mib": 100.0}}
+    twice = {"step_seconds": {"rounds": [2.0, 4.0, 9.0]}, "memory": {"above_model_mib": 150.0}}
+    values = ratios({"adversarial": base, "amortised": twice})
+    assert values == {"amortised_vs_adversarial": 2.0, "amortised_memory_vs_adversarial": 1.5}
+    without = ratios({"adversarial": base | {"memory": None}, "amortised": twice})
+    assert without["amortised_memory_vs_adversarial"] is None
+
+
+def test_the_command_measures_and_writes_what_it_promises(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "cases", lambda preset, device: [TINY])
+    files = tmp_path / "benchmark.json", tmp_path / "benchmark.md"
+    assert benchmark.main(["--repeats", "2", "--output", str(files[0]), "--markdown", str(files[1])]) == 0
+
+    result = json.loads(files[0].read_text())
+    assert result["ratios"].keys() >= PROMISED
+    assert all(value is None or value > 0 for value in result["ratios"].values())
+    assert result["machine"].keys() >= {"cpu", "cores", "threads", "ram_gib", "device", "os", "python", "torch", "trl"}
+    entries = result["cases"]["tiny"]["variants"]
+    assert entries.keys() == {variant.name for variant in variants("quick")} == result["flops"].keys()
+    assert all(len(entry["step_seconds"]["rounds"]) == 2 for entry in entries.values())
+    counts = {name: entry["measured"] / entry["theoretical"] for name, entry in result["flops"].items()}
+    # TRL's head forms its logits a second time in the backward, which 3F leaves out.
+    assert (
+        counts["sft"] == counts["plain"] == pytest.approx(1 + 2 * 62 * 64 * 500 / (3 * TINY.sft_forward_flops()), 0.02)
+    )
+    assert counts["adversarial"] == pytest.approx(1, rel=0.1)
+    assert counts["exact"] > 0.85
+
+    output = capsys.readouterr().out
+    assert files[1].read_text() in output
+    tables = [line for line in files[1].read_text().splitlines() if line.startswith("|")]
+    assert max(map(len, tables)) <= 100
+    assert all(f"| {name} " in output for name in PROMISED)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "missing/folder/file.json"], "the folder of missing/folder/file.json does not exist"),
+        (["--repeats", "0"], "--repeats must be at least 1"),
+        (["--only", "nothing"], "--only: no case nothing; --preset quick has base"),
+        (["--preset", "slow"], "--preset: invalid choice"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device cuda: PyTorch finds no such device here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as status:
+        benchmark.main(arguments)
+    error = capsys.readouterr().err
+    assert status.value.code == 2
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def test_a_failing_worker_names_its_case(monkeypatch):
+    wrong = Variant("wrong", VARIANTS["exact"].fields | {"penalty_output": "nothing"})
+    with pytest.raises(RuntimeError, match="(?s)tiny, wrong:.*`penalty_output` must be one of"):
+        benchmark.measure_memory(TINY, wrong)
+
+
+def test_targets_name_measured_variants():
+    assert {ratio.name for ratio in RATIOS} >= PROMISED
+    assert {name for ratio in RATIOS for name in (ratio.numerator, ratio.denominator)} <= VARIANTS.keys()
+    assert table([["a", "b"], ["one", "2"]]).splitlines() == ["| a   |   b |", "| --- | --: |", "| one |   2 |"]
