@@ -50,7 +50,8 @@ class AgentPolicy:
         """The unperturbed state `s`, shape (B, L, d), detached, in at least fp32; gathered where weights are sharded."""
         embedding = _WithoutHooks(self._embedding)
         weights = {name: p.full_tensor() for name, p in embedding.named_parameters() if isinstance(p, DTensor)}
-        states = torch.func.functional_call(embedding, weights, (self.batch.input_ids,))
+        with _gathered_by_deepspeed(embedding):
+            states = torch.func.functional_call(embedding, weights, (self.batch.input_ids,))
         return states.to(torch.promote_types(states.dtype, torch.float32))
 
     def __call__(self, delta: Tensor | None = None) -> Tensor:
@@ -94,6 +95,19 @@ class AgentPolicy:
             # Layers that are recomputed later must find the same kernel then.
             with sdpa_kernel(SDPBackend.MATH), forward_mode_checkpointing(self.model):
                 yield
+
+
+@contextlib.contextmanager
+def _gathered_by_deepspeed(module: nn.Module) -> Iterator[None]:
+    """Inside, parameters that ZeRO-3 has split are whole."""
+    split = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    if not split:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(split):
+        yield
 
 
 class _WithoutHooks(nn.Module):

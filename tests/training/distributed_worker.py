@@ -6,6 +6,7 @@ Short training runs that `test_distributed.py` starts on several processes and o
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,8 @@ CASES = {
     for adapter in ("full", "lora")
     for checkpointing in (False, True)
 }
-CASES["finite-difference"] = {"jacobian_estimator": "finite_difference"}
+# Plain steps: Adam's make large ones of the rounding in gradients that should be zero.
+CASES["finite-difference"] = {"jacobian_estimator": "finite_difference", "optim": "sgd"}
 CASES["global"] = {"regularizer": "global_spectral"}
 
 
@@ -52,7 +54,9 @@ class GradientsAgree(TrainerCallback):
 
 def arguments(**overrides) -> dict:
     shared = {"per_device_train_batch_size": 2, "optim": "adamw_torch", "learning_rate": 1e-2, "max_grad_norm": 1.0}
-    return shared | {"max_steps": STEPS, "adapter_rank": 4, "bf16": False} | overrides
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        shared |= {"ddp_backend": "gloo", "use_cpu": False}
+    return shared | {"max_steps": STEPS, "adapter_rank": 4} | overrides
 
 
 def report(run, callback: GradientsAgree) -> dict:
