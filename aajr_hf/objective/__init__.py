@@ -6,7 +6,7 @@ a batch never depend on each other.
 """
 
 from ._ascent import AscentTrajectory, projected_gradient_ascent
-from ._forward_mode import checkpointed
+from ._forward_mode import RecordedProducts, checkpointed
 from ._jacobian import aajr_penalty, directional_jacobian, squared_amplification, trajectory_amplification
 from ._norms import frobenius_norm_squared, random_unit_direction, spectral_norm, top_singular_direction
 from ._perturbation import PerturbationSet
@@ -15,6 +15,7 @@ from ._smoothness import effective_smoothness, segment_curvature, step_size_boun
 __all__ = [
     "AscentTrajectory",
     "PerturbationSet",
+    "RecordedProducts",
     "aajr_penalty",
     "checkpointed",
     "directional_jacobian",

@@ -36,13 +36,46 @@ except ImportError as error:
 
 
 @contextlib.contextmanager
-def forward_mode() -> Iterator[None]:
+def forward_mode(products: RecordedProducts | None = None) -> Iterator[None]:
     """
     What `torch.func.jvp` runs under: [`_ForwardModeFunctions`], and scaled dot-product attention by its math kernel, the
     only one with forward-mode derivatives that can be differentiated again.
+
+    Args:
+        products: What the linear layers returned for the same state, recorded by an earlier forward.
     """
-    with sdpa_kernel(SDPBackend.MATH), _ForwardModeFunctions():
+    with sdpa_kernel(SDPBackend.MATH), _ForwardModeFunctions(products):
         yield
+
+
+class RecordedProducts(TorchFunctionMode):
+    """
+    Inside, what every linear layer returns is kept, so that a jvp at the same state need not compute it again: a context
+    for one forward of the policy, then an argument of [`directional_jacobian`]. Good for one jvp.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._products: list[tuple[tuple, Tensor]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func in _LINEAR_FUNCTIONS and not kwargs:
+            input, weight, _ = _LINEAR_FUNCTIONS[func](*args)
+            self._products.append((_call(input, weight), output.detach()))
+        return output
+
+    def next(self, input: Tensor, weight: Tensor) -> Tensor | None:
+        """The product of the next layer; None from where the calls differ from the recorded ones."""
+        call, product = self._products.pop(0) if self._products else (None, None)
+        if call != _call(input, weight):
+            self._products.clear()
+            return None
+        return product
+
+
+def _call(input: Tensor, weight: Tensor) -> tuple:
+    return weight.data_ptr(), input.shape
 
 
 def checkpointed(layer: Callable, *args) -> Any:
@@ -99,6 +132,13 @@ def checkpointed(layer: Callable, *args) -> Any:
     )
 
 
+# The arguments of each function that is a product with a weight, as (input, weight, bias) of `linear`.
+_LINEAR_FUNCTIONS = {
+    torch.nn.functional.linear: lambda input, weight, bias=None: (input, weight, bias),
+    torch.addmm: lambda bias, input, weight: (input, weight.t(), bias),
+}
+
+
 class _ForwardModeFunctions(TorchFunctionMode):
     """
     Inside, two functions of PyTorch are computed otherwise.
@@ -107,38 +147,60 @@ class _ForwardModeFunctions(TorchFunctionMode):
     jvp is differentiated: the value is right and the gradient, in silence, is not
     (https://github.com/pytorch/pytorch/issues/196700).
 
-    `linear` and `addmm` of a dual input and a plain weight: once for the primal and once for the tangent. PyTorch's own
-    jvp makes up a tangent of zeros for the weight, and multiplies by it.
+    `linear` (and `addmm`) of a dual input and a plain weight: once for the primal, unless its product is known already,
+    and once for the tangent. PyTorch's own jvp makes up a tangent of zeros for the weight, and multiplies by it.
     """
+
+    def __init__(self, products: RecordedProducts | None = None):
+        super().__init__()
+        self._products = products
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.nn.functional.layer_norm or func is torch.layer_norm:
             return _layer_norm(*args, **kwargs)
-        if func is torch.nn.functional.linear:
-            return _linear(*args, **kwargs)
-        if func is torch.addmm and not kwargs:
-            bias, input, weight = args
-            return _of_dual(input, weight, lambda x: torch.addmm(bias, x, weight), lambda x: torch.mm(x, weight))
+        if func in _LINEAR_FUNCTIONS and not kwargs:
+            return self._linear(*_LINEAR_FUNCTIONS[func](*args))
         return func(*args, **kwargs)
 
-
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    linear = torch.nn.functional.linear
-    return _of_dual(input, weight, lambda x: linear(x, weight, bias), lambda x: linear(x, weight))
-
-
-def _of_dual(input: Tensor, weight: Tensor, function: Callable, derivative: Callable) -> Tensor:
-    """A function that is affine in its input: itself on the primal, its linear part on the tangent."""
-    if peek_interpreter_stack() is not None:
+    def _linear(self, *arguments: Tensor | None) -> Tensor:
+        linear = torch.nn.functional.linear
+        if peek_interpreter_stack() is None:
+            return linear(*arguments)
         level = retrieve_current_functorch_interpreter().level()
-        if _is_at(input, level) and not _is_at(weight, level):
-            primal, tangent = _split(input, level)
-            if tangent is not None:
-                with temporarily_pop_interpreter_stack():
-                    output, output_tangent = function(primal), derivative(tangent)
-                return _join(output, output_tangent, level)
-    return function(input)
+        primals, tangents = zip(*[_split(x, level) if _is_at(x, level) else (x, None) for x in arguments], strict=True)
+        (input, weight, bias), (tangent, *others) = primals, tangents
+        product = None if self._products is None else self._products.next(input, weight)
+        if tangent is None or any(other is not None for other in others):
+            return linear(*arguments)
+        with temporarily_pop_interpreter_stack():
+            if product is None:
+                output = linear(input, weight, bias)
+            else:
+                output = _KnownLinear.apply(input.to(product.dtype), weight.to(product.dtype), bias, product)
+            output_tangent = linear(tangent, weight)
+        return _join(output, output_tangent, level)
+
+
+class _KnownLinear(torch.autograd.Function):
+    """`linear` whose product is known: no computation forward, the usual one backward."""
+
+    @staticmethod
+    def forward(ctx, input, weight, bias, product):
+        ctx.save_for_backward(input, weight)
+        return product.view_as(product)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        input, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            gradient @ weight if wanted[0] else None,
+            rows.t() @ input.flatten(0, -2) if wanted[1] else None,
+            rows.sum(dim=0) if wanted[2] else None,
+            None,
+        )
 
 
 def _is_at(value: Any, level: int) -> bool:

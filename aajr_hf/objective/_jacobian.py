@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ._ascent import AscentTrajectory
-from ._forward_mode import forward_mode
+from ._forward_mode import RecordedProducts, forward_mode
 from ._perturbation import per_example
 
 ESTIMATORS = ("jvp", "finite_difference")
@@ -23,6 +23,7 @@ def directional_jacobian(
     *,
     estimator: str = "jvp",
     difference_step: float | Tensor | None = None,
+    products: RecordedProducts | None = None,
 ) -> tuple[Tensor, Tensor]:
     """
     The product `J(state) direction` of the policy's Jacobian with one direction per example, differentiable in the
@@ -38,6 +39,8 @@ def directional_jacobian(
             differences, `(policy(state + h u) - policy(state - h u)) / 2h`, error O(h^2) plus rounding over h.
         difference_step: h, a number or a tensor (B,). By default the cube root of the state's machine epsilon times
             the mean norm of the state's vectors, which balances the two errors.
+        products: What the policy's linear layers returned for this very state, recorded by an earlier forward; the jvp
+            does not compute them again.
 
     Returns:
         `(output, J u)`, both of the policy's output shape. Under finite differences the output is the mean of the two
@@ -52,7 +55,7 @@ def directional_jacobian(
         )
     if estimator == "jvp":
         # Forward mode refuses views that repeat memory, such as one state expanded to a batch.
-        with forward_mode():
+        with forward_mode(products):
             return torch.func.jvp(policy, (state.contiguous(),), (direction.contiguous(),))
     if estimator != "finite_difference":
         raise ValueError(f"`estimator` must be one of {ESTIMATORS}, got {estimator!r}.")
@@ -82,11 +85,18 @@ def squared_amplification(policy: Policy, state: Tensor, direction: Tensor, **es
 
 
 def trajectory_amplification(
-    policy: Policy, state: Tensor, trajectory: AscentTrajectory, *, points: Sequence[int] | None = None, **kwargs
+    policy: Policy,
+    state: Tensor,
+    trajectory: AscentTrajectory,
+    *,
+    points: Sequence[int] | None = None,
+    products: Sequence[RecordedProducts] | None = None,
+    **kwargs,
 ) -> Tensor:
     """
     `a_t^2 = ||J(state + delta_t) u_t||_2^2` (equation 13, squared) at the given points of the trajectory, by default
-    all K of them: shape (number of points, B). Keyword arguments are those of [`directional_jacobian`].
+    all K of them: shape (number of points, B). `products` are those of the ascent's own forwards, one of each step; other
+    keyword arguments are those of [`directional_jacobian`].
 
     Raises:
         ValueError: for a trajectory without steps, which has no directions.
@@ -94,9 +104,12 @@ def trajectory_amplification(
     if trajectory.steps == 0:
         raise ValueError("The trajectory has no directions: run the ascent with at least one step.")
     points = range(trajectory.steps) if points is None else points
+    known = [None] * trajectory.steps if products is None else products
     return torch.stack(
         [
-            squared_amplification(policy, state + trajectory.deltas[t], trajectory.directions[t], **kwargs)
+            squared_amplification(
+                policy, state + trajectory.deltas[t], trajectory.directions[t], products=known[t], **kwargs
+            )
             for t in points
         ]
     )

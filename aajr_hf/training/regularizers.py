@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..objective import (
     AscentTrajectory,
+    RecordedProducts,
     directional_jacobian,
     frobenius_norm_squared,
     random_unit_direction,
@@ -45,6 +46,8 @@ def penalty(
     policy: AgentPolicy,
     state: Tensor,
     trajectory: AscentTrajectory | None,
+    products: Sequence[RecordedProducts] | None,
+    *,
     estimator: str,
     difference_step: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -56,6 +59,7 @@ def penalty(
         policy: The model on one micro-batch (or a part of it).
         state: Its embeddings (B, L, d), detached.
         trajectory: Its ascent; None if the regularizer does not need one.
+        products: What the linear layers returned at each step of the ascent, where that is known (`aajr` alone).
         estimator: `"jvp"` or `"finite_difference"`.
         difference_step: Step of the finite differences, (B,).
 
@@ -74,7 +78,9 @@ def penalty(
         if config.regularizer == "aajr":
             # The policy is a function of delta alone, so the state of the trajectory is the origin.
             points = points_of_trajectory(config.penalty_trajectory, trajectory.steps)
-            squared = trajectory_amplification(output, torch.zeros_like(state), trajectory, points=points, **kwargs)
+            squared = trajectory_amplification(
+                output, torch.zeros_like(state), trajectory, points=points, products=products, **kwargs
+            )
             amplification = squared.detach().sqrt().mean(dim=0)
             return budgeted(squared, config.amplification_budget).mean(dim=0), amplification
         if config.regularizer in LOCAL_REGULARIZERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from transformers import logging
 from trl import SFTTrainer
 
-from ..objective import AscentTrajectory, PerturbationSet, projected_gradient_ascent
+from ..objective import AscentTrajectory, PerturbationSet, RecordedProducts, projected_gradient_ascent
 from .adapters import peft_config as make_peft_config
 from .batch import EXTRA_COLUMNS, AgentBatch
 from .config import LOCAL_REGULARIZERS, AAJRConfig
@@ -131,6 +132,16 @@ class AAJRTrainer(SFTTrainer):
         self._announce("The Jacobian products are exact", "torch.func.jvp works with this model", logging.INFO)
         return "jvp"
 
+    @property
+    def _shares_forwards(self) -> bool:
+        """
+        Whether the exact products start from what the ascent has computed at the same points: where they are evaluated
+        for all of them and all examples, and where layers keep what they compute and weights stay where they are.
+        """
+        args = self.args
+        everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
+        return everywhere and self.estimator == "jvp" and not (args.gradient_checkpointing or self.is_fsdp_enabled)
+
     def _announce(self, choice: str, why: str, level: int) -> None:
         if self.accelerator.is_main_process:
             logger.log(level, f"{choice} ({why}).")
@@ -180,7 +191,9 @@ class AAJRTrainer(SFTTrainer):
         scale = embedding_norm(state, batch)
 
         recorder = LogitRecorder()
-        trajectory, ball = self._ascend(policy, state, scale, recorder)
+        penalised = self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
+        products = [] if penalised and self._shares_forwards else None
+        trajectory, ball = self._ascend(policy, state, scale, recorder, products)
         delta = None if trajectory is None or self.args.epsilon == 0 else trajectory.deltas[-1]
         logits = outer(delta)
         recorder.record(logits)
@@ -205,17 +218,25 @@ class AAJRTrainer(SFTTrainer):
             trajectory.losses[-1] = losses.detach()
             smoothness = logit_smoothness(self.args.system_loss, batch)
             metrics |= ascent_metrics(trajectory, recorder, ball, batch, smoothness)
-        if self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0:
-            weighted, values = self._penalise(policy, state, scale, trajectory)
+        if penalised:
+            weighted, values = self._penalise(policy, state, scale, trajectory, products)
             loss = loss + weighted / self._accumulation(num_items_in_batch)
             metrics |= values
         self._record(loss, metrics | token_metrics(recorder.clean, batch), batch)
         return loss
 
     def _ascend(
-        self, policy: AgentPolicy, state: Tensor, scale: Tensor, recorder: LogitRecorder
+        self,
+        policy: AgentPolicy,
+        state: Tensor,
+        scale: Tensor,
+        recorder: LogitRecorder,
+        products: list[RecordedProducts] | None,
     ) -> tuple[AscentTrajectory | None, PerturbationSet]:
-        """The ascent on one micro-batch (equation 11), as a perturbation of the origin: the policy adds the state."""
+        """
+        The ascent on one micro-batch (equation 11), as a perturbation of the origin: the policy adds the state. What the
+        linear layers return at each of its points is added to `products`, if there is such a list.
+        """
         args = self.args
         unit = scale if args.epsilon_mode == "relative" else torch.ones_like(scale)
         radius = self._ramp() * args.epsilon * unit
@@ -230,9 +251,13 @@ class AAJRTrainer(SFTTrainer):
             step_size = step_size * self._ramp() * unit
 
         def loss_fn(delta: Tensor) -> Tensor:
-            logits = policy(delta)
-            if torch.is_grad_enabled():  # backtracking evaluates further points, without gradients
-                recorder.record(logits)
+            if not torch.is_grad_enabled():  # backtracking evaluates further points, without gradients
+                return system_loss(args.system_loss, policy(delta), policy.batch)
+            with contextlib.ExitStack() as stack:
+                if products is not None:
+                    products.append(stack.enter_context(RecordedProducts()))
+                logits = policy(delta)
+            recorder.record(logits)
             return system_loss(args.system_loss, logits, policy.batch)
 
         with frozen_parameters(policy.model):
@@ -250,7 +275,12 @@ class AAJRTrainer(SFTTrainer):
         return trajectory, ball
 
     def _penalise(
-        self, policy: AgentPolicy, state: Tensor, scale: Tensor, trajectory: AscentTrajectory | None
+        self,
+        policy: AgentPolicy,
+        state: Tensor,
+        scale: Tensor,
+        trajectory: AscentTrajectory | None,
+        products: list[RecordedProducts] | None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """`lambda R`, averaged over the examples it is evaluated on, and its metrics."""
         examples = len(policy.batch)
@@ -260,7 +290,8 @@ class AAJRTrainer(SFTTrainer):
             policy, state, scale = policy.select(rows), state[rows], scale[rows]
             trajectory = None if trajectory is None else trajectory.select(rows)
         step = None if self.estimator == "jvp" else self._difference_step(policy, state, scale, trajectory) * scale
-        values, amplification = penalty(self.args, policy, state, trajectory, self.estimator, step)
+        estimator = {"estimator": self.estimator, "difference_step": step}
+        values, amplification = penalty(self.args, policy, state, trajectory, products, **estimator)
         metrics = {"aajr/penalty": values.mean()}
         if amplification is not None:
             metrics["aajr/amplification"] = amplification.mean()

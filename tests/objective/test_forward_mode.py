@@ -7,13 +7,14 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from aajr_hf.objective import _forward_mode, checkpointed, directional_jacobian
+from aajr_hf.objective import RecordedProducts, _forward_mode, checkpointed, directional_jacobian
 from aajr_hf.objective._forward_mode import forward_mode
 
-from .policies import parameter_gradient, relative_error, states
+from .policies import MLP, parameter_gradient, relative_error, states
 from .test_transformers_policies import FAMILIES, SPREAD
 
 LENGTH, WIDTH = 6, 16
@@ -184,6 +185,52 @@ def test_a_linear_layer_costs_its_primal_and_its_tangent(kind):
     torch.testing.assert_close(tangent, expected[1], rtol=1e-12, atol=1e-14)
     for one, other in zip(gradients, expected[2], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("adapter", MODES)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_recorded_products_save_a_forward_and_change_nothing(tiny_causal_lm, family, adapter, autocast):
+    torch.manual_seed(1)
+    model = agent(tiny_causal_lm, family, adapter, checkpointing=False)
+    torch.manual_seed(0)
+    state, direction = torch.randn(2, LENGTH, WIDTH), torch.randn(2, LENGTH, WIDTH)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def policy(s):
+        return model(inputs_embeds=s, use_cache=False).logits
+
+    def gradient(recorded):
+        output, tangent = directional_jacobian(policy, state, direction, products=recorded)
+        gradients = torch.autograd.grad(tangent.float().square().sum(), parameters, allow_unused=True)
+        return output, torch.cat([g.flatten() for g in gradients if g is not None])
+
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        with RecordedProducts() as recorded, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            forward = products(lambda: policy(state))
+        plain = products(lambda: gradient(None))
+        # Attention is computed again: its products are of two duals.
+        assert 0.5 * forward < plain - products(lambda: gradient(recorded)) <= forward
+        assert products(lambda: gradient(recorded)) == plain  # good for once
+        output, expected = gradient(None)
+        with RecordedProducts() as recorded, sdpa_kernel(SDPBackend.MATH):
+            policy(state)
+        shared_output, actual = gradient(recorded)
+    if autocast:  # attention rounds elsewhere inside a jvp than outside: neither is nearer to the truth
+        _, truth = gradient(None)
+        assert relative_error(actual, truth) <= 1.5 * relative_error(expected, truth) < 0.5
+    else:
+        assert relative_error(shared_output, output) <= 1e-6 and relative_error(actual, expected) <= 1e-6
+
+
+def test_products_of_another_forward_are_not_used():
+    first, second = MLP(width=16), MLP(width=12)
+    state, direction = states(3, 3, 4), states(3, 3, 4)
+    with RecordedProducts() as recorded:
+        first(state)
+    _, expected = directional_jacobian(second, state, direction)
+    _, actual = directional_jacobian(second, state, direction, products=recorded)
+    assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(
