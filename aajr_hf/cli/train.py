@@ -198,10 +198,10 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _interruption(trainer, output: Path) -> str:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    checkpoint = get_last_checkpoint(output) if output.is_dir() else None
+    # Trainer writes this file last: a checkpoint that was being saved has none.
+    whole = [file.parent for file in output.glob("checkpoint-*/trainer_state.json")]
     step = trainer.state.global_step
-    if checkpoint is None:
+    if not whole:
         return f"at step {step}, before the first checkpoint (see `save_steps`); no model was written."
+    checkpoint = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
     return f"at step {step}; resume with --resume_from_checkpoint {checkpoint}"

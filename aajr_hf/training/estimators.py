@@ -15,10 +15,10 @@ from .batch import AgentBatch
 from .config import AAJRConfig
 from .policy import AgentPolicy, forward_ad_ready, penalised_output
 
-# Relative to the mean norm of an embedding. Models compute their norms in fp32 at best, and bf16 has three significant
-# digits: smaller steps drown in rounding, larger ones leave the tangent.
+# Relative to the mean norm of an embedding. Models compute their norms in fp32 at best, and their activations in bf16,
+# which leaves three digits; embeddings in bf16 do not even change under small steps.
 _FIRST_STEP = 1e-3
-_OCTAVES = 4
+_HALVINGS, _DOUBLINGS = 4, 8
 
 
 def no_forward_mode(model: nn.Module, accelerator: Accelerator, autocast: Callable) -> str | None:
@@ -133,12 +133,14 @@ def calibrated_step(estimate: Callable[[float], Tensor], average: Callable[[Tens
     Returns:
         `(h, ||J_h u - J_{h/2} u|| / ||J_h u||)`: the step and its relative error as far as the estimates show it.
     """
-    steps = [_FIRST_STEP * 2.0**octave for octave in range(-_OCTAVES - 1, _OCTAVES + 1)]
+    steps = [_FIRST_STEP * 2.0**octave for octave in range(-_HALVINGS - 1, _DOUBLINGS + 1)]
     differences, finer = [], None
     for step in steps:
         tangent = estimate(step)
         if finer is not None:
-            differences.append((tangent - finer).norm() / tangent.norm().clamp_min(torch.finfo(tangent.dtype).tiny))
+            difference = (tangent - finer).norm() / tangent.norm()
+            # Steps that are rounded away agree on nothing.
+            differences.append(difference.nan_to_num(nan=torch.inf))
         finer = tangent
     differences = average(torch.stack(differences))
     best = int(differences.argmin())
