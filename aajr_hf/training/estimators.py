@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..objective import AscentTrajectory, directional_jacobian, random_unit_direction
 from .batch import AgentBatch
 from .config import AAJRConfig
-from .policy import AgentPolicy, forward_ad_ready, penalised_output
+from .policy import AgentPolicy, fixed_seed, forward_ad_ready, penalised_output
 
 # Relative to the mean norm of an embedding. Models compute their norms in fp32 at best, and their activations in bf16,
 # which leaves three digits; embeddings in bf16 do not even change under small steps.
@@ -98,8 +98,7 @@ def calibrate(
     """
     origin = torch.zeros_like(state)
     if trajectory is None:
-        with torch.random.fork_rng([] if state.device.type == "cpu" else [state.device]):
-            torch.manual_seed(0)
+        with fixed_seed(state.device, 0):
             direction = random_unit_direction(state, policy.batch.perturbable)
     else:
         direction = trajectory.directions[0]

@@ -88,13 +88,19 @@ class AgentPolicy:
         if self.dropout_seed is None:
             yield
             return
-        device = self.batch.input_ids.device
-        devices = [] if device.type == "cpu" else [device]
-        with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-            torch.manual_seed(self.dropout_seed)
+        with fixed_seed(self.batch.input_ids.device, self.dropout_seed):
             # Layers that are recomputed later must find the same kernel then.
             with sdpa_kernel(SDPBackend.MATH), forward_mode_checkpointing(self.model):
                 yield
+
+
+@contextlib.contextmanager
+def fixed_seed(device: torch.device, seed: int) -> Iterator[None]:
+    """Inside, random numbers of the CPU and of the device follow from the seed; afterwards they go on as before."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextlib.contextmanager

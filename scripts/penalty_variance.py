@@ -1,0 +1,123 @@
+"""
+What amortising the penalty costs in noise: the spread of its gradient over draws, beside what each setting saves.
+
+    aajr init-agent outputs/agent
+    python scripts/penalty_variance.py --model outputs/agent --output penalty_variance.json
+
+One batch of the recipe's examples, fixed weights. The spread is `sqrt(E ||g - E g||^2) / ||E g||`, with g the penalty's
+gradient by all trained weights. An interval of n steps multiplies lambda by n at every n-th step: its spread s' follows
+from that of the draw, s, as `s'^2 = n (1 + s^2) - 1`. The spread between batches, with nothing amortised, is the noise
+that training has anyway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+from datasets import Dataset
+from transformers.utils import logging
+
+from aajr_hf import AAJRConfig, AAJRTrainer
+from aajr_hf.environments import congestion_rows
+
+RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "congestion" / "aajr.yaml"
+# (penalty_trajectory, penalty_fraction, penalty_interval)
+SETTINGS = [
+    ("all", 1.0, 1),
+    ("sample", 1.0, 1),
+    ("sample", 0.5, 1),
+    ("sample", 0.25, 1),
+    ("sample", 0.25, 2),
+    ("sample", 0.25, 5),
+    ("sample", 0.25, 10),
+]
+
+
+def trainer_for(model: str, batch_size: int, folder: str) -> AAJRTrainer:
+    """The recipe's trainer with the penalty at full strength on every batch."""
+    recipe = yaml.safe_load(RECIPE.read_text())
+    names = ("epsilon", "ascent_steps", "regularizer", "regularizer_lambda", "freeze_embeddings", "seed")
+    settings = {name: recipe[name] for name in names}
+    config = AAJRConfig(
+        folder,
+        per_device_train_batch_size=batch_size,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        disable_tqdm=True,
+        **settings,
+    )
+    return AAJRTrainer(model, config, train_dataset=Dataset.from_list(congestion_rows(40 * batch_size, seed=1)))
+
+
+def gradient(trainer: AAJRTrainer, inputs: dict) -> torch.Tensor:
+    """The gradient of `lambda R` alone: with the penalty, minus without it."""
+    weights = [p for p in trainer.model.parameters() if p.requires_grad]
+
+    def flat(strength: float) -> torch.Tensor:
+        trainer.args.regularizer_lambda = strength
+        loss = trainer.compute_loss(trainer.model, inputs)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+
+    strength = trainer.args.regularizer_lambda
+    difference = flat(strength) - flat(0.0)
+    trainer.args.regularizer_lambda = strength
+    return difference
+
+
+def spread(draws: list[torch.Tensor], mean: torch.Tensor) -> float:
+    squares = torch.stack([(draw - mean).square().sum() for draw in draws])
+    return float(squares.mean().sqrt() / mean.norm())
+
+
+def measure(model: str, batch_size: int, draws: int) -> list[dict]:
+    """One row for each setting; the first is that of different batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_for(model, batch_size, folder)
+    trainer.model.train()
+    batches = iter(trainer.get_train_dataloader())
+    inputs = trainer._prepare_inputs(next(batches))
+    exact = gradient(trainer, inputs)
+    others = [gradient(trainer, trainer._prepare_inputs(next(batches))) for _ in range(draws)]
+    rows = [{"setting": "other batches", "relative_spread": spread(others, torch.stack(others).mean(dim=0))}]
+    known: dict[tuple, float] = {("all", 1.0): 0.0}
+    for points, fraction, interval in SETTINGS:
+        if (points, fraction) not in known:
+            trainer.args.penalty_trajectory, trainer.args.penalty_fraction = points, fraction
+            known[points, fraction] = spread([gradient(trainer, inputs) for _ in range(draws)], exact)
+        noise = (interval * (1 + known[points, fraction] ** 2) - 1) ** 0.5
+        share = fraction / interval / (1 if points == "all" else trainer.args.ascent_steps)
+        rows.append(
+            {"setting": f"{points}, {fraction:g}, {interval}", "relative_spread": noise, "share_of_the_work": share}
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of an agent, or Hub name")
+    parser.add_argument("--batch_size", type=int, default=32, help="examples (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=60, help="of each setting (default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="JSON file for the numbers")
+    arguments = parser.parse_args()
+    if not (Path(arguments.model) / "config.json").is_file():
+        print(f"error: `--model`: there is no model in {arguments.model}.", file=sys.stderr)
+        sys.exit(2)
+    logging.set_verbosity_error()
+    rows = measure(arguments.model, arguments.batch_size, arguments.draws)
+    print(f"{'points, fraction, interval':<28} {'share of the work':>18} {'relative spread':>16}")
+    for row in rows:
+        share = f"{row['share_of_the_work']:.3f}" if "share_of_the_work" in row else ""
+        print(f"{row['setting']:<28} {share:>18} {row['relative_spread']:>16.2f}")
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
