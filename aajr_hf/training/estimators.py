@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from ..objective import AscentTrajectory, directional_jacobian, random_unit_direction
+from ..objective import directional_jacobian, random_unit_direction
+from .ascent import PromptAscent
 from .batch import AgentBatch
 from .config import AAJRConfig
 from .policy import AgentPolicy, fixed_seed, forward_ad_ready, penalised_output
@@ -75,39 +76,33 @@ def _failure(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def calibrate(
-    config: AAJRConfig,
-    policy: AgentPolicy,
-    state: Tensor,
-    scale: Tensor,
-    trajectory: AscentTrajectory | None,
-    compare: bool,
-    average: Callable[[Tensor], Tensor],
+    config: AAJRConfig, ascent: PromptAscent, compare: bool, average: Callable[[Tensor], Tensor]
 ) -> dict[str, float | str]:
     """
     The step of the finite differences on one micro-batch, along its first ascent direction where it has one.
 
     Args:
         config: The trainer's configuration.
-        policy, state, scale, trajectory: The micro-batch, as in training; scale is the unit of the step, (B,).
+        ascent: The adversary of the micro-batch.
         compare: Whether the exact product can be had.
         average: Over processes, so that all of them choose the same step.
 
     Returns:
-        `difference_step`, in units of `scale`; `difference_error`, relative, and what it was measured `against`: the
+        `difference_step`, in units of the ascent's scale; `difference_error`, relative, and what it was measured `against`: the
         exact product, or the estimate of half the step.
     """
-    origin = torch.zeros_like(state)
-    if trajectory is None:
-        with fixed_seed(state.device, 0):
-            direction = random_unit_direction(state, policy.batch.perturbable)
+    policy, origin = ascent.policy, torch.zeros_like(ascent.state)
+    if ascent.trajectory is None:
+        with fixed_seed(origin.device, 0):
+            direction = random_unit_direction(origin, policy.batch.perturbable)
     else:
-        direction = trajectory.directions[0]
+        direction = ascent.trajectory.directions[0]
 
     def output(delta: Tensor) -> Tensor:
         return penalised_output(policy(delta), policy.batch, config.penalty_output, config.penalty_reduction)
 
     def estimate(step: float) -> Tensor:
-        kwargs = {"estimator": "finite_difference", "difference_step": step * scale}
+        kwargs = {"estimator": "finite_difference", "difference_step": step * ascent.scale}
         return directional_jacobian(output, origin, direction, **kwargs)[1]
 
     step, error = calibrated_step(estimate, average)

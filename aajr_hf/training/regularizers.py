@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 
 from ..objective import (
-    AscentTrajectory,
-    RecordedProducts,
     directional_jacobian,
     frobenius_norm_squared,
     random_unit_direction,
@@ -18,8 +16,9 @@ from ..objective import (
     top_singular_direction,
     trajectory_amplification,
 )
+from .ascent import PromptAscent
 from .config import LOCAL_REGULARIZERS, AAJRConfig
-from .policy import AgentPolicy, forward_ad_ready, penalised_output
+from .policy import forward_ad_ready, penalised_output
 
 
 def points_of_trajectory(rule: str, steps: int) -> Sequence[int]:
@@ -42,24 +41,15 @@ def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
 
 
 def penalty(
-    config: AAJRConfig,
-    policy: AgentPolicy,
-    state: Tensor,
-    trajectory: AscentTrajectory | None,
-    products: Sequence[RecordedProducts] | None,
-    *,
-    estimator: str,
-    difference_step: Tensor | None,
+    config: AAJRConfig, ascent: PromptAscent, *, estimator: str, difference_step: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """
     The penalty of each example, differentiable in the policy's parameters.
 
     Args:
         config: The trainer's configuration.
-        policy: The model on one micro-batch (or a part of it).
-        state: Its embeddings (B, L, d), detached.
-        trajectory: Its ascent; None if the regularizer does not need one.
-        products: What the linear layers returned at each step of the ascent, where that is known (`aajr` alone).
+        ascent: The adversary of one micro-batch (or of a part of it); its trajectory may be None for the regularizers
+            that are not evaluated along it.
         estimator: `"jvp"` or `"finite_difference"`.
         difference_step: Step of the finite differences, (B,).
 
@@ -68,6 +58,7 @@ def penalty(
         norm that stands in its place. The amplification is `a_t`, averaged over the evaluated points, (B,), for `aajr`
         and None for the others.
     """
+    policy, state, trajectory = ascent.policy, ascent.state, ascent.trajectory
     mask = policy.batch.perturbable
 
     def output(delta: Tensor) -> Tensor:
@@ -79,7 +70,7 @@ def penalty(
             # The policy is a function of delta alone, so the state of the trajectory is the origin.
             points = points_of_trajectory(config.penalty_trajectory, trajectory.steps)
             squared = trajectory_amplification(
-                output, torch.zeros_like(state), trajectory, points=points, products=products, **kwargs
+                output, torch.zeros_like(state), trajectory, points=points, products=ascent.products, **kwargs
             )
             amplification = squared.detach().sqrt().mean(dim=0)
             return budgeted(squared, config.amplification_budget).mean(dim=0), amplification

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 
@@ -13,19 +12,21 @@ from torch import Tensor, nn
 from transformers import logging
 from trl import SFTTrainer
 
-from ..objective import AscentTrajectory, PerturbationSet, RecordedProducts, projected_gradient_ascent
 from .adapters import peft_config as make_peft_config
+from .ascent import PromptAscent, ascend
 from .batch import EXTRA_COLUMNS, AgentBatch
-from .config import LOCAL_REGULARIZERS, AAJRConfig
+from .config import AAJRConfig
 from .data import AgentCollator, add_agent_columns, check_examples
 from .estimators import calibrate, no_forward_mode
-from .monitoring import LogitRecorder, ascent_metrics, logit_smoothness, token_metrics
-from .policy import AgentPolicy, embedding_norm, frozen_parameters, uses_dropout
+from .monitoring import ascent_metrics, logit_smoothness, token_metrics
+from .policy import AgentPolicy, uses_dropout
 from .regularizers import penalty
 from .system_losses import system_loss, token_nll
 
 logger = logging.get_logger(__name__)
 
+# Of finite differences: beyond it the penalty's value is no longer that of the formula, and users should know.
+_LARGE_ERROR = 0.1
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/penalty")
 
 
@@ -124,9 +125,7 @@ class AAJRTrainer(SFTTrainer):
                 "experts, call `model.set_experts_implementation('eager')`."
             )
         if wanted == "finite_difference" or reason is not None:
-            why = (
-                "as `jacobian_estimator` says" if wanted == "finite_difference" else f"torch.func.jvp fails: {reason}"
-            )
+            why = f"torch.func.jvp fails: {reason}" if wanted == "auto" else "as `jacobian_estimator` says"
             self._announce("The Jacobian is estimated by central finite differences", why, logging.WARNING)
             return "finite_difference"
         self._announce("The Jacobian products are exact", "torch.func.jvp works with this model", logging.INFO)
@@ -184,19 +183,15 @@ class AAJRTrainer(SFTTrainer):
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
         # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
         seed = int(torch.randint(2**31, ())) if self._dropout else None
-        policy = AgentPolicy(self.accelerator.unwrap_model(model), batch, seed)
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        policy = AgentPolicy(self.accelerator.unwrap_model(model), batch, seed)
         outer = AgentPolicy(model, batch, seed, **router)
-        state = policy.embeddings()
-        scale = embedding_norm(state, batch)
 
-        recorder = LogitRecorder()
         penalised = self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
-        products = [] if penalised and self._shares_forwards else None
-        trajectory, ball = self._ascend(policy, state, scale, recorder, products)
-        delta = None if trajectory is None or self.args.epsilon == 0 else trajectory.deltas[-1]
+        ascent = ascend(self.args, policy, self._ramp(), keep_products=penalised and self._shares_forwards)
+        delta = ascent.delta
         logits = outer(delta)
-        recorder.record(logits)
+        ascent.recorder.record(logits)
         losses = system_loss(self.args.system_loss, logits, batch)
         loss = self._normalised(logits, losses, batch, num_items_in_batch)
         if self.args.clean_loss_weight > 0:
@@ -209,112 +204,51 @@ class AAJRTrainer(SFTTrainer):
             aux_loss = outer.outputs.aux_loss
             loss = loss + self.router_aux_loss_coef * aux_loss / self._accumulation(num_items_in_batch)
 
-        metrics = {"aajr/embedding_norm": scale.mean()}
+        metrics = {"aajr/embedding_norm": ascent.scale.mean()}
         if self.aux_loss_enabled:
             metrics["aux_loss"] = aux_loss
-        if trajectory is None:
+        if ascent.trajectory is None:
             metrics |= {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
         else:
-            trajectory.losses[-1] = losses.detach()
+            ascent.trajectory.losses[-1] = losses.detach()
             smoothness = logit_smoothness(self.args.system_loss, batch)
-            metrics |= ascent_metrics(trajectory, recorder, ball, batch, smoothness)
+            metrics |= ascent_metrics(ascent.trajectory, ascent.recorder, ascent.ball, batch, smoothness)
         if penalised:
-            weighted, values = self._penalise(policy, state, scale, trajectory, products)
+            weighted, values = self._penalise(ascent)
             loss = loss + weighted / self._accumulation(num_items_in_batch)
             metrics |= values
-        self._record(loss, metrics | token_metrics(recorder.clean, batch), batch)
+        self._record(loss, metrics | token_metrics(ascent.recorder.clean, batch), batch)
         return loss
 
-    def _ascend(
-        self,
-        policy: AgentPolicy,
-        state: Tensor,
-        scale: Tensor,
-        recorder: LogitRecorder,
-        products: list[RecordedProducts] | None,
-    ) -> tuple[AscentTrajectory | None, PerturbationSet]:
-        """
-        The ascent on one micro-batch (equation 11), as a perturbation of the origin: the policy adds the state. What the
-        linear layers return at each of its points is added to `products`, if there is such a list.
-        """
-        args = self.args
-        unit = scale if args.epsilon_mode == "relative" else torch.ones_like(scale)
-        radius = self._ramp() * args.epsilon * unit
-        ball = PerturbationSet(radius, args.perturbation_norm, args.perturbation_scope)
-        along_ascent = args.penalty_active and args.regularizer in LOCAL_REGULARIZERS
-        if args.epsilon == 0 and not along_ascent:
-            return None, ball
-        step_size = args.ascent_step_size
-        if step_size != "auto":
-            # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.
-            unit = unit**2 if args.ascent_step_rule == "gradient" else unit
-            step_size = step_size * self._ramp() * unit
-
-        def loss_fn(delta: Tensor) -> Tensor:
-            if not torch.is_grad_enabled():  # backtracking evaluates further points, without gradients
-                return system_loss(args.system_loss, policy(delta), policy.batch)
-            with contextlib.ExitStack() as stack:
-                if products is not None:
-                    products.append(stack.enter_context(RecordedProducts()))
-                logits = policy(delta)
-            recorder.record(logits)
-            return system_loss(args.system_loss, logits, policy.batch)
-
-        with frozen_parameters(policy.model):
-            trajectory = projected_gradient_ascent(
-                loss_fn,
-                torch.zeros_like(state),
-                ball,
-                # Without a ball to move in, all steps see the same point.
-                steps=args.ascent_steps if args.epsilon > 0 else 1,
-                step_size=step_size,
-                step_rule=args.ascent_step_rule,
-                mask=policy.batch.perturbable,
-                final_loss=False,
-            )
-        return trajectory, ball
-
-    def _penalise(
-        self,
-        policy: AgentPolicy,
-        state: Tensor,
-        scale: Tensor,
-        trajectory: AscentTrajectory | None,
-        products: list[RecordedProducts] | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _penalise(self, ascent: PromptAscent) -> tuple[Tensor, dict[str, Tensor]]:
         """`lambda R`, averaged over the examples it is evaluated on, and its metrics."""
-        examples = len(policy.batch)
+        examples = len(ascent.policy.batch)
         count = max(round(self.args.penalty_fraction * examples), 1)
         if count < examples:
-            rows = torch.randperm(examples, device=state.device)[:count]
-            policy, state, scale = policy.select(rows), state[rows], scale[rows]
-            trajectory = None if trajectory is None else trajectory.select(rows)
-        step = None if self.estimator == "jvp" else self._difference_step(policy, state, scale, trajectory) * scale
-        estimator = {"estimator": self.estimator, "difference_step": step}
-        values, amplification = penalty(self.args, policy, state, trajectory, products, **estimator)
+            ascent = ascent.select(torch.randperm(examples, device=ascent.state.device)[:count])
+        step = None if self.estimator == "jvp" else self._difference_step(ascent) * ascent.scale
+        values, amplification = penalty(self.args, ascent, estimator=self.estimator, difference_step=step)
         metrics = {"aajr/penalty": values.mean()}
         if amplification is not None:
             metrics["aajr/amplification"] = amplification.mean()
         strength = self.args.regularizer_lambda * self.args.penalty_interval * self._ramp()
         return strength * values.mean(), metrics
 
-    def _difference_step(
-        self, policy: AgentPolicy, state: Tensor, scale: Tensor, trajectory: AscentTrajectory | None
-    ) -> float:
+    def _difference_step(self, ascent: PromptAscent) -> float:
         """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""
-        kept = self.state.stateful_callbacks.get(type(self).__name__)
-        if kept is None:
+        # Where Trainer keeps what callbacks remember; it is written to trainer_state.json.
+        memory, name = self.state.stateful_callbacks, type(self).__name__
+        if name not in memory:
             average = functools.partial(self.accelerator.reduce, reduction="mean")
-            found = calibrate(self.args, policy, state, scale, trajectory, self._exact_is_sound, average)
-            kept = {"args": {}, "attributes": found}
-            # Where Trainer keeps what callbacks remember; it is written to trainer_state.json.
-            self.state.stateful_callbacks[type(self).__name__] = kept
+            found = calibrate(self.args, ascent, self._exact_is_sound, average)
+            memory[name] = {"args": {}, "attributes": found}
+            error = found["difference_error"]
             self._announce(
                 f"Finite differences: step {found['difference_step']:.1e} of an embedding's norm",
-                f"relative error {found['difference_error']:.1e} {found['against']}",
-                logging.INFO,
+                f"relative error {error:.1e} {found['against']}",
+                logging.WARNING if error > _LARGE_ERROR else logging.INFO,
             )
-        return kept["attributes"]["difference_step"]
+        return memory[name]["attributes"]["difference_step"]
 
     def _ramp(self) -> float:
         """Part of epsilon and lambda in force: grows linearly to 1 over `aajr_warmup_ratio` of the steps."""

@@ -1,0 +1,109 @@
+"""The adversary of one micro-batch: projected gradient ascent on the prompt's embeddings, and all that it found."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..objective import AscentTrajectory, PerturbationSet, RecordedProducts, projected_gradient_ascent
+from .config import LOCAL_REGULARIZERS, AAJRConfig
+from .monitoring import LogitRecorder
+from .policy import AgentPolicy, embedding_norm, frozen_parameters
+from .system_losses import system_loss
+
+
+@dataclass
+class PromptAscent:
+    """
+    Attributes:
+        policy: The model on the micro-batch.
+        state: Its embeddings (B, L, d), detached.
+        scale: The mean norm of an embedding of each example, (B,): the unit of a relative epsilon.
+        ball: The perturbations that are allowed.
+        recorder: The logits at the points of the ascent.
+        trajectory: Points and directions (equations 11 and 12), as perturbations of the origin: the policy adds the
+            state. None if training needs no adversary.
+        products: What the linear layers returned at each step, if they were kept.
+        moves: Whether epsilon is above 0.
+    """
+
+    policy: AgentPolicy
+    state: Tensor
+    scale: Tensor
+    ball: PerturbationSet
+    recorder: LogitRecorder
+    trajectory: AscentTrajectory | None = None
+    products: list[RecordedProducts] | None = None
+    moves: bool = True
+
+    @property
+    def delta(self) -> Tensor | None:
+        """The perturbation that the outer loss sees; None where there is no ball to move in."""
+        return None if self.trajectory is None or not self.moves else self.trajectory.deltas[-1]
+
+    def select(self, rows: Tensor) -> PromptAscent:
+        """That of some examples of the batch, for the penalty."""
+        return replace(
+            self,
+            policy=self.policy.select(rows),
+            state=self.state[rows],
+            scale=self.scale[rows],
+            trajectory=None if self.trajectory is None else self.trajectory.select(rows),
+            products=None,
+        )
+
+
+def ascend(config: AAJRConfig, policy: AgentPolicy, ramp: float, keep_products: bool) -> PromptAscent:
+    """
+    The ascent on one micro-batch (equation 11).
+
+    Args:
+        config: The trainer's configuration.
+        policy: The model on the micro-batch.
+        ramp: Part of epsilon in force, in (0, 1].
+        keep_products: Whether to keep what the linear layers return at each point, for the jvp there.
+    """
+    state = policy.embeddings()
+    scale = embedding_norm(state, policy.batch)
+    unit = scale if config.epsilon_mode == "relative" else torch.ones_like(scale)
+    ball = PerturbationSet(ramp * config.epsilon * unit, config.perturbation_norm, config.perturbation_scope)
+    products = [] if keep_products else None
+    ascent = PromptAscent(policy, state, scale, ball, LogitRecorder(), None, products, config.epsilon > 0)
+    along_ascent = config.penalty_active and config.regularizer in LOCAL_REGULARIZERS
+    if config.epsilon == 0 and not along_ascent:
+        return ascent
+
+    def loss_fn(delta: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():  # backtracking evaluates further points, without gradients
+            return system_loss(config.system_loss, policy(delta), policy.batch)
+        with contextlib.ExitStack() as stack:
+            if products is not None:
+                products.append(stack.enter_context(RecordedProducts()))
+            logits = policy(delta)
+        ascent.recorder.record(logits)
+        return system_loss(config.system_loss, logits, policy.batch)
+
+    with frozen_parameters(policy.model):
+        ascent.trajectory = projected_gradient_ascent(
+            loss_fn,
+            torch.zeros_like(state),
+            ball,
+            # Without a ball to move in, all steps see the same point.
+            steps=config.ascent_steps if config.epsilon > 0 else 1,
+            step_size=_step_size(config, ramp, unit),
+            step_rule=config.ascent_step_rule,
+            mask=policy.batch.perturbable,
+            final_loss=False,
+        )
+    return ascent
+
+
+def _step_size(config: AAJRConfig, ramp: float, unit: Tensor) -> Tensor | str:
+    if config.ascent_step_size == "auto":
+        return "auto"
+    # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.
+    unit = unit**2 if config.ascent_step_rule == "gradient" else unit
+    return config.ascent_step_size * ramp * unit
