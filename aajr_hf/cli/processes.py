@@ -26,9 +26,8 @@ def run_launcher(parsed) -> int:
         return _first_failure(error.failures)
     except subprocess.CalledProcessError as error:  # a single process: it has said why
         return error.returncode if error.returncode > 0 else 128 - error.returncode
-    except (
-        SignalException
-    ) as error:  # the processes have been ended with the same signal, and rank 0 says how to resume
+    except SignalException as error:
+        # The processes have been ended with the same signal, and the first one says how to resume.
         return 128 + error.sigval
     except KeyboardInterrupt:
         return _end_children()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +98,9 @@ def run(argv: list[str]) -> int:
     arguments, _, config = parser.parse(argv)
     if config.use_cpu:
         shard_on_cpu()
+    # So that the choice of the estimator and its reason are seen, which the library logs as information.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("aajr_hf").setLevel(logging.INFO)
     train(arguments, config)
     return 0
 
