@@ -151,10 +151,7 @@ def run_case(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict
 
 def flops(case: Case, variant: Variant, measured: float) -> dict:
     theory = theoretical_flops(case, variant)
-    values = {"measured": measured, "theoretical": theory, "theoretical_forwards": theory / case.forward_flops()}
-    if variant.name == "exact":
-        values["theoretical_shared_forwards"] = theoretical_flops(case, variant, shared_forwards=True)
-    return values
+    return {"measured": measured, "theoretical": theory, "theoretical_forwards": theory / case.forward_flops()}
 
 
 def quartiles(values: list[float]) -> dict[str, float]:

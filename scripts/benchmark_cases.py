@@ -37,8 +37,8 @@ class Case:
     device: str
     model: Model
     vocabulary: int = 32_000
-    length: int = 128
-    batch: int = 4
+    length: int = 64
+    batch: int = 8
     action_tokens: int = 16
     ascent_steps: int = 3
 
@@ -87,6 +87,13 @@ class Variant:
         return bool(self.fields) and self.fields["epsilon"] > 0
 
     @property
+    def shares_forwards(self) -> bool:
+        """Whether its jvp take over what the ascent has computed at the same points."""
+        whole = self.fields.get("penalty_trajectory", "all") == "all" and self.fields.get("penalty_fraction", 1.0) == 1
+        along = self.fields["regularizer"] == "aajr" and self.fields["jacobian_estimator"] == "jvp"
+        return whole and along and not self.checkpointing
+
+    @property
     def interval(self) -> int:
         """Optimizer steps after which the cost repeats: whatever is measured is measured over multiples of it."""
         return self.fields.get("penalty_interval", 1) if self.fields else 1
@@ -102,7 +109,7 @@ def variants(preset: str) -> list[Variant]:
     """The ways of training of a preset: `quick` leaves out what its ratios do not need."""
     adversarial = {"epsilon": 0.25, "regularizer": "none", "regularizer_lambda": 0.0}
     exact = adversarial | {"regularizer": "aajr", "regularizer_lambda": 1e-3, "jacobian_estimator": "jvp"}
-    amortised = recipe_fields("aajr", "penalty_trajectory", "penalty_fraction", "penalty_interval")
+    amortised = recipe_fields("aajr-amortised", "penalty_trajectory", "penalty_fraction", "penalty_interval")
     spectral = recipe_fields("global", "regularizer", "power_iterations", "penalty_fraction", "penalty_interval")
     chosen = [
         Variant("sft", None),
@@ -119,15 +126,12 @@ def variants(preset: str) -> list[Variant]:
     return chosen
 
 
-def theoretical_flops(case: Case, variant: Variant, shared_forwards: bool = False) -> float:
+def theoretical_flops(case: Case, variant: Variant) -> float:
     """
     Operations of one optimizer step, averaged over the penalty's interval. Forward and backward by all weights take 3F,
     an input gradient 2F, a jvp with its backward 6F, as do the two evaluations of a central difference with theirs. A
-    pass under activation checkpointing runs its layers once more, a jvp its layers and their tangents.
-
-    Args:
-        case, variant: What is trained, and how.
-        shared_forwards: Whether a jvp takes over the forward of the ascent at the same point, F less for each.
+    pass under activation checkpointing runs its layers once more, a jvp its layers and their tangents; without it, a jvp at
+    all points of all examples takes over the forwards of the ascent, F less for each.
     """
     forward = case.forward_flops()
     again = case.layer_flops() if variant.checkpointing else 0
@@ -142,7 +146,7 @@ def theoretical_flops(case: Case, variant: Variant, shared_forwards: bool = Fals
         penalty = forward + 3 * forward * fields["power_iterations"] + 6 * forward + 2 * again
     else:
         points = case.ascent_steps if fields.get("penalty_trajectory", "all") == "all" else 1
-        penalty = points * ((5 if shared_forwards else 6) * forward + 2 * again)
+        penalty = points * ((5 if variant.shares_forwards else 6) * forward + 2 * again)
     rows = max(round(fields.get("penalty_fraction", 1.0) * case.batch), 1)
     return flops + penalty * rows / case.batch / variant.interval
 
@@ -151,9 +155,9 @@ def cases(preset: str, device: str) -> list[Case]:
     """The cases of a preset: `quick` is the base alone, `full` changes one of its dimensions at a time."""
     if device == "cpu":
         base = Case("base", device, MODELS["15M"])
-        lengths, models = (256, 512), ("5M", "60M")
+        lengths, models = (128, 256), ("5M", "60M")
     else:
-        base = Case("base", device, MODELS["0.5B"], length=512, action_tokens=64)
+        base = Case("base", device, MODELS["0.5B"], length=512, batch=4, action_tokens=64)
         lengths, models = (256, 1024), ("1B",)
     if preset == "quick":
         return [base]

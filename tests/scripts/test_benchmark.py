@@ -41,12 +41,12 @@ def test_a_forward_counted_by_hand():
 def test_steps_in_units_of_a_forward():
     forward, layers = TINY.forward_flops(), TINY.layer_flops()
 
-    def units(name, **kwargs):
-        return theoretical_flops(TINY, VARIANTS[name], **kwargs) / forward
+    def units(name):
+        return theoretical_flops(TINY, VARIANTS[name]) / forward
 
     assert units("adversarial") == 9
-    assert units("exact") == units("finite_difference") == 27
-    assert units("exact", shared_forwards=True) == 24
+    assert units("finite_difference") == 27
+    assert units("exact") == 24
     # Each of four passes runs its layers again; each of three jvp its layers and their tangents.
     assert units("adversarial_checkpointed") == pytest.approx(9 + 4 * layers / forward)
     assert units("exact_checkpointed") == pytest.approx(27 + 10 * layers / forward)
