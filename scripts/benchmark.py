@@ -101,13 +101,14 @@ def workers(case: Case, chosen: list[Variant]) -> Iterator[dict[str, Worker]]:
 def measure_time(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict[str, list[float]]:
     """Seconds per step of each variant in each round."""
     seconds = {variant.name: [] for variant in chosen}
+    work = {variant.name: theoretical_flops(case, variant) for variant in chosen}
     say(case, f"starting {len(chosen)} processes")
     with workers(case, chosen) as started:
         for i in range(rounds):
             shift = i % len(chosen)
             for variant in chosen[shift:] + chosen[:shift]:
-                # More of the short steps, whose ratio has to be told from 1.
-                block = steps if variant.ascends else 4 * steps
+                # More of the short steps, whose ratios have to be told from 1.
+                block = steps * math.ceil(max(work.values()) / 2 / work[variant.name])
                 block = math.ceil(block / variant.interval) * variant.interval
                 seconds[variant.name].append(started[variant.name].ask(block))
             line = ", ".join(f"{name} {values[-1]:.3g}" for name, values in seconds.items())
@@ -126,14 +127,15 @@ def measure_memory(case: Case, variant: Variant) -> dict:
 
 def run_case(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict:
     """Everything about one case."""
-    seconds = measure_time(case, chosen, rounds, steps)
+    seconds = measure_time(case, [variant for variant in chosen if variant.timed], rounds, steps)
     results = {}
     for variant in chosen:
         measured = measure_memory(case, variant)
+        times = seconds.get(variant.name)
         results[variant.name] = {
             "settings": variant.fields,
             "gradient_checkpointing": variant.checkpointing,
-            "step_seconds": quartiles(seconds[variant.name]) | {"rounds": seconds[variant.name]},
+            "step_seconds": None if times is None else quartiles(times) | {"rounds": times},
             "memory": measured["memory"],
             "flops": flops(case, variant, measured["flops"]),
         }

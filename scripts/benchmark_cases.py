@@ -77,6 +77,7 @@ class Variant:
     name: str
     fields: dict  # of AAJRConfig; None stands for TRL's own trainer and configuration
     checkpointing: bool = False
+    timed: bool = True
 
     @property
     def penalised(self) -> bool:
@@ -115,9 +116,9 @@ def variants(preset: str) -> list[Variant]:
         Variant("sft", None),
         Variant("plain", {"epsilon": 0.0, "regularizer_lambda": 0.0}),
         Variant("adversarial", adversarial),
-        Variant("adversarial_checkpointed", adversarial, checkpointing=True),
+        Variant("adversarial_checkpointed", adversarial, checkpointing=True, timed=preset == "full"),
         Variant("exact", exact),
-        Variant("exact_checkpointed", exact, checkpointing=True),
+        Variant("exact_checkpointed", exact, checkpointing=True, timed=preset == "full"),
         Variant("amortised", exact | amortised),
     ]
     if preset == "full":

@@ -38,17 +38,18 @@ _LEGEND = (
 
 
 def ratios(variants: dict[str, dict]) -> dict[str, float | None]:
-    """The ratios between the variants that were measured; None where memory could not be."""
+    """The ratios between the variants that were measured; None where time was not, or memory could not be."""
     measured = [ratio for ratio in RATIOS if {ratio.numerator, ratio.denominator} <= variants.keys()]
     return {ratio.name: _ratio(ratio, variants[ratio.numerator], variants[ratio.denominator]) for ratio in measured}
 
 
 def _ratio(ratio: Ratio, numerator: dict, denominator: dict) -> float | None:
+    quantity = "step_seconds" if ratio.quantity == "time" else "memory"
+    if numerator[quantity] is None or denominator[quantity] is None:
+        return None
     if ratio.quantity == "time":
         pairs = zip(numerator["step_seconds"]["rounds"], denominator["step_seconds"]["rounds"], strict=True)
         return statistics.median(above / below for above, below in pairs)
-    if numerator["memory"] is None or denominator["memory"] is None:
-        return None
     return numerator["memory"]["above_model_mib"] / denominator["memory"]["above_model_mib"]
 
 
@@ -85,8 +86,8 @@ def variant_table(case: dict) -> str:
         rows.append(
             [
                 name,
-                _milliseconds(time["median"]),
-                f"{_milliseconds(time['q1'])} .. {_milliseconds(time['q3'])}",
+                _milliseconds(time["median"]) if time else "-",
+                f"{_milliseconds(time['q1'])} .. {_milliseconds(time['q3'])}" if time else "-",
                 str(round(memory["above_model_mib"])) if memory else "-",
                 str(round(memory["activations_mib"])) if memory else "-",
                 _giga(flops["measured"]),

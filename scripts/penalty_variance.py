@@ -32,14 +32,13 @@ SETTINGS = [
     ("all", 1.0, 1),
     ("sample", 1.0, 1),
     ("sample", 0.5, 1),
-    ("sample", 0.25, 1),
-    ("sample", 0.25, 2),
-    ("sample", 0.25, 5),
-    ("sample", 0.25, 10),
+    ("sample", 0.125, 1),
+    ("sample", 0.125, 2),  # recipes/congestion/aajr-amortised.yaml
+    ("sample", 0.125, 4),
 ]
 
 
-def trainer_for(model: str, batch_size: int, folder: str) -> AAJRTrainer:
+def trainer_for(model: str, batch_size: int, batches: int, folder: str) -> AAJRTrainer:
     """The recipe's trainer with the penalty at full strength on every batch."""
     recipe = yaml.safe_load(RECIPE.read_text())
     names = ("epsilon", "ascent_steps", "regularizer", "regularizer_lambda", "freeze_embeddings", "seed")
@@ -53,7 +52,7 @@ def trainer_for(model: str, batch_size: int, folder: str) -> AAJRTrainer:
         disable_tqdm=True,
         **settings,
     )
-    return AAJRTrainer(model, config, train_dataset=Dataset.from_list(congestion_rows(40 * batch_size, seed=1)))
+    return AAJRTrainer(model, config, train_dataset=Dataset.from_list(congestion_rows(batches * batch_size, seed=1)))
 
 
 def gradient(trainer: AAJRTrainer, inputs: dict) -> torch.Tensor:
@@ -79,7 +78,7 @@ def spread(draws: list[torch.Tensor], mean: torch.Tensor) -> float:
 def measure(model: str, batch_size: int, draws: int) -> list[dict]:
     """One row for each setting; the first is that of different batches."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_for(model, batch_size, folder)
+        trainer = trainer_for(model, batch_size, draws + 1, folder)
     trainer.model.train()
     batches = iter(trainer.get_train_dataloader())
     inputs = trainer._prepare_inputs(next(batches))
@@ -101,13 +100,16 @@ def measure(model: str, batch_size: int, draws: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of an agent, or Hub name")
+    parser.add_argument("--model", required=True, help="folder of an agent")
     parser.add_argument("--batch_size", type=int, default=32, help="examples (default: %(default)s)")
     parser.add_argument("--draws", type=int, default=60, help="of each setting (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file for the numbers")
     arguments = parser.parse_args()
     if not (Path(arguments.model) / "config.json").is_file():
-        print(f"error: `--model`: there is no model in {arguments.model}.", file=sys.stderr)
+        print(
+            f"error: `--model`: there is no model in {arguments.model}; make one with `aajr init-agent`.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     logging.set_verbosity_error()
     rows = measure(arguments.model, arguments.batch_size, arguments.draws)

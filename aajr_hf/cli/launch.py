@@ -93,7 +93,7 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
         The exit status of the process that failed first, or 0.
 
     Raises:
-        UserError: for an option of Accelerate's that cannot be, or a mistake that the processes found.
+        UserError: for an option of Accelerate's that cannot be. Mistakes that the processes find are printed.
     """
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import patch_environment
@@ -108,7 +108,7 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
     script = ["aajr_hf.cli.main", "train", *train_argv, *(["--use_cpu", "true"] if on_cpu else [])]
     parsed = _launcher_parser().parse_args([*own, *flags, "--module", *script])
     if parsed.training_script != script[0]:
-        raise UserError(f"unexpected argument: {parsed.training_script!r}")
+        raise UserError(f"unexpected argument: {parsed.training_script!r} (see aajr train --help)")
     with patch_environment(**{LAUNCHED: "1"}):
         return run_launcher(parsed)
 
@@ -116,7 +116,8 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
 def _default_config(num_processes: int | None) -> str:
     import torch
 
-    if num_processes == 1:
+    # An option of Accelerate's alone asks for no second process.
+    if num_processes in (None, 1):
         return "single"
     return "ddp" if torch.cuda.is_available() else "ddp_cpu"
 

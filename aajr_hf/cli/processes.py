@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 from .errors import UserError
+
+_GRACE_SECONDS = 5
 
 
 def run_launcher(parsed) -> int:
@@ -53,8 +56,10 @@ def _end_children() -> int:
     """Accelerate's launcher of a single process does not wait for it to save what it must."""
     import psutil
 
-    children = psutil.Process().children()
-    for child in children:
-        child.send_signal(signal.SIGINT)
-    psutil.wait_procs(children)
+    # A terminal's Ctrl-C has reached them, too: a second signal would cut off what they save and say.
+    _, alive = psutil.wait_procs(psutil.Process().children(), timeout=_GRACE_SECONDS)
+    for child in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.send_signal(signal.SIGINT)
+    psutil.wait_procs(alive)
     return 130

@@ -177,7 +177,7 @@ class _ForwardModeFunctions(TorchFunctionMode):
             if product is None:
                 output = linear(input, weight, bias)
             else:
-                output = _KnownLinear.apply(input.to(product.dtype), weight.to(product.dtype), bias, product)
+                output = _KnownLinear.apply(input.to(product.dtype), weight, bias, product)
             output_tangent = linear(tangent, weight)
         return _join(output, output_tangent, level)
 
@@ -187,7 +187,9 @@ class _KnownLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, input, weight, bias, product):
-        ctx.save_for_backward(input, weight)
+        # No copy of the weight in the product's type, and no input that no gradient needs.
+        of_input, of_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(input if of_weight else None, weight if of_input else None)
         return product.view_as(product)
 
     @staticmethod
@@ -196,7 +198,7 @@ class _KnownLinear(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         rows = gradient.flatten(0, -2)
         return (
-            gradient @ weight if wanted[0] else None,
+            gradient @ weight.to(gradient.dtype) if wanted[0] else None,
             rows.t() @ input.flatten(0, -2) if wanted[1] else None,
             rows.sum(dim=0) if wanted[2] else None,
             None,

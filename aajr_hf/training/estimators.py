@@ -14,7 +14,7 @@ from ..objective import directional_jacobian, random_unit_direction
 from .ascent import PromptAscent
 from .batch import AgentBatch
 from .config import AAJRConfig
-from .policy import AgentPolicy, fixed_seed, forward_ad_ready, penalised_output
+from .policy import AgentPolicy, fixed_seed, forward_ad_ready, penalised_policy
 
 # Relative to the mean norm of an embedding. Models compute their norms in fp32 at best, and their activations in bf16,
 # which leaves three digits; embeddings in bf16 do not even change under small steps.
@@ -34,7 +34,12 @@ def no_forward_mode(model: nn.Module, accelerator: Accelerator, autocast: Callab
     # Where weights are loaded by the first process alone, the others have nothing to try.
     if accelerator.is_main_process:
         with autocast():
-            reason = [_failure(model)]
+            failure = _failure(model)
+        reason = [
+            failure
+            and f"{failure}; load the model with `attn_implementation` sdpa or eager, and a mixture of "
+            "experts with `model.set_experts_implementation('eager')`"
+        ]
     return broadcast_object_list(reason)[0]
 
 
@@ -66,7 +71,7 @@ def _failure(model: nn.Module) -> str | None:
             if not tangent.requires_grad:
                 return "the tangent carries no gradient to the parameters"
             gradients = torch.autograd.grad(tangent.square().sum(), parameters, allow_unused=True)
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         # Not swallowed: the trainer names it in its error, or in the warning that it estimates instead.
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     if all(g is None or not bool(g.any()) for g in gradients):
@@ -98,8 +103,7 @@ def calibrate(
     else:
         direction = ascent.trajectory.directions[0]
 
-    def output(delta: Tensor) -> Tensor:
-        return penalised_output(policy(delta), policy.batch, config.penalty_output, config.penalty_reduction)
+    output = penalised_policy(policy, config.penalty_output, config.penalty_reduction)
 
     def estimate(step: float) -> Tensor:
         kwargs = {"estimator": "finite_difference", "difference_step": step * ascent.scale}
@@ -125,7 +129,8 @@ def calibrated_step(estimate: Callable[[float], Tensor], average: Callable[[Tens
         average: Over processes, so that all of them choose the same.
 
     Returns:
-        `(h, ||J_h u - J_{h/2} u|| / ||J_h u||)`: the step and its relative error as far as the estimates show it.
+        `(h, ||J_h u - J_{h/2} u|| / ||J_h u||)`: the step and its relative error as far as the estimates show it;
+        infinite where no step changes anything, as with a policy that is constant.
     """
     steps = [_FIRST_STEP * 2.0**octave for octave in range(-_HALVINGS - 1, _DOUBLINGS + 1)]
     differences, finer = [], None
@@ -137,5 +142,7 @@ def calibrated_step(estimate: Callable[[float], Tensor], average: Callable[[Tens
             differences.append(difference.nan_to_num(nan=torch.inf))
         finer = tangent
     differences = average(torch.stack(differences))
+    if not bool(torch.isfinite(differences).any()):
+        return _FIRST_STEP, float("inf")
     best = int(differences.argmin())
     return steps[best + 1], float(differences[best])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +150,11 @@ def penalised_output(logits: Tensor, batch: AgentBatch, output: str, reduction: 
     if reduction == "token_mean":
         values = values / batch.action_mask.sum(dim=1).sqrt()[:, None, None]
     return values
+
+
+def penalised_policy(policy: AgentPolicy, output: str, reduction: str) -> Callable[[Tensor], Tensor]:
+    """The policy whose Jacobian is penalised: from delta (B, L, d) to [`penalised_output`] of its logits."""
+    return lambda delta: penalised_output(policy(delta), policy.batch, output, reduction)
 
 
 def uses_dropout(model: nn.Module) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..objective import (
-    directional_jacobian,
+    AscentTrajectory,
     frobenius_norm_squared,
     random_unit_direction,
     squared_amplification,
@@ -18,14 +18,15 @@ from ..objective import (
 )
 from .ascent import PromptAscent
 from .config import LOCAL_REGULARIZERS, AAJRConfig
-from .policy import forward_ad_ready, penalised_output
+from .policy import forward_ad_ready, penalised_policy
 
 
-def points_of_trajectory(rule: str, steps: int) -> Sequence[int]:
-    """The steps t at which the penalty is evaluated: all, the last, or one drawn from the global RNG."""
-    if rule == "all":
+def points_of_trajectory(rule: str, trajectory: AscentTrajectory | None, generator: torch.Generator) -> Sequence[int]:
+    """The steps t at which the penalty is evaluated: all, the last, or one that is drawn; none without a trajectory."""
+    steps = 0 if trajectory is None else trajectory.steps
+    if rule == "all" or steps == 0:
         return range(steps)
-    return [steps - 1] if rule == "last" else [int(torch.randint(steps, ()))]
+    return [steps - 1] if rule == "last" else [int(torch.randint(steps, (), generator=generator))]
 
 
 def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
 
 
 def penalty(
-    config: AAJRConfig, ascent: PromptAscent, *, estimator: str, difference_step: Tensor | None
+    config: AAJRConfig, ascent: PromptAscent, steps: Sequence[int], *, estimator: str, difference_step: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """
     The penalty of each example, differentiable in the policy's parameters.
@@ -50,6 +51,7 @@ def penalty(
         config: The trainer's configuration.
         ascent: The adversary of one micro-batch (or of a part of it); its trajectory may be None for the regularizers
             that are not evaluated along it.
+        steps: The steps t of the trajectory at which it is evaluated.
         estimator: `"jvp"` or `"finite_difference"`.
         difference_step: Step of the finite differences, (B,).
 
@@ -61,22 +63,18 @@ def penalty(
     policy, state, trajectory = ascent.policy, ascent.state, ascent.trajectory
     mask = policy.batch.perturbable
 
-    def output(delta: Tensor) -> Tensor:
-        return penalised_output(policy(delta), policy.batch, config.penalty_output, config.penalty_reduction)
-
+    output = penalised_policy(policy, config.penalty_output, config.penalty_reduction)
     kwargs = {"estimator": estimator, "difference_step": difference_step}
     with forward_ad_ready(policy.model) if estimator == "jvp" else contextlib.nullcontext():
         if config.regularizer == "aajr":
             # The policy is a function of delta alone, so the state of the trajectory is the origin.
-            points = points_of_trajectory(config.penalty_trajectory, trajectory.steps)
             squared = trajectory_amplification(
-                output, torch.zeros_like(state), trajectory, points=points, products=ascent.products, **kwargs
+                output, torch.zeros_like(state), trajectory, points=steps, products=ascent.products, **kwargs
             )
             amplification = squared.detach().sqrt().mean(dim=0)
             return budgeted(squared, config.amplification_budget).mean(dim=0), amplification
         if config.regularizer in LOCAL_REGULARIZERS:
-            points = points_of_trajectory(config.penalty_trajectory, trajectory.steps)
-            deltas = [trajectory.deltas[t] for t in points]
+            deltas = [trajectory.deltas[t] for t in steps]
         else:
             deltas = [interpolations(state, mask)]
         values = [_squared_norm(config, output, delta, mask, kwargs) for delta in deltas]
@@ -92,10 +90,10 @@ def budgeted(squared: Tensor, budget: float | None) -> Tensor:
 
 
 def _squared_norm(config: AAJRConfig, output, delta: Tensor, mask: Tensor, kwargs: dict) -> Tensor:
-    if config.regularizer == "random_direction":
-        return squared_amplification(output, delta, random_unit_direction(delta, mask), **kwargs)
     if config.regularizer == "global_frobenius":
         return frobenius_norm_squared(output, delta, samples=1, mask=mask, **kwargs)
-    direction = top_singular_direction(output, delta, iterations=config.power_iterations, mask=mask, **kwargs)
-    _, tangent = directional_jacobian(output, delta, direction, **kwargs)
-    return tangent.flatten(1).square().sum(dim=1)
+    if config.regularizer == "random_direction":
+        direction = random_unit_direction(delta, mask)
+    else:
+        direction = top_singular_direction(output, delta, iterations=config.power_iterations, mask=mask, **kwargs)
+    return squared_amplification(output, delta, direction, **kwargs)

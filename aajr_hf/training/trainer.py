@@ -20,7 +20,7 @@ from .data import AgentCollator, add_agent_columns, check_examples
 from .estimators import calibrate, no_forward_mode
 from .monitoring import ascent_metrics, logit_smoothness, token_metrics
 from .policy import AgentPolicy, uses_dropout
-from .regularizers import penalty
+from .regularizers import penalty, points_of_trajectory
 from .system_losses import system_loss, token_nll
 
 logger = logging.get_logger(__name__)
@@ -120,9 +120,7 @@ class AAJRTrainer(SFTTrainer):
         self._exact_is_sound = reason is None
         if wanted == "jvp" and reason is not None:
             raise ValueError(
-                f"`jacobian_estimator=jvp` does not work with this model ({reason}): set it to auto or "
-                "finite_difference, or load the model with `attn_implementation` sdpa or eager and, for a mixture of "
-                "experts, call `model.set_experts_implementation('eager')`."
+                f"`jacobian_estimator=jvp` does not work here: set it to auto or finite_difference. Reason: {reason}."
             )
         if wanted == "finite_difference" or reason is not None:
             why = f"torch.func.jvp fails: {reason}" if wanted == "auto" else "as `jacobian_estimator` says"
@@ -139,7 +137,9 @@ class AAJRTrainer(SFTTrainer):
         """
         args = self.args
         everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
-        return everywhere and self.estimator == "jvp" and not (args.gradient_checkpointing or self.is_fsdp_enabled)
+        # Other adapters make their weights anew in each forward.
+        stays = args.adapter in ("full", "lora") and not self.is_fsdp_enabled
+        return everywhere and stays and self.estimator == "jvp" and not args.gradient_checkpointing
 
     def _announce(self, choice: str, why: str, level: int) -> None:
         if self.accelerator.is_main_process:
@@ -224,10 +224,14 @@ class AAJRTrainer(SFTTrainer):
         """`lambda R`, averaged over the examples it is evaluated on, and its metrics."""
         examples = len(ascent.policy.batch)
         count = max(round(self.args.penalty_fraction * examples), 1)
+        # From the RNG that a resumed run restores; each process draws other points, as its batches are others.
+        seed = int(torch.randint(2**31, ())) + self.accelerator.process_index
+        generator = torch.Generator().manual_seed(seed)
         if count < examples:
-            ascent = ascent.select(torch.randperm(examples, device=ascent.state.device)[:count])
+            ascent = ascent.select(torch.randperm(examples, generator=generator)[:count].to(ascent.state.device))
+        steps = points_of_trajectory(self.args.penalty_trajectory, ascent.trajectory, generator)
         step = None if self.estimator == "jvp" else self._difference_step(ascent) * ascent.scale
-        values, amplification = penalty(self.args, ascent, estimator=self.estimator, difference_step=step)
+        values, amplification = penalty(self.args, ascent, steps, estimator=self.estimator, difference_step=step)
         metrics = {"aajr/penalty": values.mean()}
         if amplification is not None:
             metrics["aajr/amplification"] = amplification.mean()
@@ -241,8 +245,10 @@ class AAJRTrainer(SFTTrainer):
         if name not in memory:
             average = functools.partial(self.accelerator.reduce, reduction="mean")
             found = calibrate(self.args, ascent, self._exact_is_sound, average)
-            memory[name] = {"args": {}, "attributes": found}
             error = found["difference_error"]
+            if not math.isfinite(error):  # nothing to be learnt from this batch
+                return found["difference_step"]
+            memory[name] = {"args": {}, "attributes": found}
             self._announce(
                 f"Finite differences: step {found['difference_step']:.1e} of an embedding's norm",
                 f"relative error {error:.1e} {found['against']}",

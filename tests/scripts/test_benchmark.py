@@ -89,14 +89,17 @@ def test_the_command_measures_and_writes_what_it_promises(tmp_path, monkeypatch,
     assert result["machine"].keys() >= {"cpu", "cores", "threads", "ram_gib", "device", "os", "python", "torch", "trl"}
     entries = result["cases"]["tiny"]["variants"]
     assert entries.keys() == {variant.name for variant in variants("quick")} == result["flops"].keys()
-    assert all(len(entry["step_seconds"]["rounds"]) == 2 for entry in entries.values())
+    timed = {name for name, entry in entries.items() if entry["step_seconds"] is not None}
+    assert timed == {name for name in entries if not name.endswith("_checkpointed")}
+    assert all(len(entries[name]["step_seconds"]["rounds"]) == 2 for name in timed)
     counts = {name: entry["measured"] / entry["theoretical"] for name, entry in result["flops"].items()}
     # TRL's head forms its logits a second time in the backward, which 3F leaves out.
     assert (
         counts["sft"] == counts["plain"] == pytest.approx(1 + 2 * 62 * 64 * 500 / (3 * TINY.sft_forward_flops()), 0.02)
     )
-    assert counts["adversarial"] == pytest.approx(1, rel=0.1)
-    assert counts["exact"] > 0.85
+    for name in counts.keys() - {"sft", "plain"}:
+        # Attention inside a jvp is not shared, and its math kernel multiplies masked scores, too.
+        assert 0.9 < counts[name] < 1.25, name
 
     output = capsys.readouterr().out
     assert files[1].read_text() in output

@@ -63,7 +63,9 @@ def assert_same_run(actual: dict, expected: dict, tolerance: float = 1e-5) -> No
 def assert_same_logs(actual: dict, expected: dict, tolerance: float) -> None:
     assert len(actual["logs"]) == len(expected["logs"]) == STEPS
     for one, other in zip(actual["logs"], expected["logs"], strict=True):
-        for key in ("loss", "grad_norm", "aajr/penalty", "aajr/adversarial_loss", "aajr/amplification", "entropy"):
+        assert one.keys() == other.keys()
+        compared = {"loss", "grad_norm", "aajr/penalty", "aajr/adversarial_loss", "aajr/amplification", "entropy"}
+        for key in compared & other.keys():
             assert one[key] == pytest.approx(other[key], rel=tolerance), key
 
 
@@ -73,22 +75,26 @@ def assert_same_weights(actual: dict, expected: dict, tolerance: float = 1e-5) -
         assert torch.allclose(actual[key], value, rtol=tolerance, atol=tolerance), key
 
 
-@pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2_cpu"])
-def test_two_processes_train_as_one_that_accumulates(config, tmp_path, one_process):
-    launch(config, tmp_path, *CASES, "resume:full-checkpointed", "resume:lora-checkpointed")
-    sharded = config == "fsdp2_cpu"
-    for name in EXACT:
-        first, second = result(tmp_path, name), result(tmp_path, name, 1)
-        assert first["estimator"] == "jvp" and first["sharded"] == sharded
-        assert first["distributed_type"] == ("FSDP" if sharded else "MULTI_CPU")
-        assert_same_run(first, one_process(name))
-        # Shards differ by design; their sum is what the weights above agree on.
-        assert first["gradient_difference"] == second["gradient_difference"] == 0
-    assert_same_run(result(tmp_path, "finite-difference"), one_process("finite-difference"), DIFFERENCES)
-    # Random directions are drawn anew for each micro-batch, so one and two processes see others.
-    assert result(tmp_path, "global")["gradient_difference"] == 0
-    for name in ("full-checkpointed", "lora-checkpointed"):
-        check_saved(tmp_path, name)
+def test_two_processes_train_as_one_that_accumulates(tmp_path, one_process):
+    for config in ("ddp_cpu", "fsdp2_cpu"):
+        folder, sharded = tmp_path / config, config == "fsdp2_cpu"
+        folder.mkdir()
+        launch(config, folder, *CASES, "resume:full-checkpointed", "resume:lora-checkpointed")
+        for name in CASES:
+            first, second = result(folder, name), result(folder, name, 1)
+            assert first["sharded"] == sharded
+            assert first["distributed_type"] == ("FSDP" if sharded else "MULTI_CPU")
+            # Shards are never compared; that their sum is right shows in the weights.
+            assert first["gradient_difference"] == second["gradient_difference"] == (None if sharded else 0)
+            if name in EXACT:
+                assert first["estimator"] == "jvp"
+                assert_same_run(first, one_process(name))
+        assert_same_run(result(folder, "finite-difference"), one_process("finite-difference"), DIFFERENCES)
+        for name in ("full-checkpointed", "lora-checkpointed"):
+            check_saved(folder, name)
+    # What they draw at random depends on the process, so two are compared with two.
+    for name in ("global", "amortised"):
+        assert_same_run(result(tmp_path / "fsdp2_cpu", name), result(tmp_path / "ddp_cpu", name))
 
 
 @pytest.mark.skipif(
