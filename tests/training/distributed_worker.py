@@ -54,7 +54,14 @@ class GradientsAgree(TrainerCallback):
 
 
 def arguments(**overrides) -> dict:
-    shared = {"per_device_train_batch_size": 2, "optim": "adamw_torch", "learning_rate": 1e-2, "max_grad_norm": 0.5}
+    # Not DeepSpeed's own clipping of 1; and an epsilon that keeps Adam from making steps of gradients' rounding.
+    shared = {
+        "adam_epsilon": 1e-4,
+        "per_device_train_batch_size": 2,
+        "optim": "adamw_torch",
+        "learning_rate": 1e-2,
+        "max_grad_norm": 0.5,
+    }
     if "ACCELERATE_USE_DEEPSPEED" in os.environ:
         shared |= {"ddp_backend": "gloo", "use_cpu": False}
     return shared | {"max_steps": STEPS, "adapter_rank": 4} | overrides
