@@ -37,9 +37,9 @@ class Case:
     device: str
     model: Model
     vocabulary: int = 32_000
-    length: int = 64
-    batch: int = 8
-    action_tokens: int = 16
+    length: int = 32
+    batch: int = 16
+    action_tokens: int = 8
     ascent_steps: int = 3
 
     @property
@@ -156,7 +156,7 @@ def cases(preset: str, device: str) -> list[Case]:
     """The cases of a preset: `quick` is the base alone, `full` changes one of its dimensions at a time."""
     if device == "cpu":
         base = Case("base", device, MODELS["15M"])
-        lengths, models = (128, 256), ("5M", "60M")
+        lengths, models = (64, 128), ("5M", "60M")
     else:
         base = Case("base", device, MODELS["0.5B"], length=512, batch=4, action_tokens=64)
         lengths, models = (256, 1024), ("1B",)

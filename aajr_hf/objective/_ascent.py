@@ -41,6 +41,14 @@ class AscentTrajectory:
         """The trajectories of some examples of the batch."""
         return AscentTrajectory(*(getattr(self, f.name)[:, rows] for f in fields(self)))
 
+    def at(self, steps: Tensor, rows: Tensor) -> AscentTrajectory:
+        """For pairs of a step and an example, both (n,): trajectories of that step alone, as a batch of n."""
+        ends = {
+            name: torch.stack([getattr(self, name)[steps + i, rows] for i in (0, 1)]) for name in ("deltas", "losses")
+        }
+        single = ("directions", "gradient_norms", "step_sizes")
+        return AscentTrajectory(**ends, **{name: getattr(self, name)[steps, rows][None] for name in single})
+
     @property
     def steps(self) -> int:
         return self.directions.shape[0]

@@ -44,16 +44,13 @@ class PromptAscent:
         """The perturbation that the outer loss sees; None where there is no ball to move in."""
         return None if self.trajectory is None or not self.moves else self.trajectory.deltas[-1]
 
-    def select(self, rows: Tensor) -> PromptAscent:
-        """That of some examples of the batch, for the penalty."""
-        return replace(
-            self,
-            policy=self.policy.select(rows),
-            state=self.state[rows],
-            scale=self.scale[rows],
-            trajectory=None if self.trajectory is None else self.trajectory.select(rows),
-            products=None,
-        )
+    def select(self, rows: Tensor, steps: Tensor | None = None) -> PromptAscent:
+        """That of some examples of the batch; with `steps` (n,), of a single step of each one's trajectory."""
+        trajectory = self.trajectory
+        if trajectory is not None:
+            trajectory = trajectory.select(rows) if steps is None else trajectory.at(steps, rows)
+        part = {"policy": self.policy.select(rows), "state": self.state[rows], "scale": self.scale[rows]}
+        return replace(self, trajectory=trajectory, products=None, **part)
 
 
 def ascend(config: AAJRConfig, policy: AgentPolicy, ramp: float, keep_products: bool) -> PromptAscent:

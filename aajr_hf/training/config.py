@@ -98,10 +98,11 @@ class AAJRConfig(SFTConfig):
         power_iterations (`int`, *optional*, defaults to `3`):
             Power iterations of the spectral regularizers.
         penalty_trajectory (`str`, *optional*, defaults to `"all"`):
-            Points of the ascent at which the penalty is evaluated: `"all"` K of them, the `"last"`, or one `"sample"`
-            drawn per micro-batch, an unbiased estimate of all.
+            Points of the ascent at which the penalty is evaluated: `"all"` K of them, the `"last"`, or a `"sample"`: as
+            many of all points of the micro-batch as it has examples, an unbiased estimate of all.
         penalty_fraction (`float`, *optional*, defaults to `1.0`):
-            Random part of each micro-batch on which the penalty is evaluated.
+            Part of each micro-batch on which the penalty is evaluated, drawn at random. With the regularizer `"aajr"`,
+            points are drawn in proportion to the squared amplification that the ascent has seen, and weighted.
         penalty_interval (`int`, *optional*, defaults to `1`):
             Evaluate the penalty every n-th optimizer step, with n times lambda.
         aajr_warmup_ratio (`float`, *optional*, defaults to `0.0`):
@@ -179,7 +180,7 @@ class AAJRConfig(SFTConfig):
     penalty_trajectory: str = _choice(
         "penalty_trajectory",
         "all",
-        "Points of the ascent at which the penalty is evaluated: all, the last, or one sample (unbiased).",
+        "Points of the ascent at which the penalty is evaluated: all, the last, or a sample of them (unbiased).",
     )
     penalty_fraction: float = field(
         default=1.0, metadata={"help": "Random part of each micro-batch on which the penalty is evaluated."}

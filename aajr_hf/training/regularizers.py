@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..objective import (
-    AscentTrajectory,
     frobenius_norm_squared,
     random_unit_direction,
     squared_amplification,
@@ -19,14 +18,6 @@ from ..objective import (
 from .ascent import PromptAscent
 from .config import LOCAL_REGULARIZERS, AAJRConfig
 from .policy import forward_ad_ready, penalised_policy
-
-
-def points_of_trajectory(rule: str, trajectory: AscentTrajectory | None, generator: torch.Generator) -> Sequence[int]:
-    """The steps t at which the penalty is evaluated: all, the last, or one that is drawn; none without a trajectory."""
-    steps = 0 if trajectory is None else trajectory.steps
-    if rule == "all" or steps == 0:
-        return range(steps)
-    return [steps - 1] if rule == "last" else [int(torch.randint(steps, (), generator=generator))]
 
 
 def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:

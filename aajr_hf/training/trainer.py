@@ -13,6 +13,7 @@ from transformers import logging
 from trl import SFTTrainer
 
 from .adapters import peft_config as make_peft_config
+from .amortisation import draw_points
 from .ascent import PromptAscent, ascend
 from .batch import EXTRA_COLUMNS, AgentBatch
 from .config import AAJRConfig
@@ -20,7 +21,7 @@ from .data import AgentCollator, add_agent_columns, check_examples
 from .estimators import calibrate, no_forward_mode
 from .monitoring import ascent_metrics, logit_smoothness, token_metrics
 from .policy import AgentPolicy, uses_dropout
-from .regularizers import penalty, points_of_trajectory
+from .regularizers import penalty
 from .system_losses import system_loss, token_nll
 
 logger = logging.get_logger(__name__)
@@ -221,22 +222,20 @@ class AAJRTrainer(SFTTrainer):
         return loss
 
     def _penalise(self, ascent: PromptAscent) -> tuple[Tensor, dict[str, Tensor]]:
-        """`lambda R`, averaged over the examples it is evaluated on, and its metrics."""
-        examples = len(ascent.policy.batch)
-        count = max(round(self.args.penalty_fraction * examples), 1)
+        """`lambda R`, averaged over examples or estimated from some of them, and its metrics."""
         # From the RNG that a resumed run restores; each process draws other points, as its batches are others.
         seed = int(torch.randint(2**31, ())) + self.accelerator.process_index
-        generator = torch.Generator().manual_seed(seed)
-        if count < examples:
-            ascent = ascent.select(torch.randperm(examples, generator=generator)[:count].to(ascent.state.device))
-        steps = points_of_trajectory(self.args.penalty_trajectory, ascent.trajectory, generator)
+        points = draw_points(self.args, ascent, torch.Generator().manual_seed(seed))
+        ascent, weights = points.ascent, points.weights
         step = None if self.estimator == "jvp" else self._difference_step(ascent) * ascent.scale
-        values, amplification = penalty(self.args, ascent, steps, estimator=self.estimator, difference_step=step)
-        metrics = {"aajr/penalty": values.mean()}
+        estimator = {"estimator": self.estimator, "difference_step": step}
+        values, amplification = penalty(self.args, ascent, points.steps, **estimator)
+        value = (weights * values).mean()
+        metrics = {"aajr/penalty": value}
         if amplification is not None:
-            metrics["aajr/amplification"] = amplification.mean()
+            metrics["aajr/amplification"] = (weights * amplification).mean()
         strength = self.args.regularizer_lambda * self.args.penalty_interval * self._ramp()
-        return strength * values.mean(), metrics
+        return strength * value, metrics
 
     def _difference_step(self, ascent: PromptAscent) -> float:
         """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""

@@ -254,17 +254,6 @@ def test_finite_differences_agree_with_the_exact_penalty(tmp_path):
     assert_same_gradient(estimated, exact, 1e-2)
 
 
-def test_a_sampled_point_averages_to_all_points(tmp_path):
-    _, full = one_step(tmp_path)
-    run = trainer(tmp_path, data=dataset(4), penalty_trajectory="sample", max_steps=60, learning_rate=1e-12)
-    run.train()
-    draws = {round(log["aajr/penalty"], 1) for log in run.state.log_history if "aajr/penalty" in log}
-    run = trainer(tmp_path, data=dataset(4), max_steps=1, learning_rate=1e-12)
-    run.train()
-    assert len(draws) == 3
-    assert sum(draws) / 3 == pytest.approx(run.state.log_history[0]["aajr/penalty"], rel=1e-4)
-
-
 def test_the_interval_multiplies_lambda_and_skips_the_steps_between(tmp_path):
     run = trainer(tmp_path, penalty_interval=2, regularizer_lambda=0.01, max_steps=4, learning_rate=1e-12)
     run.train()
