@@ -32,8 +32,8 @@ SETTINGS = [
     ("all", 1.0, 1),
     ("sample", 1.0, 1),
     ("sample", 0.5, 1),
-    ("sample", 0.0625, 1),  # recipes/congestion/aajr-amortised.yaml
-    ("sample", 0.125, 2),
+    ("sample", 0.0625, 1),
+    ("sample", 0.125, 2),  # recipes/congestion/aajr-amortised.yaml
     ("sample", 0.25, 4),
 ]
 
