@@ -167,6 +167,8 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=arguments.dataset_name)
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
+    # Now, not at the interpreter's exit: there, the collectives' threads abort a process whose peer has gone before it.
+    trainer.accelerator.end_training()
 
 
 def load_data(arguments: TrainArguments) -> DatasetDict:

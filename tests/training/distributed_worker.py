@@ -131,6 +131,8 @@ def main() -> None:
         state = PartialState()
         torch.save(result, output / f"{name}-{state.process_index}.pt")
         state.wait_for_everyone()
+    # The collectives' threads would abort a process that ends before its peer does.
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
