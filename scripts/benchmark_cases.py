@@ -111,6 +111,8 @@ def variants(preset: str) -> list[Variant]:
     adversarial = {"epsilon": 0.25, "regularizer": "none", "regularizer_lambda": 0.0}
     exact = adversarial | {"regularizer": "aajr", "regularizer_lambda": 1e-3, "jacobian_estimator": "jvp"}
     amortised = recipe_fields("aajr-amortised", "penalty_trajectory", "penalty_fraction", "penalty_interval")
+    # The recipe's penalty takes its control variate from the clean pass, so both sides have one.
+    clean = recipe_fields("aajr-amortised", "clean_loss_weight")
     spectral = recipe_fields("global", "regularizer", "power_iterations", "penalty_fraction", "penalty_interval")
     chosen = [
         Variant("sft", None),
@@ -119,7 +121,8 @@ def variants(preset: str) -> list[Variant]:
         Variant("adversarial_checkpointed", adversarial, checkpointing=True, timed=preset == "full"),
         Variant("exact", exact),
         Variant("exact_checkpointed", exact, checkpointing=True, timed=preset == "full"),
-        Variant("amortised", exact | amortised),
+        Variant("adversarial_and_clean", adversarial | clean),
+        Variant("amortised", exact | amortised | clean),
     ]
     if preset == "full":
         chosen.append(Variant("finite_difference", exact | {"jacobian_estimator": "finite_difference"}))
@@ -138,7 +141,8 @@ def theoretical_flops(case: Case, variant: Variant) -> float:
     again = case.layer_flops() if variant.checkpointing else 0
     if not variant.ascends:
         return 3 * case.sft_forward_flops() + again
-    flops = case.ascent_steps * (2 * forward + again) + 3 * forward + again
+    passes = 2 if variant.fields.get("clean_loss_weight", 0.0) > 0 else 1
+    flops = case.ascent_steps * (2 * forward + again) + passes * (3 * forward + again)
     if not variant.penalised:
         return flops
     fields = variant.fields

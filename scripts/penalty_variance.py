@@ -5,9 +5,9 @@ What amortising the penalty costs in noise: the spread of its gradient over draw
     python scripts/penalty_variance.py --model outputs/agent --output penalty_variance.json
 
 One batch of the recipe's examples, fixed weights. The spread is `sqrt(E ||g - E g||^2) / ||E g||`, with g the penalty's
-gradient by all trained weights. An interval of n steps multiplies lambda by n at every n-th step: its spread s' follows
-from that of the draw, s, as `s'^2 = n (1 + s^2) - 1`. The spread between batches, with nothing amortised, is the noise
-that training has anyway.
+gradient by all trained weights. Each setting is measured alone and with the control variate that a clean loss provides
+(`clean_loss_weight`). With a penalty at every n-th step, times n, the spread is that of one step, averaged over all n. The
+spread between batches, with nothing amortised, is the noise that training has anyway.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SETTINGS = [
     ("sample", 1.0, 1),
     ("sample", 0.5, 1),
     ("sample", 0.0625, 1),
-    ("sample", 0.125, 2),  # recipes/congestion/aajr-amortised.yaml
-    ("sample", 0.25, 4),
+    ("sample", 0.125, 2),
+    ("sample", 0.125, 4),  # recipes/congestion/aajr-amortised.yaml
 ]
 
 
@@ -75,6 +75,16 @@ def spread(draws: list[torch.Tensor], mean: torch.Tensor) -> float:
     return float(squares.mean().sqrt() / mean.norm())
 
 
+def setting_spread(trainer: AAJRTrainer, inputs: dict, exact: torch.Tensor, draws: int) -> float:
+    """The spread of one step of the trainer's setting: of the steps that are penalised, and of those between."""
+    interval = trainer.args.penalty_interval
+    trainer.state.global_step = 0
+    penalised = spread([gradient(trainer, inputs) for _ in range(draws)], exact)
+    trainer.state.global_step = 1
+    between = spread([gradient(trainer, inputs)], exact) if interval > 1 else 0.0
+    return ((penalised**2 + (interval - 1) * between**2) / interval) ** 0.5
+
+
 def measure(model: str, batch_size: int, draws: int) -> list[dict]:
     """One row for each setting; the first is that of different batches."""
     with tempfile.TemporaryDirectory() as folder:
@@ -85,16 +95,14 @@ def measure(model: str, batch_size: int, draws: int) -> list[dict]:
     exact = gradient(trainer, inputs)
     others = [gradient(trainer, trainer._prepare_inputs(next(batches))) for _ in range(draws)]
     rows = [{"setting": "other batches", "relative_spread": spread(others, torch.stack(others).mean(dim=0))}]
-    known: dict[tuple, float] = {("all", 1.0): 0.0}
+    args = trainer.args
     for points, fraction, interval in SETTINGS:
-        if (points, fraction) not in known:
-            trainer.args.penalty_trajectory, trainer.args.penalty_fraction = points, fraction
-            known[points, fraction] = spread([gradient(trainer, inputs) for _ in range(draws)], exact)
-        noise = (interval * (1 + known[points, fraction] ** 2) - 1) ** 0.5
-        share = fraction / interval / (1 if points == "all" else trainer.args.ascent_steps)
-        rows.append(
-            {"setting": f"{points}, {fraction:g}, {interval}", "relative_spread": noise, "share_of_the_work": share}
-        )
+        args.penalty_trajectory, args.penalty_fraction, args.penalty_interval = points, fraction, interval
+        share = fraction / interval / (1 if points == "all" else args.ascent_steps)
+        row = {"setting": f"{points}, {fraction:g}, {interval}", "share_of_the_work": share}
+        for name, args.clean_loss_weight in (("drawn_alone", 0.0), ("relative_spread", 1.0)):
+            row[name] = setting_spread(trainer, inputs, exact, draws)
+        rows.append(row)
     return rows
 
 
@@ -113,10 +121,10 @@ def main() -> None:
         sys.exit(2)
     logging.set_verbosity_error()
     rows = measure(arguments.model, arguments.batch_size, arguments.draws)
-    print(f"{'points, fraction, interval':<28} {'share of the work':>18} {'relative spread':>16}")
+    print(f"{'points, fraction, interval':<28} {'share of the work':>18} {'drawn alone':>12} {'control variate':>16}")
     for row in rows:
-        share = f"{row['share_of_the_work']:.3f}" if "share_of_the_work" in row else ""
-        print(f"{row['setting']:<28} {share:>18} {row['relative_spread']:>16.2f}")
+        share, alone = (f"{row[name]:.3g}" if name in row else "" for name in ("share_of_the_work", "drawn_alone"))
+        print(f"{row['setting']:<28} {share:>18} {alone:>12} {row['relative_spread']:>16.2f}")
     if arguments.output is not None:
         arguments.output.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -1,6 +1,6 @@
 """
-Where the penalty is evaluated: at every point of the ascent, or at some that are drawn and weighted, so that their mean has
-the mean over all of them as its expectation.
+Where the penalty is evaluated: at every point of the ascent, or at some that are drawn. Of a drawn penalty, a control variate
+that costs nothing is known for every example, so that only the rest is estimated.
 """
 
 from __future__ import annotations
@@ -13,72 +13,65 @@ from torch import Tensor
 
 from .ascent import PromptAscent
 from .config import AAJRConfig
-
-# Part of the draws that ignores what the ascent has seen: bounds the weights where it misjudges a point.
-_UNIFORM_PART = 0.1
+from .policy import penalised_output
+from .regularizers import budgeted
 
 
 @dataclass
 class PenaltyPoints:
     """
     Attributes:
-        ascent: The examples (n of them, repetitions allowed) and their trajectories.
+        ascent: The examples (n of them) and their trajectories.
+        rows: Their places in the batch, (n,).
         steps: The steps t of those trajectories at which the penalty is evaluated.
-        weights: (n,): the mean over examples of weight times value estimates the mean over all examples and points.
     """
 
     ascent: PromptAscent
+    rows: Tensor
     steps: Sequence[int]
-    weights: Tensor
+
+
+def control_variate(
+    config: AAJRConfig, ascent: PromptAscent, adversarial: Tensor, clean: Tensor | None
+) -> Tensor | None:
+    """
+    What the two outer passes tell of the penalty: the squared secant `||z(delta_K) - z(0)||^2 / ||delta_K||^2` of the
+    penalised output, (B,), differentiable in the parameters. To first order it is the squared amplification along the whole
+    ascent, and it moves with the penalty: adding its mean over the batch, and estimating only the penalty's difference from
+    it, has the same expectation and, on a trained agent, a tenth of the variance.
+
+    Args:
+        adversarial, clean: The logits at delta_K and at 0, (B, A, V), with their graphs; `clean` may be None.
+
+    Returns:
+        None where nothing is estimated, or there is no second pass.
+    """
+    amortised = config.penalty_trajectory == "sample" or config.penalty_fraction < 1 or config.penalty_interval > 1
+    if not (config.penalty_active and config.regularizer == "aajr" and amortised):
+        return None
+    if clean is None or ascent.delta is None:
+        return None
+    ends = [
+        penalised_output(logits, ascent.policy.batch, config.penalty_output, config.penalty_reduction)
+        for logits in (adversarial, clean)
+    ]
+    rise = (ends[0] - ends[1]).flatten(1).square().sum(dim=1)
+    # An example whose gradient is zero has not moved, and has no secant.
+    run = ascent.delta.flatten(1).square().sum(dim=1)
+    squared = torch.where(run > 0, rise / run.clamp_min(torch.finfo(run.dtype).tiny), torch.zeros_like(rise))
+    return budgeted(squared, config.amplification_budget)
 
 
 def draw_points(config: AAJRConfig, ascent: PromptAscent, generator: torch.Generator) -> PenaltyPoints:
-    """
-    The points that `penalty_trajectory` and `penalty_fraction` ask for. Those of the regularizer `aajr` are drawn in
-    proportion to the squared amplification that the ascent has seen along its own steps, from logits that it has computed
-    anyway: few examples of a batch carry most of the penalty. Those of the others are drawn uniformly.
-    """
+    """The points that `penalty_trajectory` and `penalty_fraction` ask for, drawn uniformly."""
     examples = len(ascent.policy.batch)
     count = max(round(config.penalty_fraction * examples), 1)
-    everywhere = count == examples and config.penalty_trajectory != "sample"
-    # With dropout, an example's masks depend on its place in the batch.
-    if everywhere or config.regularizer != "aajr" or ascent.policy.dropout_seed is not None:
-        if count < examples:
-            rows = torch.randperm(examples, generator=generator)[:count]
-            ascent = ascent.select(rows.to(ascent.state.device))
-        steps = _steps(config.penalty_trajectory, ascent, generator)
-        return PenaltyPoints(ascent, steps, torch.ones_like(ascent.scale))
-    scores = ascent.recorder.secants(ascent.trajectory).square()
-    if config.penalty_trajectory == "last":
-        scores = scores[-1:]
-    elif config.penalty_trajectory == "all":
-        scores = scores.mean(dim=0, keepdim=True)
-    drawn, weights = importance_sample(scores.flatten(), count, generator)
-    rows = drawn % examples
-    if config.penalty_trajectory == "sample":
-        return PenaltyPoints(ascent.select(rows, drawn // examples), [0], weights)
-    return PenaltyPoints(ascent.select(rows), _steps(config.penalty_trajectory, ascent, generator), weights)
-
-
-def importance_sample(scores: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """
-    Draw with replacement, in proportion to scores (N,), all at least 0, mixed with the uniform distribution.
-
-    Returns:
-        `(indices, weights)`, both (count,): the mean of `weights * values[indices]` has the mean of all N values as its
-        expectation, whatever the values.
-    """
-    uniform = torch.full_like(scores, 1 / len(scores))
-    total = scores.sum()
-    seen = scores / total if bool(total > 0) else uniform
-    probabilities = _UNIFORM_PART * uniform + (1 - _UNIFORM_PART) * seen
-    indices = torch.multinomial(probabilities.cpu(), count, replacement=True, generator=generator).to(scores.device)
-    return indices, uniform[indices] / probabilities[indices]
-
-
-def _steps(rule: str, ascent: PromptAscent, generator: torch.Generator) -> Sequence[int]:
-    """All steps, the last, or one that is drawn; none without a trajectory."""
+    # In their order where all are taken: with dropout, an example's masks depend on its place in the batch.
+    rows = torch.arange(examples) if count == examples else torch.randperm(examples, generator=generator)[:count]
+    rows = rows.to(ascent.state.device)
     steps = 0 if ascent.trajectory is None else ascent.trajectory.steps
-    if rule == "all" or steps == 0:
-        return range(steps)
-    return [steps - 1] if rule == "last" else [int(torch.randint(steps, (), generator=generator))]
+    if config.penalty_trajectory == "sample" and steps > 0:
+        drawn = torch.randint(steps, (count,), generator=generator).to(rows.device)
+        return PenaltyPoints(ascent.select(rows, drawn), rows, [0])
+    every = range(steps) if config.penalty_trajectory != "last" else range(steps)[-1:]
+    return PenaltyPoints(ascent if count == examples else ascent.select(rows), rows, every)

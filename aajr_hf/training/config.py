@@ -101,8 +101,8 @@ class AAJRConfig(SFTConfig):
             Points of the ascent at which the penalty is evaluated: `"all"` K of them, the `"last"`, or a `"sample"`: as
             many of all points of the micro-batch as it has examples, an unbiased estimate of all.
         penalty_fraction (`float`, *optional*, defaults to `1.0`):
-            Part of each micro-batch on which the penalty is evaluated, drawn at random. With the regularizer `"aajr"`,
-            points are drawn in proportion to the squared amplification that the ascent has seen, and weighted.
+            Part of each micro-batch on which the penalty is evaluated, drawn at random. With the regularizer `"aajr"`
+            and a clean loss, only its difference from what the clean and the adversarial pass tell is estimated.
         penalty_interval (`int`, *optional*, defaults to `1`):
             Evaluate the penalty every n-th optimizer step, with n times lambda.
         aajr_warmup_ratio (`float`, *optional*, defaults to `0.0`):

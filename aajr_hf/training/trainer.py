@@ -13,7 +13,7 @@ from transformers import logging
 from trl import SFTTrainer
 
 from .adapters import peft_config as make_peft_config
-from .amortisation import draw_points
+from .amortisation import control_variate, draw_points
 from .ascent import PromptAscent, ascend
 from .batch import EXTRA_COLUMNS, AgentBatch
 from .config import AAJRConfig
@@ -195,6 +195,7 @@ class AAJRTrainer(SFTTrainer):
         ascent.recorder.record(logits)
         losses = system_loss(self.args.system_loss, logits, batch)
         loss = self._normalised(logits, losses, batch, num_items_in_batch)
+        clean = None
         if self.args.clean_loss_weight > 0:
             clean = logits if delta is None else policy()
             clean_losses = system_loss(self.args.system_loss, clean, batch)
@@ -214,28 +215,33 @@ class AAJRTrainer(SFTTrainer):
             ascent.trajectory.losses[-1] = losses.detach()
             smoothness = logit_smoothness(self.args.system_loss, batch)
             metrics |= ascent_metrics(ascent.trajectory, ascent.recorder, ascent.ball, batch, smoothness)
+        strength = self.args.regularizer_lambda * self._ramp() / self._accumulation(num_items_in_batch)
+        known = control_variate(self.args, ascent, logits, clean)
+        if known is not None:
+            loss = loss + strength * known.mean()
         if penalised:
-            weighted, values = self._penalise(ascent)
-            loss = loss + weighted / self._accumulation(num_items_in_batch)
+            rest, values = self._penalise(ascent, known)
+            loss = loss + strength * self.args.penalty_interval * rest
             metrics |= values
         self._record(loss, metrics | token_metrics(ascent.recorder.clean, batch), batch)
         return loss
 
-    def _penalise(self, ascent: PromptAscent) -> tuple[Tensor, dict[str, Tensor]]:
-        """`lambda R`, averaged over examples or estimated from some of them, and its metrics."""
+    def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """
+        The mean of R over examples, or an estimate of it from some, and its metrics; of R minus what is `known` (B,)
+        where that is given.
+        """
         # From the RNG that a resumed run restores; each process draws other points, as its batches are others.
         seed = int(torch.randint(2**31, ())) + self.accelerator.process_index
         points = draw_points(self.args, ascent, torch.Generator().manual_seed(seed))
-        ascent, weights = points.ascent, points.weights
-        step = None if self.estimator == "jvp" else self._difference_step(ascent) * ascent.scale
+        step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
         estimator = {"estimator": self.estimator, "difference_step": step}
-        values, amplification = penalty(self.args, ascent, points.steps, **estimator)
-        value = (weights * values).mean()
-        metrics = {"aajr/penalty": value}
+        values, amplification = penalty(self.args, points.ascent, points.steps, **estimator)
+        rest = (values if known is None else values - known[points.rows]).mean()
+        metrics = {"aajr/penalty": rest if known is None else known.mean() + rest}
         if amplification is not None:
-            metrics["aajr/amplification"] = (weights * amplification).mean()
-        strength = self.args.regularizer_lambda * self.args.penalty_interval * self._ramp()
-        return strength * value, metrics
+            metrics["aajr/amplification"] = amplification.mean()
+        return rest, metrics
 
     def _difference_step(self, ascent: PromptAscent) -> float:
         """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""

@@ -54,6 +54,7 @@ def test_steps_in_units_of_a_forward():
     sampled = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 4}
     amortised = Variant("amortised", VARIANTS["exact"].fields | sampled)
     assert theoretical_flops(TINY, amortised) / forward == 9 + 6 / 8
+    assert units("adversarial_and_clean") == 12
 
 
 def test_peak_memory_sees_what_is_allocated_and_freed(tmp_path):
@@ -86,9 +87,9 @@ def test_ratios_are_paired_within_rounds():
     # The machine becomes slower by half from round to round: the medians' ratio would be 3 of another round's.
     base = {"step_seconds": {"rounds": [1.0, 2.0, 4.0]}, "memory": {"above_model_mib": 100.0}}
     twice = {"step_seconds": {"rounds": [2.0, 4.0, 9.0]}, "memory": {"above_model_mib": 150.0}}
-    values = ratios({"adversarial": base, "amortised": twice})
+    values = ratios({"adversarial_and_clean": base, "amortised": twice})
     assert values == {"amortised_vs_adversarial": 2.0, "amortised_memory_vs_adversarial": 1.5}
-    without = ratios({"adversarial": base | {"memory": None}, "amortised": twice})
+    without = ratios({"adversarial_and_clean": base | {"memory": None}, "amortised": twice})
     assert without["amortised_memory_vs_adversarial"] is None
 
 

@@ -31,7 +31,8 @@ def test_the_spread_of_each_setting(agent):
     assert batches["relative_spread"] > 0
     assert (whole["setting"], whole["share_of_the_work"]) == ("all, 1, 1", 1)
     # Nothing is drawn: what is left is rounding.
-    assert whole["relative_spread"] < 1e-3 < min(row["relative_spread"] for row in others)
+    for name in ("drawn_alone", "relative_spread"):
+        assert whole[name] < 1e-3 < min(row[name] for row in others)
     shares = [row["share_of_the_work"] for row in others]
     assert shares[:2] == pytest.approx([1 / 3, 1 / 6]) and len(others) == len(penalty_variance.SETTINGS) - 1
 
