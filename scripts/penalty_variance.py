@@ -55,19 +55,18 @@ def trainer_for(model: str, batch_size: int, batches: int, folder: str) -> AAJRT
     return AAJRTrainer(model, config, train_dataset=Dataset.from_list(congestion_rows(batches * batch_size, seed=1)))
 
 
-def gradient(trainer: AAJRTrainer, inputs: dict) -> torch.Tensor:
-    """The gradient of `lambda R` alone: with the penalty, minus without it."""
+def gradients(trainer: AAJRTrainer, inputs: dict, draws: int) -> list[torch.Tensor]:
+    """The gradient of `lambda R` alone, of some draws: with the penalty, minus without it."""
     weights = [p for p in trainer.model.parameters() if p.requires_grad]
 
-    def flat(strength: float) -> torch.Tensor:
-        trainer.args.regularizer_lambda = strength
+    def flat() -> torch.Tensor:
         loss = trainer.compute_loss(trainer.model, inputs)
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
 
-    strength = trainer.args.regularizer_lambda
-    difference = flat(strength) - flat(0.0)
+    strength, trainer.args.regularizer_lambda = trainer.args.regularizer_lambda, 0.0
+    without = flat()
     trainer.args.regularizer_lambda = strength
-    return difference
+    return [flat() - without for _ in range(draws)]
 
 
 def spread(draws: list[torch.Tensor], mean: torch.Tensor) -> float:
@@ -79,9 +78,9 @@ def setting_spread(trainer: AAJRTrainer, inputs: dict, exact: torch.Tensor, draw
     """The spread of one step of the trainer's setting: of the steps that are penalised, and of those between."""
     interval = trainer.args.penalty_interval
     trainer.state.global_step = 0
-    penalised = spread([gradient(trainer, inputs) for _ in range(draws)], exact)
+    penalised = spread(gradients(trainer, inputs, draws), exact)
     trainer.state.global_step = 1
-    between = spread([gradient(trainer, inputs)], exact) if interval > 1 else 0.0
+    between = spread(gradients(trainer, inputs, 1), exact) if interval > 1 else 0.0
     return ((penalised**2 + (interval - 1) * between**2) / interval) ** 0.5
 
 
@@ -92,8 +91,8 @@ def measure(model: str, batch_size: int, draws: int) -> list[dict]:
     trainer.model.train()
     batches = iter(trainer.get_train_dataloader())
     inputs = trainer._prepare_inputs(next(batches))
-    exact = gradient(trainer, inputs)
-    others = [gradient(trainer, trainer._prepare_inputs(next(batches))) for _ in range(draws)]
+    (exact,) = gradients(trainer, inputs, 1)
+    others = [gradients(trainer, trainer._prepare_inputs(next(batches)), 1)[0] for _ in range(draws)]
     rows = [{"setting": "other batches", "relative_spread": spread(others, torch.stack(others).mean(dim=0))}]
     args = trainer.args
     for points, fraction, interval in SETTINGS:
