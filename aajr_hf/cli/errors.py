@@ -15,10 +15,10 @@ class UserError(Exception):
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """
-    Turn errors about values, files and configurations into a [`UserError`]. Only for the phases that read what the user
+    Turn errors about values, files, configurations and missing libraries into a [`UserError`]. Only for the phases that read what the user
     gave: errors of training itself are defects, and keep their traceback.
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
         raise UserError(" ".join(str(error).split())) from error

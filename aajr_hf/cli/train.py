@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trl import ModelConfig
 
 from ..training.config import AAJRConfig
 from .errors import UserError, user_errors
@@ -26,6 +29,16 @@ DESCRIPTION = """Fine-tune an agent with Adversarially-Aligned Jacobian Regulari
 Any field below may stand in the recipe or on the command line; the command line wins.
 """
 COMMON_FIELDS = (
+    "model_name_or_path",
+    "model_revision",
+    "dtype",
+    "use_peft",
+    "lora_r",
+    "lora_alpha",
+    "lora_target_modules",
+    "use_rslora",
+    "use_dora",
+    "load_in_4bit",
     "output_dir",
     "max_steps",
     "num_train_epochs",
@@ -47,18 +60,11 @@ COMMON_FIELDS = (
 
 
 @dataclass
-class TrainArguments:
-    """What is trained on what; everything else is in [`AAJRConfig`]."""
+class TrainArguments(ModelConfig):
+    """What is trained on what: TRL's [`~trl.ModelConfig`] and the data; everything else is in [`AAJRConfig`]."""
 
     _argument_group_name = "model and data"
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model folder (such as `aajr init-agent` makes) or name on the Hub."}
-    )
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a model on the Hub."})
-    dtype: str = field(
-        default="float32", metadata={"help": "Type of the model's weights: auto, float32, bfloat16 ..."}
-    )
     attn_implementation: str = field(
         default="sdpa",
         metadata={"help": "Attention: sdpa and eager have exact Jacobian products, others are estimated."},
@@ -93,7 +99,7 @@ def run(argv: list[str]) -> int:
     if is_wanted(launching, flags):
         # A mistake is found once, before anything is launched. On the CPU: the GPUs are the launched processes' alone.
         arguments, _, config = parser.parse([*argv, "--use_cpu", "true"])
-        check_folders(arguments, config)
+        check_arguments(arguments, config)
         return launch(launching, flags, argv, config.mixed_precision)
     arguments, _, config = parser.parse(argv)
     if config.use_cpu:
@@ -105,14 +111,27 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def check_folders(arguments: TrainArguments, config: AAJRConfig) -> None:
-    """Refuse to train on nothing, or over a model."""
+def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
+    """Refuse to train on nothing, over a model, or an adapter that is asked for in two ways."""
     if not arguments.model_name_or_path:
         raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
     if _holds_model(Path(config.output_dir)) and not arguments.overwrite and not config.resume_from_checkpoint:
         raise UserError(
             f"`output_dir` {config.output_dir} holds a model already: choose another, or set `overwrite` to true."
         )
+    if arguments.use_peft and config.adapter != "full":
+        raise UserError("Give either `adapter` or TRL's `use_peft`, not both.")
+    if not arguments.use_peft:
+        for item in fields(ModelConfig):
+            of_lora = item.name.startswith("lora_") or item.name in ("use_rslora", "use_dora")
+            if of_lora and getattr(arguments, item.name) != item.default:
+                raise UserError(
+                    f"`{item.name}` is TRL's and needs `use_peft`: set that to true, or use `adapter`, `adapter_rank` and "
+                    "`adapter_options`."
+                )
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if getattr(arguments, name) and find_spec("bitsandbytes") is None:
+            raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
 
 
 def train(arguments: TrainArguments, config: AAJRConfig) -> None:
@@ -124,12 +143,15 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
         FloatingPointError: see [`AAJRTrainer`].
         KeyboardInterrupt: with the last checkpoint in its message; checkpoints stay whole.
     """
+    from rich.console import Console
     from transformers import AutoTokenizer
+    from trl import get_peft_config, get_quantization_config
 
+    from ..training.adapter_report import adapter_report
     from ..training.trainer import AAJRTrainer
 
     output = Path(config.output_dir)
-    check_folders(arguments, config)
+    check_arguments(arguments, config)
     with user_errors():
         dataset = load_data(arguments)
         if config.model_init_kwargs is None:
@@ -154,7 +176,11 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
             if config.eval_strategy == "no"
             else _split(dataset, arguments.dataset_test_split, "dataset_test_split"),
             processing_class=tokenizer,
+            quantization_config=get_quantization_config(arguments),
+            peft_config=get_peft_config(arguments),
         )
+    if trainer.accelerator.is_main_process:
+        Console().print(adapter_report(trainer.model, trainer.estimator).table())
     resume = config.resume_from_checkpoint
     try:
         result = trainer.train(resume_from_checkpoint=resume in ("true", "True", "last") or resume)

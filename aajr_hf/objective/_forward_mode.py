@@ -141,7 +141,7 @@ _LINEAR_FUNCTIONS = {
 
 class _ForwardModeFunctions(TorchFunctionMode):
     """
-    Inside, two functions of PyTorch are computed otherwise.
+    Inside, three functions of PyTorch are computed otherwise.
 
     `layer_norm`: from elementary operations. PyTorch's own takes the saved mean and deviation for constants where its
     jvp is differentiated: the value is right and the gradient, in silence, is not
@@ -149,6 +149,9 @@ class _ForwardModeFunctions(TorchFunctionMode):
 
     `linear` (and `addmm`) of a dual input and a plain weight: once for the primal, unless its product is known already,
     and once for the tangent. PyTorch's own jvp makes up a tangent of zeros for the weight, and multiplies by it.
+
+    `to` of a tensor outside the jvp: it stays outside. Modules keep what it returns (PEFT's SHiRA does), and a tensor of a
+    jvp that has ended can be neither used nor saved.
     """
 
     def __init__(self, products: RecordedProducts | None = None):
@@ -161,6 +164,9 @@ class _ForwardModeFunctions(TorchFunctionMode):
             return _layer_norm(*args, **kwargs)
         if func in _LINEAR_FUNCTIONS and not kwargs:
             return self._linear(*_LINEAR_FUNCTIONS[func](*args))
+        if func is Tensor.to and peek_interpreter_stack() is not None and not is_gradtrackingtensor(args[0]):
+            with temporarily_pop_interpreter_stack():
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _linear(self, *arguments: Tensor | None) -> Tensor:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import SFTConfig
+
+from .adapters import ADAPTERS
 
 CHOICES = {
     "epsilon_mode": ("relative", "absolute"),
@@ -26,7 +29,7 @@ CHOICES = {
     "jacobian_estimator": ("auto", "jvp", "finite_difference"),
     "penalty_trajectory": ("all", "last", "sample"),
     "system_loss": ("nll", "expected_cost"),
-    "adapter": ("full", "lora", "randlora"),
+    "adapter": ADAPTERS,
 }
 # Regularizers that are evaluated along the ascent, and so need one.
 LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction")
@@ -111,14 +114,23 @@ class AAJRConfig(SFTConfig):
         > Parameters that control what is trained
 
         adapter (`str`, *optional*, defaults to `"full"`):
-            `"full"`: all parameters; `"lora"`; `"randlora"`: full-rank updates from random bases.
+            `"full"`: all parameters, or a family of PEFT's adapters. Their updates have the rank of `adapter_rank`
+            (`"lora"`, `"rslora"`, `"vera"`, `"miss"`, `"hra"`, `"delora"`, `"psoft"`), a multiple or the square of it
+            (`"gralora"`, `"lokr"`, `"loha"`), or any rank (`"dora"`, `"hira"`, `"randlora"`, `"shira"`, `"oft"`, `"boft"`,
+            `"fourierft"`, `"waveft"`, `"c3a"`).
         adapter_rank (`int`, *optional*, defaults to `16`):
-            Rank of the adapter. The scale of a LoRA update is 2 at every rank.
+            Size of the adapter, the larger, the more expressive: PEFT's `r`, and for families whose own size means something
+            else (`"randlora"`, `"oft"`, `"boft"`, `"fourierft"`, `"waveft"`, `"c3a"`) the size at which they train as many
+            parameters as a LoRA of this rank, as nearly as the layers' widths allow.
+        adapter_options (`dict[str, Any]` or `str`, *optional*):
+            Fields of PEFT's configuration class, which win over what `adapter_rank` sets: a mapping, on the command line
+            as JSON. `target_modules` are all linear layers but the LM head otherwise.
         freeze_embeddings (`bool`, *optional*, defaults to `False`):
             Keep the input embeddings fixed. A model with trainable embeddings can meet a penalty by moving them
             instead of becoming robust; compare methods with fixed ones.
     """
 
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "adapter_options"]
     _argument_group_name = "adversary, regularizer and adapter (AAJRConfig)"
 
     epsilon: float = field(
@@ -192,8 +204,16 @@ class AAJRConfig(SFTConfig):
         default=0.0,
         metadata={"help": "Part of the training steps over which epsilon and lambda grow linearly from 0."},
     )
-    adapter: str = _choice("adapter", "full", "What is trained: all parameters, a LoRA, or a full-rank RandLoRA.")
-    adapter_rank: int = field(default=16, metadata={"help": "Rank of the adapter."})
+    adapter: str = _choice("adapter", "full", "What is trained: all parameters, or an adapter of this family.")
+    adapter_rank: int = field(
+        default=16,
+        metadata={
+            "help": "Size of the adapter: its rank, or the size at which it has as many parameters as a LoRA of that rank."
+        },
+    )
+    adapter_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Fields of PEFT's configuration of the adapter, as a mapping or as JSON."}
+    )
     freeze_embeddings: bool = field(
         default=False,
         metadata={"help": "Keep the input embeddings fixed, so that the penalty cannot be met by moving them."},

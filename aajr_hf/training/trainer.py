@@ -8,11 +8,12 @@ import math
 import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
+from peft import PeftType
 from torch import Tensor, nn
 from transformers import logging
 from trl import SFTTrainer
 
-from .adapters import peft_config as make_peft_config
+from .adapters import adapter_config
 from .amortisation import control_variate, draw_points
 from .ascent import PromptAscent, ascend
 from .batch import EXTRA_COLUMNS, AgentBatch
@@ -75,10 +76,11 @@ class AAJRTrainer(SFTTrainer):
             args = AAJRConfig(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, AAJRConfig):
             raise TypeError(f"`args` must be an AAJRConfig, got {type(args).__name__}.")
-        if args.adapter != "full":
+        peft_config = adapter_config(args, model)
+        if peft_config is not None:
             if kwargs.get("peft_config") is not None:
                 raise ValueError("Give either `adapter` or `peft_config`, not both.")
-            kwargs["peft_config"] = make_peft_config(args)
+            kwargs["peft_config"] = peft_config
         super().__init__(model, args, *positional, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         if args.freeze_embeddings:
@@ -138,8 +140,10 @@ class AAJRTrainer(SFTTrainer):
         """
         args = self.args
         everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
+        adapter = self.model.active_peft_config if is_peft_model(self.model) else None
         # Other adapters make their weights anew in each forward.
-        stays = args.adapter in ("full", "lora") and not self.is_fsdp_enabled
+        kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
+        stays = kept and not self.is_fsdp_enabled
         return everywhere and stays and self.estimator == "jvp" and not args.gradient_checkpointing
 
     def _announce(self, choice: str, why: str, level: int) -> None:
