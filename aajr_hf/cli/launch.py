@@ -49,7 +49,7 @@ def config_file(name: str) -> Path:
     return path
 
 
-def split(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
+def split_flags(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
     """The arguments of `aajr train`, and those that only `accelerate launch` knows. What neither knows stays."""
     if all(item.split("=")[0] in own._option_string_actions for item in argv if item.startswith("--")):
         return argv, []

@@ -9,6 +9,7 @@ COMMANDS = {
     "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
     "train": ("train", "fine-tune an agent from a recipe"),
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
+    "rank": ("rank", "measure which rank an adapter needs"),
     "merge": ("merge", "write an adapter into the weights of its base model"),
     "env": ("env", "print the versions to put into a bug report"),
 }

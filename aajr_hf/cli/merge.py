@@ -26,7 +26,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("output", metavar="OUT", type=Path, help="folder of the merged model; must not exist")
     arguments = parser.parse_args(argv)
     difference = merge(arguments.adapter, arguments.output)
-    print(f"Model saved to {arguments.output}; its logits differ from the adapter's by {difference:.1e} of the largest.")
+    print(
+        f"Model saved to {arguments.output}; its logits differ from the adapter's by {difference:.1e} of the largest."
+    )
     return 0
 
 

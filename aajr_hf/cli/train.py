@@ -12,7 +12,7 @@ from trl import ModelConfig
 
 from ..training.config import AAJRConfig
 from .errors import UserError, user_errors
-from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split
+from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
 from .parsing import RecipeParser
 
@@ -94,7 +94,7 @@ def run(argv: list[str]) -> int:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    argv, flags = split(parser, argv)
+    argv, flags = split_flags(parser, argv)
     launching = launch_arguments(parser.check(argv))
     if is_wanted(launching, flags):
         # A mistake is found once, before anything is launched. On the CPU: the GPUs are the launched processes' alone.
@@ -171,23 +171,24 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
         trainer = AAJRTrainer(
             arguments.model_name_or_path,
             config,
-            train_dataset=_split(dataset, arguments.dataset_train_split, "dataset_train_split"),
+            train_dataset=split(dataset, arguments.dataset_train_split, "dataset_train_split"),
             eval_dataset=None
             if config.eval_strategy == "no"
-            else _split(dataset, arguments.dataset_test_split, "dataset_test_split"),
+            else split(dataset, arguments.dataset_test_split, "dataset_test_split"),
             processing_class=tokenizer,
             quantization_config=get_quantization_config(arguments),
             peft_config=get_peft_config(arguments),
         )
+    report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
-        Console().print(adapter_report(trainer.model, trainer.estimator).table())
+        Console().print(report.table())
     resume = config.resume_from_checkpoint
     try:
         result = trainer.train(resume_from_checkpoint=resume in ("true", "True", "last") or resume)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_interruption(trainer, output)) from None
     trainer.save_model(config.output_dir)
-    trainer.save_metrics("train", result.metrics)
+    trainer.save_metrics("train", result.metrics | {"trainable_parameters": report.trainable})
     trainer.save_state()
     trainer.accelerator.print(f"Model saved to {output}.")
     if config.push_to_hub:
@@ -219,7 +220,8 @@ def load_data(arguments: TrainArguments) -> DatasetDict:
     return load_dataset(arguments.dataset_name, name=arguments.dataset_config)
 
 
-def _split(dataset: DatasetDict, name: str, field_name: str):
+def split(dataset: DatasetDict, name: str, field_name: str):
+    """One split of a dataset; a `UserError` that names the field where there is none."""
     if name not in dataset:
         raise UserError(f"`{field_name}`: the dataset has no split {name!r}, only {', '.join(dataset)}.")
     return dataset[name]

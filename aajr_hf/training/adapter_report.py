@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, PeftType
 from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.table import Table
 from torch import nn
@@ -108,8 +108,8 @@ def adapter_report(model: nn.Module, estimator: str | None = None) -> AdapterRep
             AdaptedLayers(name, len(sizes), shape, sum(sizes), rank) for (name, shape, rank), sizes in found.items()
         ],
         trainable=_trainable(model),
-        total=sum(p.numel() for p in model.parameters()),
-        optimizer_bytes=sum(2 * p.numel() * p.element_size() for p in model.parameters() if p.requires_grad),
+        total=sum(_size(p) for p in model.parameters()),
+        optimizer_bytes=sum(2 * _size(p) * p.element_size() for p in model.parameters() if p.requires_grad),
         mergeable=None if config is None else all(hasattr(layer, "merge") for layer in _tuner_layers(model)),
         starts_as_base=config is None or _starts_as_base(config),
         estimator=estimator,
@@ -127,11 +127,18 @@ def family_name(config: PeftConfig) -> str:
 
 
 def _starts_as_base(config: PeftConfig) -> bool:
+    if config.peft_type == PeftType.HRA and config.r % 2:
+        return False  # reflections cancel in pairs
     return getattr(config, "init_weights", True) is True and bool(getattr(config, "init_lora_weights", True))
 
 
 def _trainable(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return sum(_size(p) for p in module.parameters() if p.requires_grad)
+
+
+def _size(parameter: nn.Parameter) -> int:
+    # What ZeRO-3 has split counts whole.
+    return getattr(parameter, "ds_numel", parameter.numel())
 
 
 def _tuner_layers(model: nn.Module) -> list[BaseTunerLayer]:

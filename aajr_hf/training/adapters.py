@@ -106,6 +106,16 @@ def _gralora(rank: int, shapes: Shapes) -> dict[str, Any]:
     return {"r": rank, "alpha": 2 * rank}
 
 
+def _shira(rank: int, shapes: Shapes) -> dict[str, Any]:
+    largest = min(o * i // (o + i) for o, i in shapes.values())
+    if rank > largest:
+        raise ValueError(
+            f"`adapter_rank` must be from 1 to {largest} with shira, which changes rank x (out + in) entries of each layer; "
+            f"got {rank}."
+        )
+    return {"r": rank}
+
+
 def _own_rank(config: PeftConfig, o: int, i: int) -> int:
     return min(config.r, o, i)
 
@@ -136,7 +146,7 @@ FAMILIES: dict[str, Family] = {
     "dora": Family(peft.LoraConfig, _sized(**_LORA, use_dora=lambda _: True), _full_rank),
     "hira": Family(peft.HiraConfig, _sized(), _full_rank),
     "randlora": Family(peft.RandLoraConfig, _randlora, _full_rank),
-    "shira": Family(peft.ShiraConfig, _sized(), _full_rank),
+    "shira": Family(peft.ShiraConfig, _shira, _full_rank),
     "lokr": Family(peft.LoKrConfig, _sized(alpha=lambda rank: rank), _kronecker_rank),
     "gralora": Family(
         peft.GraloraConfig,
@@ -151,9 +161,7 @@ FAMILIES: dict[str, Family] = {
         # A rotation of odd size leaves one direction where it is.
         lambda c, o, i: min(i // c.oft_block_size * (c.oft_block_size // 2 * 2), o),
     ),
-    "boft": Family(
-        peft.BOFTConfig, _rotation("boft_block_size", lambda b, o, i: i * b + o, smallest=2), _full_rank
-    ),
+    "boft": Family(peft.BOFTConfig, _rotation("boft_block_size", lambda b, o, i: i * b + o, smallest=2), _full_rank),
     "fourierft": Family(
         peft.FourierFTConfig,
         _per_layer("n_frequency", "n_frequency_pattern", _frequencies),

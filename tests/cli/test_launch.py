@@ -74,7 +74,7 @@ def test_a_configuration_is_a_name_or_a_file(tmp_path):
 )
 def test_what_only_the_launcher_knows_goes_to_it(argv, flags):
     parser = RecipeParser((TrainArguments, launch.LaunchArguments, AAJRConfig), prog="aajr train")
-    ours, theirs = launch.split(parser, argv.split())
+    ours, theirs = launch.split_flags(parser, argv.split())
     assert theirs == flags.split()
     assert sorted(ours + theirs) == sorted(argv.split())
 

@@ -1,0 +1,136 @@
+"""The results of `rank_study.py` as JSON, a plot and a page."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
+_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+_COLUMNS = {
+    "nominal_success": "nominal %",
+    "worst_case_success": "worst case %",
+    "sampled_worst_case_success": "sampled worst case %",
+    "amplification": "amplification",
+    "update_rank": "update rank",
+    "train_seconds": "train s",
+}
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
+    """The mean, and half of its 95 % confidence interval (Student's t); None of a single value."""
+    if len(values) < 2:
+        return statistics.mean(values), None
+    quantile = _T.get(len(values) - 1, 1.96)
+    return statistics.mean(values), quantile * statistics.stdev(values) / len(values) ** 0.5
+
+
+def label(run: dict) -> str:
+    return "full" if run["rank"] is None else f"{run['adapter']} {run['rank']}"
+
+
+def write_report(runs: list[dict], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rank.json").write_text(json.dumps(runs, indent=2) + "\n")
+    (folder / "rank.png").write_bytes(plot(runs))
+    (folder / "rank.md").write_text(page(runs))
+
+
+def page(runs: list[dict]) -> str:
+    groups = _groups(runs)
+    seeds = sorted({run["seed"] for run in runs})
+    lines = [
+        "# Does robustness need a high rank?",
+        "",
+        "`python scripts/rank_study.py` makes this page, `rank.json` and the plot again. One base agent of the world `congestion`,",
+        "fine-tuned by `recipes/congestion/aajr.yaml` with each adapter, seeds "
+        + ", ".join(map(str, seeds))
+        + "; 400 held-out",
+        "observations, greedy, without an adversary and attacked at twice the training radius. Means with their 95 % confidence",
+        "intervals (Student's t). Update rank: directions that carry 99 % of a layer's update, averaged over layers.",
+        "",
+        f"| adapter | parameters | learning rate | {' | '.join(_COLUMNS.values())} |",
+        "|---|---:|---:|" + "---:|" * len(_COLUMNS),
+    ]
+    for name, members in groups.items():
+        cells = [_cell([run[column] for run in members]) for column in _COLUMNS]
+        first = members[0]
+        lines.append(
+            f"| {name} | {first['trainable_parameters']:,} | {first['learning_rate']:g} | {' | '.join(cells)} |"
+        )
+    return "\n".join([*lines, "", "![success by parameters](rank.png)", "", *_claim(groups), ""])
+
+
+def _groups(runs: list[dict]) -> dict[str, list[dict]]:
+    groups: dict[str, list[dict]] = {}
+    for run in runs:
+        groups.setdefault(label(run), []).append(run)
+    return groups
+
+
+def _cell(values: list[float]) -> str:
+    mean, half = mean_and_interval(values)
+    digits = 0 if mean >= 200 else 1
+    return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def _claim(groups: dict[str, list[dict]]) -> list[str]:
+    """The paper's claim, that low ranks cannot suppress adversarial directions, as differences between paired seeds."""
+    sentences = ["Differences of worst-case success, seed by seed:", ""]
+    lora = {name: members for name, members in groups.items() if name.startswith("lora ")}
+    other = [name for name in groups if name not in lora and name != "full"]
+    pairs = [(name, _same_budget(groups[name][0], lora)) for name in other]
+    if "full" in groups and len(lora) > 0:
+        pairs.append(("full", list(lora)[-1]))
+    if len(lora) > 1:
+        pairs.append((list(lora)[-1], list(lora)[0]))
+    for name, reference in pairs:
+        if reference is None:
+            continue
+        before = {run["seed"]: run["worst_case_success"] for run in groups[reference]}
+        changes = [run["worst_case_success"] - before[run["seed"]] for run in groups[name] if run["seed"] in before]
+        mean, half = mean_and_interval(changes)
+        verdict = "" if half is None else ", beyond chance" if abs(mean) > half else ", within chance"
+        sentences.append(
+            f"- {name} against {reference}: {mean:+.1f}{'' if half is None else f' ± {half:.1f}'} points{verdict}."
+        )
+    return sentences
+
+
+def _same_budget(run: dict, lora: dict[str, list[dict]]) -> str | None:
+    wanted = run["trainable_parameters"]
+    return min(lora, key=lambda name: abs(lora[name][0]["trainable_parameters"] - wanted), default=None)
+
+
+def plot(runs: list[dict]) -> bytes:
+    """Nominal and worst-case success by trainable parameters, as a PNG."""
+    figure = Figure(figsize=(6.4, 4.3), dpi=220, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    groups = _groups(runs)
+    for column, color, text in (
+        ("nominal_success", "#0072B2", "nominal"),
+        ("worst_case_success", "#D55E00", "worst case at twice the radius"),
+    ):
+        line = []
+        for name, members in groups.items():
+            mean, half = mean_and_interval([run[column] for run in members])
+            size = members[0]["trainable_parameters"]
+            is_lora = name.startswith("lora ")
+            axes.errorbar(size, mean, half or 0, color=color, marker="o" if is_lora else "D", capsize=2, alpha=0.9)
+            axes.annotate(name, (size, mean), (3, 4), textcoords="offset points", fontsize=7, color="0.25")
+            if is_lora:
+                line.append((size, mean))
+        axes.plot(*zip(*line, strict=True) if line else ([], []), color=color, label=f"{text} (line: LoRA)")
+    axes.set_xscale("log")
+    axes.set(xlabel="trainable parameters", ylabel="success (% of observations)")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
