@@ -62,13 +62,14 @@ class Worker:
         theirs.close()
 
     def ask(self, steps: int) -> float:
-        self.connection.send(steps)
+        with contextlib.suppress(BrokenPipeError):  # it has ended: `receive` says how
+            self.connection.send(steps)
         return self.receive()
 
     def receive(self):
         try:
             answer = self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.process.join()
             answer = RuntimeError(f"A worker ended with status {self.process.exitcode}; out of memory?")
         if isinstance(answer, Exception):

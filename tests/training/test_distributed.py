@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,17 @@ def test_two_processes_train_as_one_that_accumulates(tmp_path, one_process):
         assert_same_run(result(tmp_path / "fsdp2_cpu", name), result(tmp_path / "ddp_cpu", name))
 
 
+@pytest.fixture
+def shared_memory():
+    """DeepSpeed's collectives on a CPU leave their buffers, 140 MB a launch, in the machine's shared memory."""
+    buffers = partial(Path("/dev/shm").glob, "deepspeed_allreduce_buffer_*")
+    before = set(buffers())
+    yield
+    for buffer in set(buffers()) - before:
+        buffer.unlink()
+
+
+@pytest.mark.usefixtures("shared_memory")
 @pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None or shutil.which("g++") is None,
     reason="needs deepspeed, and a C++ compiler for the collectives that it builds on a CPU",
