@@ -212,6 +212,9 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[Case]]:
     parser.add_argument("--preset", choices=("quick", "full"), default="quick", help="one case, or all of them")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="cases of the preset, by name")
+    parser.add_argument(
+        "--variants", nargs="+", metavar="NAME", help="ways of training; all of them wait in memory for their turn"
+    )
     parser.add_argument("--repeats", type=int, help="rounds of time (default: 3 in quick, 5 in full)")
     parser.add_argument("--steps", type=int, help="least steps of a block (default: 1 on a CPU, 10 on a GPU)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="JSON with everything, written after each case")
@@ -223,16 +226,17 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[Case]]:
     for file in (options.output, options.markdown):
         if file is not None and not file.resolve().parent.is_dir():
             parser.error(f"the folder of {file} does not exist: make it first")
-    chosen = cases(options.preset, options.device)
-    unknown = set(options.only or ()) - {case.name for case in chosen}
-    if unknown:
-        names = ", ".join(case.name for case in chosen)
-        parser.error(f"--only: no case {', '.join(sorted(unknown))}; --preset {options.preset} has {names}")
+    for name, known in (("only", cases(options.preset, options.device)), ("variants", variants(options.preset))):
+        names = [item.name for item in known]
+        unknown = sorted(set(getattr(options, name) or ()) - set(names))
+        if unknown:
+            parser.error(f"--{name}: no {', '.join(unknown)}; --preset {options.preset} has {', '.join(names)}")
     if options.device != "cpu":
         import torch
 
         if not torch.cuda.is_available():
             parser.error(f"--device {options.device}: PyTorch finds no such device here; use --device cpu")
+    chosen = cases(options.preset, options.device)
     return options, [case for case in chosen if options.only is None or case.name in options.only]
 
 
@@ -240,6 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     options, chosen = parse(arguments)
     steps = options.steps or (1 if options.device == "cpu" else 10)
     rounds = options.repeats or (3 if options.preset == "quick" else 5)
+    ways = [way for way in variants(options.preset) if options.variants is None or way.name in options.variants]
     started = time.monotonic()
     result = {
         "ratios": None,
@@ -250,7 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
         "cases": {},
     }
     for case in chosen:
-        measured = run_case(case, variants(options.preset), rounds, steps)
+        measured = run_case(case, ways, rounds, steps)
         result["cases"][case.name] = measured
         if result["ratios"] is None:  # of the first case, the base unless it was left out
             result["ratios"] = measured["ratios"]

@@ -128,7 +128,8 @@ def test_the_command_measures_and_writes_what_it_promises(tmp_path, monkeypatch,
     [
         (["--output", "missing/folder/file.json"], "the folder of missing/folder/file.json does not exist"),
         (["--repeats", "0"], "--repeats must be at least 1"),
-        (["--only", "nothing"], "--only: no case nothing; --preset quick has base"),
+        (["--only", "nothing"], "--only: no nothing; --preset quick has base"),
+        (["--variants", "exact", "nothing"], "--variants: no nothing; --preset quick has sft, plain"),
         (["--preset", "slow"], "--preset: invalid choice"),
         pytest.param(
             ["--device", "cuda"],
