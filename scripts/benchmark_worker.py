@@ -132,6 +132,8 @@ def timed_blocks(connection: Connection, case: Case, variant: Variant) -> Script
 
 def measured_steps(connection: Connection, case: Case, variant: Variant, model: LlamaForCausalLM) -> Script:
     """Operations and peak memory of a step. Any window of `interval` steps holds exactly one that is penalised."""
+    if variant.fields and variant.fields.get("jacobian_estimator") == "finite_difference":
+        yield variant.interval  # finds its step once
     # First, as it makes the optimizer's state, too, which peaks must not take for a part of the step.
     with FlopCounterMode(display=False, custom_mapping=_uncounted_operations()) as counter:
         yield variant.interval
