@@ -19,11 +19,14 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     if Path(path).exists() and not Path(path).is_dir():
         raise ValueError(f"{path} is a file: give the model's folder.")
-    if (Path(path) / "adapter_config.json").is_file():
-        model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=torch.float32).merge_and_unload()
-    else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
+    try:
+        if (Path(path) / "adapter_config.json").is_file():
+            model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=torch.float32).merge_and_unload()
+        else:
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
+    except OSError as error:  # which, without a network, does not name what was asked for
+        raise OSError(f"{path} cannot be loaded: {error}") from error
     if tokenizer.chat_template is None:
         raise ValueError(f"The tokenizer of {path} has no chat template, so its prompts cannot be rendered.")
     if tokenizer.pad_token is None:

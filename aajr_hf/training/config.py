@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,7 +131,6 @@ class AAJRConfig(SFTConfig):
             instead of becoming robust; compare methods with fixed ones.
     """
 
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "adapter_options"]
     _argument_group_name = "adversary, regularizer and adapter (AAJRConfig)"
 
     epsilon: float = field(
@@ -220,6 +220,7 @@ class AAJRConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        self._read_options()
         self._check_choices()
         self._check_numbers()
         self._resolve_step_size()
@@ -236,6 +237,16 @@ class AAJRConfig(SFTConfig):
     def is_active(self) -> bool:
         """Whether training differs from `SFTTrainer`'s."""
         return self.epsilon > 0 or self.penalty_active or self.clean_loss_weight > 0 or self.system_loss != "nll"
+
+    def _read_options(self) -> None:
+        options = self.adapter_options
+        if isinstance(options, str):
+            try:
+                options = self.adapter_options = json.loads(options)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"`adapter_options` must be a mapping, or one as JSON: {error}.") from None
+        if not isinstance(options, dict | None):
+            raise ValueError(f"`adapter_options` must be a mapping; got {options!r}.")
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():

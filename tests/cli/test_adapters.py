@@ -30,8 +30,8 @@ def train(agent, output, *more):  # noqa: F811
             "q_proj",
         ),
         (
-            ["--use_peft", "true", "--lora_r", "3", "--use_dora", "true", "--lora_target_modules", "v_proj"],
-            {"r": 3, "use_dora": True, "target_modules": {"v_proj"}},
+            ["--use_peft", "true", "--lora_r", "3", "--use_dora", "true", "--lora_target_modules", "q_proj", "v_proj"],
+            {"r": 3, "use_dora": True, "target_modules": {"q_proj", "v_proj"}},
             "Trained: dora",
         ),
     ],
