@@ -113,7 +113,7 @@ class AAJRTrainer(SFTTrainer):
         if self.args.penalty_fraction < 1 and self._dropout:
             raise ValueError(
                 "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
-                "or the model's dropout to 0."
+                "or the model's (and `lora_dropout`) to 0."
             )
 
     def _choose_estimator(self) -> str:
