@@ -31,7 +31,19 @@ def train(agent, output, *more):  # noqa: F811
         ),
         (
             # TRL's default is a dropout of 0.05, which goes with the penalty of whole batches alone.
-            "--use_peft true --lora_r 3 --use_dora true --lora_target_modules q_proj v_proj --lora_dropout 0".split(),
+            [
+                "--use_peft",
+                "true",
+                "--lora_r",
+                "3",
+                "--use_dora",
+                "true",
+                "--lora_target_modules",
+                "q_proj",
+                "v_proj",
+                "--lora_dropout",
+                "0",
+            ],
             {"r": 3, "use_dora": True, "target_modules": {"q_proj", "v_proj"}},
             "Trained: dora",
         ),
