@@ -15,8 +15,8 @@ class UserError(Exception):
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """
-    Turn errors about values, files, configurations and missing libraries into a [`UserError`]. Only for the phases that read what the user
-    gave: errors of training itself are defects, and keep their traceback.
+    Turn errors about values, files, configurations and missing libraries into a [`UserError`]. Only for the phases
+    that read what the user gave: errors of training itself are defects, and keep their traceback.
     """
     try:
         yield

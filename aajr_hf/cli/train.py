@@ -194,7 +194,7 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=arguments.dataset_name)
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
-    # Now, not at the interpreter's exit: there, the collectives' threads abort a process whose peer has gone before it.
+    # Trackers and the process group, as at the end of TRL's own scripts.
     trainer.accelerator.end_training()
 
 

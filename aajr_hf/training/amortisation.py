@@ -38,7 +38,7 @@ def control_variate(
     What the two outer passes tell of the penalty: the squared secant `||z(delta_K) - z(0)||^2 / ||delta_K||^2` of the
     penalised output, (B,), differentiable in the parameters. To first order it is the squared amplification along the whole
     ascent, and it moves with the penalty: adding its mean over the batch, and estimating only the penalty's difference from
-    it, has the same expectation and, on a trained agent, a tenth of the variance.
+    it, has the same expectation and, on an agent that the penalty has calmed, less than half of the variance.
 
     Args:
         adversarial, clean: The logits at delta_K and at 0, (B, A, V), with their graphs; `clean` may be None.
