@@ -177,6 +177,10 @@ FAMILIES: dict[str, Family] = {
     "hra": Family(peft.HRAConfig, _sized(), _own_rank),
     "delora": Family(peft.DeloraConfig, _sized(), _own_rank),
     "psoft": Family(peft.PsoftConfig, _sized(psoft_alpha=lambda rank: rank), _own_rank),
+    "deft": Family(peft.DeftConfig, _sized(), _own_rank),
+    "glora": Family(peft.GloraConfig, _sized(), _full_rank),
+    "peanut": Family(peft.PeanutConfig, _sized(), _own_rank),
+    "tinylora": Family(peft.TinyLoraConfig, lambda rank, shapes: {"u": rank}, _own_rank),
 }
 ADAPTERS = ("full", *FAMILIES)
 

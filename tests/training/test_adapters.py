@@ -22,7 +22,7 @@ from .tiny import WORDS, dataset, tiny_model, trainer
 BY_DIFFERENCES = {"loha", "randlora", "c3a"}
 NOT_THE_BASE_AT_FIRST = {("fourierft", 4), ("c3a", 4), ("hra", 3)}
 # What these compute in fp32, whatever the type of the weights.
-SINGLE_PRECISION = {"c3a", "fourierft"}
+SINGLE_PRECISION = {"c3a", "fourierft", "deft"}
 
 
 # PyTorch asks users of sparse tensors, such as SHiRA, to choose; whoever calls it is named.
