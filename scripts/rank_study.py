@@ -2,10 +2,12 @@
 Does an adapter need a high rank to become robust? One base agent, fine-tuned with the penalty by full fine-tuning, by LoRA
 of several ranks and by three families of full-rank adapters of as many parameters, several seeds each, all attacked alike.
 
-    python scripts/rank_study.py                       # an hour on two cores
+    python scripts/rank_study.py                       # 80 minutes on two cores
     python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output /tmp/rank
 
-Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of runs), rank.png and rank.md to `--output`.
+Each adapter is given the learning rate of `RATES` with which an agent of one more seed has the highest worst-case success, on
+other observations than those of the results. Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of
+runs), rank_tuning.json (those of the learning rates), rank.png and rank.md to `--output`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from rank_study_report import write_report
@@ -23,62 +26,81 @@ from rank_study_report import write_report
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "congestion" / "aajr.yaml"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 2, 4, 8, 16, 32)), "hira:8", "shira:8", "oft:8"]
-# Adapters start from a zero update, most of whose factors are small: they need larger steps than the weights themselves.
-LEARNING_RATES = {"full": 1e-3}
-ADAPTER_LEARNING_RATE = 1e-2
-EXAMPLES, MULTIPLE, EVALUATION_SEED = 400, 2.0, 7
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+TUNING_SEED = 100
+EXAMPLES, MULTIPLE = 400, 2.0
 
 
-def one_run(name: str, seed: int, work: Path) -> dict:
-    """Train and measure one agent; the process that does so is this script's own, with `--one`."""
-    file = work / f"{name.replace(':', '-')}-{seed}.json"
+@dataclass(frozen=True)
+class Run:
+    """One agent: `adapter` is a name, or a name and a rank with a colon between them."""
+
+    adapter: str
+    seed: int
+    rate: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.adapter.replace(':', '-')}-{self.rate:g}-{self.seed}"
+
+    @property
+    def observations_seed(self) -> int:
+        # Rates are chosen on other observations than those of the results.
+        return (8 if self.seed == TUNING_SEED else 7) + 2 * 10**6
+
+
+def result_of(run: Run, work: Path, steps: int | None) -> dict:
+    """Train and measure one agent in a process of its own: this script's, with `--one`."""
+    file = work / f"{run.label}.json"
     if not file.is_file():
-        command = [sys.executable, __file__, "--one", name, "--seeds", str(seed), "--work", str(work)]
+        command = [sys.executable, __file__, "--one", run.adapter, str(run.seed), str(run.rate), "--work", str(work)]
+        command += ["--max_steps", str(steps)] if steps else []
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         with file.with_suffix(".log").open("w") as log:
             done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         if done.returncode:
-            raise RuntimeError(f"{name}, seed {seed}, failed: see {log.name}")
+            raise RuntimeError(f"{run.label} failed: see {log.name}")
     result = json.loads(file.read_text())
     print(
-        f"{name:<10} seed {seed}: nominal {result['nominal_success']:.1f}, worst {result['worst_case_success']:.1f}",
+        f"{run.label:<20} nominal {result['nominal_success']:.1f}, worst case {result['worst_case_success']:.1f}",
         flush=True,
     )
     return result
 
 
-def train_and_measure(name: str, seed: int, work: Path) -> None:
+def train_and_measure(run: Run, work: Path, steps: int | None) -> None:
     from aajr_hf.cli.main import main as aajr
     from aajr_hf.environments import congestion_rows
     from aajr_hf.evaluation.agents import load_agent
     from aajr_hf.evaluation.rank import update_spectra
     from aajr_hf.evaluation.robustness import RobustnessSettings, evaluate_agent
 
-    adapter, _, rank = name.partition(":")
-    folder, base = work / f"{adapter}-{rank}-{seed}", work / "base"
-    rate = LEARNING_RATES.get(adapter, ADAPTER_LEARNING_RATE)
+    adapter, _, rank = run.adapter.partition(":")
+    folder, base = work / run.label, work / "base"
     options = {
         "model_name_or_path": base,
         "output_dir": folder,
-        "seed": seed,
-        "learning_rate": rate,
+        "seed": run.seed,
+        "learning_rate": run.rate,
+        "adapter": adapter,
         "overwrite": True,
+        "disable_tqdm": True,
     }
-    options |= {"adapter": adapter, "disable_tqdm": True, **({"adapter_rank": rank} if rank else {})}
+    options |= {"adapter_rank": rank} if rank else {}
+    options |= {"max_steps": steps} if steps else {}
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     if aajr(["train", "--config", str(RECIPE), *arguments]):
         sys.exit(1)
     model, tokenizer = load_agent(str(folder))
-    rows = congestion_rows(10 * EXAMPLES, seed=EVALUATION_SEED + 2 * 10**6)[::10]
-    settings = RobustnessSettings(multiples=(MULTIPLE,), seed=EVALUATION_SEED)
-    numbers = evaluate_agent(model, tokenizer, rows, settings)
+    rows = congestion_rows(10 * EXAMPLES, seed=run.observations_seed)[::10]
+    numbers = evaluate_agent(model, tokenizer, rows, RobustnessSettings(multiples=(MULTIPLE,), seed=7))
     updates = update_spectra(model, load_agent(str(base))[0]).values()
     trained = json.loads((folder / "train_results.json").read_text())
     result = {
         "adapter": adapter,
         "rank": int(rank) if rank else None,
-        "seed": seed,
-        "learning_rate": rate,
+        "seed": run.seed,
+        "learning_rate": run.rate,
         "trainable_parameters": trained["trainable_parameters"],
         "nominal_success": numbers["nominal_success"],
         "worst_case_success": numbers["worst_case_success"][f"{MULTIPLE:g}"],
@@ -89,7 +111,7 @@ def train_and_measure(name: str, seed: int, work: Path) -> None:
         "update_rank": sum(u["directions"]["99%"] for u in updates) / len(updates),
         "train_seconds": trained["train_runtime"],
     }
-    (work / f"{name.replace(':', '-')}-{seed}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (work / f"{run.label}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def main() -> None:
@@ -98,25 +120,35 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "rank-study", help="folder of the agents")
     parser.add_argument("--adapters", nargs="+", default=ADAPTERS, metavar="NAME[:RANK]", help="what is compared")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training (default: 0 1 2)")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
+    parser.add_argument("--max_steps", type=int, help="of training, instead of the recipe's")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    work, steps = arguments.work, arguments.max_steps
+    work.mkdir(parents=True, exist_ok=True)
     if arguments.one:
-        train_and_measure(arguments.one, arguments.seeds[0], arguments.work)
+        adapter, seed, rate = arguments.one
+        train_and_measure(Run(adapter, int(seed), float(rate)), work, steps)
         return
-    if not (arguments.work / "base").is_dir():
-        subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(arguments.work / "base")], check=True)
-    wanted = [(name, seed) for seed in arguments.seeds for name in arguments.adapters]
+    if not (work / "base").is_dir():
+        subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(work / "base")], check=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        runs = list(pool.map(lambda pair: one_run(*pair, arguments.work), wanted))
-    order = {name: i for i, name in enumerate(arguments.adapters)}
-    runs.sort(key=lambda run: (order[_name(run)], run["seed"]))
-    write_report(runs, arguments.output)
+        tried = [Run(name, TUNING_SEED, rate) for name in arguments.adapters for rate in arguments.rates]
+        tuning = list(pool.map(lambda run: result_of(run, work, steps), tried))
+        rates = best_rates([run.adapter for run in tried], tuning)
+        wanted = [Run(name, seed, rates[name]) for name in arguments.adapters for seed in arguments.seeds]
+        runs = list(pool.map(lambda run: result_of(run, work, steps), wanted))
+    write_report(runs, tuning, arguments.output)
 
 
-def _name(run: dict) -> str:
-    return run["adapter"] if run["rank"] is None else f"{run['adapter']}:{run['rank']}"
+def best_rates(names: list[str], results: list[dict]) -> dict[str, float]:
+    """For each adapter the learning rate with the highest worst-case success."""
+    best: dict[str, dict] = {}
+    for name, result in zip(names, results, strict=True):
+        if name not in best or result["worst_case_success"] > best[name]["worst_case_success"]:
+            best[name] = result
+    return {name: result["learning_rate"] for name, result in best.items()}
 
 
 if __name__ == "__main__":

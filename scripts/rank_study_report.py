@@ -34,9 +34,10 @@ def label(run: dict) -> str:
     return "full" if run["rank"] is None else f"{run['adapter']} {run['rank']}"
 
 
-def write_report(runs: list[dict], folder: Path) -> None:
+def write_report(runs: list[dict], tuning: list[dict], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rank.json").write_text(json.dumps(runs, indent=2) + "\n")
+    (folder / "rank_tuning.json").write_text(json.dumps(tuning, indent=2) + "\n")
     (folder / "rank.png").write_bytes(plot(runs))
     (folder / "rank.md").write_text(page(runs))
 
