@@ -108,10 +108,16 @@ def _check(arguments: RankArguments, config: AAJRConfig) -> None:
 
 def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig):
     """A trainer with the model, merged and with trainable weights, on held-out data; and the base model or None."""
+    from peft import PeftModel
+
     from ..evaluation.agents import load_agent
     from ..training.trainer import AAJRTrainer
 
     model, tokenizer = load_agent(arguments.model)
+    if isinstance(model, PeftModel):
+        raise UserError(
+            f"`model`: the adapter in {arguments.model} cannot be merged, so it has no weights to measure."
+        )
     base_name = arguments.base or _base_of(arguments.model, data.model_name_or_path)
     base = None if base_name is None else load_agent(base_name)[0]
     rows = _held_out(arguments.examples, data)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
 from peft import AutoPeftModelForCausalLM
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     The model of a folder or a Hub name, in float32 on the accelerator if there is one, and its tokenizer. An adapter is
-    merged into its base model.
+    merged into its base model in memory, which is faster, where PEFT can do that.
 
     Raises:
         OSError, ValueError: if there is no such model, or it has no tokenizer with a chat template.
@@ -21,7 +23,7 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise ValueError(f"{path} is a file: give the model's folder.")
     try:
         if (Path(path) / "adapter_config.json").is_file():
-            model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=torch.float32).merge_and_unload()
+            model = _with_adapter(path)
         else:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
@@ -33,3 +35,12 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         tokenizer.pad_token = tokenizer.eos_token
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     return model.to(device).eval(), tokenizer
+
+
+def _with_adapter(path: str) -> nn.Module:
+    load = functools.partial(AutoPeftModelForCausalLM.from_pretrained, path, dtype=torch.float32)
+    try:
+        return load().merge_and_unload()
+    except (AttributeError, NotImplementedError, ValueError):
+        # Anew: some of its layers may be merged already.
+        return load()

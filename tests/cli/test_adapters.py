@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from peft import PeftConfig
+from peft import LilyConfig, PeftConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aajr_hf.cli.main import main
 
@@ -120,3 +121,18 @@ def test_a_merged_model_is_not_overwritten(agent, tmp_path, capsys):  # noqa: F8
     adapter = tmp_path / "lora"
     assert train(agent, adapter, "--adapter", "lora", "--adapter_rank", "2") == 0
     assert "exists already" in fails(capsys, "merge", str(adapter), str(tmp_path))
+
+
+def test_an_adapter_that_cannot_be_merged_is_evaluated_as_it_is(agent, tmp_path, capsys):  # noqa: F811
+    model = AutoModelForCausalLM.from_pretrained(agent)
+    folder = tmp_path / "lily"
+    lily = LilyConfig(r=2, stride_A=1, num_B=2, target_modules=["q_proj"], init_weights=False, scaling=20)
+    get_peft_model(model, lily).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(agent).save_pretrained(folder)
+    small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "1", "--output", str(tmp_path / "report")]
+    assert main(["evaluate", f"base={agent}", f"lily={folder}", *small]) == 0
+    runs = json.loads((tmp_path / "report" / "results.json").read_text())["runs"]
+    assert runs["lily"]["amplification"] != pytest.approx(runs["base"]["amplification"], rel=1e-3)
+    capsys.readouterr()
+    assert "cannot be merged" in fails(capsys, "merge", str(folder), str(tmp_path / "merged"))
+    assert "cannot be merged" in fails(capsys, "rank", "--model", str(folder), "--config", RECIPE)
