@@ -28,7 +28,7 @@ RECIPE = ROOT / "recipes" / "congestion" / "aajr.yaml"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 2, 4, 8, 16, 32)), "hira:8", "shira:8", "oft:8"]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 TUNING_SEED = 100
-EXAMPLES, MULTIPLE = 400, 2.0
+MULTIPLE = 2.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Run:
         return (8 if self.seed == TUNING_SEED else 7) + 2 * 10**6
 
 
-def result_of(run: Run, work: Path, steps: int | None) -> dict:
+def result_of(run: Run, work: Path, steps: int | None, examples: int) -> dict:
     """Train and measure one agent in a process of its own: this script's, with `--one`."""
     file = work / f"{run.label}.json"
     if not file.is_file():
         command = [sys.executable, __file__, "--one", run.adapter, str(run.seed), str(run.rate), "--work", str(work)]
-        command += ["--max_steps", str(steps)] if steps else []
+        command += ["--examples", str(examples), *(["--max_steps", str(steps)] if steps else [])]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         with file.with_suffix(".log").open("w") as log:
             done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -68,7 +68,7 @@ def result_of(run: Run, work: Path, steps: int | None) -> dict:
     return result
 
 
-def train_and_measure(run: Run, work: Path, steps: int | None) -> None:
+def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) -> None:
     from aajr_hf.cli.main import main as aajr
     from aajr_hf.environments import congestion_rows
     from aajr_hf.evaluation.agents import load_agent
@@ -92,7 +92,7 @@ def train_and_measure(run: Run, work: Path, steps: int | None) -> None:
     if aajr(["train", "--config", str(RECIPE), *arguments]):
         sys.exit(1)
     model, tokenizer = load_agent(str(folder))
-    rows = congestion_rows(10 * EXAMPLES, seed=run.observations_seed)[::10]
+    rows = congestion_rows(10 * examples, seed=run.observations_seed)[::10]
     numbers = evaluate_agent(model, tokenizer, rows, RobustnessSettings(multiples=(MULTIPLE,), seed=7))
     updates = update_spectra(model, load_agent(str(base))[0]).values()
     trained = json.loads((folder / "train_results.json").read_text())
@@ -122,23 +122,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training (default: 0 1 2)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--max_steps", type=int, help="of training, instead of the recipe's")
+    parser.add_argument("--examples", type=int, default=400, help="observations (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    work, steps = arguments.work, arguments.max_steps
+    work = arguments.work
+    sizes = (work, arguments.max_steps, arguments.examples)
     work.mkdir(parents=True, exist_ok=True)
     if arguments.one:
         adapter, seed, rate = arguments.one
-        train_and_measure(Run(adapter, int(seed), float(rate)), work, steps)
+        train_and_measure(Run(adapter, int(seed), float(rate)), *sizes)
         return
     if not (work / "base").is_dir():
         subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(work / "base")], check=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         tried = [Run(name, TUNING_SEED, rate) for name in arguments.adapters for rate in arguments.rates]
-        tuning = list(pool.map(lambda run: result_of(run, work, steps), tried))
+        tuning = list(pool.map(lambda run: result_of(run, *sizes), tried))
         rates = best_rates([run.adapter for run in tried], tuning)
         wanted = [Run(name, seed, rates[name]) for name in arguments.adapters for seed in arguments.seeds]
-        runs = list(pool.map(lambda run: result_of(run, work, steps), wanted))
+        runs = list(pool.map(lambda run: result_of(run, *sizes), wanted))
     write_report(runs, tuning, arguments.output)
 
 

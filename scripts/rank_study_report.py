@@ -49,11 +49,11 @@ def page(runs: list[dict]) -> str:
         "# Does robustness need a high rank?",
         "",
         "`python scripts/rank_study.py` makes this page, `rank.json` and the plot again. One base agent of the world `congestion`,",
-        "fine-tuned by `recipes/congestion/aajr.yaml` with each adapter, seeds "
-        + ", ".join(map(str, seeds))
-        + "; 400 held-out",
-        "observations, greedy, without an adversary and attacked at twice the training radius. Means with their 95 % confidence",
-        "intervals (Student's t). Update rank: directions that carry 99 % of a layer's update, averaged over layers.",
+        f"fine-tuned by `recipes/congestion/aajr.yaml` with each adapter, seeds {', '.join(map(str, seeds))}, and measured on held-out",
+        "observations (greedy, 400 unless the command says otherwise), without an adversary and attacked at twice the training",
+        "radius. The learning rate of each adapter is the best of those in `rank_tuning.json`, found with another seed on other",
+        "observations. Means with their 95 % confidence intervals (Student's t). Update rank: directions that carry 99 % of a",
+        "layer's update, averaged over layers.",
         "",
         f"| adapter | parameters | learning rate | {' | '.join(_COLUMNS.values())} |",
         "|---|---:|---:|" + "---:|" * len(_COLUMNS),

@@ -1,0 +1,109 @@
+"""scripts/rank_study.py: the way from agents to the page, and its arithmetic."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aajr_hf.environments import congestion_rows
+from aajr_hf.training.base_agent import small_llama, train_tokenizer
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from rank_study import best_rates  # noqa: E402
+from rank_study_report import mean_and_interval, write_report  # noqa: E402
+
+FIELDS = {
+    "adapter",
+    "rank",
+    "seed",
+    "trainable_parameters",
+    "nominal_success",
+    "worst_case_success",
+    "amplification",
+    "update_rank",
+}
+
+
+def run(adapter, rank, seed, worst, parameters=1000, rate=1e-3):
+    return {
+        "adapter": adapter,
+        "rank": rank,
+        "seed": seed,
+        "learning_rate": rate,
+        "trainable_parameters": parameters,
+        "nominal_success": 90.0,
+        "worst_case_success": worst,
+        "sampled_worst_case_success": worst - 5,
+        "amplification": 10.0,
+        "update_rank": 4.0,
+        "train_seconds": 80.0,
+    }
+
+
+def test_the_interval_is_that_of_student():
+    # scipy.stats.t.interval(0.95, 2, loc=2, scale=1 / 3**0.5)
+    mean, half = mean_and_interval([1.0, 2.0, 3.0])
+    assert mean == 2 and half == pytest.approx(2.4841, rel=1e-3)
+    assert mean_and_interval([5.0]) == (5.0, None)
+
+
+def test_the_page_compares_seed_by_seed_at_equal_parameters(tmp_path):
+    runs = [run("full", None, seed, 70 + 10 * seed, 50_000) for seed in (0, 1, 2)]
+    runs += [run("lora", 1, seed, 50 + 10 * seed) for seed in (0, 1, 2)]
+    runs += [run("lora", 8, seed, 69 + 10 * seed + (-1) ** seed, 8_000) for seed in (0, 1, 2)]
+    runs += [run("oft", 8, seed, 60 + 10 * seed, 7_900) for seed in (0, 1, 2)]
+    write_report(runs, [], tmp_path)
+    assert json.loads((tmp_path / "rank.json").read_text()) == runs
+    assert (tmp_path / "rank.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "rank.md").read_text()
+    assert "| lora 1 | 1,000 | 0.001 | 90.0 ± 0.0 | 60.0 ± 24.8 |" in page
+    assert "- full against lora 8: +0.7 ± 2.9 points, within chance." in page
+    assert "- oft 8 against lora 8: -9.3 ± 2.9 points, beyond chance." in page
+    assert "- lora 8 against lora 1: +19.3 ± 2.9 points, beyond chance." in page
+
+
+def test_the_best_rate_is_that_of_the_worst_case():
+    results = [run("lora", 1, 100, worst, rate=rate) for worst, rate in ((40, 1e-3), (60, 3e-3), (50, 1e-2))]
+    assert best_rates(["lora:1"] * 3, results) == {"lora:1": 3e-3}
+
+
+def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
+    rows = congestion_rows(200, seed=0)
+    tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
+    small_llama(tokenizer, seed=0).save_pretrained(tmp_path / "work" / "base")
+    tokenizer.save_pretrained(tmp_path / "work" / "base")
+    command = [
+        sys.executable,
+        str(SCRIPTS / "rank_study.py"),
+        "--adapters",
+        "lora:2",
+        "--seeds",
+        "0",
+        "--rates",
+        "1e-3",
+    ]
+    command += [
+        "--max_steps",
+        "2",
+        "--examples",
+        "4",
+        "--work",
+        str(tmp_path / "work"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert first.stdout.count("lora-2-0.001-") == 2
+    results, tuning = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("rank", "rank_tuning"))
+    assert [(r["adapter"], r["rank"], r["seed"]) for r in results] == [("lora", 2, 0)]
+    assert set(results[0]) >= FIELDS and tuning[0]["seed"] == 100
+    assert 0 < results[0]["update_rank"] <= 2 and results[0]["trainable_parameters"] > 1000
+    made = [file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*.json")]
+    subprocess.run(command, capture_output=True, check=True)
+    assert [file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*.json")] == made
