@@ -5,18 +5,20 @@ of several ranks and by three families of full-rank adapters of as many paramete
     python scripts/rank_study.py                       # 80 minutes on two cores
     python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output /tmp/rank
 
-Each adapter is given the learning rate of `RATES` with which an agent of one more seed has the highest worst-case success, on
-other observations than those of the results. Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of
+Each adapter is given the learning rate with which an agent of one more seed has the highest worst-case success, on other
+observations than those of the results: three of `RATES` are tried, from the middle towards the better ones. Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of
 runs), rank_tuning.json (those of the learning rates), rank.png and rank.md to `--output`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,31 +128,40 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    work = arguments.work
-    sizes = (work, arguments.max_steps, arguments.examples)
+    work, names = arguments.work, arguments.adapters
     work.mkdir(parents=True, exist_ok=True)
     if arguments.one:
         adapter, seed, rate = arguments.one
-        train_and_measure(Run(adapter, int(seed), float(rate)), *sizes)
+        train_and_measure(Run(adapter, int(seed), float(rate)), work, arguments.max_steps, arguments.examples)
         return
     if not (work / "base").is_dir():
         subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(work / "base")], check=True)
+    measure = functools.partial(result_of, work=work, steps=arguments.max_steps, examples=arguments.examples)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        tried = [Run(name, TUNING_SEED, rate) for name in arguments.adapters for rate in arguments.rates]
-        tuning = list(pool.map(lambda run: result_of(run, *sizes), tried))
-        rates = best_rates([run.adapter for run in tried], tuning)
-        wanted = [Run(name, seed, rates[name]) for name in arguments.adapters for seed in arguments.seeds]
-        runs = list(pool.map(lambda run: result_of(run, *sizes), wanted))
-    write_report(runs, tuning, arguments.output)
+        tried = pool.map(
+            lambda name: climb(arguments.rates, lambda rate: measure(Run(name, TUNING_SEED, rate))), names
+        )
+        tuning = dict(zip(names, tried, strict=True))
+        rates = {name: max(found, key=worst_case)["learning_rate"] for name, found in tuning.items()}
+        runs = list(pool.map(measure, [Run(name, seed, rates[name]) for name in names for seed in arguments.seeds]))
+    write_report(runs, [result for found in tuning.values() for result in found], arguments.output)
 
 
-def best_rates(names: list[str], results: list[dict]) -> dict[str, float]:
-    """For each adapter the learning rate with the highest worst-case success."""
-    best: dict[str, dict] = {}
-    for name, result in zip(names, results, strict=True):
-        if name not in best or result["worst_case_success"] > best[name]["worst_case_success"]:
-            best[name] = result
-    return {name: result["learning_rate"] for name, result in best.items()}
+def climb(rates: Sequence[float], measure: Callable[[float], dict]) -> list[dict]:
+    """The results from the middle of the rates upwards, or else downwards, until the worst-case success falls."""
+    best = (len(rates) - 1) // 2
+    found = {best: measure(rates[best])}
+    for step in (1, -1):
+        while 0 <= best + step < len(rates) and best + step not in found:
+            found[best + step] = measure(rates[best + step])
+            if worst_case(found[best + step]) <= worst_case(found[best]):
+                break
+            best += step
+    return list(found.values())
+
+
+def worst_case(result: dict) -> float:
+    return result["worst_case_success"]
 
 
 if __name__ == "__main__":

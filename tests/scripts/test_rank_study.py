@@ -15,7 +15,7 @@ from aajr_hf.training.base_agent import small_llama, train_tokenizer
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from rank_study import best_rates  # noqa: E402
+from rank_study import climb  # noqa: E402
 from rank_study_report import mean_and_interval, write_report  # noqa: E402
 
 FIELDS = {
@@ -68,9 +68,14 @@ def test_the_page_compares_seed_by_seed_at_equal_parameters(tmp_path):
     assert "- lora 8 against lora 1: +19.3 ± 2.9 points, beyond chance." in page
 
 
-def test_the_best_rate_is_that_of_the_worst_case():
-    results = [run("lora", 1, 100, worst, rate=rate) for worst, rate in ((40, 1e-3), (60, 3e-3), (50, 1e-2))]
-    assert best_rates(["lora:1"] * 3, results) == {"lora:1": 3e-3}
+@pytest.mark.parametrize(
+    ("worst", "tried"),
+    [((50, 40, 30, 20), [40, 30, 50]), ((30, 60, 50, 70), [60, 50, 30]), ((1, 2, 4, 3), [2, 4, 3]), ((7,), [7])],
+)
+def test_rates_are_tried_towards_the_better_ones(worst, tried):
+    results = [run("lora", 1, 100, value, rate=rate) for rate, value in enumerate(worst)]
+    found = climb(range(len(worst)), lambda rate: results[rate])
+    assert [result["worst_case_success"] for result in found] == tried
 
 
 def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
