@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 
 import yaml
@@ -10,6 +11,18 @@ import yaml
 
 class UserError(Exception):
     """A mistake of the user's: its message names the field and the remedy."""
+
+
+class RunError(Exception):
+    """Training could not go on, and not by a mistake in the command: one line, exit status 1."""
+
+
+class Interrupted(Exception):
+    """Training was ended by a signal: its message says where, and how to go on."""
+
+    def __init__(self, message: str, signum: int = signal.SIGINT):
+        super().__init__(message)
+        self.status = 128 + signum
 
 
 @contextlib.contextmanager

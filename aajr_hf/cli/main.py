@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments after the program's name; `sys.argv[1:]` by default.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user's, 130 for an interruption.
+        The exit status: 0, 2 for a mistake of the user's, 1 for a run that could not go on, 128 and the signal's number for
+        an interruption.
     """
     argv = sys.argv[1:] if argv is None else argv
     listing = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
@@ -49,19 +50,19 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # Imported late: the help of one command need not wait for the libraries of the others.
     module = importlib.import_module(f".{COMMANDS[argv[0]][0]}", package=__package__)
-    from .errors import UserError
+    from .errors import Interrupted, RunError, UserError
     from .launched import hand_up, is_first
 
     try:
         return module.run(argv[1:]) or 0
-    except (UserError, FloatingPointError) as error:
+    except (UserError, RunError) as error:
         if not hand_up(str(error)):
             print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt as interrupt:
+    except (Interrupted, KeyboardInterrupt) as interrupt:
         if is_first():
             print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)
-        return 130
+        return getattr(interrupt, "status", 130)
 
 
 if __name__ == "__main__":

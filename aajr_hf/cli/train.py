@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from trl import ModelConfig
 
+from ..training.checkpoints import DiskFullError, newest_checkpoint, why_not_whole
 from ..training.config import AAJRConfig
-from .errors import UserError, user_errors
+from .errors import Interrupted, RunError, UserError, user_errors
 from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
 from .parsing import RecipeParser
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Fine-tune an agent with Adversarially-Aligned Jacobian Regularization.
 
@@ -140,18 +143,20 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
 
     Raises:
         UserError: for arguments, a model or data that cannot be trained on; nothing is written then.
-        FloatingPointError: see [`AAJRTrainer`].
-        KeyboardInterrupt: with the last checkpoint in its message; checkpoints stay whole.
+        Interrupted: by Ctrl-C or SIGTERM, after the step that was under way and with a checkpoint.
+        RunError: where training cannot go on: see [`AAJRTrainer`] for numbers that are not finite, and `DiskFullError`.
     """
     from rich.console import Console
     from transformers import AutoTokenizer
     from trl import get_peft_config, get_quantization_config
 
     from ..training.adapter_report import adapter_report
+    from ..training.interruption import StopOnSignal
     from ..training.trainer import AAJRTrainer
 
     output = Path(config.output_dir)
     check_arguments(arguments, config)
+    resume = checkpoint_to_resume(config)
     with user_errors():
         dataset = load_data(arguments)
         if config.model_init_kwargs is None:
@@ -182,11 +187,17 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
         Console().print(report.table())
-    resume = config.resume_from_checkpoint
     try:
-        result = trainer.train(resume_from_checkpoint=resume in ("true", "True", "last") or resume)
+        with StopOnSignal() as stop:
+            trainer.add_callback(stop)
+            result = trainer.train(resume_from_checkpoint=resume)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(_interruption(trainer, output)) from None
+        raise Interrupted(_how_to_resume(trainer)) from None
+    except (FloatingPointError, DiskFullError) as error:
+        raise RunError(str(error)) from error
+    if stop.signal is not None:
+        trainer.accelerator.end_training()
+        raise Interrupted(_how_to_resume(trainer), stop.signal)
     trainer.save_model(config.output_dir)
     trainer.save_metrics("train", result.metrics | {"trainable_parameters": report.trainable})
     trainer.save_state()
@@ -227,15 +238,40 @@ def split(dataset: DatasetDict, name: str, field_name: str):
     return dataset[name]
 
 
+def checkpoint_to_resume(config: AAJRConfig) -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` means: a folder, or with `auto` (or `true`, as in Transformers) the newest
+    whole one in `output_dir`; None to start from the beginning.
+
+    Raises:
+        UserError: for a folder that is not a whole checkpoint.
+    """
+    wanted = config.resume_from_checkpoint
+    if wanted is None or wanted.lower() == "false":
+        return None
+    if wanted.lower() in ("auto", "true", "last"):
+        newest = newest_checkpoint(config.output_dir)
+        logger.info(
+            f"Resuming from {newest}."
+            if newest
+            else f"There is no checkpoint in {config.output_dir}: training starts from the beginning."
+        )
+        return None if newest is None else str(newest)
+    reason = why_not_whole(Path(wanted))
+    if reason is not None:
+        raise UserError(
+            f"`resume_from_checkpoint`: {wanted} is no checkpoint that a run can be resumed from ({reason}): give another, "
+            "or auto for the newest whole one in `output_dir`."
+        )
+    return wanted
+
+
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
 
 
-def _interruption(trainer, output: Path) -> str:
-    # Trainer writes this file last: a checkpoint that was being saved has none.
-    whole = [file.parent for file in output.glob("checkpoint-*/trainer_state.json")]
-    step = trainer.state.global_step
-    if not whole:
+def _how_to_resume(trainer) -> str:
+    newest, step = newest_checkpoint(trainer.args.output_dir), trainer.state.global_step
+    if newest is None:
         return f"at step {step}, before the first checkpoint (see `save_steps`); no model was written."
-    checkpoint = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
-    return f"at step {step}; resume with --resume_from_checkpoint {checkpoint}"
+    return f"at step {step}; go on with --resume_from_checkpoint {newest} (or auto)"

@@ -17,6 +17,7 @@ from .adapters import adapter_config
 from .amortisation import control_variate, draw_points
 from .ascent import PromptAscent, ascend
 from .batch import EXTRA_COLUMNS, AgentBatch
+from .checkpoints import CheckpointMixin
 from .config import AAJRConfig
 from .data import AgentCollator, add_agent_columns, check_examples
 from .estimators import calibrate, no_forward_mode
@@ -32,7 +33,7 @@ _LARGE_ERROR = 0.1
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/penalty")
 
 
-class AAJRTrainer(SFTTrainer):
+class AAJRTrainer(CheckpointMixin, SFTTrainer):
     """
     Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
@@ -20,6 +21,7 @@ from aajr_hf.cli import launch
 from aajr_hf.cli.errors import UserError
 from aajr_hf.cli.parsing import RecipeParser
 from aajr_hf.cli.train import TrainArguments
+from aajr_hf.training.checkpoints import newest_checkpoint
 from aajr_hf.training.config import AAJRConfig
 
 from .test_main import FAST, ROOT, agent, fails  # noqa: F401
@@ -147,15 +149,40 @@ def test_fsdp_shards_on_a_cpu_too():
     assert shown.stdout.split() == ["FSDP", "2", "cpu"]
 
 
-def test_an_interruption_ends_all_processes_and_says_how_to_resume(agent, tmp_path):  # noqa: F811
-    endless = ["--max_steps", "100000", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "3"]
-    process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *endless)
+ENDLESS = ["--max_steps", "100000", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "3"]
+
+
+def wait_for_a_checkpoint(folder):
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("run/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+    while newest_checkpoint(folder) is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    assert newest_checkpoint(folder) is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_saves_in_all_processes_and_says_how_to_go_on(agent, tmp_path, number):  # noqa: F811
+    process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *ENDLESS)
+    wait_for_a_checkpoint(tmp_path / "run")
+    process.send_signal(number)
     _, error = process.communicate(timeout=120)  # returns once every process has closed its end
-    assert process.returncode == 130, error
-    resumed = re.findall(r"interrupted: at step \d+; resume with --resume_from_checkpoint (.*)", error)
-    assert len(resumed) == 1, error
-    AutoModelForCausalLM.from_pretrained(Path(resumed[0]))
+    assert process.returncode == 128 + number, error
+    found = re.findall(r"interrupted: at step (\d+); go on with --resume_from_checkpoint (\S+)", error)
+    assert len(found) == 1, error
+    step, checkpoint = found[0]
+    assert Path(checkpoint) == newest_checkpoint(tmp_path / "run") and checkpoint.endswith(f"-{step}")
+    assert (Path(checkpoint) / "rng_state_1.pth").is_file()
+    AutoModelForCausalLM.from_pretrained(Path(checkpoint))
+
+
+def test_when_one_process_dies_the_others_end_within_a_minute(agent, tmp_path):  # noqa: F811
+    process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *ENDLESS)
+    wait_for_a_checkpoint(tmp_path / "run")
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    victim = next(p for p in ranks if p.environ().get("RANK") == "1")
+    victim.kill()
+    killed = time.monotonic()
+    _, error = process.communicate(timeout=120)
+    assert time.monotonic() - killed < 60
+    assert process.returncode == 128 + signal.SIGKILL and "process 1 was ended by SIGKILL" in error
+    assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert newest_checkpoint(tmp_path / "run") is not None

@@ -188,27 +188,45 @@ def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
     assert [path.name for path in folder.parent.iterdir()] == ["agent"]
 
 
-def test_an_interruption_keeps_the_last_checkpoint_whole(agent, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number):
     recipe = str(ROOT / "recipes" / "congestion" / "adversarial.yaml")
     where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run")]
-    endless = ["--max_steps", "100000", "--save_strategy", "steps", "--save_steps", "2"]
+    # Without a checkpoint but the one that the signal makes.
+    endless = ["--max_steps", "100000", "--save_strategy", "no", "--logging_steps", "1"]
     command = [sys.executable, "-m", "aajr_hf", "train", "--config", recipe, *where, *FAST, *endless]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    checkpoints = tmp_path / "run"
-    deadline = time.monotonic() + 240
-    while not list(checkpoints.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 130
+    log = tmp_path / "log"
+    with log.open("w") as printed:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=printed, text=True)
+        deadline = time.monotonic() + 240
+        while "'aajr/" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, error
     assert "Traceback" not in error
     last = next(line for line in error.splitlines() if line.startswith("interrupted: at step "))
-    resumed = Path(last.split("--resume_from_checkpoint ")[1])
+    resumed = Path(re.search(r"--resume_from_checkpoint (\S+) \(or auto\)", last)[1])
     AutoModelForCausalLM.from_pretrained(resumed)
+    assert not (tmp_path / "run" / "config.json").exists()
     done = int(resumed.name.split("-")[1])
-    more = ["--resume_from_checkpoint", str(resumed), "--max_steps", str(done + 1)]
+    more = ["--resume_from_checkpoint", "auto", "--max_steps", str(done + 1)]
     assert main(["train", "--config", recipe, *where, *FAST, *more]) == 0
-    assert json.loads((checkpoints / "trainer_state.json").read_text())["global_step"] == done + 1
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["global_step"] == done + 1
+    assert [log["step"] for log in state["log_history"]][0] == 1  # not from the beginning
+
+
+def test_auto_starts_from_the_beginning_where_there_is_no_checkpoint(agent, tmp_path, caplog, capsys):
+    recipe = str(ROOT / "recipes" / "congestion" / "sft.yaml")
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run"), *FAST]
+    assert main(["train", "--config", recipe, *where, "--resume_from_checkpoint", "auto"]) == 0
+    assert f"There is no checkpoint in {tmp_path / 'run'}" in caplog.text
+    capsys.readouterr()
+    broken = tmp_path / "checkpoint-1"
+    broken.mkdir()
+    message = fails(capsys, "train", "--config", recipe, *where, "--resume_from_checkpoint", str(broken))
+    assert "has no trainer_state.json" in message and "auto" in message
 
 
 def test_env_prints_what_a_bug_report_needs(capsys):
