@@ -10,6 +10,7 @@ from typing import Any
 from trl import SFTConfig
 
 from .adapters import ADAPTERS
+from .recipe import SECRETS
 
 CHOICES = {
     "epsilon_mode": ("relative", "absolute"),
@@ -31,6 +32,7 @@ CHOICES = {
     "penalty_trajectory": ("all", "last", "sample"),
     "system_loss": ("nll", "expected_cost"),
     "adapter": ADAPTERS,
+    "on_nonfinite": ("stop", "skip"),
 }
 # Regularizers that are evaluated along the ascent, and so need one.
 LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction")
@@ -129,6 +131,13 @@ class AAJRConfig(SFTConfig):
         freeze_embeddings (`bool`, *optional*, defaults to `False`):
             Keep the input embeddings fixed. A model with trainable embeddings can meet a penalty by moving them
             instead of becoming robust; compare methods with fixed ones.
+
+        > Parameters that control what happens when something goes wrong
+
+        on_nonfinite (`str`, *optional*, defaults to `"stop"`):
+            Where a loss, a penalty, a perturbation or a gradient is not finite: `"stop"` before the weights change, or
+            `"skip"` the step, count it (`aajr/skipped_steps`) and go on. The first such step is kept in `output_dir`, for
+            `aajr replay`.
     """
 
     _argument_group_name = "adversary, regularizer and adapter (AAJRConfig)"
@@ -218,6 +227,9 @@ class AAJRConfig(SFTConfig):
         default=False,
         metadata={"help": "Keep the input embeddings fixed, so that the penalty cannot be met by moving them."},
     )
+    on_nonfinite: str = _choice(
+        "on_nonfinite", "stop", "Where a number is not finite: stop before the weights change, or skip the step."
+    )
 
     def __post_init__(self):
         self._read_options()
@@ -227,6 +239,10 @@ class AAJRConfig(SFTConfig):
         if self.is_active:
             self._check_combinations()
         super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Trainer pickles its arguments beside the weights: without the user's tokens."""
+        return {name: None if name in SECRETS else value for name, value in vars(self).items()}
 
     @property
     def penalty_active(self) -> bool:

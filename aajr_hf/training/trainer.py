@@ -22,6 +22,7 @@ from .config import AAJRConfig
 from .data import AgentCollator, add_agent_columns, check_examples
 from .estimators import calibrate, no_forward_mode
 from .monitoring import ascent_metrics, logit_smoothness, token_metrics
+from .nonfinite import FiniteMixin
 from .policy import AgentPolicy, uses_dropout
 from .regularizers import penalty
 from .system_losses import system_loss, token_nll
@@ -30,10 +31,10 @@ logger = logging.get_logger(__name__)
 
 # Of finite differences: beyond it the penalty's value is no longer that of the formula, and users should know.
 _LARGE_ERROR = 0.1
-_MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/penalty")
+_MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
 
-class AAJRTrainer(CheckpointMixin, SFTTrainer):
+class AAJRTrainer(CheckpointMixin, FiniteMixin, SFTTrainer):
     """
     Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
 
@@ -87,10 +88,13 @@ class AAJRTrainer(CheckpointMixin, SFTTrainer):
         if args.freeze_embeddings:
             self.model.get_input_embeddings().weight.requires_grad_(False)
         self._dropout = uses_dropout(self.model)
+        if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
+            raise ValueError("DeepSpeed takes its steps itself: `on_nonfinite` must be stop with it.")
         if args.is_active:
             self._check_support()
         self.estimator = self._choose_estimator() if args.penalty_active else None
         self._norms_unchecked = True
+        self.draw_offset = self.accelerator.process_index
 
     # Before training
 
@@ -237,7 +241,7 @@ class AAJRTrainer(CheckpointMixin, SFTTrainer):
         where that is given.
         """
         # From the RNG that a resumed run restores; each process draws other points, as its batches are others.
-        seed = int(torch.randint(2**31, ())) + self.accelerator.process_index
+        seed = int(torch.randint(2**31, ())) + self.draw_offset
         points = draw_points(self.args, ascent, torch.Generator().manual_seed(seed))
         step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
         estimator = {"estimator": self.estimator, "difference_step": step}
@@ -250,21 +254,19 @@ class AAJRTrainer(CheckpointMixin, SFTTrainer):
 
     def _difference_step(self, ascent: PromptAscent) -> float:
         """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""
-        # Where Trainer keeps what callbacks remember; it is written to trainer_state.json.
-        memory, name = self.state.stateful_callbacks, type(self).__name__
-        if name not in memory:
+        if "difference_step" not in self.memory:
             average = functools.partial(self.accelerator.reduce, reduction="mean")
             found = calibrate(self.args, ascent, self._exact_is_sound, average)
             error = found["difference_error"]
             if not math.isfinite(error):  # nothing to be learnt from this batch
                 return found["difference_step"]
-            memory[name] = {"args": {}, "attributes": found}
+            self.memory.update(found)
             self._announce(
                 f"Finite differences: step {found['difference_step']:.1e} of an embedding's norm",
                 f"relative error {error:.1e} {found['against']}",
                 logging.WARNING if error > _LARGE_ERROR else logging.INFO,
             )
-        return memory[name]["attributes"]["difference_step"]
+        return self.memory["difference_step"]
 
     def _ramp(self) -> float:
         """Part of epsilon and lambda in force: grows linearly to 1 over `aajr_warmup_ratio` of the steps."""
@@ -295,27 +297,19 @@ class AAJRTrainer(CheckpointMixin, SFTTrainer):
         rows = self.accelerator.gather(local).view(-1, len(names)).cpu()
         values = dict(zip(names, rows.mean(dim=0).tolist(), strict=True))
         losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise FloatingPointError(self._not_finite(", ".join(f"{k} = {v:.4g}" for k, v in losses.items())))
+        if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
+            return
         self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
         recorded = self._metrics["train"]
+        if "skipped_steps" in self.memory:
+            recorded["aajr/skipped_steps"] = [self.memory["skipped_steps"]]
         for name in metrics:
             recorded[name].append(values[name])
         recorded["num_tokens"] = [self._total_train_tokens]
 
-    def _not_finite(self, listed: str) -> str:
-        return (
-            f"Not finite at step {self.state.global_step}: {listed}. The weights are those of the last step; lower "
-            "`learning_rate`, `regularizer_lambda` or `epsilon`."
-        )
-
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        if not self.args.is_active or grad_norm is None:
-            return grad_norm
-        if not math.isfinite(grad_norm):
-            raise FloatingPointError(self._not_finite(f"gradient norm = {float(grad_norm)}"))
-        if self._norms_unchecked and self.accelerator.num_processes > 1:
+        if self._norms_unchecked and self.args.is_active and self.accelerator.num_processes > 1:
             self._norms_unchecked = False
             norms = self.accelerator.gather(torch.tensor([float(grad_norm)], device=self.accelerator.device))
             if norms.max() > 1.001 * norms.min():
