@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
     "rank": ("rank", "measure which rank an adapter needs"),
     "merge": ("merge", "write an adapter into the weights of its base model"),
+    "push": ("push", "upload an agent to the Hub, with its model card"),
     "replay": ("replay", "run a step again in which a number was not finite"),
     "env": ("env", "print the versions to put into a bug report"),
 }

@@ -78,6 +78,18 @@ class RecipeParser(TrlParser):
         # The namespace of --config comes last.
         return tuple(parsed[: len(self.dataclass_types)])
 
+    def given(self, argv: list[str], parsed: Iterable[object]) -> dict[str, object]:
+        """What the recipe and the command line set, with the values that they have in the dataclass instances."""
+        from ..training.recipe import plain
+
+        names = {
+            action.dest for item in argv for action in [self._option_string_actions.get(item.split("=")[0])] if action
+        }
+        if "--config" in argv:
+            names |= set(yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text()))
+        fields = {name: plain(getattr(part, name)) for part in parsed for name in names if hasattr(part, name)}
+        return {name: fields[name] for name in self._field_names() if name in fields}
+
     def check(self, argv: list[str]) -> list[str]:
         """Refuse unknown keys and options; return the arguments with `--config=RECIPE` in two."""
         argv = [part for item in argv for part in (item.split("=", 1) if item.startswith("--config=") else [item])]

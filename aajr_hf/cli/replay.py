@@ -10,7 +10,7 @@ from .parsing import ArgumentParser
 DESCRIPTION = """Run a step again in which a loss, a penalty or a gradient was not finite, with the weights, the data and the
 random numbers that it had, on one process; print where the numbers stop being finite.
 
-    aajr replay outputs/congestion-aajr/nonfinite-120
+    aajr replay outputs/congestion-aajr/_nonfinite-120
 """
 
 
@@ -20,11 +20,11 @@ def run(argv: list[str]) -> int:
     parser = ArgumentParser(
         prog="aajr replay", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("dump", metavar="DUMP", type=Path, help="folder nonfinite-STEP of a run")
+    parser.add_argument("dump", metavar="DUMP", type=Path, help="folder _nonfinite-STEP of a run")
     parser.add_argument("--process", type=int, help="whose data (default: the first where something was not finite)")
     arguments = parser.parse_args(argv)
     if not (arguments.dump / "dump.json").is_file():
-        raise UserError(f"There is no dump in {arguments.dump}: give a folder nonfinite-STEP of a run.")
+        raise UserError(f"There is no dump in {arguments.dump}: give a folder _nonfinite-STEP of a run.")
 
     from ..training.replay import replay
 

@@ -6,12 +6,13 @@ import logging
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trl import ModelConfig
 
 from ..training.checkpoints import DiskFullError, newest_checkpoint, why_not_whole
 from ..training.config import AAJRConfig
+from ..training.recipe import SECRETS
 from .errors import Interrupted, RunError, UserError, user_errors
 from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
@@ -60,6 +61,8 @@ COMMON_FIELDS = (
     "push_to_hub",
     "hub_model_id",
 )
+# Of the recipe as run: where a run begins, and what is nobody else's.
+_NOT_OF_THE_RUN = (*SECRETS, "resume_from_checkpoint", "overwrite")
 
 
 @dataclass
@@ -110,7 +113,8 @@ def run(argv: list[str]) -> int:
     # So that the choice of the estimator and its reason are seen, which the library logs as information.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aajr_hf").setLevel(logging.INFO)
-    train(arguments, config)
+    given = parser.given(argv, (arguments, config))
+    train(arguments, config, {name: value for name, value in given.items() if name not in _NOT_OF_THE_RUN})
     return 0
 
 
@@ -137,9 +141,9 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
 
 
-def train(arguments: TrainArguments, config: AAJRConfig) -> None:
+def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any]) -> None:
     """
-    Fine-tune and save to `config.output_dir`, with `train_results.json` beside the weights.
+    Fine-tune and save to `config.output_dir`, with `train_results.json` and the `recipe` as `recipe.yaml` beside the weights.
 
     Raises:
         UserError: for arguments, a model or data that cannot be trained on; nothing is written then.
@@ -184,6 +188,7 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
             quantization_config=get_quantization_config(arguments),
             peft_config=get_peft_config(arguments),
         )
+    trainer.recipe = recipe
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
         Console().print(report.table())
@@ -198,13 +203,13 @@ def train(arguments: TrainArguments, config: AAJRConfig) -> None:
     if stop.signal is not None:
         trainer.accelerator.end_training()
         raise Interrupted(_how_to_resume(trainer), stop.signal)
-    trainer.save_model(config.output_dir)
+    # Trainer pushes what is saved from outside of it; the push below is after everything is in the folder.
+    trainer.save_model(config.output_dir, _internal_call=True)
     trainer.save_metrics("train", result.metrics | {"trainable_parameters": report.trainable})
     trainer.save_state()
     trainer.accelerator.print(f"Model saved to {output}.")
-    if config.push_to_hub:
-        trainer.push_to_hub(dataset_name=arguments.dataset_name)
-        trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}.")
+    if config.push_to_hub and (pushed := trainer.push_to_hub()) is not None:
+        print(f"Model pushed: {pushed.commit_url}")
     # Trackers and the process group, as at the end of TRL's own scripts.
     trainer.accelerator.end_training()
 

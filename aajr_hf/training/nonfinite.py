@@ -74,7 +74,8 @@ class FiniteMixin:
         if skipped > 1:
             self._not_finite = what
             return
-        folder = Path(self.args.output_dir) / f"nonfinite-{self.state.global_step}"
+        # Of an underscore, so that the data in it is not uploaded.
+        folder = Path(self.args.output_dir) / f"_nonfinite-{self.state.global_step}"
         self._dump(folder, what)
         kept = f"`aajr replay {folder}` runs the step again."
         if skipped:

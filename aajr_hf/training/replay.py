@@ -54,7 +54,7 @@ def replay(folder: Path, process: int | None = None) -> Replay:
     Run the micro-batches of a process again, with the weights and the random numbers that it had.
 
     Args:
-        folder: `nonfinite-<step>` in a run's `output_dir`.
+        folder: `_nonfinite-<step>` in a run's `output_dir`.
         process: Whose; by default the first whose statistics were not finite.
 
     Raises:

@@ -21,6 +21,8 @@ from .checkpoints import CheckpointMixin
 from .config import AAJRConfig
 from .data import AgentCollator, add_agent_columns, check_examples
 from .estimators import calibrate, no_forward_mode
+from .hub import HubMixin
+from .model_card import CITATION
 from .monitoring import ascent_metrics, logit_smoothness, token_metrics
 from .nonfinite import FiniteMixin
 from .policy import AgentPolicy, uses_dropout
@@ -34,7 +36,7 @@ _LARGE_ERROR = 0.1
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
 
-class AAJRTrainer(CheckpointMixin, FiniteMixin, SFTTrainer):
+class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
     """
     Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
 
@@ -62,14 +64,7 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, SFTTrainer):
     _paper = {
         "title": "Adversarially-Aligned Jacobian Regularization",
         "id": "2603.04378",
-        "citation": (
-            "@article{mumcu2026aajr,\n"
-            "    title  = {{Adversarially-Aligned Jacobian Regularization}},\n"
-            "    author = {Mumcu and Yilmaz},\n"
-            "    year   = 2026,\n"
-            "    eprint = {arXiv:2603.04378},\n"
-            "}"
-        ),
+        "citation": CITATION,
     }
 
     def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):

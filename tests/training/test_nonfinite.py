@@ -46,9 +46,9 @@ def poisoned(folder, step=2, model=None, **overrides):
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"epsilon": 0, "regularizer_lambda": 0}])
 def test_a_step_is_kept_and_run_again(tmp_path, settings, capsys):
     run = poisoned(tmp_path, penalty_fraction=0.5, **settings)
-    with pytest.raises(FloatingPointError, match=r"step 2: .*= nan.*`aajr replay .*nonfinite-2` runs"):
+    with pytest.raises(FloatingPointError, match=r"step 2: .*= nan.*`aajr replay .*_nonfinite-2` runs"):
         run.train()
-    folder = tmp_path / "nonfinite-2"
+    folder = tmp_path / "_nonfinite-2"
     record, processes = read_dump(folder)
     assert record["step"] == 2 and record["max_steps"] == 4 and len(processes) == 1
     assert processes[0][0]["input_ids"].shape[0] == 4
@@ -97,7 +97,7 @@ def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path, caplog):
     logs = [log for log in run.state.log_history if "loss" in log]
     assert [log.get("aajr/skipped_steps") for log in logs] == [None, None, 1, 1]
     assert all(math.isfinite(log["loss"]) for log in logs)
-    assert "Step 1 is skipped" in caplog.text and (tmp_path / "run" / "nonfinite-1" / "dump.json").is_file()
+    assert "Step 1 is skipped" in caplog.text and (tmp_path / "run" / "_nonfinite-1" / "dump.json").is_file()
     resumed = trainer(tmp_path / "run", tiny_model(torch.float32), dataset(16), **SETTINGS)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert resumed.state.log_history[-2]["aajr/skipped_steps"] == 1
@@ -121,7 +121,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path, settings):
     run.train()
     assert run.memory["skipped_steps"] == 2
     assert all(p.isfinite().all() for p in model.parameters())
-    assert [p.name for p in tmp_path.glob("nonfinite-*")] == ["nonfinite-1"]
+    assert [p.name for p in tmp_path.glob("_nonfinite-*")] == ["_nonfinite-1"]
 
 
 def test_loss_scaling_finds_its_scale_by_overflowing(tmp_path, monkeypatch):
@@ -136,14 +136,14 @@ def test_loss_scaling_finds_its_scale_by_overflowing(tmp_path, monkeypatch):
     norms = [log["grad_norm"] for log in run.state.log_history if "grad_norm" in log]
     assert scaler.get_scale() == 2.0**67 and [math.isfinite(norm) for norm in norms] == [False, True, True, True]
     assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert not list(tmp_path.glob("nonfinite-*"))
+    assert not list(tmp_path.glob("_nonfinite-*"))
 
 
 def test_bf16_and_clipping_are_checked_too(tmp_path):
     run = poisoned(tmp_path, model=tiny_model(torch.float32), bf16=True, max_grad_norm=0.5)
     with pytest.raises(FloatingPointError, match="step 2"):
         run.train()
-    assert replay(tmp_path / "nonfinite-2").modules == ["model.layers.1.mlp.down_proj"]
+    assert replay(tmp_path / "_nonfinite-2").modules == ["model.layers.1.mlp.down_proj"]
 
 
 @pytest.mark.parametrize("adapter", ["lora", "hira"])
@@ -155,7 +155,7 @@ def test_an_adapter_is_kept_as_one(tmp_path, adapter):
     weight.data.fill_(float("inf"))
     with pytest.raises(FloatingPointError):
         run.train()
-    found = replay(tmp_path / "run" / "nonfinite-0")
+    found = replay(tmp_path / "run" / "_nonfinite-0")
     assert found.reproduced and found.trained == sum(p.requires_grad for p in run.model.parameters())
 
 
@@ -163,5 +163,5 @@ def test_the_token_is_not_kept(tmp_path):
     run = poisoned(tmp_path, hub_token="hf_secret")
     with pytest.raises(FloatingPointError):
         run.train()
-    for file in (tmp_path / "nonfinite-2").iterdir():
+    for file in (tmp_path / "_nonfinite-2").iterdir():
         assert b"hf_secret" not in file.read_bytes(), file.name

@@ -1,0 +1,131 @@
+"""`aajr push`: upload an agent, and do not give up."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from .errors import UserError, user_errors
+from .parsing import ArgumentParser
+
+DESCRIPTION = """Upload the folder of an agent, an adapter or a checkpoint to the Hub, with a model card made from it. Repeats
+until it is done: what has arrived is not sent again. The token is that of `hf auth login`, or of the variable HF_TOKEN.
+
+    aajr push outputs/congestion-aajr user/congestion-aajr
+    aajr push outputs/congestion-aajr user/congestion-aajr --evaluation outputs/evaluation --private
+"""
+# Waiting helps against none of these.
+_FINAL = {
+    400: "",
+    401: "log in with `hf auth login`",
+    403: "the token may not write there",
+    404: "there is no such place",
+}
+_LONGEST_WAIT = 60.0
+
+
+def run(argv: list[str]) -> int:
+    import argparse
+
+    parser = ArgumentParser(
+        prog="aajr push", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="DIR", type=Path, help="folder of the agent, as `aajr train` writes it")
+    parser.add_argument("repo", metavar="REPO", help="name of the repository, USER/NAME; made if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make the repository private, if it is made")
+    parser.add_argument(
+        "--evaluation", type=Path, help="folder of `aajr evaluate`: its numbers and plots go into the model card"
+    )
+    arguments = parser.parse_args(argv)
+    _check(arguments.folder)
+    with user_errors():
+        if arguments.evaluation is not None:
+            _add_evaluation(arguments.folder, arguments.evaluation)
+        _make_card(arguments.folder, arguments.repo)
+    url = push(arguments.folder, arguments.repo, arguments.private or None)
+    print(f"Pushed {arguments.folder} to {url}")
+    return 0
+
+
+def _check(folder: Path) -> None:
+    from ..training.checkpoints import INCOMPLETE
+
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(
+            f"There is no model in {folder} (no config.json or adapter_config.json): give the folder of one."
+        )
+    if (folder / INCOMPLETE).exists():
+        raise UserError(f"The checkpoint in {folder} was not written to its end: give a whole one.")
+
+
+def _add_evaluation(folder: Path, evaluation: Path) -> None:
+    """The results and plots of an evaluation of this agent, beside its weights."""
+    from ..training.model_card import EVALUATION, run_of
+
+    file = evaluation / "results.json"
+    if not file.is_file():
+        raise UserError(f"`--evaluation`: there is no results.json in {evaluation}: give a folder of `aajr evaluate`.")
+    run_of(json.loads(file.read_text()), folder)
+    target = folder / EVALUATION
+    if target.resolve() != evaluation.resolve():
+        target.mkdir(exist_ok=True)
+        for source in (file, *evaluation.glob("*.png")):
+            shutil.copy(source, target)
+
+
+def _make_card(folder: Path, repo: str) -> None:
+    from ..training.model_card import RECIPE, write_model_card
+
+    if (folder / RECIPE).is_file():
+        write_model_card(folder, repo)
+    else:
+        print(f"{folder} has no {RECIPE}: it is pushed without a new model card.", file=sys.stderr)
+
+
+def push(folder: Path, repo: str, private: bool | None) -> str:
+    """
+    Upload until it is done; return the repository's address.
+
+    Raises:
+        UserError: where the Hub refuses for a reason that waiting does not change.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    from ..training.hub import NOT_UPLOADED, hub_message, refusal
+
+    api = HfApi(library_name="aajr-hf")
+    for attempt in itertools.count():
+        try:
+            url = api.create_repo(repo, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=url.repo_id,
+                folder_path=folder,
+                commit_message="Push with aajr-hf",
+                ignore_patterns=list(NOT_UPLOADED),
+            )
+            return str(url)
+        except HFValidationError as error:
+            raise UserError(f"`REPO`: {hub_message(error)}") from error
+        except Exception as error:  # the client has errors of many kinds for what the network does
+            answer = refusal(error)
+            status = None if answer is None else answer.response.status_code
+            if status in _FINAL:
+                hint = f": {_FINAL[status]}" if _FINAL[status] else ""
+                raise UserError(f"The Hub refuses ({hub_message(error)}){hint}.") from error
+            wait = _wait(attempt, answer)
+            print(f"Not done yet ({hub_message(error)}); again in {wait:g} s. Ctrl-C to stop.", file=sys.stderr)
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _wait(attempt: int, answer) -> float:
+    """Seconds until the next attempt: what the Hub asks for, or twice as long each time."""
+    asked = None if answer is None else answer.response.headers.get("Retry-After")
+    if asked is not None and asked.isdecimal():
+        return float(asked)
+    return min(2.0**attempt, _LONGEST_WAIT)

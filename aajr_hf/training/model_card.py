@@ -1,0 +1,236 @@
+"""The model card of a run, made from what lies in its folder: the recipe, the weights, and an evaluation if there is one."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .config import AAJRConfig
+
+RECIPE = "recipe.yaml"
+EVALUATION = "evaluation"
+_PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
+_SETTINGS = (
+    *("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_scope", "perturbed_tokens", "ascent_steps"),
+    *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "regularizer_lambda"),
+    *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
+)
+CITATION = """@article{mumcu2026aajr,
+    title  = {{Adversarially-Aligned Jacobian Regularization}},
+    author = {Mumcu and Yilmaz},
+    year   = 2026,
+    eprint = {arXiv:2603.04378},
+}"""
+_TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+{{ base }}, fine-tuned with [Adversarially-Aligned Jacobian Regularization](https://huggingface.co/papers/2603.04378): an
+adversary raises the agent's loss by projected gradient ascent on the embeddings of its prompt, and the Jacobian of the logits is
+penalised along exactly those directions.
+
+## Use
+
+```python
+{{ snippet }}
+```
+{% if local_base %}
+The adapter's base model is a folder of the machine that it was trained on. To share an agent that loads anywhere, push what
+`aajr merge` writes.
+{% endif %}
+## Results
+{% if results %}
+{{ results.examples }} held-out observations, attacked with {{ results.attack }}; 100 is perfect.
+
+| | nominal |{% for row in results.worst %} worst case, {{ row.radius }} |{% endfor %}
+|---|---:|{% for row in results.worst %}---:|{% endfor %}
+| success, greedy | {{ results.nominal }} |{% for row in results.worst %} {{ row.greedy }} |{% endfor %}
+| success, sampled | {{ results.sampled }} |{% for row in results.worst %} {{ row.sampled }} |{% endfor %}
+
+Amplification along the ascent (mean norm of J u): {{ results.amplification }}.
+{% for plot in plots %}
+![{{ plot.stem }}]({{ plot.path }})
+{% endfor %}{% else %}
+Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` adds the numbers here.
+{% endif %}
+## Training
+
+| | |
+|---|---|
+| base model | {{ base }} |
+| trained | {{ trained }} |
+| data | {{ data }} |{% for name, value in settings.items() %}
+| `{{ name }}` | {{ value }} |{% endfor %}
+
+The recipe as run, for `aajr train --config`:
+
+~~~~yaml
+{{ recipe }}
+~~~~
+
+Versions: {{ versions }}.
+
+## Citation
+
+```bibtex
+{{ citation }}
+```
+"""
+
+
+def write_model_card(folder: Path, repo_id: str) -> None:
+    """
+    Write `README.md` for the agent in a folder with a recipe, with the results in `evaluation/results.json` if any.
+
+    Raises:
+        OSError, ValueError: if the recipe or the results cannot be read.
+    """
+    recipe = yaml.safe_load((folder / RECIPE).read_text())
+    base = str(recipe.get("model_name_or_path") or "an unnamed model")
+    dataset = recipe.get("dataset_name")
+    on_hub = dataset is not None and not Path(dataset).exists()
+    is_adapter = (folder / "adapter_config.json").is_file()
+    numbers = _numbers(folder)
+    data = ModelCardData(
+        model_name=repo_id.split("/")[-1],
+        base_model=None if _is_local(base) else base,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["trl", "sft", "aajr", "robustness"],
+        datasets=[dataset] if on_hub else None,
+        eval_results=_eval_results(numbers) if numbers else None,
+    )
+    defaults = AAJRConfig.__dataclass_fields__
+    card = ModelCard.from_template(
+        data,
+        template_str=_TEMPLATE,
+        name=repo_id.split("/")[-1],
+        base=Path(base).name if _is_local(base) else base,
+        local_base=is_adapter and _is_local(base),
+        snippet=_snippet(repo_id, is_adapter),
+        results=_table(numbers) if numbers else None,
+        plots=[
+            {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
+            for file in sorted((folder / EVALUATION).glob("*.png"))
+        ],
+        trained=_trained(folder, recipe),
+        data=f"examples of the world {recipe['environment']}" if recipe.get("environment") else dataset or "as given",
+        settings={name: recipe.get(name, defaults[name].default) for name in _SETTINGS},
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
+        versions=", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        citation=CITATION,
+    )
+    card.save(folder / "README.md")
+
+
+def _is_local(model: str) -> bool:
+    return Path(model).exists() or model.count("/") != 1 and "/" in model
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _snippet(repo_id: str, is_adapter: bool) -> str:
+    library, name = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
+    imports = ["from transformers import AutoTokenizer", f"from {library} import {name}"]
+    if not is_adapter:
+        imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    return "\n".join(
+        [
+            *imports,
+            "",
+            f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")',
+            f'model = {name}.from_pretrained("{repo_id}")',
+            'observation = [{"role": "user", "content": "What you observe ..."}]',
+            'inputs = tokenizer.apply_chat_template(observation, add_generation_prompt=True, return_tensors="pt", '
+            "return_dict=True)",
+            "answer = model.generate(**inputs, max_new_tokens=32)",
+            'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+        ]
+    )
+
+
+def _trained(folder: Path, recipe: dict[str, Any]) -> str:
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return "all parameters"
+    kind = json.loads(file.read_text())
+    name = recipe.get("adapter") or str(kind["peft_type"]).lower()
+    rank = recipe.get("adapter_rank", kind.get("r"))
+    return f"an adapter: `{name}`" + ("" if rank is None else f", rank {rank}")
+
+
+def _numbers(folder: Path) -> dict[str, Any] | None:
+    """Of this agent in `evaluation/results.json`, with the settings of the attack."""
+    file = folder / EVALUATION / "results.json"
+    if not file.is_file():
+        return None
+    results = json.loads(file.read_text())
+    return run_of(results, folder) | {"settings": results["settings"], "train_epsilon": results["train_epsilon"]}
+
+
+def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """
+    The numbers of the agent of a folder among those of an evaluation.
+
+    Raises:
+        ValueError: if it is not among them.
+    """
+    runs, models = results["runs"], results["settings"].get("models", {})
+    for name, numbers in runs.items():
+        if Path(models.get(name, name)).resolve() == folder.resolve():
+            return numbers
+    raise ValueError(f"{folder} is none of the agents that were evaluated: {', '.join(models.values())}.")
+
+
+def _radius(multiple: str) -> str:
+    return f"{float(multiple):g}x"
+
+
+def _eval_results(numbers: dict[str, Any]) -> list[EvalResult]:
+    world = numbers["settings"]["environment"]
+    found = [("nominal", numbers["nominal_success"])]
+    worst = numbers["worst_case_success"].items()
+    found += [(f"worst case, {_radius(multiple)} training radius", success) for multiple, success in worst]
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name="acting as an agent",
+            dataset_type=f"aajr-hf/{world}",
+            dataset_name=f"world {world} of aajr-hf",
+            metric_type="success",
+            metric_name=f"success ({name}) %",
+            metric_value=round(success, 2),
+        )
+        for name, success in found
+    ]
+
+
+def _table(numbers: dict[str, Any]) -> dict[str, Any]:
+    settings = numbers["settings"]
+    return {
+        "examples": settings["examples"],
+        "attack": f"{settings['attack_steps']} steps of projected gradient ascent, {settings['attack_restarts']} restarts",
+        "nominal": f"{numbers['nominal_success']:.1f}",
+        "sampled": f"{numbers['sampled_success']:.1f}",
+        "worst": [
+            {
+                "radius": f"{_radius(m)} radius ({float(m) * numbers['train_epsilon']:g})",
+                "greedy": f"{success:.1f}",
+                "sampled": f"{numbers['sampled_worst_case_success'][m]:.1f}",
+            }
+            for m, success in numbers["worst_case_success"].items()
+        ],
+        "amplification": f"{numbers['amplification']:.4g}",
+    }
