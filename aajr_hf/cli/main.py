@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 
 COMMANDS = {
     "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
@@ -23,7 +24,7 @@ Fine-tune language-model agents so that they stay calm under shocks, and only th
 commands:
 {commands}
 
-Each command has its own help: aajr COMMAND --help"""
+Each command has its own help: aajr COMMAND --help. With --debug, an error shows where it comes from."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,9 +56,12 @@ def main(argv: list[str] | None = None) -> int:
     from .errors import Interrupted, RunError, UserError
     from .launched import hand_up, is_first
 
+    debug = "--debug" in argv
     try:
-        return module.run(argv[1:]) or 0
+        return module.run([item for item in argv[1:] if item != "--debug"]) or 0
     except (UserError, RunError) as error:
+        if debug:
+            traceback.print_exc()
         if not hand_up(str(error)):
             print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1

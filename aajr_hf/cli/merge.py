@@ -44,15 +44,16 @@ def merge(adapter: str, output: Path) -> float:
             nothing is written then.
     """
     import torch
-    from peft import AutoPeftModelForCausalLM
     from transformers import AutoConfig, AutoTokenizer
+
+    from ..training.adapters import load_adapter
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"There is no adapter in {adapter} (no adapter_config.json): give the folder of one.")
     if output.exists():
         raise UserError(f"{output} exists already: choose another folder.")
     with user_errors():
-        model = AutoPeftModelForCausalLM.from_pretrained(adapter, dtype=torch.float32).eval()
+        model = load_adapter(adapter).eval()
         tokenizer = AutoTokenizer.from_pretrained(adapter)
         base = model.active_peft_config.base_model_name_or_path
         dtype = AutoConfig.from_pretrained(base).dtype or torch.float32

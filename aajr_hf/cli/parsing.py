@@ -19,6 +19,39 @@ _COMMON_FIELDS = "common fields of the trainer"
 _OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArguments"
 
 
+class _RecipeLoader(yaml.SafeLoader):
+    """Without aliases, a few lines of which can stand for gigabytes, and without keys that stand twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not taken: write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"`{key}` stands in it more than once")
+        return super().construct_mapping(node, deep)
+
+
+def read_recipe(path: Path) -> dict[str, object]:
+    """
+    The fields of a recipe.
+
+    Raises:
+        UserError: for a file that is not one, in one line.
+    """
+    try:
+        recipe = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"`--config`: {path} cannot be read: {reason}") from error
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise UserError(f"`--config`: {path} must be a YAML mapping of field names to values.")
+    return recipe
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """`argparse.ArgumentParser` whose errors are [`UserError`]s."""
 
@@ -86,7 +119,7 @@ class RecipeParser(TrlParser):
             action.dest for item in argv for action in [self._option_string_actions.get(item.split("=")[0])] if action
         }
         if "--config" in argv:
-            names |= set(yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text()))
+            names |= set(read_recipe(Path(argv[argv.index("--config") + 1])))
         fields = {name: plain(getattr(part, name)) for part in parsed for name in names if hasattr(part, name)}
         return {name: fields[name] for name in self._field_names() if name in fields}
 
@@ -108,11 +141,7 @@ class RecipeParser(TrlParser):
         path = Path(argv[index + 1])
         if not path.is_file():
             raise UserError(f"`--config`: there is no recipe {path}.")
-        with user_errors():
-            recipe = yaml.safe_load(path.read_text())
-        if not isinstance(recipe, dict):
-            raise UserError(f"`--config`: {path} must be a YAML mapping of field names to values.")
-        for key in recipe:
+        for key in read_recipe(path):
             if key != "env" and key not in self._field_names():
                 raise UserError(self._unknown(str(key), f"key in {path}"))
 

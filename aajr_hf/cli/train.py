@@ -169,6 +169,8 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             "revision": arguments.model_revision,
             "dtype": arguments.dtype,
             "attn_implementation": arguments.attn_implementation,
+            # Reading pickled weights can run code: whoever wants that says so in `model_init_kwargs`.
+            "use_safetensors": True,
             **config.model_init_kwargs,
         }
         tokenizer = AutoTokenizer.from_pretrained(

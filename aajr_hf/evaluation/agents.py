@@ -6,9 +6,10 @@ import functools
 from pathlib import Path
 
 import torch
-from peft import AutoPeftModelForCausalLM
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..training.adapters import load_adapter
 
 
 def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -25,7 +26,9 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if (Path(path) / "adapter_config.json").is_file():
             model = _with_adapter(path)
         else:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
+            )
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
     except OSError as error:  # which, without a network, does not name what was asked for
         raise OSError(f"{path} cannot be loaded: {error}") from error
@@ -38,7 +41,7 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _with_adapter(path: str) -> nn.Module:
-    load = functools.partial(AutoPeftModelForCausalLM.from_pretrained, path, dtype=torch.float32)
+    load = functools.partial(load_adapter, path)
     try:
         return load().merge_and_unload()
     except (AttributeError, NotImplementedError, ValueError):

@@ -9,11 +9,12 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peft
 import torch
-from peft import PeftConfig, TaskType
+from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel, TaskType
 from peft.tuners.lokr.layer import factorization
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
@@ -228,6 +229,23 @@ def adapter_config(config: AAJRConfig, model: str | PreTrainedModel) -> PeftConf
         )
     fields = family.fields(config.adapter_rank, shapes) | options
     return family.config(task_type=TaskType.CAUSAL_LM, **fields)
+
+
+def load_adapter(folder: str, **kwargs) -> PeftModel:
+    """
+    The adapter of a local folder on its base model, in float32 unless `dtype` says otherwise.
+
+    Raises:
+        ValueError: if its weights are pickled, which can run code when they are read.
+    """
+    if not (Path(folder) / "adapter_model.safetensors").is_file() and (Path(folder) / "adapter_model.bin").is_file():
+        raise ValueError(
+            f"The weights in {folder} are pickled (adapter_model.bin), and reading such files can run code: load the adapter "
+            "with PEFT, if you trust it, and save it again."
+        )
+    return AutoPeftModelForCausalLM.from_pretrained(
+        folder, **{"dtype": torch.float32, "use_safetensors": True} | kwargs
+    )
 
 
 def _targeted(layers: Shapes, config: PeftConfig) -> Shapes:

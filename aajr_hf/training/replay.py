@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import AutoPeftModelForCausalLM
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from .adapters import load_adapter
 from .config import AAJRConfig
 from .nonfinite import read_dump
 from .trainer import AAJRTrainer
@@ -107,10 +107,11 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
     settings = {name: value for name, value in settings.items() if name in known}
     config = AAJRConfig(output, **settings | {"report_to": "none", "on_nonfinite": "skip", "disable_tqdm": True})
     attention = (config.model_init_kwargs or {}).get("attn_implementation", "sdpa")
-    adapter = (folder / "adapter_config.json").is_file()
-    load = AutoPeftModelForCausalLM if adapter else AutoModelForCausalLM
-    trainable = {"is_trainable": True} if adapter else {}
-    model = load.from_pretrained(folder, attn_implementation=attention, dtype="auto", **trainable)
+    options = {"attn_implementation": attention, "dtype": "auto"}
+    if (folder / "adapter_config.json").is_file():
+        model = load_adapter(str(folder), is_trainable=True, **options)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
     rows = {name: batch[name].tolist() for name in ("input_ids", "labels")}
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # The data set is never read: its rows are only what a trainer needs to be made.
