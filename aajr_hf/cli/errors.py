@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 
 import yaml
+from jinja2 import TemplateError
+from safetensors import SafetensorError
 
 
 class UserError(Exception):
@@ -33,5 +35,14 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except SafetensorError as error:
+        raise UserError(f"A file of weights is damaged: {one_line(error)}") from error
+    except TemplateError as error:
+        raise UserError(f"The tokenizer's chat template: {one_line(error)}") from error
     except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without its line breaks, or its name if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -69,6 +69,8 @@ def _check(arguments) -> None:
     for name in ("examples", "attack_steps", "attack_restarts", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise UserError(f"`--output`: {arguments.output} is a file; give another folder.")
     if not 0 < arguments.epsilon < float("inf"):
         raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):

@@ -8,12 +8,13 @@ import difflib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import get_type_hints
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from trl import TrlParser
 
-from .errors import UserError, user_errors
+from .errors import UserError, one_line
 
 _COMMON_FIELDS = "common fields of the trainer"
 _OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArguments"
@@ -45,11 +46,29 @@ def read_recipe(path: Path) -> dict[str, object]:
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise UserError(f"`--config`: {path} cannot be read: {reason}") from error
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise UserError(f"`--config`: {path} must be a YAML mapping of field names to values.")
     return recipe
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value of YAML can be one of a type; texts are argparse's to convert."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if hint in (Any, object) or isinstance(value, str) or origin is Literal:
+        return True
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, bool | int | float)
+    if (origin or hint) in (list, tuple):
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
+    return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -106,8 +125,12 @@ class RecipeParser(TrlParser):
             UserError: for an unreadable recipe, an unknown key, or a value that a field does not take.
         """
         argv = self.check(argv)
-        with user_errors():
+        try:
             parsed = self.parse_args_and_config(argv)
+        except UserError:
+            raise
+        except Exception as error:  # the classes of other libraries check few of their fields
+            raise UserError(one_line(error)) from error
         # The namespace of --config comes last.
         return tuple(parsed[: len(self.dataclass_types)])
 
@@ -141,9 +164,23 @@ class RecipeParser(TrlParser):
         path = Path(argv[index + 1])
         if not path.is_file():
             raise UserError(f"`--config`: there is no recipe {path}.")
-        for key in read_recipe(path):
+        recipe = read_recipe(path)
+        for key in recipe:
             if key != "env" and key not in self._field_names():
                 raise UserError(self._unknown(str(key), f"key in {path}"))
+        # As argparse does with the command line; what a recipe says becomes defaults, which it does not check.
+        for action in self._actions:
+            if action.dest in recipe:
+                self._check_value(action, recipe[action.dest])
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        name = action.dest
+        hints = [get_type_hints(cls)[name] for cls in self.dataclass_types if name in cls.__dataclass_fields__]
+        if not all(_fits(value, hint) for hint in hints):
+            kind = getattr(hints[0], "__name__", None) if isinstance(hints[0], type) else str(hints[0])
+            raise UserError(f"`{name}` must be of the type {kind}; got {value!r}.")
+        if action.choices is not None and isinstance(value, str) and value not in map(str, action.choices):
+            raise UserError(f"`{name}` must be one of {', '.join(map(str, action.choices))}; got {value!r}.")
 
     def _field_names(self) -> list[str]:
         return [action.dest for action in self._actions if action.dest not in ("help", "help_all", "config")]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from trl import ModelConfig
 
 from ..training.checkpoints import DiskFullError, newest_checkpoint, why_not_whole
 from ..training.config import AAJRConfig
 from ..training.recipe import SECRETS
-from .errors import Interrupted, RunError, UserError, user_errors
+from .errors import Interrupted, RunError, UserError, one_line, user_errors
 from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
 from .parsing import RecipeParser
@@ -122,6 +126,9 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
     """Refuse to train on nothing, over a model, or an adapter that is asked for in two ways."""
     if not arguments.model_name_or_path:
         raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
+    _check_places(config)
+    if arguments.environment_examples < 1:
+        raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
     if _holds_model(Path(config.output_dir)) and not arguments.overwrite and not config.resume_from_checkpoint:
         raise UserError(
             f"`output_dir` {config.output_dir} holds a model already: choose another, or set `overwrite` to true."
@@ -141,6 +148,21 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
 
 
+def _check_places(config: AAJRConfig) -> None:
+    """Refuse folders and names that nothing can be written to."""
+    output = Path(config.output_dir)
+    if not config.output_dir.strip():
+        raise UserError("`output_dir` is empty: give the folder that the run is to be written to.")
+    blocking = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise UserError(f"`output_dir`: {blocking} is a file; give another folder.")
+    if config.hub_model_id is not None:
+        try:
+            validate_repo_id(config.hub_model_id)
+        except HFValidationError as error:
+            raise UserError(f"`hub_model_id`: {one_line(error)}") from error
+
+
 def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any]) -> None:
     """
     Fine-tune and save to `config.output_dir`, with `train_results.json` and the `recipe` as `recipe.yaml` beside the weights.
@@ -151,29 +173,29 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
         RunError: where training cannot go on: see [`AAJRTrainer`] for numbers that are not finite, and `DiskFullError`.
     """
     from rich.console import Console
-    from transformers import AutoTokenizer
     from trl import get_peft_config, get_quantization_config
 
     from ..training.adapter_report import adapter_report
     from ..training.interruption import StopOnSignal
+    from ..training.loading import load_tokenizer
     from ..training.trainer import AAJRTrainer
 
     output = Path(config.output_dir)
     check_arguments(arguments, config)
     resume = checkpoint_to_resume(config)
-    with user_errors():
+    with user_errors(), _no_empty_folder(output):
         dataset = load_data(arguments)
-        if config.model_init_kwargs is None:
-            config.model_init_kwargs = {}
+        if not isinstance(config.model_init_kwargs, dict | None):
+            raise UserError(f"`model_init_kwargs` must be a mapping; got {config.model_init_kwargs!r}.")
         config.model_init_kwargs = {
             "revision": arguments.model_revision,
             "dtype": arguments.dtype,
             "attn_implementation": arguments.attn_implementation,
             # Reading pickled weights can run code: whoever wants that says so in `model_init_kwargs`.
             "use_safetensors": True,
-            **config.model_init_kwargs,
+            **(config.model_init_kwargs or {}),
         }
-        tokenizer = AutoTokenizer.from_pretrained(
+        tokenizer = load_tokenizer(
             arguments.model_name_or_path,
             revision=arguments.model_revision,
             trust_remote_code=config.trust_remote_code,
@@ -233,15 +255,22 @@ def load_data(arguments: TrainArguments) -> DatasetDict:
                 "test": Dataset.from_list(congestion_rows(max(examples // 20, 1), seed=seed + 10**6)),
             }
         )
-    if arguments.dataset_name.endswith((".json", ".jsonl")):
-        return load_dataset("json", data_files={arguments.dataset_train_split: arguments.dataset_name})
-    return load_dataset(arguments.dataset_name, name=arguments.dataset_config)
+    name = arguments.dataset_name
+    try:
+        if name.endswith((".json", ".jsonl")):
+            return load_dataset("json", data_files={arguments.dataset_train_split: name})
+        return load_dataset(name, name=arguments.dataset_config)
+    except Exception as error:  # the library has errors of many kinds for what it cannot read
+        raise UserError(f"`dataset_name`: {name} cannot be loaded: {one_line(error.__cause__ or error)}") from error
 
 
 def split(dataset: DatasetDict, name: str, field_name: str):
-    """One split of a dataset; a `UserError` that names the field where there is none."""
+    """One split of a dataset; a `UserError` that names the field where there is none, a `ValueError` for its rows."""
+    from ..training.loading import check_rows
+
     if name not in dataset:
         raise UserError(f"`{field_name}`: the dataset has no split {name!r}, only {', '.join(dataset)}.")
+    check_rows(dataset[name], f"the split {name!r} of the data")
     return dataset[name]
 
 
@@ -253,8 +282,10 @@ def checkpoint_to_resume(config: AAJRConfig) -> str | None:
     Raises:
         UserError: for a folder that is not a whole checkpoint.
     """
-    wanted = config.resume_from_checkpoint
-    if wanted is None or wanted.lower() == "false":
+    if config.resume_from_checkpoint is None:
+        return None
+    wanted = str(config.resume_from_checkpoint)
+    if wanted.lower() == "false":
         return None
     if wanted.lower() in ("auto", "true", "last"):
         newest = newest_checkpoint(config.output_dir)
@@ -271,6 +302,19 @@ def checkpoint_to_resume(config: AAJRConfig) -> str | None:
             "or auto for the newest whole one in `output_dir`."
         )
     return wanted
+
+
+@contextlib.contextmanager
+def _no_empty_folder(output: Path) -> Iterator[None]:
+    """Trainer makes its folder before the last mistakes are found: leave none behind that was not there."""
+    new = [path for path in (output, *output.parents) if not path.exists()]
+    try:
+        yield
+    except Exception:
+        for path in new:
+            with contextlib.suppress(OSError):  # not made, or not empty
+                path.rmdir()
+        raise
 
 
 def _holds_model(folder: Path) -> bool:

@@ -6,10 +6,12 @@ import functools
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..training.adapters import load_adapter
+from ..training.loading import load_tokenizer
 
 
 def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -29,9 +31,9 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             model = AutoModelForCausalLM.from_pretrained(
                 path, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
             )
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="right")
-    except OSError as error:  # which, without a network, does not name what was asked for
+    except (OSError, SafetensorError) as error:  # which, without a network, do not name what was asked for
         raise OSError(f"{path} cannot be loaded: {error}") from error
+    tokenizer = load_tokenizer(path, padding_side="right")
     if tokenizer.chat_template is None:
         raise ValueError(f"The tokenizer of {path} has no chat template, so its prompts cannot be rendered.")
     if tokenizer.pad_token is None:

@@ -270,9 +270,10 @@ class AAJRConfig(SFTConfig):
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
 
     def _check_numbers(self) -> None:
-        for name in ("epsilon", "clean_loss_weight", "regularizer_lambda", "ascent_steps"):
+        for name in ("epsilon", "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
             _require(self, name, lambda x: x >= 0, "at least 0")
-        for name in ("power_iterations", "penalty_interval", "adapter_rank"):
+        at_least_one = ("power_iterations", "penalty_interval", "adapter_rank")
+        for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
             _require(self, name, lambda x: x >= 1, "at least 1")
         _require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
         _require(self, "aajr_warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1")

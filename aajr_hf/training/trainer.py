@@ -79,6 +79,7 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
                 raise ValueError("Give either `adapter` or `peft_config`, not both.")
             kwargs["peft_config"] = peft_config
         super().__init__(model, args, *positional, **kwargs)
+        self._check_vocabulary()
         self.data_collator = AgentCollator(self.data_collator)
         if args.freeze_embeddings:
             self.model.get_input_embeddings().weight.requires_grad_(False)
@@ -114,6 +115,14 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
             raise ValueError(
                 "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
                 "or the model's (and `lora_dropout`) to 0."
+            )
+
+    def _check_vocabulary(self) -> None:
+        largest = max(self._tokenizer.get_vocab().values(), default=0)
+        rows = self.model.get_input_embeddings().num_embeddings
+        if largest >= rows:
+            raise ValueError(
+                f"The tokenizer does not match the model: it has tokens up to {largest}, and the model {rows} embeddings."
             )
 
     def _choose_estimator(self) -> str:

@@ -225,9 +225,9 @@ class Touch:
 
 
 MODELS = {
-    "truncated": "agent",
+    "truncated": "damaged",
     "no weights": "model.safetensors",
-    "not safetensors": "agent",
+    "not safetensors": "damaged",
     "pickled": "safetensors",
     "pickled code": "safetensors",
     "climbing": "outside",
@@ -254,10 +254,13 @@ DATA = {
     "missing": (None, "data.jsonl"),
     "empty": (b"", "data.jsonl"),
     "not JSON": (b'{"prompt": \n', "data.jsonl"),
-    "not UTF-8": (b'{"prompt": "caf\xe9", "completion": "b"}\n', "data.jsonl"),
+    "not UTF-8": (
+        b'{"prompt": "caf\xe9", "completion": "b"}\n',
+        "Row 0 of the split 'train' of the data is not UTF-8",
+    ),
     "other columns": (b'{"question": "a", "answer": "b"}\n', "question"),
-    "no completion": (json.dumps(ROW | {"completion": []}).encode() + b"\n", "0"),
-    "numbers": (b'{"prompt": 1, "completion": 2}\n', "prompt"),
+    "no completion": (json.dumps(ROW | {"completion": []}).encode() + b"\n", "Row 0"),
+    "numbers": (b'{"prompt": 1, "completion": 2}\n', "Row 0"),
     "10 MB": (
         json.dumps(ROW | {"prompt": [{"role": "user", "content": "a b " * 2_500_000}]}).encode(),
         "`max_length`",
@@ -279,13 +282,12 @@ def test_places_that_cannot_be_written_to(agent, tmp_path, refused):  # noqa: F8
     assert "`output_dir`" in refused("train", "--config", recipe(tmp_path, agent, output_dir="file"))
     assert "`output_dir`" in refused("train", "--config", recipe(tmp_path, agent, output_dir="file/run"))
     assert "`--output`" in refused("evaluate", agent, "--examples", "4", "--output", "file")
-    assert "exists" in refused("merge", agent, "file") or "no adapter" in refused("merge", agent, "file")
 
 
 OTHERS = [
     (["push", "nowhere", "a/b"], "no model in nowhere"),
     (["replay", "nowhere"], "no dump in nowhere"),
-    (["evaluate"], "models"),
+    (["evaluate"], "MODEL"),
     (["evaluate", "a=x", "a=y"], "named 'a'"),
     (["evaluate", "nowhere", "--examples", "0"], "`--examples`"),
     (["evaluate", "nowhere", "--epsilon", "-1"], "`--epsilon`"),
