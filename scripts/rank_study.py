@@ -6,7 +6,7 @@ of several ranks and by three families of full-rank adapters of as many paramete
     python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output /tmp/rank
 
 Each adapter is given the learning rate with which an agent of one more seed has the highest worst-case success, on other
-observations than those of the results: three of `RATES` are tried, from the middle towards the better ones. Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of
+observations than those of the results: of `RATES`, tried from the second on towards the better ones. Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of
 runs), rank_tuning.json (those of the learning rates), rank.png and rank.md to `--output`.
 """
 
@@ -28,7 +28,7 @@ from rank_study_report import write_report
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "congestion" / "aajr.yaml"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 2, 4, 8, 16, 32)), "hira:8", "shira:8", "oft:8"]
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TUNING_SEED = 100
 MULTIPLE = 2.0
 
@@ -148,8 +148,8 @@ def main() -> None:
 
 
 def climb(rates: Sequence[float], measure: Callable[[float], dict]) -> list[dict]:
-    """The results from the middle of the rates upwards, or else downwards, until the worst-case success falls."""
-    best = (len(rates) - 1) // 2
+    """The results from the second rate (of four or five) upwards, or else downwards, until the worst-case success falls."""
+    best = max(len(rates) // 2 - 1, 0)
     found = {best: measure(rates[best])}
     for step in (1, -1):
         while 0 <= best + step < len(rates) and best + step not in found:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+from .errors import one_line
 from .parsing import ArgumentParser
 
-PACKAGES = ("aajr-hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "pettingzoo")
+PACKAGES = (
+    *("aajr-hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors"),
+    *("tokenizers", "pettingzoo", "deepspeed", "bitsandbytes", "tensorboard", "trackio", "wandb"),
+)
+KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 def run(argv: list[str]) -> int:
@@ -33,7 +38,28 @@ def run(argv: list[str]) -> int:
     else:
         print(f"- Accelerator: none (CPU, {torch.get_num_threads()} threads)")
     print(f"- Distributed backends: {_backends(torch)}")
+    print("- Jacobian products by attention kernel, as `jacobian_estimator: auto` would choose:")
+    for kernel in KERNELS:
+        print(f"  - {kernel}: {_estimator(kernel)}")
     return 0
+
+
+def _estimator(kernel: str) -> str:
+    """What is tried: a jvp and its backward through a small language model with this kernel."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from ..training.estimators import jvp_failure
+
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    try:
+        config = LlamaConfig(vocab_size=8, attn_implementation=kernel, **sizes)
+        model = LlamaForCausalLM(config).to(device, torch.bfloat16 if kernel.startswith("flash") else torch.float32)
+    except Exception as error:  # each kernel has its own way to say that it is not there
+        return f"not available ({one_line(error).split('. ')[0]})"
+    failure = jvp_failure(model)
+    return "exact" if failure is None else f"finite differences ({failure})"
 
 
 def _backends(torch) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..training.config import AAJRConfig
+from .data import load_data, split
 from .errors import UserError, user_errors
 from .parsing import RecipeParser
-from .train import COMMON_FIELDS, TrainArguments, load_data, split
+from .train import COMMON_FIELDS, TrainArguments
 
 DESCRIPTION = """Measure which rank an adapter needs: the singular spectra of the adversary's directions, of their images, and
 of the penalty's gradient by each weight; of a trained model also the spectrum of what training added. Prints a table and

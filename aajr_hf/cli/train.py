@@ -5,25 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from trl import ModelConfig
 
-from ..training.checkpoints import DiskFullError, newest_checkpoint, why_not_whole
+from ..training.checkpoints import DiskFullError, newest_checkpoint
 from ..training.config import AAJRConfig
 from ..training.recipe import SECRETS
-from .errors import Interrupted, RunError, UserError, one_line, user_errors
+from .checks import check_arguments, checkpoint_to_resume
+from .data import load_data, split
+from .errors import Interrupted, RunError, UserError, user_errors
 from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
 from .parsing import RecipeParser
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -122,47 +121,6 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
-    """Refuse to train on nothing, over a model, or an adapter that is asked for in two ways."""
-    if not arguments.model_name_or_path:
-        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
-    _check_places(config)
-    if arguments.environment_examples < 1:
-        raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
-    if _holds_model(Path(config.output_dir)) and not arguments.overwrite and not config.resume_from_checkpoint:
-        raise UserError(
-            f"`output_dir` {config.output_dir} holds a model already: choose another, or set `overwrite` to true."
-        )
-    if arguments.use_peft and config.adapter != "full":
-        raise UserError("Give either `adapter` or TRL's `use_peft`, not both.")
-    if not arguments.use_peft:
-        for item in fields(ModelConfig):
-            of_lora = item.name.startswith("lora_") or item.name in ("use_rslora", "use_dora")
-            if of_lora and getattr(arguments, item.name) != item.default:
-                raise UserError(
-                    f"`{item.name}` is TRL's and needs `use_peft`: set that to true, or use `adapter`, `adapter_rank` and "
-                    "`adapter_options`."
-                )
-    for name in ("load_in_4bit", "load_in_8bit"):
-        if getattr(arguments, name) and find_spec("bitsandbytes") is None:
-            raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
-
-
-def _check_places(config: AAJRConfig) -> None:
-    """Refuse folders and names that nothing can be written to."""
-    output = Path(config.output_dir)
-    if not config.output_dir.strip():
-        raise UserError("`output_dir` is empty: give the folder that the run is to be written to.")
-    blocking = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
-    if blocking is not None:
-        raise UserError(f"`output_dir`: {blocking} is a file; give another folder.")
-    if config.hub_model_id is not None:
-        try:
-            validate_repo_id(config.hub_model_id)
-        except HFValidationError as error:
-            raise UserError(f"`hub_model_id`: {one_line(error)}") from error
-
-
 def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any]) -> None:
     """
     Fine-tune and save to `config.output_dir`, with `train_results.json` and the `recipe` as `recipe.yaml` beside the weights.
@@ -179,6 +137,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     from ..training.interruption import StopOnSignal
     from ..training.loading import load_tokenizer
     from ..training.trainer import AAJRTrainer
+    from .progress import TrainingProgress
 
     output = Path(config.output_dir)
     check_arguments(arguments, config)
@@ -217,7 +176,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     if trainer.accelerator.is_main_process:
         Console().print(report.table())
     try:
-        with StopOnSignal() as stop:
+        with StopOnSignal() as stop, TrainingProgress(trainer):
             trainer.add_callback(stop)
             result = trainer.train(resume_from_checkpoint=resume)
     except KeyboardInterrupt:
@@ -238,72 +197,6 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     trainer.accelerator.end_training()
 
 
-def load_data(arguments: TrainArguments) -> DatasetDict:
-    """The generated examples of a world, or a dataset from the Hub or from files."""
-    from datasets import Dataset, DatasetDict, load_dataset
-
-    from ..environments import congestion_rows
-
-    if (arguments.environment is None) == (arguments.dataset_name is None):
-        raise UserError("Give either `environment` or `dataset_name`.")
-    if arguments.environment is not None:
-        examples, seed = arguments.environment_examples, arguments.environment_seed
-        # The test split's seed is far from any that counts up from 0.
-        return DatasetDict(
-            {
-                "train": Dataset.from_list(congestion_rows(examples, seed=seed)),
-                "test": Dataset.from_list(congestion_rows(max(examples // 20, 1), seed=seed + 10**6)),
-            }
-        )
-    name = arguments.dataset_name
-    try:
-        if name.endswith((".json", ".jsonl")):
-            return load_dataset("json", data_files={arguments.dataset_train_split: name})
-        return load_dataset(name, name=arguments.dataset_config)
-    except Exception as error:  # the library has errors of many kinds for what it cannot read
-        raise UserError(f"`dataset_name`: {name} cannot be loaded: {one_line(error.__cause__ or error)}") from error
-
-
-def split(dataset: DatasetDict, name: str, field_name: str):
-    """One split of a dataset; a `UserError` that names the field where there is none, a `ValueError` for its rows."""
-    from ..training.loading import check_rows
-
-    if name not in dataset:
-        raise UserError(f"`{field_name}`: the dataset has no split {name!r}, only {', '.join(dataset)}.")
-    check_rows(dataset[name], f"the split {name!r} of the data")
-    return dataset[name]
-
-
-def checkpoint_to_resume(config: AAJRConfig) -> str | None:
-    """
-    The checkpoint that `resume_from_checkpoint` means: a folder, or with `auto` (or `true`, as in Transformers) the newest
-    whole one in `output_dir`; None to start from the beginning.
-
-    Raises:
-        UserError: for a folder that is not a whole checkpoint.
-    """
-    if config.resume_from_checkpoint is None:
-        return None
-    wanted = str(config.resume_from_checkpoint)
-    if wanted.lower() == "false":
-        return None
-    if wanted.lower() in ("auto", "true", "last"):
-        newest = newest_checkpoint(config.output_dir)
-        logger.info(
-            f"Resuming from {newest}."
-            if newest
-            else f"There is no checkpoint in {config.output_dir}: training starts from the beginning."
-        )
-        return None if newest is None else str(newest)
-    reason = why_not_whole(Path(wanted))
-    if reason is not None:
-        raise UserError(
-            f"`resume_from_checkpoint`: {wanted} is no checkpoint that a run can be resumed from ({reason}): give another, "
-            "or auto for the newest whole one in `output_dir`."
-        )
-    return wanted
-
-
 @contextlib.contextmanager
 def _no_empty_folder(output: Path) -> Iterator[None]:
     """Trainer makes its folder before the last mistakes are found: leave none behind that was not there."""
@@ -315,10 +208,6 @@ def _no_empty_folder(output: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # not made, or not empty
                 path.rmdir()
         raise
-
-
-def _holds_model(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
 
 
 def _how_to_resume(trainer) -> str:

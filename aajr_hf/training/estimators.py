@@ -34,7 +34,7 @@ def no_forward_mode(model: nn.Module, accelerator: Accelerator, autocast: Callab
     # Where weights are loaded by the first process alone, the others have nothing to try.
     if accelerator.is_main_process:
         with autocast():
-            failure = _failure(model)
+            failure = jvp_failure(model)
         reason = [
             failure
             and f"{failure}; load the model with `attn_implementation` sdpa or eager, and a mixture of "
@@ -56,7 +56,7 @@ def _wrapper_without_forward_mode(accelerator: Accelerator) -> str | None:
     return None
 
 
-def _failure(model: nn.Module) -> str | None:
+def jvp_failure(model: nn.Module) -> str | None:
     """Why one small jvp and its backward do not work through the model, or None where they do."""
     ids = torch.arange(1, 5, device=model.device)[None]
     ones = torch.ones_like(ids)

@@ -200,7 +200,7 @@ def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number):
     with log.open("w") as printed:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=printed, text=True)
         deadline = time.monotonic() + 240
-        while "'aajr/" not in log.read_text() and time.monotonic() < deadline:
+        while "step 1/" not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.2)
         process.send_signal(number)
         _, error = process.communicate(timeout=120)
@@ -234,3 +234,6 @@ def test_env_prints_what_a_bug_report_needs(capsys):
     assert main(["env"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("torch", "transformers", "trl", "peft", "accelerate", "Accelerator"))
+    # The same answers as the trainer's own choice: tests/training/test_estimators.py.
+    assert "  - sdpa: exact\n" in text and "  - eager: exact\n" in text
+    assert re.search(r"  - flash_attention_2: (not available|finite differences) \(", text)

@@ -90,7 +90,7 @@ def test_the_error_against_the_exact_product_is_reported(tmp_path, caplog, dtype
 
 
 def test_where_nothing_exact_can_run_the_error_is_against_half_the_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(estimators, "_failure", lambda model: "no forward mode here")
+    monkeypatch.setattr(estimators, "jvp_failure", lambda model: "no forward mode here")
     run = trainer(tmp_path, tiny_model(torch.float32), regularizer="global_spectral")
     run.train()
     assert run.estimator == "finite_difference"

@@ -1,0 +1,97 @@
+"""What `aajr train` refuses before anything is read or written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from trl import ModelConfig
+
+from ..training.checkpoints import newest_checkpoint, why_not_whole
+from ..training.config import AAJRConfig
+from .errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from .train import TrainArguments
+
+logger = logging.getLogger(__name__)
+
+
+def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
+    """Refuse to train on nothing, over a model, or an adapter that is asked for in two ways."""
+    if not arguments.model_name_or_path:
+        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
+    _check_places(config)
+    if arguments.environment_examples < 1:
+        raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
+    if _holds_model(Path(config.output_dir)) and not arguments.overwrite and not config.resume_from_checkpoint:
+        raise UserError(
+            f"`output_dir` {config.output_dir} holds a model already: choose another, or set `overwrite` to true."
+        )
+    if arguments.use_peft and config.adapter != "full":
+        raise UserError("Give either `adapter` or TRL's `use_peft`, not both.")
+    if not arguments.use_peft:
+        for item in fields(ModelConfig):
+            of_lora = item.name.startswith("lora_") or item.name in ("use_rslora", "use_dora")
+            if of_lora and getattr(arguments, item.name) != item.default:
+                raise UserError(
+                    f"`{item.name}` is TRL's and needs `use_peft`: set that to true, or use `adapter`, `adapter_rank` and "
+                    "`adapter_options`."
+                )
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if getattr(arguments, name) and find_spec("bitsandbytes") is None:
+            raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
+
+
+def _check_places(config: AAJRConfig) -> None:
+    """Refuse folders and names that nothing can be written to."""
+    output = Path(config.output_dir)
+    if not config.output_dir.strip():
+        raise UserError("`output_dir` is empty: give the folder that the run is to be written to.")
+    blocking = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise UserError(f"`output_dir`: {blocking} is a file; give another folder.")
+    if config.hub_model_id is not None:
+        try:
+            validate_repo_id(config.hub_model_id)
+        except HFValidationError as error:
+            raise UserError(f"`hub_model_id`: {one_line(error)}") from error
+
+
+def checkpoint_to_resume(config: AAJRConfig) -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` means: a folder, or with `auto` (or `true`, as in Transformers) the newest
+    whole one in `output_dir`; None to start from the beginning.
+
+    Raises:
+        UserError: for a folder that is not a whole checkpoint.
+    """
+    if config.resume_from_checkpoint is None:
+        return None
+    wanted = str(config.resume_from_checkpoint)
+    if wanted.lower() == "false":
+        return None
+    if wanted.lower() in ("auto", "true", "last"):
+        newest = newest_checkpoint(config.output_dir)
+        logger.info(
+            f"Resuming from {newest}."
+            if newest
+            else f"There is no checkpoint in {config.output_dir}: training starts from the beginning."
+        )
+        return None if newest is None else str(newest)
+    reason = why_not_whole(Path(wanted))
+    if reason is not None:
+        raise UserError(
+            f"`resume_from_checkpoint`: {wanted} is no checkpoint that a run can be resumed from ({reason}): give another, "
+            "or auto for the newest whole one in `output_dir`."
+        )
+    return wanted
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("config.json", "adapter_config.json"))

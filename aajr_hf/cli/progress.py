@@ -1,0 +1,80 @@
+"""What training shows: a bar in a terminal, plain lines in a file."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+# Of each log, where there: its name on the screen, and how it is written.
+_SHOWN = {
+    "loss": ("loss", ".4g"),
+    "eval_loss": ("eval loss", ".4g"),
+    "aajr/clean_loss": ("clean", ".3g"),
+    "aajr/adversarial_loss": ("adversarial", ".3g"),
+    "aajr/penalty": ("penalty", ".3g"),
+    "aajr/amplification": ("amplification", ".3g"),
+    "aajr/skipped_steps": ("skipped steps", ".0f"),
+    "grad_norm": ("gradient", ".3g"),
+    "learning_rate": ("learning rate", ".2g"),
+}
+
+
+class TrainingProgress(TrainerCallback):
+    """
+    Replaces Transformers' progress bar and printed dictionaries; all metrics are in trainer_state.json and in the trackers.
+    A context manager, which leaves the terminal in order however training ends.
+
+        with TrainingProgress(trainer):
+            trainer.train()
+    """
+
+    def __init__(self, trainer: Trainer, console: Console | None = None):
+        self.console = Console() if console is None else console
+        self._bar = None
+        if self.console.is_terminal and not trainer.args.disable_tqdm:
+            columns = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bar = Progress(TextColumn("Training"), BarColumn(), *columns, console=self.console)
+        for shown in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(shown)
+        trainer.add_callback(self)
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self._began, self._first = time.monotonic(), state.global_step
+        if self._bar is not None and state.is_world_process_zero:
+            self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
+            self._bar.start()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self._bar is not None and state.is_world_process_zero:
+            self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        shown = [f"{name} {logs[key]:{form}}" for key, (name, form) in _SHOWN.items() if key in logs]
+        if state.is_world_process_zero and shown:
+            # One line each, however narrow the terminal is.
+            self.console.print(" | ".join([self._where(state), *shown]), highlight=False, soft_wrap=True)
+
+    def _where(self, state) -> str:
+        step = f"step {state.global_step}/{state.max_steps}"
+        done, passed = state.global_step - self._first, time.monotonic() - self._began
+        if self._bar is not None or not done:
+            return step
+        return (
+            f"{step} | {_clock(passed)} passed, {_clock(passed / done * (state.max_steps - state.global_step))} left"
+        )
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
