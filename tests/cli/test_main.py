@@ -20,7 +20,7 @@ from aajr_hf.training.base_agent import small_llama, train_tokenizer
 from aajr_hf.training.config import AAJRConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "recipes").glob("*/*.yaml"))
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment_examples", "16", "--use_cpu", "true"]
 
 
@@ -123,12 +123,13 @@ def test_recipes_open_with_what_they_do_and_hold_valid_fields(recipe):
     assert "change" in head.lower()
     parser = RecipeParser((TrainArguments, AAJRConfig), prog="aajr train")
     arguments, config = parser.parse(["--config", str(recipe), "--epsilon", "0.123", "--use_cpu", "true"])
-    assert config.epsilon == 0.123 and arguments.environment == recipe.parent.name
+    assert not config.trust_remote_code
+    assert config.epsilon == 0.123 and arguments.environment == recipe.relative_to(ROOT / "recipes").parts[0]
 
 
 def test_the_recipes_differ_in_what_they_compare_alone():
     parsed = {}
-    for path in RECIPES:
+    for path in (ROOT / "recipes" / "congestion").glob("*.yaml"):
         parser = RecipeParser((TrainArguments, AAJRConfig), prog="aajr train")
         _, parsed[path.stem] = parser.parse(["--config", str(path), "--use_cpu", "true"])
     for name in ("max_steps", "learning_rate", "per_device_train_batch_size", "freeze_embeddings", "seed"):
