@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def merge(adapter: str, output: Path) -> float:
     from transformers import AutoConfig, AutoTokenizer
 
     from ..training.adapters import load_adapter
+    from ..training.model_card import RECIPE
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"There is no adapter in {adapter} (no adapter_config.json): give the folder of one.")
@@ -78,5 +80,7 @@ def merge(adapter: str, output: Path) -> float:
             whole = Path(folder) / output.name
             merged.to(dtype).save_pretrained(whole)
             tokenizer.save_pretrained(whole)
+            if (Path(adapter) / RECIPE).is_file():
+                shutil.copy(Path(adapter) / RECIPE, whole)
             whole.rename(output)
     return difference

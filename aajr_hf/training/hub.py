@@ -95,7 +95,7 @@ class HubMixin:
 
     def _warn(self, what: str, error: BaseException) -> None:
         logger.warning(
-            f"The Hub did not {what} ({hub_message(error, self.args.hub_token)}). Training goes on, and everything is on "
+            f"The Hub did not {what} ({hub_message(error, self.args.hub_token)}). The run goes on, and everything is on "
             f"disk: push it later with `aajr push {self.args.output_dir} {self.hub_model_id}`."
         )
 

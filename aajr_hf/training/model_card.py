@@ -163,12 +163,12 @@ def _snippet(repo_id: str, is_adapter: bool) -> str:
 
 def _trained(folder: Path, recipe: dict[str, Any]) -> str:
     file = folder / "adapter_config.json"
-    if not file.is_file():
+    kind = json.loads(file.read_text()) if file.is_file() else {}
+    name = recipe.get("adapter") or ("lora" if recipe.get("use_peft") else str(kind.get("peft_type", "full")).lower())
+    if name == "full":
         return "all parameters"
-    kind = json.loads(file.read_text())
-    name = recipe.get("adapter") or str(kind["peft_type"]).lower()
-    rank = recipe.get("adapter_rank", kind.get("r"))
-    return f"an adapter: `{name}`" + ("" if rank is None else f", rank {rank}")
+    rank = recipe.get("adapter_rank", kind.get("r", recipe.get("lora_r")))
+    return f"an adapter{'' if kind else ', merged'}: `{name}`" + ("" if rank is None else f", rank {rank}")
 
 
 def _numbers(folder: Path) -> dict[str, Any] | None:

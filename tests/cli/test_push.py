@@ -175,6 +175,14 @@ def test_the_card_holds_the_run_and_its_results(worker, agent, adapter, tmp_path
     assert all((first[name] == value).all() for name, value in second.items())
 
 
+def test_a_merged_adapter_is_pushed_with_its_card(worker, adapter, tmp_path):
+    assert worker.run(["merge", adapter, tmp_path / "merged"]).status == 0
+    assert worker.run(["push", tmp_path / "merged", "tester/merged"]).status == 0
+    card = ModelCard(worker.hub.repos["tester/merged"].files["README.md"].decode())
+    assert "an adapter, merged: `lora`, rank 2" in card.text and card.data.library_name == "transformers"
+    assert logits(worker, "tester/merged", adapter=False) == pytest.approx(logits(worker, adapter), rel=1e-3, abs=1e-4)
+
+
 def test_a_card_without_an_evaluation_says_so(worker, adapter):
     assert worker.run(["push", newest_checkpoint(adapter), "tester/plain"]).status == 0
     card = ModelCard(worker.hub.repos["tester/plain"].files["README.md"].decode())
