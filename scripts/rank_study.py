@@ -91,8 +91,13 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
     options |= {"adapter_rank": rank} if rank else {}
     options |= {"max_steps": steps} if steps else {}
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    if aajr(["train", "--config", str(RECIPE), *arguments]):
-        sys.exit(1)
+    status = aajr(["train", "--config", str(RECIPE), *arguments])
+    if status == 1:  # numbers that are not finite: this rate is too high
+        result = {"adapter": run.adapter, "seed": run.seed, "learning_rate": run.rate, "diverged": True}
+        _write(result | {"nominal_success": 0.0, "worst_case_success": 0.0}, work / f"{run.label}.json")
+        return
+    if status:
+        sys.exit(status)
     model, tokenizer = load_agent(str(folder))
     rows = congestion_rows(10 * examples, seed=run.observations_seed)[::10]
     numbers = evaluate_agent(model, tokenizer, rows, RobustnessSettings(multiples=(MULTIPLE,), seed=7))
@@ -113,7 +118,11 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
         "update_rank": sum(u["directions"]["99%"] for u in updates) / len(updates),
         "train_seconds": trained["train_runtime"],
     }
-    (work / f"{run.label}.json").write_text(json.dumps(result, indent=2) + "\n")
+    _write(result, work / f"{run.label}.json")
+
+
+def _write(result: dict, file: Path) -> None:
+    file.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def main() -> None:
@@ -144,6 +153,9 @@ def main() -> None:
         tuning = dict(zip(names, tried, strict=True))
         rates = {name: max(found, key=worst_case)["learning_rate"] for name, found in tuning.items()}
         runs = list(pool.map(measure, [Run(name, seed, rates[name]) for name in names for seed in arguments.seeds]))
+    diverged = [f"{run['adapter']}, seed {run['seed']}" for run in runs if run.get("diverged")]
+    if diverged:
+        sys.exit(f"error: not finite: {'; '.join(diverged)}; give lower --rates.")
     write_report(runs, [result for found in tuning.values() for result in found], arguments.output)
 
 
