@@ -143,6 +143,13 @@ def main() -> None:
         adapter, seed, rate = arguments.one
         train_and_measure(Run(adapter, int(seed), float(rate)), work, arguments.max_steps, arguments.examples)
         return
+    if TUNING_SEED in arguments.seeds:
+        sys.exit(f"error: `--seeds`: {TUNING_SEED} is that of the learning rates.")
+    settings = {"max_steps": arguments.max_steps, "examples": arguments.examples}
+    file = work / "settings.json"
+    if file.is_file() and json.loads(file.read_text()) != settings:
+        sys.exit(f"error: `--work`: {work} holds runs of {file.read_text().strip()}: give another folder.")
+    _write(settings, file)
     if not (work / "base").is_dir():
         subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(work / "base")], check=True)
     measure = functools.partial(result_of, work=work, steps=arguments.max_steps, examples=arguments.examples)

@@ -22,16 +22,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
-    """Refuse to train on nothing, over a model, or an adapter that is asked for in two ways."""
+def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
+    """
+    Refuse to train on nothing, over a model or a run, or an adapter that is asked for in two ways.
+
+    Returns:
+        The checkpoint to go on from: see [`checkpoint_to_resume`].
+
+    Raises:
+        UserError: for all of these.
+    """
     if not arguments.model_name_or_path:
         raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
     _check_places(config)
     if arguments.environment_examples < 1:
         raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
-    if _holds_model(Path(config.output_dir)) and not arguments.overwrite and not config.resume_from_checkpoint:
+    resume = checkpoint_to_resume(config)
+    held = _held(Path(config.output_dir))
+    if held and resume is None and not arguments.overwrite:
+        goes_on = "" if held == "a model" else "go on with --resume_from_checkpoint auto, "
         raise UserError(
-            f"`output_dir` {config.output_dir} holds a model already: choose another, or set `overwrite` to true."
+            f"`output_dir` {config.output_dir} holds {held} already: {goes_on}choose another, or set `overwrite` to true."
         )
     if arguments.use_peft and config.adapter != "full":
         raise UserError("Give either `adapter` or TRL's `use_peft`, not both.")
@@ -46,6 +57,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> None:
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
+    return resume
 
 
 def _check_places(config: AAJRConfig) -> None:
@@ -93,5 +105,8 @@ def checkpoint_to_resume(config: AAJRConfig) -> str | None:
     return wanted
 
 
-def _holds_model(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("config.json", "adapter_config.json"))
+def _held(folder: Path) -> str | None:
+    """What a new run would replace."""
+    if newest_checkpoint(folder) is not None:
+        return "a run"
+    return "a model" if any((folder / name).exists() for name in ("config.json", "adapter_config.json")) else None

@@ -109,6 +109,7 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int) -> d
     from ..evaluation.agents import load_agent
     from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
     from ..evaluation.robustness import evaluate_agent
+    from ..training.model_card import weights_digest
 
     with user_errors():
         # All of them first: a wrong name is found before the first minutes are spent.
@@ -124,7 +125,11 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int) -> d
             with user_errors():
                 numbers = evaluate_agent(model, tokenizer, rows, settings, lambda task=task: progress.advance(task))
             runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
-    recorded = {"environment": "congestion", "examples": examples, "models": models} | asdict(settings)
+    # By which a model card finds its numbers.
+    weights = {name: weights_digest(Path(path)) for name, path in models.items()}
+    recorded = {"environment": "congestion", "examples": examples, "models": models, "weights": weights} | asdict(
+        settings
+    )
     results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)

@@ -69,9 +69,10 @@ def split_flags(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[s
 
 def launch_arguments(argv: list[str]) -> LaunchArguments:
     """From the command line or the recipe, without reading the rest."""
-    return RecipeParser((LaunchArguments,), prog="aajr train").parse_args_and_config(
-        argv, return_remaining_strings=True
-    )[0]
+    with user_errors():
+        return RecipeParser((LaunchArguments,), prog="aajr train").parse_args_and_config(
+            argv, return_remaining_strings=True
+        )[0]
 
 
 def is_wanted(arguments: LaunchArguments, flags: list[str]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from trl import TrlParser
 
+from ..training.recipe import is_secret, plain
 from .errors import UserError, one_line
 
 _COMMON_FIELDS = "common fields of the trainer"
@@ -46,11 +47,18 @@ def read_recipe(path: Path) -> dict[str, object]:
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _yaml_problem(error)
         raise UserError(f"`--config`: {path} cannot be read: {reason}") from error
     if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
         raise UserError(f"`--config`: {path} must be a YAML mapping of field names to values.")
     return recipe
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, without the line itself, which may hold a token."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
+    return one_line(error)
 
 
 def _fits(value: object, hint: object) -> bool:
@@ -65,7 +73,7 @@ def _fits(value: object, hint: object) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if hint is str:
-        return isinstance(value, bool | int | float)
+        return isinstance(value, bool)  # `resume_from_checkpoint: true`
     if (origin or hint) in (list, tuple):
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
     return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
@@ -135,15 +143,21 @@ class RecipeParser(TrlParser):
         return tuple(parsed[: len(self.dataclass_types)])
 
     def given(self, argv: list[str], parsed: Iterable[object]) -> dict[str, object]:
-        """What the recipe and the command line set, with the values that they have in the dataclass instances."""
-        from ..training.recipe import plain
-
+        """
+        What the recipe and the command line set, with the values that they have in the dataclass instances; without
+        secrets.
+        """
         names = {
             action.dest for item in argv for action in [self._option_string_actions.get(item.split("=")[0])] if action
         }
         if "--config" in argv:
             names |= set(read_recipe(Path(argv[argv.index("--config") + 1])))
-        fields = {name: plain(getattr(part, name)) for part in parsed for name in names if hasattr(part, name)}
+        fields = {
+            name: plain(getattr(part, name))
+            for part in parsed
+            for name in names
+            if hasattr(part, name) and not is_secret(name)
+        }
         return {name: fields[name] for name in self._field_names() if name in fields}
 
     def check(self, argv: list[str]) -> list[str]:
@@ -165,6 +179,11 @@ class RecipeParser(TrlParser):
         if not path.is_file():
             raise UserError(f"`--config`: there is no recipe {path}.")
         recipe = read_recipe(path)
+        environment = recipe.get("env", {})
+        if not isinstance(environment, dict) or any(
+            "=" in str(k) or isinstance(v, dict | list) for k, v in environment.items()
+        ):
+            raise UserError("`env` must be a mapping of environment variables to their values.")
         for key in recipe:
             if key != "env" and key not in self._field_names():
                 raise UserError(self._unknown(str(key), f"key in {path}"))
@@ -178,7 +197,7 @@ class RecipeParser(TrlParser):
         hints = [get_type_hints(cls)[name] for cls in self.dataclass_types if name in cls.__dataclass_fields__]
         if not all(_fits(value, hint) for hint in hints):
             kind = getattr(hints[0], "__name__", None) if isinstance(hints[0], type) else str(hints[0])
-            raise UserError(f"`{name}` must be of the type {kind}; got {value!r}.")
+            raise UserError(f"`{name}` must be of the type {kind}{'' if is_secret(name) else f'; got {value!r}'}.")
         if action.choices is not None and isinstance(value, str) and value not in map(str, action.choices):
             raise UserError(f"`{name}` must be one of {', '.join(map(str, action.choices))}; got {value!r}.")
 

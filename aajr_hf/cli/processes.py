@@ -9,9 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .errors import UserError
-
-_GRACE_SECONDS = 5
+from .errors import UserError, one_line
 
 
 def run_launcher(parsed) -> int:
@@ -23,6 +21,8 @@ def run_launcher(parsed) -> int:
     for module in ("agent.server.api", "multiprocessing.api"):
         # A dozen lines for each failure; `_first_failure` says it in one.
         logging.getLogger(f"torch.distributed.elastic.{module}").setLevel(logging.CRITICAL)
+    # Accelerate's launcher of a single process knows nothing of it; that of several has its own.
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         launch_command(parsed)
     except ChildFailedError as error:
@@ -33,10 +33,22 @@ def run_launcher(parsed) -> int:
         # The processes have been ended with the same signal, and the first one says how to resume.
         return 128 + error.sigval
     except KeyboardInterrupt:
-        return _end_children()
+        return _end_children(signal.SIGINT)
+    except _Terminated:
+        return _end_children(signal.SIGTERM)
     except (ValueError, ImportError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(one_line(error)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come."""
+
+
+def _raise_terminated(number, frame):
+    raise _Terminated
 
 
 def _first_failure(failures: dict) -> int:
@@ -52,14 +64,14 @@ def _first_failure(failures: dict) -> int:
     return status if status > 0 else 128 - status
 
 
-def _end_children() -> int:
-    """Accelerate's launcher of a single process does not wait for it to save what it must."""
+def _end_children(number: int) -> int:
+    """Pass a signal on, and wait for what the processes must save; the exit status."""
     import psutil
 
-    # A terminal's Ctrl-C has reached them, too: a second signal would cut off what they save and say.
-    _, alive = psutil.wait_procs(psutil.Process().children(), timeout=_GRACE_SECONDS)
-    for child in alive:
+    children = psutil.Process().children()
+    for child in children:
+        # At once: a terminal's Ctrl-C has reached them, too, and a second one later would cut off what they save.
         with contextlib.suppress(psutil.NoSuchProcess):
-            child.send_signal(signal.SIGINT)
-    psutil.wait_procs(alive)
-    return 130
+            child.send_signal(number)
+    psutil.wait_procs(children)
+    return 128 + number

@@ -18,13 +18,9 @@ until it is done: what has arrived is not sent again. The token is that of `hf a
     aajr push outputs/congestion-aajr user/congestion-aajr
     aajr push outputs/congestion-aajr user/congestion-aajr --evaluation outputs/evaluation --private
 """
-# Waiting helps against none of these.
-_FINAL = {
-    400: "",
-    401: "log in with `hf auth login`",
-    403: "the token may not write there",
-    404: "there is no such place",
-}
+# Waiting helps against these, against those above 500, and where there was no answer.
+_PASSING = (408, 409, 425, 429)
+_HINTS = {401: ": log in with `hf auth login`", 403: ": the token may not write there"}
 _LONGEST_WAIT = 60.0
 
 
@@ -69,7 +65,8 @@ def _add_evaluation(folder: Path, evaluation: Path) -> None:
     file = evaluation / "results.json"
     if not file.is_file():
         raise UserError(f"`--evaluation`: there is no results.json in {evaluation}: give a folder of `aajr evaluate`.")
-    run_of(json.loads(file.read_text()), folder)
+    if run_of(json.loads(file.read_text()), folder) is None:
+        raise UserError(f"`--evaluation`: the agent in {folder} is none of those in {file}: evaluate it.")
     target = folder / EVALUATION
     if target.resolve() != evaluation.resolve():
         target.mkdir(exist_ok=True)
@@ -78,12 +75,14 @@ def _add_evaluation(folder: Path, evaluation: Path) -> None:
 
 
 def _make_card(folder: Path, repo: str) -> None:
-    from ..training.model_card import RECIPE, write_model_card
+    from ..training.model_card import RECIPE, is_own_card, write_model_card
 
-    if (folder / RECIPE).is_file():
-        write_model_card(folder, repo)
-    else:
+    if not (folder / RECIPE).is_file():
         print(f"{folder} has no {RECIPE}: it is pushed without a new model card.", file=sys.stderr)
+    elif not is_own_card(folder):
+        print(f"{folder / 'README.md'} was not made by aajr-hf: it is pushed as it is.", file=sys.stderr)
+    else:
+        write_model_card(folder, repo)
 
 
 def push(folder: Path, repo: str, private: bool | None) -> str:
@@ -94,7 +93,7 @@ def push(folder: Path, repo: str, private: bool | None) -> str:
         UserError: where the Hub refuses for a reason that waiting does not change.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, HTTPError
 
     from ..training.hub import NOT_UPLOADED, hub_message, refusal
 
@@ -111,16 +110,29 @@ def push(folder: Path, repo: str, private: bool | None) -> str:
             return str(url)
         except HFValidationError as error:
             raise UserError(f"`REPO`: {hub_message(error)}") from error
-        except Exception as error:  # the client has errors of many kinds for what the network does
+        except (HTTPError, OSError, RuntimeError, ValueError) as error:
             answer = refusal(error)
-            status = None if answer is None else answer.response.status_code
-            if status in _FINAL:
-                hint = f": {_FINAL[status]}" if _FINAL[status] else ""
-                raise UserError(f"The Hub refuses ({hub_message(error)}){hint}.") from error
+            if not _passes(error, answer):
+                status = None if answer is None else answer.response.status_code
+                who = "" if answer is None else "The Hub refuses: "
+                raise UserError(f"{who}{hub_message(error)}{_HINTS.get(status, '')}") from error
             wait = _wait(attempt, answer)
             print(f"Not done yet ({hub_message(error)}); again in {wait:g} s. Ctrl-C to stop.", file=sys.stderr)
             time.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def _passes(error: Exception, answer) -> bool:
+    """Whether the same upload can succeed later."""
+    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
+    if answer is not None:
+        return answer.response.status_code in _PASSING or answer.response.status_code >= 500
+    # The client wraps what happens to a large file.
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    return isinstance(cause, HTTPError | ConnectionError | TimeoutError) and not isinstance(
+        cause, OfflineModeIsEnabled
+    )
 
 
 def _wait(attempt: int, answer) -> float:
@@ -128,4 +140,4 @@ def _wait(attempt: int, answer) -> float:
     asked = None if answer is None else answer.response.headers.get("Retry-After")
     if asked is not None and asked.isdecimal():
         return float(asked)
-    return min(2.0**attempt, _LONGEST_WAIT)
+    return min(2.0 ** min(attempt, 10), _LONGEST_WAIT)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trl import ModelConfig
 
 from ..training.checkpoints import DiskFullError, newest_checkpoint
 from ..training.config import AAJRConfig
-from ..training.recipe import SECRETS
-from .checks import check_arguments, checkpoint_to_resume
+from ..training.model_card import EVALUATION
+from .checks import check_arguments
 from .data import load_data, split
 from .errors import Interrupted, RunError, UserError, user_errors
 from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
 from .parsing import RecipeParser
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +62,8 @@ COMMON_FIELDS = (
     "push_to_hub",
     "hub_model_id",
 )
-# Of the recipe as run: where a run begins, and what is nobody else's.
-_NOT_OF_THE_RUN = (*SECRETS, "resume_from_checkpoint", "overwrite")
+# Where a run begins is no part of its recipe.
+_NOT_OF_THE_RUN = ("resume_from_checkpoint", "overwrite")
 
 
 @dataclass
@@ -104,19 +102,20 @@ def run(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     argv, flags = split_flags(parser, argv)
-    launching = launch_arguments(parser.check(argv))
+    argv = parser.check(argv)
+    launching = launch_arguments(argv)
     if is_wanted(launching, flags):
         # A mistake is found once, before anything is launched. On the CPU: the GPUs are the launched processes' alone.
         arguments, _, config = parser.parse([*argv, "--use_cpu", "true"])
         check_arguments(arguments, config)
         return launch(launching, flags, argv, config.mixed_precision)
-    arguments, _, config = parser.parse(argv)
+    arguments, _, config = parsed = parser.parse(argv)
     if config.use_cpu:
         shard_on_cpu()
     # So that the choice of the estimator and its reason are seen, which the library logs as information.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aajr_hf").setLevel(logging.INFO)
-    given = parser.given(argv, (arguments, config))
+    given = parser.given(argv, parsed)
     train(arguments, config, {name: value for name, value in given.items() if name not in _NOT_OF_THE_RUN})
     return 0
 
@@ -140,8 +139,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     from .progress import TrainingProgress
 
     output = Path(config.output_dir)
-    check_arguments(arguments, config)
-    resume = checkpoint_to_resume(config)
+    resume = check_arguments(arguments, config)
     with user_errors(), _no_empty_folder(output):
         dataset = load_data(arguments)
         if not isinstance(config.model_init_kwargs, dict | None):
@@ -175,10 +173,14 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
         Console().print(report.table())
+        if resume is None:
+            _clear(output)
     try:
         with StopOnSignal() as stop, TrainingProgress(trainer):
             trainer.add_callback(stop)
             result = trainer.train(resume_from_checkpoint=resume)
+            if stop.signal is None:
+                trainer.save_final()
     except KeyboardInterrupt:
         raise Interrupted(_how_to_resume(trainer)) from None
     except (FloatingPointError, DiskFullError) as error:
@@ -186,15 +188,19 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     if stop.signal is not None:
         trainer.accelerator.end_training()
         raise Interrupted(_how_to_resume(trainer), stop.signal)
-    # Trainer pushes what is saved from outside of it; the push below is after everything is in the folder.
-    trainer.save_model(config.output_dir, _internal_call=True)
     trainer.save_metrics("train", result.metrics | {"trainable_parameters": report.trainable})
     trainer.save_state()
     trainer.accelerator.print(f"Model saved to {output}.")
-    if config.push_to_hub and (pushed := trainer.push_to_hub()) is not None:
+    if config.push_to_hub and (pushed := trainer.upload()) is not None:
         print(f"Model pushed: {pushed.commit_url}")
     # Trackers and the process group, as at the end of TRL's own scripts.
     trainer.accelerator.end_training()
+
+
+def _clear(output: Path) -> None:
+    """Of a run that is replaced: its checkpoints, which would be taken for this one's, and what was measured of its agent."""
+    for stale in (*output.glob("checkpoint-*"), output / EVALUATION):
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..training.adapters import load_adapter
+from ..training.checkpoints import INCOMPLETE
 from ..training.loading import load_tokenizer
 
 
@@ -24,6 +25,8 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     if Path(path).exists() and not Path(path).is_dir():
         raise ValueError(f"{path} is a file: give the model's folder.")
+    if (Path(path) / INCOMPLETE).exists():
+        raise ValueError(f"The model in {path} was not written to its end: resume its run, or give another.")
     try:
         if (Path(path) / "adapter_config.json").is_file():
             model = _with_adapter(path)

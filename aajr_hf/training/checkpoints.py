@@ -1,6 +1,6 @@
 """
-Checkpoints that are whole or not used. A checkpoint that is being written holds a file that says so (the one with which
-Transformers marks its own just-in-time checkpoints); older ones are deleted and anything is uploaded only after that is gone.
+Checkpoints that are whole or not used. A folder that is being written to holds a file that says so (the one with which
+Transformers marks its own just-in-time checkpoints); older checkpoints are deleted and anything is uploaded only after that is gone.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ import errno
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 _STATE = "trainer_state.json"
+# Of Transformers, of FSDP and of DeepSpeed.
+_OPTIMIZERS = ("optimizer.pt", "optimizer_*", "optimizer.bin", "global_step*")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(OSError):
-    """There is no room for a checkpoint: names the path and the bytes that are needed."""
+    """There is no room for what is to be saved: names the path and the bytes that are needed."""
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
@@ -44,76 +49,136 @@ def why_not_whole(checkpoint: Path) -> str | None:
         return f"it has no {_STATE}"
     except ValueError:
         return f"its {_STATE} is not JSON"
-    for file in checkpoint.glob("*.safetensors"):
+    if not any(any(checkpoint.glob(name)) for name in _OPTIMIZERS):
+        return "it has no state of the optimizer"
+    damaged = next((file.name for file in checkpoint.iterdir() if file.is_file() and _is_damaged(file)), None)
+    return None if damaged is None else f"its {damaged} is damaged"
+
+
+def _is_damaged(file: Path) -> bool:
+    if file.suffix in (".pt", ".pth"):
+        # Its index stands at its end.
+        return not zipfile.is_zipfile(file)
+    if file.name.endswith(".safetensors.index.json"):
+        shards = set(json.loads(file.read_text())["weight_map"].values())
+        return not all((file.parent / shard).is_file() for shard in shards)
+    if file.suffix == ".safetensors":
         try:
             # Compares the length of the file with what its header says.
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError):
-            return f"its {file.name} is damaged"
-    return None
+            return True
+    return False
 
 
 class CheckpointMixin:
     """For a [`~transformers.Trainer`]: what it saves is marked until it is whole, and a full disk harms nothing older."""
 
+    _limit: int | None = None
     _writing = False
 
     def _save_checkpoint(self, model, trial) -> None:
-        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        output = Path(self._get_output_dir(trial))
+        folder = output / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         # Trainer deletes older checkpoints as its last act, when other processes may still be writing.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self._limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._writing = True
         try:
-            with _no_half(folder, _bytes_needed(self), self.args.should_save):
-                self.accelerator.wait_for_everyone()
-                super()._save_checkpoint(model, trial)
-                self.accelerator.wait_for_everyone()
+            self._in_whole(folder, lambda: super(CheckpointMixin, self)._save_checkpoint(model, trial), is_new=True)
         finally:
-            self.args.save_total_limit = limit
             self._writing = False
+            self.args.save_total_limit = self._limit
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(folder))
         if self.args.should_save:
-            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+            rotate_checkpoints(str(output), self._limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def save_final(self) -> None:
+        """
+        Save the model to `output_dir`, marked until it is whole.
+
+        Raises:
+            DiskFullError: in every process; the mark stays, so that nobody takes what is there for a model.
+        """
+        output = Path(self.args.output_dir)
+        # Trainer pushes what is saved from outside of it.
+        self._in_whole(output, lambda: self.save_model(str(output), _internal_call=True), is_new=False)
+
+    def _in_whole(self, folder: Path, save, is_new: bool) -> None:
+        """Save into a folder, marked while that lasts; a failure of any process is one of all."""
+        needed, error = _bytes_needed(self, is_new), None
+        try:
+            if self.args.should_save:
+                _begin(folder, needed)
+        except OSError as full:
+            error = full
+        if not self._agree(error):
+            raise error or _full(folder, needed)
+        try:
+            save()
+            if self.args.should_save:
+                _flush(folder)
+        except (Exception, torch.distributed.checkpoint.api.CheckpointException) as failure:
+            error = _full(folder, needed) if _is_full(folder, failure) else failure
+        if not self._agree(error):
+            if self.args.should_save and is_new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise error or _full(folder, needed)
+        if self.args.should_save:
+            (folder / INCOMPLETE).unlink()
+
+    def _agree(self, error: BaseException | None) -> bool:
+        """Whether no process has failed; waits for all of them."""
+        failed = torch.tensor([int(error is not None)], device=self.accelerator.device)
+        return not bool(self.accelerator.gather(failed).any())
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        # The arguments that are written with the weights are the user's.
+        with self._own_limit():
+            super()._save(output_dir, state_dict)
+
+    @contextlib.contextmanager
+    def _own_limit(self) -> Iterator[None]:
+        kept = self.args.save_total_limit
+        self.args.save_total_limit = self._limit if self._writing else kept
+        yield
+        self.args.save_total_limit = kept
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._writing:
             super()._push_from_checkpoint(checkpoint_folder)
 
+    def _run_epoch(self, *args, **kwargs) -> None:
+        # Resumed from its last step, Trainer would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
-@contextlib.contextmanager
-def _no_half(folder: Path, needed: int, writes: bool) -> Iterator[None]:
-    """Mark a checkpoint while it is written; leave nothing of it, and raise a `DiskFullError`, where it does not fit."""
-    if not writes:
-        yield
-        return
+
+def _begin(folder: Path, needed: int) -> None:
     if shutil.disk_usage(_existing(folder)).free < needed:
         raise _full(folder, needed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / INCOMPLETE).write_text("This checkpoint is being written, or was when its run ended.\n")
-        yield
-        _flush(folder)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # safetensors and torch have their own ways to say it.
-        if getattr(error, "errno", None) == errno.ENOSPC or _is_full(folder, error):
-            shutil.rmtree(folder, ignore_errors=True)
-            raise _full(folder, needed) from error
-        raise
-    (folder / INCOMPLETE).unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INCOMPLETE).write_text("What is in this folder is being written, or was when its run ended.\n")
 
 
-def _is_full(folder: Path, error: Exception) -> bool:
-    told = "No space left" in str(error) or "PytorchStreamWriter failed writing" in str(error)
-    return told or (isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 2**12)
+def _is_full(folder: Path, error: BaseException) -> bool:
+    if isinstance(error, DiskFullError) or getattr(error, "errno", None) in _FULL:
+        return True
+    # safetensors, torch and its distributed checkpoints have their own ways to say it.
+    told = ("No space left", "quota exceeded", "PytorchStreamWriter failed writing")
+    return any(words in str(error) for words in told) or (
+        isinstance(error, RuntimeError) and shutil.disk_usage(_existing(folder)).free < 2**12
+    )
 
 
 def _full(folder: Path, needed: int) -> DiskFullError:
     free = shutil.disk_usage(_existing(folder)).free
     return DiskFullError(
-        f"No room for the checkpoint {folder}: it needs about {needed:,} bytes, and {free:,} are free. Older checkpoints "
-        "are as they were: free some space, or set `save_total_limit`, and go on with --resume_from_checkpoint auto"
+        f"No room for {folder}: it needs about {needed:,} bytes, and {free:,} are free. Older checkpoints are as they were: "
+        "free some space, or set `save_total_limit`, and go on with --resume_from_checkpoint auto"
     )
 
 
@@ -121,21 +186,23 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
-def _bytes_needed(trainer) -> int:
+def _bytes_needed(trainer, is_checkpoint: bool) -> int:
     """The size of the newest checkpoint, or before the first one what weights and two moments of Adam take."""
-    newest = newest_checkpoint(trainer.args.output_dir)
+    newest = newest_checkpoint(trainer.args.output_dir) if is_checkpoint else None
     if newest is not None:
         return sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
     saved = trainable if hasattr(trainer.model, "peft_config") else list(trainer.model.parameters())
-    moments = 0 if trainer.args.save_only_model else 2 * sum(p.nbytes for p in trainable)
+    moments = 2 * sum(p.nbytes for p in trainable) if is_checkpoint and not trainer.args.save_only_model else 0
     return sum(p.nbytes for p in saved) + moments
 
 
 def _flush(folder: Path) -> None:
     """To the disk, before the mark goes: what a computer that loses its power does not lose."""
     for file in folder.rglob("*"):
-        if file.is_file():
+        if file.is_file() and not any(
+            part.startswith(PREFIX_CHECKPOINT_DIR) for part in file.relative_to(folder).parts[:-1]
+        ):
             descriptor = os.open(file, os.O_RDONLY)
             try:
                 os.fsync(descriptor)

@@ -10,7 +10,7 @@ from typing import Any
 from trl import SFTConfig
 
 from .adapters import ADAPTERS
-from .recipe import SECRETS
+from .recipe import is_secret, without_secrets
 
 CHOICES = {
     "epsilon_mode": ("relative", "absolute"),
@@ -242,7 +242,7 @@ class AAJRConfig(SFTConfig):
 
     def __getstate__(self) -> dict[str, Any]:
         """Trainer pickles its arguments beside the weights: without the user's tokens."""
-        return {name: None if name in SECRETS else value for name, value in vars(self).items()}
+        return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(self).items()}
 
     @property
     def penalty_active(self) -> bool:

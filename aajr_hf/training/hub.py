@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import get_token
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from .model_card import RECIPE, write_model_card
@@ -70,6 +70,8 @@ class HubMixin:
             try:
                 super()._push_from_checkpoint(checkpoint_folder)
             except Exception as error:
+                if getattr(error, "errno", None) is not None and refusal(error) is None:
+                    raise  # of the disk: what is pushed is copied first
                 self._warn("take a checkpoint", error)
 
     def _finish_current_push(self) -> None:
@@ -83,12 +85,30 @@ class HubMixin:
                 self._warn("take a checkpoint", job.exception())
         self.push_in_progress = None
 
-    def push_to_hub(self, *args, **kwargs):
+    def push_to_hub(self, commit_message: str = "End of training", blocking: bool = True, **kwargs):
         """As [`~transformers.Trainer.push_to_hub`]; returns None, after a warning, where the Hub does not take it."""
-        if self.is_world_process_zero() and not self._has_repo:
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        return self.upload(commit_message, blocking, kwargs.get("revision"))
+
+    def upload(self, commit_message: str = "End of training", blocking: bool = True, revision: str | None = None):
+        """Make the model card and upload `output_dir` as it is; None, after a warning, where the Hub does not take it."""
+        if not self.is_world_process_zero():
+            return None
+        if not self._has_repo:
             self.init_hf_repo()
+        self.create_model_card()
+        self._finish_current_push()
         try:
-            return super().push_to_hub(*args, **kwargs)
+            return HfApi(library_name="aajr-hf").upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=self.args.output_dir,
+                commit_message=commit_message,
+                token=self.args.hub_token,
+                run_as_future=not blocking,
+                ignore_patterns=list(NOT_UPLOADED),
+                revision=revision or self.args.hub_revision,
+            )
         except Exception as error:
             self._warn("take the model", error)
             return None

@@ -60,3 +60,9 @@ class StopOnSignal(TrainerCallback):
         if received:
             self.signal = received
             control.should_save = control.should_training_stop = True
+            # It would take its time, and with `save_strategy=best` decide on the saving.
+            control.should_evaluate = False
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:
+        if self.signal is not None:  # saved already
+            control.should_save = control.should_evaluate = False

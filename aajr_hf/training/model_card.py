@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,9 +27,11 @@ CITATION = """@article{mumcu2026aajr,
     year   = 2026,
     eprint = {arXiv:2603.04378},
 }"""
+_MARK = "<!-- Made by aajr-hf from the files of this folder. Without this line it is left as it is. -->"
 _TEMPLATE = """---
 {{ card_data }}
 ---
+{{ mark }}
 
 # {{ name }}
 
@@ -93,6 +96,8 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         OSError, ValueError: if the recipe or the results cannot be read.
     """
     recipe = yaml.safe_load((folder / RECIPE).read_text())
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{folder / RECIPE} is not a mapping of fields to values.")
     base = str(recipe.get("model_name_or_path") or "an unnamed model")
     dataset = recipe.get("dataset_name")
     on_hub = dataset is not None and not Path(dataset).exists()
@@ -111,6 +116,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     card = ModelCard.from_template(
         data,
         template_str=_TEMPLATE,
+        mark=_MARK,
         name=repo_id.split("/")[-1],
         base=Path(base).name if _is_local(base) else base,
         local_base=is_adapter and _is_local(base),
@@ -119,6 +125,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         plots=[
             {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
             for file in sorted((folder / EVALUATION).glob("*.png"))
+            if numbers
         ],
         trained=_trained(folder, recipe),
         data=f"examples of the world {recipe['environment']}" if recipe.get("environment") else dataset or "as given",
@@ -128,6 +135,22 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         citation=CITATION,
     )
     card.save(folder / "README.md")
+
+
+def is_own_card(folder: Path) -> bool:
+    """Whether `README.md` was made here, or there is none."""
+    file = folder / "README.md"
+    return not file.is_file() or _MARK in file.read_text()
+
+
+def weights_digest(folder: Path) -> str | None:
+    """The SHA-256 of the weights in a folder; None where there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest() if files else None
 
 
 def _is_local(model: str) -> bool:
@@ -172,26 +195,27 @@ def _trained(folder: Path, recipe: dict[str, Any]) -> str:
 
 
 def _numbers(folder: Path) -> dict[str, Any] | None:
-    """Of this agent in `evaluation/results.json`, with the settings of the attack."""
+    """Of this agent in `evaluation/results.json`, with the settings of the attack; None if they are another's."""
     file = folder / EVALUATION / "results.json"
     if not file.is_file():
         return None
     results = json.loads(file.read_text())
-    return run_of(results, folder) | {"settings": results["settings"], "train_epsilon": results["train_epsilon"]}
+    numbers = run_of(results, folder)
+    return numbers and numbers | {"settings": results["settings"], "train_epsilon": results["train_epsilon"]}
 
 
-def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any] | None:
     """
-    The numbers of the agent of a folder among those of an evaluation.
+    The numbers of an agent among those of an evaluation, found by its weights; None if it is not among them.
 
     Raises:
-        ValueError: if it is not among them.
+        ValueError: if these are no results of `aajr evaluate`.
     """
-    runs, models = results["runs"], results["settings"].get("models", {})
-    for name, numbers in runs.items():
-        if Path(models.get(name, name)).resolve() == folder.resolve():
-            return numbers
-    raise ValueError(f"{folder} is none of the agents that were evaluated: {', '.join(models.values())}.")
+    try:
+        runs, digests = results["runs"], results["settings"]["weights"]
+        return next((runs[name] for name, digest in digests.items() if digest == weights_digest(folder)), None)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"These are no results of `aajr evaluate`: {error!r}.") from error
 
 
 def _radius(multiple: str) -> str:

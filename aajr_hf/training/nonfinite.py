@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,8 +20,9 @@ from .recipe import recipe_of
 
 logger = logging.getLogger(__name__)
 
+# Beside the tensors of a micro-batch: the states of the RNGs before it, and what its loss is divided by.
+RNG, CUDA_RNG, NUM_ITEMS = "rng_state", "cuda_rng_state", "num_items_in_batch"
 _DUMP = "dump.json"
-_RNG = "rng_state"
 
 
 class FiniteMixin:
@@ -31,12 +33,12 @@ class FiniteMixin:
 
     # What the last micro-batch gave, for each process.
     statistics: list[dict[str, float]] = []
-    # The micro-batches of the step that is under way, each with the state of the RNG before it.
-    _window: list[tuple[dict[str, Any], Tensor]] = []
+    # The micro-batches of the step that is under way.
+    _window: list[dict[str, Tensor]] = []
     _not_finite: str | None = None
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self._window = [*self._window, (dict(inputs), torch.get_rng_state())]
+        self._window = [*self._window, _kept(inputs, num_items_in_batch)]
         return super().training_step(model, inputs, num_items_in_batch)
 
     def check_finite(self, losses: dict[str, float], statistics: list[dict[str, float]]) -> bool:
@@ -58,38 +60,20 @@ class FiniteMixin:
 
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        scaled = self.accelerator.scaler is not None
-        if grad_norm is not None and not scaled and self._not_finite is None and not math.isfinite(grad_norm):
+        scaled = self.accelerator.scaler is not None or (self.is_deepspeed_enabled and self.args.fp16)
+        if grad_norm is not None and not scaled and not math.isfinite(grad_norm):
             self._found(f"gradient norm = {float(grad_norm)}")
         if self._not_finite is not None:
-            logger.warning(f"Step {self.state.global_step} is skipped: {self._not_finite}.")
+            logger.warning(f"Step {self.state.global_step} is skipped: {self._not_finite}")
             if not scaled:  # the scaler skips it, too, and must see why
                 for parameter in model.parameters():
                     parameter.grad = None
         self._window, self._not_finite = [], None
         return grad_norm
 
-    def _found(self, what: str) -> None:
-        skipped = self._count_skipped() if self.args.on_nonfinite == "skip" else 0
-        if skipped > 1:
-            self._not_finite = what
-            return
-        # Of an underscore, so that the data in it is not uploaded.
-        folder = Path(self.args.output_dir) / f"_nonfinite-{self.state.global_step}"
-        self._dump(folder, what)
-        kept = f"`aajr replay {folder}` runs the step again."
-        if skipped:
-            self._not_finite = f"{what}. {kept} Later ones are counted, but not kept"
-            return
-        raise FloatingPointError(
-            f"Not finite at step {self.state.global_step}: {what}. The weights are those of the last step. {kept} Lower "
-            "`learning_rate`, `regularizer_lambda` or `epsilon`, or set `on_nonfinite` to skip."
-        )
-
-    def _count_skipped(self) -> int:
-        memory = self.memory
-        memory["skipped_steps"] = memory.get("skipped_steps", 0) + 1
-        return memory["skipped_steps"]
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        skipped = self.memory.get("skipped_steps")
+        super().log(logs | {"aajr/skipped_steps": skipped} if skipped else logs, *args, **kwargs)
 
     @property
     def memory(self) -> dict[str, Any]:
@@ -97,15 +81,36 @@ class FiniteMixin:
         kept = self.state.stateful_callbacks.setdefault(type(self).__name__, {"args": {}, "attributes": {}})
         return kept["attributes"]
 
-    def _dump(self, folder: Path, what: str) -> None:
+    def _found(self, what: str) -> None:
+        if self._not_finite is not None:  # in an earlier micro-batch of this step
+            return
+        step, skips = self.state.global_step, self.args.on_nonfinite == "skip"
+        # Of an underscore, so that the data in it is not uploaded.
+        folder = Path(self.args.output_dir) / f"_nonfinite-{step}"
+        if not skips:
+            raise FloatingPointError(
+                f"Not finite at step {step}: {what}. The weights are those of the last step. {self._dump(folder, what)} Lower "
+                "`learning_rate`, `regularizer_lambda` or `epsilon`, or set `on_nonfinite` to skip."
+            )
+        self.memory["skipped_steps"] = self.memory.get("skipped_steps", 0) + 1
+        first = self.memory["skipped_steps"] == 1
+        self._not_finite = f"{what}. " + (f"{self._dump(folder, what)} Later ones are counted alone." if first else "")
+
+    def _dump(self, folder: Path, what: str) -> str:
+        """Keep the step; say what runs it again, or why it could not be kept."""
+        said = f"`aajr replay {folder}` runs the step again."
+        try:
+            self._write_dump(folder, what)
+        except (OSError, SafetensorError) as error:
+            said = f"The step could not be kept in {folder} ({error})."
+        # A process that raises has a launcher end those that are still writing.
+        self.accelerator.wait_for_everyone()
+        return said
+
+    def _write_dump(self, folder: Path, what: str) -> None:
         """The model, and for each process its micro-batches; what was measured, and the settings."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {}
-        for i, (inputs, rng) in enumerate(self._window):
-            given = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-            tensors |= {
-                f"{i}.{name}": value.detach().cpu().contiguous() for name, value in (given | {_RNG: rng}).items()
-            }
+        tensors = {f"{i}.{name}": value for i, batch in enumerate(self._window) for name, value in batch.items()}
         save_file(tensors, folder / f"batch-{self.accelerator.process_index}.safetensors")
         self.save_model(str(folder), _internal_call=True)
         if self.accelerator.is_main_process:
@@ -115,21 +120,34 @@ class FiniteMixin:
                 "max_steps": self.state.max_steps,
                 "processes": [{name: repr(value) for name, value in values.items()} for values in self.statistics],
                 "settings": recipe_of(self.args),
+                "memory": self.memory,
             }
             (folder / _DUMP).write_text(json.dumps(record, indent=2) + "\n")
-        # A process that raises has a launcher end those that are still writing.
-        self.accelerator.wait_for_everyone()
+
+
+def _kept(inputs: dict[str, Any], num_items: Tensor | int | None) -> dict[str, Tensor]:
+    """A micro-batch, with the states of the RNGs before it and what its loss is divided by."""
+    kept = {name: value.detach().cpu().contiguous() for name, value in inputs.items() if isinstance(value, Tensor)}
+    kept[RNG] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        kept[CUDA_RNG] = torch.cuda.get_rng_state()
+    if num_items is not None:
+        kept[NUM_ITEMS] = torch.as_tensor(num_items).detach().cpu().reshape(1)
+    return kept
 
 
 def read_dump(folder: Path) -> tuple[dict[str, Any], list[list[dict[str, Tensor]]]]:
     """
-    What was written where a number was not finite: the record, and for each process its micro-batches, with the state of
-    the RNG before each as `rng_state`.
+    What was written where a number was not finite: the record, and for each process its micro-batches, up to the one in which
+    it was found, with `RNG`, `CUDA_RNG` (on a GPU) and `NUM_ITEMS` beside the tensors of the data.
 
     Raises:
-        OSError: if there is no such folder, or a file is missing.
+        OSError, ValueError: if there is no such folder, or a file is missing or is not what was written.
     """
     record = json.loads((folder / _DUMP).read_text())
+    fields = {"what", "step", "max_steps", "processes", "settings", "memory"}
+    if not isinstance(record, dict) or not fields <= record.keys():
+        raise ValueError(f"{folder / _DUMP} is not the record of a step.")
     processes = []
     for file in sorted(folder.glob("batch-*.safetensors"), key=lambda file: int(file.stem.rpartition("-")[2])):
         batches: dict[int, dict[str, Tensor]] = {}

@@ -9,9 +9,20 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-SECRETS = ("hub_token", "push_to_hub_token")
 # Whose defaults depend on the machine.
 _KEPT = ("use_cpu", "bf16", "fp16")
+
+
+def is_secret(name: str) -> bool:
+    """Whether what a field or a key of that name holds is nobody else's."""
+    return name in ("token", "use_auth_token") or name.endswith("_token")
+
+
+def without_secrets(value: Any) -> Any:
+    """A mapping or a list without what is secret in it, however deep."""
+    if isinstance(value, dict):
+        return {key: without_secrets(part) for key, part in value.items() if not is_secret(str(key))}
+    return [without_secrets(part) for part in value] if isinstance(value, list) else value
 
 
 def recipe_of(args: TrainingArguments) -> dict[str, Any]:
@@ -25,14 +36,17 @@ def recipe_of(args: TrainingArguments) -> dict[str, Any]:
         # A default that is made anew is an empty container, or what the class has made of it.
         factory = field.default_factory
         default = plain(field.default if factory is dataclasses.MISSING else factory())
-        if field.init and field.name not in SECRETS and (value != default or field.name in _KEPT):
+        if field.init and not is_secret(field.name) and (value != default or field.name in _KEPT):
             recipe[field.name] = value
     return recipe
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: enumerations by their value, configurations by their fields, anything else written out."""
-    return json.loads(json.dumps(value, default=_plain))
+    """
+    A value as JSON has it, without secrets: enumerations by their value, configurations by their fields, anything else
+    written out.
+    """
+    return without_secrets(json.loads(json.dumps(value, default=_plain)))
 
 
 def _plain(value: Any) -> Any:

@@ -15,11 +15,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from .adapters import load_adapter
 from .config import AAJRConfig
-from .nonfinite import read_dump
+from .nonfinite import CUDA_RNG, NUM_ITEMS, RNG, read_dump
 from .trainer import AAJRTrainer
 
-# What a run on one process, to its end and without leaving anything, has no use for.
-_NOT_AGAIN = ("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter")
+# What a run of one step on one process, which leaves nothing, has no use for.
+_NOT_AGAIN = (
+    *("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter"),
+    *(
+        "load_best_model_at_end",
+        "save_strategy",
+        "assistant_only_loss",
+        "completion_only_loss",
+        "resume_from_checkpoint",
+    ),
+)
+_NOT_DATA = (RNG, CUDA_RNG, NUM_ITEMS)
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ def replay(folder: Path, process: int | None = None) -> Replay:
         trainer = _trainer(folder, record["settings"], batches[0], output)
         trainer.state.global_step, trainer.state.max_steps = record["step"], record["max_steps"]
         trainer.draw_offset = process
+        trainer.memory.update(record["memory"])
         trainer.current_gradient_accumulation_steps = len(batches)
         trainer.model.train()
         modules: list[str] = []
@@ -76,12 +87,14 @@ def replay(folder: Path, process: int | None = None) -> Replay:
             m.register_forward_hook(_watch(name, modules), with_kwargs=True)
             for name, m in trainer.model.named_modules()
         ]
-        inputs = [{name: value for name, value in batch.items() if name != "rng_state"} for batch in batches]
-        count = trainer._get_num_items_in_batch(inputs, trainer.args.device)
         loss = []
-        for batch, given in zip(batches, inputs, strict=True):
-            torch.set_rng_state(batch["rng_state"])
-            loss.append(float(trainer.training_step(trainer.model, given, count)))
+        for batch in batches:
+            torch.set_rng_state(batch[RNG])
+            if CUDA_RNG in batch and torch.cuda.is_available():
+                torch.cuda.set_rng_state(batch[CUDA_RNG])
+            count = batch[NUM_ITEMS][0].to(trainer.args.device) if NUM_ITEMS in batch else None
+            data = {name: value for name, value in batch.items() if name not in _NOT_DATA}
+            loss.append(float(trainer.training_step(trainer.model, data, count)))
         for handle in handles:
             handle.remove()
     gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
@@ -106,13 +119,14 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
     known = {field.name for field in dataclasses.fields(AAJRConfig)} - set(_NOT_AGAIN)
     settings = {name: value for name, value in settings.items() if name in known}
     config = AAJRConfig(output, **settings | {"report_to": "none", "on_nonfinite": "skip", "disable_tqdm": True})
-    attention = (config.model_init_kwargs or {}).get("attn_implementation", "sdpa")
-    options = {"attn_implementation": attention, "dtype": "auto"}
+    options = {"attn_implementation": "sdpa", "dtype": "auto"} | (config.model_init_kwargs or {})
     if (folder / "adapter_config.json").is_file():
         model = load_adapter(str(folder), is_trainable=True, **options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
-    rows = {name: batch[name].tolist() for name in ("input_ids", "labels")}
+        # The weights are those of the folder, in their own type, whatever the run began with.
+        options |= {"use_safetensors": True, "dtype": "auto", "revision": "main"}
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    rows = {name: value.tolist() for name, value in batch.items() if name not in (*_NOT_DATA, "attention_mask")}
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # The data set is never read: its rows are only what a trainer needs to be made.
     return AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)

@@ -305,8 +305,6 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
             return
         self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
         recorded = self._metrics["train"]
-        if "skipped_steps" in self.memory:
-            recorded["aajr/skipped_steps"] = [self.memory["skipped_steps"]]
         for name in metrics:
             recorded[name].append(values[name])
         recorded["num_tokens"] = [self._total_train_tokens]

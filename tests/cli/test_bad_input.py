@@ -104,6 +104,9 @@ VALUES = [
     ({"resume_from_checkpoint": "nowhere"}, "`resume_from_checkpoint`"),
     ({"accelerate_config": "nowhere"}, "nowhere"),
     ({"dataset_train_split": "treno"}, "`dataset_train_split`"),
+    ({"env": "hello"}, "`env` must be a mapping"),
+    ({"env": {"A=B": "x"}}, "`env` must be a mapping"),
+    ({"accelerate_config": 5}, "`accelerate_config`"),
     ({"push_to_hub": True, "hub_model_id": "../../../etc"}, "hub_model_id"),
 ]
 
@@ -161,6 +164,14 @@ TEXTS = {
     "a merge": (b"a: &a {epsilon: 0.1}\n<<: *a\n", "aliases"),
     "deep": (b"epsilon: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
 }
+
+
+@pytest.mark.parametrize(
+    "text", ['hub_token: "hf_secret\n', "hub_token: [hf_secret]\n", "hub_token: {a: hf_secret}\n"]
+)
+def test_a_mistake_does_not_show_a_token(text, tmp_path, refused):
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert "hf_secret" not in refused("train", "--config", tmp_path / "recipe.yaml")
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -160,6 +160,17 @@ def wait_for_a_checkpoint(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_a_single_launched_process(agent, tmp_path, number):  # noqa: F811
+    process = start(agent, tmp_path / "run", "--accelerate_config", "single", *ENDLESS)
+    wait_for_a_checkpoint(tmp_path / "run")
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, error
+    step = re.search(r"interrupted: at step (\d+); go on with", error)[1]
+    assert newest_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_saves_in_all_processes_and_says_how_to_go_on(agent, tmp_path, number):  # noqa: F811
     process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *ENDLESS)
     wait_for_a_checkpoint(tmp_path / "run")

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM
 
 from aajr_hf.cli.main import COMMANDS, main
@@ -217,6 +218,23 @@ def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number):
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     assert state["global_step"] == done + 1
     assert [log["step"] for log in state["log_history"]][0] == 1  # not from the beginning
+
+
+def test_a_run_is_not_replaced_unasked_and_leaves_nothing_when_it_is(agent, tmp_path, capsys):
+    recipe = str(ROOT / "recipes" / "congestion" / "sft.yaml")
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run"), *FAST]
+    saving = ["--save_strategy", "steps", "--save_steps", "1"]
+    assert main(["train", f"--config={recipe}", *where, *saving]) == 0
+    written = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert written["environment"] == "congestion" and written["save_steps"] == 1
+    (tmp_path / "run" / "config.json").unlink()
+    capsys.readouterr()
+    assert "holds a run already: go on with --resume" in fails(capsys, "train", "--config", recipe, *where)
+    assert main(["train", "--config", recipe, *where, "--overwrite", "true"]) == 0
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    capsys.readouterr()
+    for value in ("auto", "false"):
+        assert "holds a model" in fails(capsys, "train", "--config", recipe, *where, "--resume_from_checkpoint", value)
 
 
 def test_auto_starts_from_the_beginning_where_there_is_no_checkpoint(agent, tmp_path, caplog, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -66,7 +67,8 @@ def fresh_hub(worker):
 
 
 def train(worker, agent, output, *more):  # noqa: F811
-    where = ["--model_name_or_path", agent, "--output_dir", output, "--hub_token", TOKEN]
+    secrets = ["--hub_token", TOKEN, "--model_init_kwargs", json.dumps({"token": TOKEN})]
+    where = ["--model_name_or_path", agent, "--output_dir", output, *secrets]
     return worker.run(["train", "--config", RECIPE, *where, *FAST, *more])
 
 
@@ -242,6 +244,22 @@ def test_push_ends_where_waiting_does_not_help(worker, adapter, status):
     done = worker.run(["push", adapter, "tester/never"])
     assert done.status == 2 and done.err.strip().splitlines()[-1].startswith("error: The Hub refuses (")
     assert str(status) in done.err and not [s for s in done.slept if s >= 1]
+
+
+def test_a_card_of_ones_own_and_numbers_of_others(worker, agent, adapter, tmp_path):  # noqa: F811
+    mine = tmp_path / "mine"
+    shutil.copytree(adapter, mine)
+    small = ["--examples", "4", "--attack_steps", "1", "--attack_restarts", "1", "--output", tmp_path / "report"]
+    assert worker.run(["evaluate", agent, *small]).status == 0
+    done = worker.run(["push", mine, "tester/mine", "--evaluation", tmp_path / "report"])
+    assert done.status == 2 and "is none of those in" in done.err
+    (mine / "README.md").write_text("# Mine\n")
+    done = worker.run(["push", mine, "tester/mine"])
+    assert done.status == 0 and "pushed as it is" in done.err
+    assert worker.hub.repos["tester/mine"].files["README.md"] == b"# Mine\n"
+    (mine / "README.md").unlink()
+    (mine / "recipe.yaml").write_text("[]")
+    assert worker.run(["push", mine, "tester/mine"]).status == 2
 
 
 def test_what_is_no_agent_is_not_pushed(worker, adapter, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import multiprocessing
@@ -19,10 +20,11 @@ import safetensors.torch
 import torch
 from transformers import TrainerCallback, TrainerState, modeling_utils
 
+from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.training.checkpoints import INCOMPLETE, DiskFullError, newest_checkpoint, why_not_whole
 from aajr_hf.training.interruption import StopOnSignal
 
-from .tiny import dataset, tiny_model, trainer
+from .tiny import WORDS, dataset, tiny_model, trainer, trainer_arguments
 
 STEPS = 40
 
@@ -32,7 +34,9 @@ def run_in(folder, **overrides):
     settings = {
         "optim": "adamw_torch",
         "learning_rate": 1e-3,
-        "lr_scheduler_type": "cosine",
+        # Which has not ended at the last step: one step too many would be seen.
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 30,
         "max_grad_norm": 1.0,
         "max_steps": STEPS,
         "save_strategy": "steps",
@@ -116,23 +120,40 @@ def flat(state) -> dict:
     return {"": state} if items is None else {f"{k}.{n}": v for k, part in items for n, v in flat(part).items()}
 
 
+@pytest.mark.parametrize("steps", [3, 16])
+def test_a_finished_run_takes_no_step_when_it_is_resumed(tmp_path, steps):
+    run_in(tmp_path, max_steps=steps, save_steps=steps).train()
+    again = run_in(tmp_path, max_steps=steps)
+    again.train(resume_from_checkpoint=str(newest_checkpoint(tmp_path)))
+    assert again.state.global_step == steps
+    saved = safetensors.torch.load_file(tmp_path / f"checkpoint-{steps}" / "model.safetensors")
+    weights = again.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in saved.items())
+
+
 def make_checkpoint(folder: Path, step: int) -> Path:
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     (checkpoint / "trainer_state.json").write_text("{}")
     safetensors.torch.save_file({"weight": torch.zeros(64)}, checkpoint / "model.safetensors")
+    torch.save({"step": torch.zeros(64)}, checkpoint / "optimizer.pt")
     return checkpoint
 
 
 def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert newest_checkpoint(tmp_path / "nowhere") is None
-    checkpoints = [make_checkpoint(tmp_path, step) for step in (8, 9, 10, 11, 100)]
+    checkpoints = [make_checkpoint(tmp_path, step) for step in (8, 9, 10, 11, 12, 13, 14, 100)]
     (tmp_path / "checkpoint-none").mkdir()
     (checkpoints[1] / INCOMPLETE).touch()
     (checkpoints[2] / "trainer_state.json").write_text('{"global_step": 1')
     (checkpoints[3] / "trainer_state.json").unlink()
-    os.truncate(checkpoints[4] / "model.safetensors", 200)
-    reasons = ["not written to its end", "is not JSON", "has no trainer_state.json", "model.safetensors is damaged"]
+    (checkpoints[4] / "optimizer.pt").unlink()
+    os.truncate(checkpoints[5] / "optimizer.pt", 200)
+    index = {"weight_map": {"weight": "model-00002-of-00002.safetensors"}}
+    (checkpoints[6] / "model.safetensors.index.json").write_text(json.dumps(index))
+    os.truncate(checkpoints[7] / "model.safetensors", 200)
+    reasons = ["not written to its end", "is not JSON", "has no trainer_state.json", "no state of the optimizer"]
+    reasons += ["optimizer.pt is damaged", "index.json is damaged", "model.safetensors is damaged"]
     assert why_not_whole(checkpoints[0]) is None
     for checkpoint, reason in zip(checkpoints[1:], reasons, strict=True):
         assert reason in why_not_whole(checkpoint)
@@ -218,7 +239,7 @@ def fill(folder: str) -> None:
     """A run in a file system that holds one checkpoint and no second one, if what is needed is underrated."""
     from aajr_hf.training import checkpoints
 
-    checkpoints._bytes_needed = lambda _: 1
+    checkpoints._bytes_needed = lambda *_: 1
     try:
         run_in(folder, max_steps=8).train()
     except DiskFullError as error:
@@ -245,6 +266,47 @@ def test_a_signal_ends_training_after_its_step_with_a_checkpoint(tmp_path, numbe
     assert newest_checkpoint(tmp_path).name == "checkpoint-4"
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
+
+
+@pytest.mark.parametrize("strategy", ["epoch", "best"])
+def test_a_signal_saves_once_whatever_the_strategies(tmp_path, strategy, monkeypatch):
+    saving = {"save_strategy": strategy, "eval_strategy": "steps" if strategy == "best" else "epoch", "eval_steps": 1}
+    best = {"metric_for_best_model": "eval_loss", "greater_is_better": False} if strategy == "best" else {}
+    config = AAJRConfig(**trainer_arguments(tmp_path, max_steps=40, **saving, **best))
+    data = dataset(16)
+    run = AAJRTrainer(
+        tiny_model(torch.float32), config, train_dataset=data, eval_dataset=data, processing_class=copy.deepcopy(WORDS)
+    )
+
+    class Signal(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    saved = []
+    original = run._save_checkpoint
+    monkeypatch.setattr(run, "_save_checkpoint", lambda *args: (saved.append(run.state.global_step), original(*args)))
+    run.add_callback(Signal())
+    with StopOnSignal() as stop:
+        run.add_callback(stop)
+        run.train()
+    assert saved[-1] == 4 and saved.count(4) == 1 and newest_checkpoint(tmp_path).name == "checkpoint-4"
+
+
+def test_a_final_save_that_fails_leaves_its_mark(tmp_path, monkeypatch):
+    run = run_in(tmp_path, max_steps=2)
+    run.train()
+
+    def fail(*args, **kwargs):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.modeling_utils.safe_save_file", fail)
+        with pytest.raises(DiskFullError, match="No room for"):
+            run.save_final()
+    assert (tmp_path / INCOMPLETE).exists() and newest_checkpoint(tmp_path).name == "checkpoint-2"
+    run.save_final()
+    assert not (tmp_path / INCOMPLETE).exists() and (tmp_path / "model.safetensors").is_file()
 
 
 def test_a_second_ctrl_c_stops_at_once(monkeypatch):

@@ -43,7 +43,18 @@ def poisoned(folder, step=2, model=None, **overrides):
     return run
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"epsilon": 0, "regularizer_lambda": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient_accumulation_steps": 2},
+        {"epsilon": 0, "regularizer_lambda": 0},
+        {"perturbed_tokens": "observation"},
+        {"system_loss": "expected_cost"},
+        {"jacobian_estimator": "finite_difference"},
+    ],
+    ids=str,
+)
 def test_a_step_is_kept_and_run_again(tmp_path, settings, capsys):
     run = poisoned(tmp_path, penalty_fraction=0.5, **settings)
     with pytest.raises(FloatingPointError, match=r"step 2: .*= nan.*`aajr replay .*_nonfinite-2` runs"):
@@ -89,13 +100,27 @@ def test_what_is_finite_comes_out_as_it_was(tmp_path, monkeypatch):
     assert {name: repr(value) for name, value in found.statistics.items()} == recorded
 
 
+def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, caplog):
+    run = poisoned(tmp_path, step=1, on_nonfinite="skip", gradient_accumulation_steps=4)
+    run.train()
+    assert run.memory["skipped_steps"] == 1 and caplog.text.count("is skipped") == 1
+    assert "aajr replay" in caplog.text
+
+
+def test_what_cannot_be_kept_does_not_hide_why(tmp_path, monkeypatch):
+    run = poisoned(tmp_path)
+    monkeypatch.setattr(run, "save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left")))
+    with pytest.raises(FloatingPointError, match="step 2: .*could not be kept in .*No space left"):
+        run.train()
+
+
 def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path, caplog):
     run = poisoned(tmp_path / "run", step=1, on_nonfinite="skip", save_strategy="steps", save_steps=1)
     run.train()
     weights = [(tmp_path / "run" / f"checkpoint-{step}" / "model.safetensors").read_bytes() for step in (1, 2, 3)]
     assert weights[0] == weights[1] != weights[2]
     logs = [log for log in run.state.log_history if "loss" in log]
-    assert [log.get("aajr/skipped_steps") for log in logs] == [None, None, 1, 1]
+    assert [log.get("aajr/skipped_steps") for log in logs] == [None, 1, 1, 1]
     assert all(math.isfinite(log["loss"]) for log in logs)
     assert "Step 1 is skipped" in caplog.text and (tmp_path / "run" / "_nonfinite-1" / "dump.json").is_file()
     resumed = trainer(tmp_path / "run", tiny_model(torch.float32), dataset(16), **SETTINGS)
