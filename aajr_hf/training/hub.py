@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def hub_message(error: BaseException, *tokens: str | None) -> str:
     text = " ".join(str(answer or cause).split()) or type(cause).__name__
     if answer is None and error is not cause:
         text = f"{' '.join(str(error).split())} {text}"
+    text = re.sub(r" For more information check: \S+", "", text)
     for token in (*tokens, get_token()):
         text = text.replace(token, "***") if token else text
     return text[:300]

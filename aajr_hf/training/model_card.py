@@ -138,9 +138,9 @@ def write_model_card(folder: Path, repo_id: str) -> None:
 
 
 def is_own_card(folder: Path) -> bool:
-    """Whether `README.md` was made here, or there is none."""
+    """Whether `README.md` was made here or is the form that PEFT leaves to be filled in, or there is none."""
     file = folder / "README.md"
-    return not file.is_file() or _MARK in file.read_text()
+    return not file.is_file() or any(line in file.read_text() for line in (_MARK, "# Model Card for Model ID"))
 
 
 def weights_digest(folder: Path) -> str | None:

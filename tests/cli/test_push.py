@@ -242,7 +242,7 @@ def test_push_repeats_until_it_is_done(worker, adapter, fault, waits):
 def test_push_ends_where_waiting_does_not_help(worker, adapter, status):
     worker.hub.faults.append(Fault("POST", "/commit/", status))
     done = worker.run(["push", adapter, "tester/never"])
-    assert done.status == 2 and done.err.strip().splitlines()[-1].startswith("error: The Hub refuses (")
+    assert done.status == 2 and done.err.strip().splitlines()[-1].startswith("error: The Hub refuses: ")
     assert str(status) in done.err and not [s for s in done.slept if s >= 1]
 
 
