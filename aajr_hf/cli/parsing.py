@@ -190,9 +190,9 @@ class RecipeParser(TrlParser):
         # As argparse does with the command line; what a recipe says becomes defaults, which it does not check.
         for action in self._actions:
             if action.dest in recipe:
-                self._check_value(action, recipe[action.dest])
+                self._check_recipe_value(action, recipe[action.dest])
 
-    def _check_value(self, action: argparse.Action, value: object) -> None:
+    def _check_recipe_value(self, action: argparse.Action, value: object) -> None:
         name = action.dest
         hints = [get_type_hints(cls)[name] for cls in self.dataclass_types if name in cls.__dataclass_fields__]
         if not all(_fits(value, hint) for hint in hints):
