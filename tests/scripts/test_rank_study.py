@@ -63,9 +63,9 @@ def test_the_page_compares_seed_by_seed_at_equal_parameters(tmp_path):
     assert (tmp_path / "rank.png").read_bytes().startswith(b"\x89PNG")
     page = (tmp_path / "rank.md").read_text()
     assert "| lora 1 | 1,000 | 0.001 | 90.0 ± 0.0 | 60.0 ± 24.8 |" in page
-    assert "- full against lora 8: +0.7 ± 2.9 points, within chance." in page
-    assert "- oft 8 against lora 8: -9.3 ± 2.9 points, beyond chance." in page
-    assert "- lora 8 against lora 1: +19.3 ± 2.9 points, beyond chance." in page
+    assert "full against lora 8 +0.7 ± 2.9: no difference is shown." in page
+    assert "oft 8 against lora 8 -9.3 ± 2.9: the claim fails." in page
+    assert "lora 8 against lora 1 +19.3 ± 2.9: the claim holds." in page
 
 
 @pytest.mark.parametrize(
