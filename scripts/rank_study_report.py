@@ -53,7 +53,7 @@ def page(runs: list[dict]) -> str:
         "observations (greedy, 400 unless the command says otherwise), without an adversary and attacked at twice the training",
         "radius. The learning rate of each adapter is the best of those in `rank_tuning.json`, found with another seed on other",
         "observations. Means with their 95 % confidence intervals (Student's t). Update rank: directions that carry 99 % of a",
-        "layer's update, averaged over layers.",
+        "layer's update, averaged over layers. Time: of two runs at once, on one thread each, and beside other work.",
         "",
         f"| adapter | parameters | learning rate | {' | '.join(_COLUMNS.values())} |",
         "|---|---:|---:|" + "---:|" * len(_COLUMNS),
@@ -64,7 +64,7 @@ def page(runs: list[dict]) -> str:
         lines.append(
             f"| {name} | {first['trainable_parameters']:,} | {first['learning_rate']:g} | {' | '.join(cells)} |"
         )
-    return "\n".join([*lines, "", "![success by parameters](rank.png)", "", *_claim(groups), ""])
+    return "\n".join([*lines, "", "![success by adapter](rank.png)", "", *_claim(groups), ""])
 
 
 def _groups(runs: list[dict]) -> dict[str, list[dict]]:
@@ -128,29 +128,29 @@ def _same_budget(run: dict, lora: dict[str, list[dict]]) -> str | None:
 
 
 def plot(runs: list[dict]) -> bytes:
-    """Nominal and worst-case success by trainable parameters, as a PNG."""
-    figure = Figure(figsize=(6.4, 4.3), dpi=220, layout="constrained", facecolor="white")
+    """Nominal and worst-case success by adapter, each seed and the mean with its interval, as a PNG."""
+    groups = _groups(runs)
+    figure = Figure(figsize=(6.4, 1.2 + 0.36 * len(groups)), dpi=220, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    groups = _groups(runs)
-    for column, color, text in (
-        ("nominal_success", "#0072B2", "nominal"),
-        ("worst_case_success", "#D55E00", "worst case at twice the radius"),
+    rows = range(len(groups))
+    for column, color, text, shift in (
+        ("nominal_success", "#0072B2", "nominal", 0.12),
+        ("worst_case_success", "#D55E00", "worst case at twice the radius", -0.12),
     ):
-        line = []
-        for name, members in groups.items():
-            mean, half = mean_and_interval([run[column] for run in members])
-            size = members[0]["trainable_parameters"]
-            is_lora = name.startswith("lora ")
-            axes.errorbar(size, mean, half or 0, color=color, marker="o" if is_lora else "D", capsize=2, alpha=0.9)
-            axes.annotate(name, (size, mean), (3, 4), textcoords="offset points", fontsize=7, color="0.25")
-            if is_lora:
-                line.append((size, mean))
-        axes.plot(*zip(*line, strict=True) if line else ([], []), color=color, label=f"{text} (line: LoRA)")
-    axes.set_xscale("log")
-    axes.set(xlabel="trainable parameters", ylabel="success (% of observations)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower right")
+        for row, members in zip(rows, groups.values(), strict=True):
+            values = [run[column] for run in members]
+            mean, half = mean_and_interval(values)
+            axes.plot(values, [row + shift] * len(values), "o", color=color, markersize=2.5, alpha=0.4, linewidth=0)
+            named = text if row == 0 else None
+            axes.errorbar(
+                mean, row + shift, xerr=half or 0, color=color, marker="D", markersize=4, capsize=2, label=named
+            )
+    axes.set_yticks(rows, [f"{name} ({members[0]['trainable_parameters']:,})" for name, members in groups.items()])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 100), xlabel="success (% of observations)", ylabel="adapter (trainable parameters)")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(frameon=False, loc="upper left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
