@@ -149,7 +149,8 @@ def main() -> None:
     file = work / "settings.json"
     if file.is_file() and json.loads(file.read_text()) != settings:
         sys.exit(f"error: `--work`: {work} holds runs of {file.read_text().strip()}: give another folder.")
-    _write(settings, file)
+    if not file.is_file():
+        _write(settings, file)
     if not (work / "base").is_dir():
         subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(work / "base")], check=True)
     measure = functools.partial(result_of, work=work, steps=arguments.max_steps, examples=arguments.examples)

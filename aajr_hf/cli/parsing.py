@@ -207,4 +207,5 @@ class RecipeParser(TrlParser):
     def _unknown(self, name: str, kind: str) -> str:
         nearest = difflib.get_close_matches(name.replace("-", "_"), self._field_names(), n=1, cutoff=0.5)
         hint = f"did you mean `{nearest[0]}`?" if nearest else f"see {self.prog} --help for the valid ones."
-        return f"unknown {kind}: `{name}`; {hint}"
+        shown = name if name.isprintable() else repr(name)
+        return f"unknown {kind}: `{shown}`; {hint}"

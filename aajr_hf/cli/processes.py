@@ -21,8 +21,10 @@ def run_launcher(parsed) -> int:
     for module in ("agent.server.api", "multiprocessing.api"):
         # A dozen lines for each failure; `_first_failure` says it in one.
         logging.getLogger(f"torch.distributed.elastic.{module}").setLevel(logging.CRITICAL)
-    # Accelerate's launcher of a single process knows nothing of it; that of several has its own.
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    # For Accelerate's launcher of a single process; that of several has its own. Ctrl-C, too: a shell's background job
+    # inherits that it is ignored.
+    handlers = {signal.SIGTERM: _raise_terminated, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         launch_command(parsed)
     except ChildFailedError as error:
@@ -39,7 +41,8 @@ def run_launcher(parsed) -> int:
     except (ValueError, ImportError, OSError) as error:
         raise UserError(one_line(error)) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 

@@ -35,7 +35,7 @@ _TEMPLATE = """---
 
 # {{ name }}
 
-{{ base }}, fine-tuned with [Adversarially-Aligned Jacobian Regularization](https://huggingface.co/papers/2603.04378): an
+{{ base }}, fine-tuned with [Adversarially-Aligned Jacobian Regularization (AAJR)](https://huggingface.co/papers/2603.04378): an
 adversary raises the agent's loss by projected gradient ascent on the embeddings of its prompt, and the Jacobian of the logits is
 penalised along exactly those directions.
 
@@ -98,14 +98,14 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     recipe = yaml.safe_load((folder / RECIPE).read_text())
     if not isinstance(recipe, dict):
         raise ValueError(f"{folder / RECIPE} is not a mapping of fields to values.")
-    base = str(recipe.get("model_name_or_path") or "an unnamed model")
+    base = str(recipe.get("model_name_or_path") or "")
     dataset = recipe.get("dataset_name")
     on_hub = dataset is not None and not Path(dataset).exists()
     is_adapter = (folder / "adapter_config.json").is_file()
     numbers = _numbers(folder)
     data = ModelCardData(
         model_name=repo_id.split("/")[-1],
-        base_model=None if _is_local(base) else base,
+        base_model=None if _is_local(base) else base or None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["trl", "sft", "aajr", "robustness"],
@@ -118,7 +118,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         template_str=_TEMPLATE,
         mark=_MARK,
         name=repo_id.split("/")[-1],
-        base=Path(base).name if _is_local(base) else base,
+        base=(Path(base).name if _is_local(base) else base) or "A model without a name",
         local_base=is_adapter and _is_local(base),
         snippet=_snippet(repo_id, is_adapter),
         results=_table(numbers) if numbers else None,

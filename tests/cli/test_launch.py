@@ -111,11 +111,14 @@ def test_a_mistake_is_found_before_anything_is_launched(arguments, message, caps
     assert not list(tmp_path.iterdir())
 
 
-def start(agent, output, *more):  # noqa: F811
+def start(agent, output, *more, ignoring=None):  # noqa: F811
+    """The command in a process of its own; `ignoring`: a signal, as a shell's background jobs ignore Ctrl-C."""
     where = ["--model_name_or_path", str(agent), "--output_dir", str(output), "--main_process_port", "0"]
     command = [sys.executable, "-m", "aajr_hf", "train", "--config", RECIPE, *where, *FAST, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    ignore = None if ignoring is None else lambda: signal.signal(ignoring, signal.SIG_IGN)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, preexec_fn=ignore, **pipes)
 
 
 def test_two_processes_train_and_save_once(agent, tmp_path):  # noqa: F811
@@ -161,7 +164,7 @@ def wait_for_a_checkpoint(folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_a_single_launched_process(agent, tmp_path, number):  # noqa: F811
-    process = start(agent, tmp_path / "run", "--accelerate_config", "single", *ENDLESS)
+    process = start(agent, tmp_path / "run", "--accelerate_config", "single", *ENDLESS, ignoring=number)
     wait_for_a_checkpoint(tmp_path / "run")
     process.send_signal(number)
     _, error = process.communicate(timeout=120)
