@@ -58,6 +58,7 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 900, examples: int =
     from ..training.base_agent import small_llama, train_tokenizer
     from ..training.config import AAJRConfig
     from ..training.trainer import AAJRTrainer
+    from .progress import TrainingProgress
 
     set_seed(seed)
     rows = congestion_rows(examples, seed=seed)
@@ -91,7 +92,8 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 900, examples: int =
             train_dataset=Dataset.from_list(rows).select_columns(["prompt", "completion"]),
             processing_class=tokenizer,
         )
-        result = trainer.train()
+        with TrainingProgress(trainer):
+            result = trainer.train()
         whole = Path(building) / "agent"
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
