@@ -59,6 +59,8 @@ class TrainingProgress(TrainerCallback):
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if "train_runtime" in logs:  # the summary at the end, with what is left since the last log
+            return
         shown = [f"{name} {logs[key]:{form}}" for key, (name, form) in _SHOWN.items() if key in logs]
         if state.is_world_process_zero and shown:
             # One line each, however narrow the terminal is.
