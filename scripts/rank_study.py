@@ -2,7 +2,7 @@
 Does an adapter need a high rank to become robust? One base agent, fine-tuned with the penalty by full fine-tuning, by LoRA
 of several ranks and by three families of full-rank adapters of as many parameters, several seeds each, all attacked alike.
 
-    python scripts/rank_study.py                       # 80 minutes on two cores
+    python scripts/rank_study.py                       # an hour or two on two cores
     python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output /tmp/rank
 
 Each adapter is given the learning rate with which an agent of one more seed has the highest worst-case success, on other

@@ -45,9 +45,10 @@ def merge(adapter: str, output: Path) -> float:
             nothing is written then.
     """
     import torch
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from ..training.adapters import load_adapter
+    from ..training.loading import load_tokenizer
     from ..training.model_card import RECIPE
 
     if not (Path(adapter) / "adapter_config.json").is_file():
@@ -56,7 +57,7 @@ def merge(adapter: str, output: Path) -> float:
         raise UserError(f"{output} exists already: choose another folder.")
     with user_errors():
         model = load_adapter(adapter).eval()
-        tokenizer = AutoTokenizer.from_pretrained(adapter)
+        tokenizer = load_tokenizer(adapter)
         base = model.active_peft_config.base_model_name_or_path
         dtype = AutoConfig.from_pretrained(base).dtype or torch.float32
     ids = torch.randint(model.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))

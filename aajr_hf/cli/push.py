@@ -18,7 +18,7 @@ until it is done: what has arrived is not sent again. The token is that of `hf a
     aajr push outputs/congestion-aajr user/congestion-aajr
     aajr push outputs/congestion-aajr user/congestion-aajr --evaluation outputs/evaluation --private
 """
-# Waiting helps against these, against those above 500, and where there was no answer.
+# Waiting helps against these, against those from 500 on, and where there was no answer.
 _PASSING = (408, 409, 425, 429)
 _HINTS = {401: ": log in with `hf auth login`", 403: ": the token may not write there"}
 _LONGEST_WAIT = 60.0

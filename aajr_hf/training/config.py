@@ -118,9 +118,9 @@ class AAJRConfig(SFTConfig):
 
         adapter (`str`, *optional*, defaults to `"full"`):
             `"full"`: all parameters, or a family of PEFT's adapters. Their updates have the rank of `adapter_rank`
-            (`"lora"`, `"rslora"`, `"vera"`, `"miss"`, `"hra"`, `"delora"`, `"psoft"`), a multiple or the square of it
+            (`"lora"`, `"rslora"`, `"vera"`, `"miss"`, `"hra"`, `"delora"`, `"psoft"`, `"deft"`, `"peanut"`), a multiple or the square of it
             (`"gralora"`, `"lokr"`, `"loha"`), or any rank (`"dora"`, `"hira"`, `"randlora"`, `"shira"`, `"oft"`, `"boft"`,
-            `"fourierft"`, `"waveft"`, `"c3a"`).
+            `"fourierft"`, `"waveft"`, `"c3a"`, `"glora"`); that of `"tinylora"` is 2.
         adapter_rank (`int`, *optional*, defaults to `16`):
             Size of the adapter, the larger, the more expressive: PEFT's `r`, and for families whose own size means something
             else (`"randlora"`, `"oft"`, `"boft"`, `"fourierft"`, `"waveft"`, `"c3a"`) the size at which they train as many

@@ -137,4 +137,7 @@ class HubMixin:
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self._write_recipe(folder)
-            write_model_card(folder, self.hub_model_id or model_name or folder.absolute().name)
+            try:
+                write_model_card(folder, self.hub_model_id or model_name or folder.absolute().name)
+            except ValueError as error:  # an evaluation that is none: no reason to end a run
+                logger.warning(f"No model card was made: {error}")

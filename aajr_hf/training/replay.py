@@ -11,23 +11,19 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from .adapters import load_adapter
 from .config import AAJRConfig
+from .loading import load_tokenizer
 from .nonfinite import CUDA_RNG, NUM_ITEMS, RNG, read_dump
 from .trainer import AAJRTrainer
 
 # What a run of one step on one process, which leaves nothing, has no use for.
 _NOT_AGAIN = (
     *("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter"),
-    *(
-        "load_best_model_at_end",
-        "save_strategy",
-        "assistant_only_loss",
-        "completion_only_loss",
-        "resume_from_checkpoint",
-    ),
+    *("load_best_model_at_end", "save_strategy", "resume_from_checkpoint"),
+    *("assistant_only_loss", "completion_only_loss"),
 )
 _NOT_DATA = (RNG, CUDA_RNG, NUM_ITEMS)
 
@@ -127,7 +123,7 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
         options |= {"use_safetensors": True, "dtype": "auto", "revision": "main"}
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     rows = {name: value.tolist() for name, value in batch.items() if name not in (*_NOT_DATA, "attention_mask")}
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(str(folder))
     # The data set is never read: its rows are only what a trainer needs to be made.
     return AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
 

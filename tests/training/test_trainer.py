@@ -297,6 +297,13 @@ def test_the_model_card_names_the_method(tmp_path):
     assert "AAJR" in card and "2603.04378" in card and "mumcu2026aajr" in card
 
 
+def test_an_evaluation_that_is_none_costs_the_card_and_not_the_run(tmp_path, caplog):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "results.json").write_text("{}")
+    trainer(tmp_path).create_model_card()
+    assert "No model card was made: These are no results" in caplog.text and not (tmp_path / "README.md").exists()
+
+
 def test_a_resumed_run_continues_the_trajectory(tmp_path):
     shared = {"optim": "adamw_torch", "learning_rate": 1e-3, "penalty_trajectory": "sample", "save_strategy": "steps"}
     whole = trainer(tmp_path / "whole", tiny_model(attention_dropout=0.1), max_steps=4, save_steps=2, **shared)
