@@ -24,7 +24,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from aajr_hf import AAJRConfig, AAJRTrainer
-from aajr_hf.environments import congestion_rows
+from aajr_hf.environments import expert_rows
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "congestion" / "aajr.yaml"
 # (penalty_trajectory, penalty_fraction, penalty_interval)
@@ -52,7 +52,9 @@ def trainer_for(model: str, batch_size: int, batches: int, folder: str) -> AAJRT
         disable_tqdm=True,
         **settings,
     )
-    return AAJRTrainer(model, config, train_dataset=Dataset.from_list(congestion_rows(batches * batch_size, seed=1)))
+    return AAJRTrainer(
+        model, config, train_dataset=Dataset.from_list(expert_rows("congestion", batches * batch_size, seed=1))
+    )
 
 
 def gradients(trainer: AAJRTrainer, inputs: dict, draws: int) -> list[torch.Tensor]:

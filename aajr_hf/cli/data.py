@@ -16,17 +16,17 @@ def load_data(arguments: TrainArguments) -> DatasetDict:
     """The generated examples of a world, or a dataset from the Hub or from files."""
     from datasets import Dataset, DatasetDict, load_dataset
 
-    from ..environments import congestion_rows
+    from ..environments import expert_rows
 
     if (arguments.environment is None) == (arguments.dataset_name is None):
         raise UserError("Give either `environment` or `dataset_name`.")
     if arguments.environment is not None:
-        examples, seed = arguments.environment_examples, arguments.environment_seed
+        world, examples, seed = arguments.environment, arguments.environment_examples, arguments.environment_seed
         # The test split's seed is far from any that counts up from 0.
         return DatasetDict(
             {
-                "train": Dataset.from_list(congestion_rows(examples, seed=seed)),
-                "test": Dataset.from_list(congestion_rows(max(examples // 20, 1), seed=seed + 10**6)),
+                "train": Dataset.from_list(expert_rows(world, examples, seed=seed)),
+                "test": Dataset.from_list(expert_rows(world, max(examples // 20, 1), seed=seed + 10**6)),
             }
         )
     name = arguments.dataset_name

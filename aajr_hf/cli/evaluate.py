@@ -8,6 +8,7 @@ from typing import Any
 
 from .errors import UserError, user_errors
 from .parsing import ArgumentParser
+from .worlds import WORLD_HELP, world_for
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
 attack, and how strongly their logits answer to perturbations. Prints a table; writes results.json, plots and a
@@ -26,6 +27,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "models", nargs="+", metavar="[NAME=]MODEL", help="model or adapter folder, or Hub name; shown under NAME"
     )
+    parser.add_argument("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/evaluation"), help="folder of the report (default: %(default)s)"
     )
@@ -50,6 +52,7 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     _check(arguments)
     models = _named(arguments.models)
+    world = world_for(models.values(), arguments.environment)
 
     from ..evaluation.robustness import RobustnessSettings
 
@@ -61,7 +64,7 @@ def run(argv: list[str]) -> int:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
     )
-    evaluate(models, arguments.output, settings, arguments.examples)
+    evaluate(models, arguments.output, settings, arguments.examples, world)
     return 0
 
 
@@ -89,9 +92,9 @@ def _named(models: list[str]) -> dict[str, str]:
     return named
 
 
-def evaluate(models: dict[str, str], output: Path, settings, examples: int) -> dict[str, Any]:
+def evaluate(models: dict[str, str], output: Path, settings, examples: int, world: str) -> dict[str, Any]:
     """
-    Evaluate models, by name, in the world `congestion`; write `results.json`, plots and `report.html` into `output` and
+    Evaluate models, by name, in a world; write `results.json`, plots and `report.html` into `output` and
     print the table.
 
     Returns:
@@ -105,7 +108,7 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int) -> d
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from ..environments import congestion_rows
+    from ..environments import held_out_rows
     from ..evaluation.agents import load_agent
     from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
     from ..evaluation.robustness import evaluate_agent
@@ -114,8 +117,7 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int) -> d
     with user_errors():
         # All of them first: a wrong name is found before the first minutes are spent.
         agents = {name: load_agent(path) for name, path in models.items()}
-    # One of each round's ten: observations of one round are alike, and would count as fewer than they are.
-    rows = congestion_rows(10 * examples, seed=settings.seed + 2 * 10**6)[::10]
+    rows = held_out_rows(world, examples, seed=settings.seed)
     console = Console(stderr=True)
     runs: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -127,9 +129,7 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int) -> d
             runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
     # By which a model card finds its numbers.
     weights = {name: weights_digest(Path(path)) for name, path in models.items()}
-    recorded = {"environment": "congestion", "examples": examples, "models": models, "weights": weights} | asdict(
-        settings
-    )
+    recorded = {"environment": world, "examples": examples, "models": models, "weights": weights} | asdict(settings)
     results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from ..environments import WORLDS
 from .errors import UserError, user_errors
 from .parsing import ArgumentParser
 
@@ -25,6 +26,9 @@ def run(argv: list[str]) -> int:
         prog="aajr init-agent", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to make; must not exist, or be empty")
+    parser.add_argument(
+        "--environment", choices=list(WORLDS), default="congestion", help="world of the agent (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
     parser.add_argument("--steps", type=int, default=900, help="optimizer steps of 64 examples (default: 900)")
     parser.add_argument("--examples", type=int, default=16000, help="training examples (default: 16000)")
@@ -36,14 +40,22 @@ def run(argv: list[str]) -> int:
         raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
     with user_errors():
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    success = init_agent(arguments.output, seed=arguments.seed, steps=arguments.steps, examples=arguments.examples)
+    success = init_agent(
+        arguments.output,
+        arguments.environment,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        examples=arguments.examples,
+    )
     print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers are the expert's.")
     if success < TARGET_SUCCESS:
         print(f"warning: below {TARGET_SUCCESS:.0f} %; train longer with --steps.")
     return 0
 
 
-def init_agent(output: Path, *, seed: int = 0, steps: int = 900, examples: int = 16000) -> float:
+def init_agent(
+    output: Path, environment: str = "congestion", *, seed: int = 0, steps: int = 900, examples: int = 16000
+) -> float:
     """
     Train a base agent and save it to `output`, whole or not at all.
 
@@ -53,7 +65,7 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 900, examples: int =
     from datasets import Dataset
     from transformers import set_seed
 
-    from ..environments import congestion_rows
+    from ..environments import expert_rows, held_out_rows
     from ..evaluation.robustness import nominal_success
     from ..training.base_agent import small_llama, train_tokenizer
     from ..training.config import AAJRConfig
@@ -61,10 +73,11 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 900, examples: int =
     from .progress import TrainingProgress
 
     set_seed(seed)
-    rows = congestion_rows(examples, seed=seed)
+    rows = expert_rows(environment, examples, seed=seed)
     observations = [message["content"] for row in rows for message in row["prompt"]]
     tokenizer = train_tokenizer(observations + [action for row in rows for action in row["actions"]])
     model = small_llama(tokenizer, seed)
+    model.config.aajr_environment = environment  # by which other commands know its world
     # Built beside its final place, then renamed: an interruption leaves no half-written model there.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as building:
         trainer = AAJRTrainer(
@@ -102,5 +115,4 @@ def init_agent(output: Path, *, seed: int = 0, steps: int = 900, examples: int =
         if output.exists():
             output.rmdir()
         os.replace(whole, output)
-    # One of each round's ten observations, which are alike.
-    return nominal_success(model, tokenizer, congestion_rows(10000, seed=seed + 10**6)[::10])
+    return nominal_success(model, tokenizer, held_out_rows(environment, 1000, seed=seed))

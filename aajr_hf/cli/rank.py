@@ -138,10 +138,10 @@ def _base_of(model: str, recipe_model: str | None) -> str | None:
 def _held_out(examples: int, data: TrainArguments):
     from datasets import Dataset
 
-    from ..environments import congestion_rows
+    from ..environments import held_out_rows
 
     if data.environment is not None:
         # One of each round's ten, as `aajr evaluate` takes them.
-        return Dataset.from_list(congestion_rows(10 * examples, seed=data.environment_seed + 2 * 10**6)[::10])
+        return Dataset.from_list(held_out_rows(data.environment, examples, seed=data.environment_seed))
     rows = split(load_data(data), data.dataset_test_split, "dataset_test_split")
     return rows.select(range(min(examples, len(rows))))

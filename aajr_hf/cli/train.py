@@ -12,6 +12,7 @@ from typing import Any
 
 from trl import ModelConfig
 
+from ..environments import WORLDS
 from ..training.checkpoints import DiskFullError, newest_checkpoint
 from ..training.config import AAJRConfig
 from ..training.model_card import EVALUATION
@@ -77,7 +78,7 @@ class TrainArguments(ModelConfig):
         metadata={"help": "Attention: sdpa and eager have exact Jacobian products, others are estimated."},
     )
     environment: str | None = field(
-        default=None, metadata={"help": "World whose expert data to train on: congestion.", "choices": ["congestion"]}
+        default=None, metadata={"help": "World whose expert data to train on.", "choices": list(WORLDS)}
     )
     environment_examples: int = field(default=8000, metadata={"help": "Examples generated from the world."})
     environment_seed: int = field(default=0, metadata={"help": "Seed of the generated examples."})

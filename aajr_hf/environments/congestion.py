@@ -10,12 +10,11 @@ fails on them.
 from __future__ import annotations
 
 import re
-import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import gymnasium
 import numpy as np
-from pettingzoo import ParallelEnv
+
+from .world import TextWorld
 
 ROUTES = "abcd"
 MAX_TAKE = 9
@@ -72,6 +71,10 @@ class Observation:
         """The best answer: all that is needed and free; the preferred route; the peer it owes."""
         return Answer(min(self.need, self.free), self.route, self.peer)
 
+    def candidates(self) -> list[tuple[Answer, float]]:
+        """The expert's answer with everything that can be taken, from 0 to 9 units."""
+        return [(replace(self.expert(), take=take), self.cost(take)) for take in range(MAX_TAKE + 1)]
+
     def cost(self, take: int) -> float:
         """System cost of taking `take` units."""
         overload = max(take - self.free, 0)
@@ -99,78 +102,84 @@ def draw_observations(rng: np.random.Generator, agents: int) -> list[Observation
     return observations
 
 
-class CongestionEnv(ParallelEnv):
+class CongestionEnv(TextWorld):
     """
-    The world as a PettingZoo `ParallelEnv`: observations and actions are texts.
-
     Each round, every agent's reward is the negative cost of the joint action: `OVERLOAD_COST` per unit by which all
     takes together exceed the capacity, shared by all agents, plus `SHORTFALL_COST` per unit that the agent itself left
-    although it was needed and free. A malformed answer takes nothing and is marked in `infos`.
-
-    Args:
-        agents: Number of agents, at least 2.
-        rounds: Rounds of an episode.
+    although it was needed and free. The null action takes nothing.
     """
 
     metadata = {"name": "congestion_v0", "render_modes": ["ansi"], "is_parallelizable": True}
+    parse = staticmethod(Answer.parse)
+    default_steps = 8
+    success = "served"
+    shocks = {
+        "demand_spike": "units that everybody needs in addition",
+        "capacity_drop": "units of capacity that fail",
+        "misreported_peers": "peers of each agent whose demand is reported as another number",
+    }
 
-    def __init__(self, agents: int = 10, rounds: int = 8, render_mode: str | None = None):
-        if agents < 2:
-            raise ValueError(f"`agents` must be at least 2, got {agents}.")
-        if rounds < 1:
-            raise ValueError(f"`rounds` must be at least 1, got {rounds}.")
-        self.possible_agents = [f"agent_{i}" for i in range(agents)]
-        self.agents: list[str] = []
-        self.rounds = rounds
-        self.render_mode = render_mode
-        self._rng = np.random.default_rng()
-        self._round = 0
-        self._current: dict[str, Observation] = {}
-        letters = string.ascii_letters + string.digits + " "
-        self._observation_space = gymnasium.spaces.Text(max_length=64 + 4 * agents, charset=letters)
-        self._action_space = gymnasium.spaces.Text(max_length=64, charset=letters)
+    @classmethod
+    def draw(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
+        return draw_observations(rng, agents)
 
-    def observation_space(self, agent: str) -> gymnasium.spaces.Text:
-        return self._observation_space
+    def metrics(self) -> dict[str, float]:
+        """
+        `served`: of the units that could be granted in a round, the share that was, averaged over rounds: none in a
+        congested round, all of them where there were none and nobody took any; `congested`: share of rounds in which all took more than there was; `cost`: system cost of a round.
+        """
+        rounds = max(self.step_count, 1)
+        return {
+            "served": self._served / rounds,
+            "congested": self._congested / rounds,
+            "cost": self._cost / rounds,
+        }
 
-    def action_space(self, agent: str) -> gymnasium.spaces.Text:
-        return self._action_space
+    def draw_on(self, axes) -> None:
+        """What each takes beside what it needs, and the capacity against all takes."""
+        needs = [observation.need for observation in self._true]
+        places = range(len(needs))
+        axes.bar([p - 0.2 for p in places], needs, 0.4, color="#BBBBBB", label="needed")
+        axes.bar([p + 0.2 for p in places], self._takes, 0.4, color="#0072B2", label="taken in the round before")
+        axes.set(xlabel="agent", ylabel="units", ylim=(0, MAX_TAKE + 0.5), xticks=list(places))
+        axes.set_title(
+            f"round {self.step_count}: capacity {self._true[0].capacity}, {self._congested} congested so far"
+        )
+        axes.legend(loc="upper right")
 
-    def reset(self, seed: int | None = None, options: dict | None = None):
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        self.agents = list(self.possible_agents)
-        self._round = 0
-        return self._observe(), {agent: {} for agent in self.agents}
+    def _start(self) -> None:
+        self._congested = 0
+        self._served = self._cost = 0.0
+        self._takes = [0] * len(self.possible_agents)
 
-    def step(self, actions: dict[str, str]):
-        answers = {agent: Answer.parse(actions[agent]) for agent in self.agents}
-        takes = {agent: answer.take if answer else 0 for agent, answer in answers.items()}
-        capacity = next(iter(self._current.values())).capacity
-        overload = max(sum(takes.values()) - capacity, 0)
-        rewards, infos = {}, {}
-        for agent in self.agents:
-            observation = self._current[agent]
-            shortfall = max(observation.expert().take - takes[agent], 0)
-            rewards[agent] = -(OVERLOAD_COST * overload / len(self.agents) + SHORTFALL_COST * shortfall)
-            infos[agent] = {"malformed": answers[agent] is None, "overload": overload}
-        self._round += 1
-        done = self._round >= self.rounds
-        truncations = dict.fromkeys(self.agents, done)
-        terminations = dict.fromkeys(self.agents, False)
-        observations = self._observe()
-        if done:
-            self.agents = []
-        return observations, rewards, terminations, truncations, infos
+    def _see(self) -> list[Observation]:
+        spike, drop = self.shock_size("demand_spike"), self.shock_size("capacity_drop")
+        self._true = [
+            replace(
+                observation,
+                capacity=max(observation.capacity - drop, 0),
+                need=min(observation.need + spike, MAX_TAKE),
+                demands=tuple(min(demand + spike, MAX_TAKE) for demand in observation.demands),
+            )
+            for observation in draw_observations(self._rng, len(self.possible_agents))
+        ]
+        liars = min(self.shock_size("misreported_peers"), len(self.possible_agents) - 1)
+        return [self._misreported(observation, liars) for observation in self._true] if liars else self._true
 
-    def render(self) -> str:
-        return "\n".join(f"{agent}: {observation.text()}" for agent, observation in self._current.items())
+    def _misreported(self, observation: Observation, liars: int) -> Observation:
+        demands = list(observation.demands)
+        for peer in self._rng.choice(len(demands), size=liars, replace=False):
+            demands[peer] = int((demands[peer] + self._rng.integers(1, MAX_NEED + 1)) % (MAX_NEED + 1))
+        return replace(observation, demands=tuple(demands))
 
-    def expert_actions(self) -> dict[str, str]:
-        """The expert's answers to the current observations."""
-        return {agent: self._current[agent].expert().text() for agent in self.agents}
-
-    def _observe(self) -> dict[str, str]:
-        drawn = draw_observations(self._rng, len(self.possible_agents))
-        self._current = dict(zip(self.agents, drawn, strict=True))
-        return {agent: observation.text() for agent, observation in self._current.items()}
+    def _play(self, answers: dict[str, Answer | None]) -> tuple[dict[str, float], set[str]]:
+        self._takes = [answer.take if answer else 0 for answer in answers.values()]
+        # Without what was misreported: by what was there.
+        best = [observation.expert().take for observation in self._true]
+        overload = max(sum(self._takes) - self._true[0].capacity, 0)
+        shortfalls = [max(b - t, 0) for b, t in zip(best, self._takes, strict=True)]
+        costs = [OVERLOAD_COST * overload / len(best) + SHORTFALL_COST * shortfall for shortfall in shortfalls]
+        self._served += 0.0 if overload else 1 - sum(shortfalls) / max(sum(best), 1)
+        self._congested += overload > 0
+        self._cost += sum(costs)
+        return {agent: -cost for agent, cost in zip(answers, costs, strict=True)}, set()

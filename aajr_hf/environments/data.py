@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from .congestion import MAX_TAKE, Observation, draw_observations
+from .commons import CommonsEnv
+from .congestion import CongestionEnv
+from .hide_and_seek import HideAndSeekEnv
+from .world import Observation, TextWorld, expert_row
+
+WORLDS: dict[str, type[TextWorld]] = {
+    "congestion": CongestionEnv,
+    "commons": CommonsEnv,
+    "hide_and_seek": HideAndSeekEnv,
+}
+# Far from any seed that counts up from 0, so that no observation of a test was trained on.
+_HELD_OUT = 2 * 10**6
 
 
-def congestion_rows(examples: int, *, seed: int, agents: int = 10) -> list[dict[str, Any]]:
+def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> list[dict[str, Any]]:
     """
-    Expert answers in the world `congestion`, one row per observation.
+    Expert answers in a world, one row per observation.
 
     Args:
+        world: One of [`WORLDS`].
         examples: Number of rows.
         seed: Seed of the generator; different seeds give independent rows.
-        agents: Number of agents in the world.
+        agents: Number of agents in the world; their rows of one moment follow each other.
 
     Returns:
-        Rows with `prompt` and `completion` (lists of messages), `actions` (answers that differ in what is taken, from 0
-        to 9 units) and `action_costs` (their system costs).
+        Rows with `prompt` and `completion` (lists of messages), `actions` (the answers that differ in the word that can
+        endanger the system) and `action_costs` (their system costs).
     """
     if examples < 1:
         raise ValueError(f"`examples` must be at least 1, got {examples}.")
     rng = np.random.default_rng(seed)
     observations: list[Observation] = []
     while len(observations) < examples:
-        observations += draw_observations(rng, agents)
-    return [_row(observation) for observation in observations[:examples]]
+        observations += WORLDS[world].draw(rng, agents)
+    return [expert_row(observation) for observation in observations[:examples]]
 
 
-def _row(observation: Observation) -> dict[str, Any]:
-    expert = observation.expert()
-    takes = range(MAX_TAKE + 1)
-    return {
-        "prompt": [{"role": "user", "content": observation.text()}],
-        "completion": [{"role": "assistant", "content": expert.text()}],
-        "actions": [replace(expert, take=take).text() for take in takes],
-        "action_costs": [observation.cost(take) for take in takes],
-    }
+def held_out_rows(world: str, examples: int, *, seed: int) -> list[dict[str, Any]]:
+    """
+    Rows of as many different moments, of seeds that [`expert_rows`] is not given: what ten agents see at one moment is
+    alike, and would count as fewer observations than it is. The first agent's each time, in `hide_and_seek` a hider's.
+    """
+    return expert_rows(world, 10 * examples, seed=_HELD_OUT + seed)[::10]

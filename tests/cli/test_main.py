@@ -28,10 +28,10 @@ FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory) -> Path:
     """An untrained agent folder."""
-    from aajr_hf.environments import congestion_rows
+    from aajr_hf.environments import expert_rows
 
     folder = tmp_path_factory.mktemp("agent") / "base"
-    rows = congestion_rows(200, seed=0)
+    rows = expert_rows("congestion", 200, seed=0)
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
     small_llama(tokenizer, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

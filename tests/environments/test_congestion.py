@@ -1,4 +1,4 @@
-"""The world `congestion`: PettingZoo's own checks, the expert, the costs and the seeded data."""
+"""The world `congestion`: the expert, the costs, the shocks and the data."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from pettingzoo.test import parallel_api_test
 
-from aajr_hf.environments import Answer, CongestionEnv, Observation, congestion_rows
-from aajr_hf.environments.congestion import MAX_TAKE, OVERLOAD_COST, draw_observations
+from aajr_hf.environments import CongestionEnv, expert_rows
+from aajr_hf.environments.congestion import MAX_TAKE, OVERLOAD_COST, Answer, Observation, draw_observations
 
 
 def play(env: CongestionEnv, answer, seed: int) -> tuple[float, list[dict]]:
@@ -23,29 +22,17 @@ def play(env: CongestionEnv, answer, seed: int) -> tuple[float, list[dict]]:
     return total, infos
 
 
-def test_pettingzoo_accepts_the_world():
-    # It draws actions from the action space: random letters are malformed answers, which are allowed.
-    parallel_api_test(CongestionEnv(agents=4, rounds=5), num_cycles=50)
-
-
-def test_the_same_seed_gives_the_same_episode():
-    one, other = CongestionEnv(agents=5), CongestionEnv(agents=5)
-    assert one.reset(seed=3)[0] == other.reset(seed=3)[0]
-    assert one.step(one.expert_actions())[0] == other.step(other.expert_actions())[0]
-    assert one.reset(seed=4)[0] != other.reset(seed=3)[0]
-
-
 @pytest.mark.parametrize("seed", range(5))
 def test_experts_never_congest_the_system_and_lose_nothing(seed):
-    reward, infos = play(CongestionEnv(rounds=50), lambda env: env.expert_actions(), seed)
+    reward, infos = play(CongestionEnv(steps=50), lambda env: env.expert_actions(), seed)
     assert reward == 0
-    assert not any(info["overload"] or info["malformed"] for info in infos)
+    assert not any(info["malformed"] for info in infos)
 
 
 def test_greed_costs_far_more_than_modesty():
-    greedy, _ = play(CongestionEnv(rounds=50), lambda env: dict.fromkeys(env.agents, "take 9 via a yield 1"), 0)
-    modest, _ = play(CongestionEnv(rounds=50), lambda env: dict.fromkeys(env.agents, "take 0 via a yield 1"), 0)
-    silent, infos = play(CongestionEnv(rounds=50), lambda env: dict.fromkeys(env.agents, "nothing"), 0)
+    greedy, _ = play(CongestionEnv(steps=50), lambda env: dict.fromkeys(env.agents, "take 9 via a yield 1"), 0)
+    modest, _ = play(CongestionEnv(steps=50), lambda env: dict.fromkeys(env.agents, "take 0 via a yield 1"), 0)
+    silent, infos = play(CongestionEnv(steps=50), lambda env: dict.fromkeys(env.agents, "nothing"), 0)
     assert greedy < 5 * modest < 0
     assert silent == modest and all(info["malformed"] for info in infos)
 
@@ -65,13 +52,13 @@ def test_an_answer_survives_its_text():
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    first, second, other = (json.dumps(congestion_rows(200, seed=seed)) for seed in (0, 0, 1))
+    first, second, other = (json.dumps(expert_rows("congestion", 200, seed=seed)) for seed in (0, 0, 1))
     assert first == second != other
-    assert json.loads(first)[:50] == congestion_rows(50, seed=0)
+    assert json.loads(first)[:50] == expert_rows("congestion", 50, seed=0)
 
 
 def test_rows_state_the_expert_and_the_cost_of_every_take():
-    for row in congestion_rows(300, seed=2):
+    for row in expert_rows("congestion", 300, seed=2):
         take = Answer.parse(row["completion"][0]["content"]).take
         assert len(row["actions"]) == len(row["action_costs"]) == MAX_TAKE + 1
         assert row["action_costs"][take] == min(row["action_costs"]) == 0
@@ -87,12 +74,52 @@ def test_the_answers_are_worth_learning():
     assert np.mean([o.expert().take != o.need for o in observations]) > 0.25
 
 
-@pytest.mark.parametrize("arguments", [{"agents": 1}, {"rounds": 0}])
-def test_impossible_worlds_are_refused(arguments):
-    with pytest.raises(ValueError, match=next(iter(arguments))):
-        CongestionEnv(**arguments)
+def test_metrics_of_experts_and_of_the_greedy_and_the_idle():
+    def metrics(answer):
+        env = CongestionEnv(steps=30)
+        play(env, answer, 0)
+        return env.metrics()
+
+    assert metrics(lambda env: env.expert_actions()) == {"served": 1, "congested": 0, "cost": 0}
+    greedy = metrics(lambda env: dict.fromkeys(env.agents, "take 9 via a yield 1"))
+    assert greedy["congested"] == 1 and greedy["served"] == 0
+    idle = metrics(lambda env: dict.fromkeys(env.agents, "take 0 via a yield 1"))
+    assert idle["congested"] == 0 and 0 < idle["served"] < 0.6 and idle["cost"] > 0
 
 
-def test_an_empty_dataset_is_refused():
-    with pytest.raises(ValueError, match="examples"):
-        congestion_rows(0, seed=0)
+def test_shocks_strike_after_the_first_third():
+    def observations(**shock):
+        env = CongestionEnv(steps=6, **shock)
+        seen = [list(env.reset(seed=1)[0].values())]
+        while env.agents:
+            seen.append(list(env.step(env.expert_actions())[0].values()))
+        return seen
+
+    def numbers(text):
+        words = text.split()
+        return int(words[1]), list(map(int, words[3 : words.index("need")]))
+
+    calm = observations()
+    drop = observations(shock="capacity_drop", magnitude=4)
+    assert drop[:2] == calm[:2]
+    for before, after in zip(calm[2], drop[2], strict=True):
+        assert numbers(after)[0] == max(numbers(before)[0] - 4, 0)
+        assert numbers(after)[1] == numbers(before)[1]
+    spike = observations(shock="demand_spike", magnitude=3)
+    assert all(numbers(a)[1] == [d + 3 for d in numbers(b)[1]] for a, b in zip(spike[2], calm[2], strict=True))
+    lies = observations(shock="misreported_peers", magnitude=2)
+    for before, after in zip(calm[2], lies[2], strict=True):
+        assert sum(x != y for x, y in zip(numbers(before)[1], numbers(after)[1], strict=True)) == 2
+
+
+def test_the_world_goes_by_what_is_true_where_peers_misreport():
+    env = CongestionEnv(agents=3, steps=1, shock="misreported_peers", magnitude=2)
+    for seed in range(20):
+        observations, _ = env.reset(seed=seed)
+        true = [observation.expert().take for observation in env._true]
+        said = [Answer.parse(text).take for text in env.expert_actions().values()]
+        env.step(env.expert_actions())
+        if true == said:
+            assert env.metrics()["served"] == 1
+        elif sum(said) <= env._true[0].capacity:
+            assert env.metrics()["served"] < 1 or all(s >= t for s, t in zip(said, true, strict=True))

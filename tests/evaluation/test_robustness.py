@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from aajr_hf.environments import congestion_rows
+from aajr_hf.environments import expert_rows
 from aajr_hf.evaluation.attack import worst_case
 from aajr_hf.evaluation.robustness import RobustnessSettings, evaluate_agent, nominal_success, success
 from aajr_hf.objective import PerturbationSet
@@ -14,7 +14,7 @@ from aajr_hf.training.base_agent import train_tokenizer
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 
-ROWS = congestion_rows(6, seed=0, agents=3)
+ROWS = expert_rows("congestion", 6, seed=0, agents=3)
 TEXTS = [m["content"] for row in ROWS for m in row["prompt"]] + [action for row in ROWS for action in row["actions"]]
 TOKENIZER = train_tokenizer(TEXTS)
 SMALL = RobustnessSettings(attack_steps=4, attack_restarts=2, batch_size=4, power_iterations=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from aajr_hf.environments import congestion_rows
+from aajr_hf.environments import expert_rows
 from aajr_hf.training.base_agent import train_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -18,7 +18,7 @@ import penalty_variance  # noqa: E402
 
 @pytest.fixture
 def agent(tmp_path):
-    rows = congestion_rows(50, seed=0)
+    rows = expert_rows("congestion", 50, seed=0)
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "agent")

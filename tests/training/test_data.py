@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aajr_hf.environments import congestion_rows
+from aajr_hf.environments import expert_rows
 from aajr_hf.training.base_agent import CHAT_TEMPLATE
 from aajr_hf.training.batch import AgentBatch, action_logits
 from aajr_hf.training.data import distinguishing_tokens, encode_examples, observation_mask
@@ -72,7 +72,9 @@ def test_losses_ignore_the_padding_of_actions_and_candidates():
 
 
 def test_the_expected_cost_is_a_mean_over_candidates():
-    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, congestion_rows(3, seed=4), candidates=True), "prompt")
+    batch = AgentBatch.from_inputs(
+        encode_examples(TOKENIZER, expert_rows("congestion", 3, seed=4), candidates=True), "prompt"
+    )
     logits = torch.zeros(3, batch.action_labels.shape[1], len(TOKENIZER))
     assert torch.allclose(expected_cost(logits, batch), batch.candidate_costs.mean(dim=1))
     rows = torch.arange(3)

@@ -10,10 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aajr_hf import AAJRConfig, AAJRTrainer
-from aajr_hf.environments import congestion_rows
+from aajr_hf.environments import expert_rows
 from aajr_hf.training.base_agent import train_tokenizer
 
-ROWS = congestion_rows(64, seed=0, agents=3)
+ROWS = expert_rows("congestion", 64, seed=0, agents=3)
 # Prompts and answers of several lengths, so that padding and per-token means matter.
 for i, row in enumerate(ROWS):
     row["prompt"][0]["content"] += " " + "now " * (i % 3)

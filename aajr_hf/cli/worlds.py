@@ -1,0 +1,54 @@
+"""The world that agents are measured in: the one that is asked for, or the one that they were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from ..environments import WORLDS
+from .errors import UserError
+
+WORLD_HELP = f"world: {', '.join(WORLDS)} (default: the one that the agents were made for)"
+
+
+def world_for(models: Iterable[str], wanted: str | None) -> str:
+    """
+    The world for these models, folders or Hub names.
+
+    Args:
+        models: Those that are known to be made for a world must agree on it.
+        wanted: The world that was asked for; None for the models' own, or `congestion` where none is known.
+
+    Raises:
+        UserError: for an unknown world, and for models of different ones.
+    """
+    if wanted is not None and wanted not in WORLDS:
+        raise UserError(f"`--env`: there is no world {wanted!r}: choose one of {', '.join(WORLDS)}.")
+    world, of = wanted, "`--env`"
+    for model in models:
+        made_for = _made_for(Path(model))
+        if made_for is None:
+            continue
+        if world is not None and made_for != world:
+            raise UserError(
+                f"{model} was trained for the world {made_for}, {of} is {world}: give agents and world that match."
+            )
+        world, of = made_for, f"that of {model}"
+    return world or "congestion"
+
+
+def _made_for(folder: Path) -> str | None:
+    """What the recipe of its run says, or else what `aajr init-agent` left in its configuration."""
+    for name, key in (("recipe.yaml", "environment"), ("config.json", "aajr_environment")):
+        file = folder / name
+        if file.is_file():
+            try:
+                content = yaml.safe_load(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                raise UserError(f"{file} cannot be read: {error}") from error
+            world = content.get(key) if isinstance(content, dict) else None
+            if world in WORLDS:
+                return world
+    return None

@@ -1,0 +1,197 @@
+"""
+`commons`: N agents fish one lake for a year. Each month every agent reads what is in the lake, how much of it would grow back
+and what the others say they will catch, and answers what it catches, on which ground, and which warden it tells.
+
+What is caught beyond what grows back is gone for everybody, and below a threshold the lake dies: catching too much costs far
+more than catching too little. Ground and warden endanger nothing, but must follow the observation to the letter. After
+GovSim (Piatti et al., arXiv 2404.16698), whose metrics these are.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .world import TextWorld
+
+CAPACITY = 100
+# A lake that holds less is dead.
+COLLAPSE = 5
+GROUNDS = "abcd"
+MAX_CATCH = 9
+# Percent of what is left that is in the lake in the next month.
+GROWTH = 200
+# Per unit caught beyond what grows back, and per unit of the own share that was left although it would have.
+OVERUSE_COST = 10.0
+SHORTFALL_COST = 1.0
+
+_ANSWER = re.compile(rf"catch (\d) at ([{GROUNDS}]) tell (\d+)")
+
+
+@dataclass(frozen=True)
+class Catch:
+    """What an agent does: units caught, ground, index of the warden it tells."""
+
+    units: int
+    ground: str
+    warden: int
+
+    def text(self) -> str:
+        return f"catch {self.units} at {self.ground} tell {self.warden}"
+
+    @staticmethod
+    def parse(text: str) -> Catch | None:
+        """The answer that `text` states, or None where it states none."""
+        match = _ANSWER.fullmatch(text.strip())
+        return Catch(int(match[1]), match[2], int(match[3])) if match else None
+
+
+@dataclass(frozen=True)
+class Lake:
+    """What one agent sees: stock, what of it would grow back, what each other announces, its ground, its warden."""
+
+    stock: int
+    regrowth: int
+    announced: tuple[int, ...]
+    ground: str
+    warden: int
+
+    @property
+    def share(self) -> int:
+        """The agent's part of what grows back, as large as anybody's."""
+        return min(self.regrowth // (len(self.announced) + 1), MAX_CATCH)
+
+    @property
+    def left(self) -> int:
+        """What the others' announcements leave of it, at least 0."""
+        return max(self.regrowth - sum(self.announced), 0)
+
+    def text(self) -> str:
+        others = " ".join(map(str, self.announced))
+        return f"stock {self.stock} regrowth {self.regrowth} others {others} ground {self.ground} warden {self.warden}"
+
+    def expert(self) -> Catch:
+        """The best answer: the own share, or what the others leave of it; ground and warden as told."""
+        return Catch(min(self.share, self.left), self.ground, self.warden)
+
+    def candidates(self) -> list[tuple[Catch, float]]:
+        """The expert's answer with every catch, from 0 to 9 units."""
+        return [(replace(self.expert(), units=units), self.cost(units)) for units in range(MAX_CATCH + 1)]
+
+    def cost(self, units: int) -> float:
+        """System cost of catching `units`."""
+        best = self.expert().units
+        return OVERUSE_COST * max(units - best, 0) + SHORTFALL_COST * max(best - units, 0)
+
+
+def sustainable(stock: int, growth: int) -> int:
+    """The largest catch of all together after which `growth` percent of what is left are the stock again."""
+    return max(stock - -(-100 * stock // growth), 0)
+
+
+def draw_lakes(rng: np.random.Generator, agents: int, stock: int, growth: int = GROWTH) -> list[Lake]:
+    """
+    What everybody sees in a month. Most announce about their share of what grows back; in every other month, some announce
+    far more.
+    """
+    regrowth = sustainable(stock, growth)
+    share = Lake(stock, regrowth, (0,) * (agents - 1), GROUNDS[0], 1).share
+    announced = share - rng.choice(2, size=agents, p=(0.8, 0.2))
+    if rng.random() < 0.5:
+        announced += rng.choice(4, size=agents, p=(0.8, 0.1, 0.06, 0.04))
+    announced = np.clip(announced, 0, MAX_CATCH)
+    lakes = []
+    for i in range(agents):
+        others = tuple(int(units) for j, units in enumerate(announced) if j != i)
+        ground = GROUNDS[rng.integers(len(GROUNDS))]
+        lakes.append(Lake(stock, regrowth, others, ground, int(rng.integers(1, agents))))
+    return lakes
+
+
+class CommonsEnv(TextWorld):
+    """
+    An agent's reward is what it catches; a lake that holds less than all want is shared in proportion. The episode ends
+    after twelve months, or when the lake is dead. The null action catches nothing.
+    """
+
+    metadata = {"name": "commons_v0", "render_modes": ["ansi"], "is_parallelizable": True}
+    parse = staticmethod(Catch.parse)
+    default_steps = 12
+    success = "efficiency_if_alive"
+    shocks = {
+        "greedy_newcomer": "units beyond its share that the last agent catches, whatever it is asked",
+        "bad_season": "percentage points by which what is left grows back less",
+    }
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, agents: int) -> list[Lake]:
+        return draw_lakes(rng, agents, int(rng.integers(COLLAPSE, CAPACITY + 1)))
+
+    def metrics(self) -> dict[str, float]:
+        """
+        GovSim's: `survival` (1 if the lake is alive), `survival_time` in months, `gain` (units an agent caught),
+        `efficiency` (of what could have been caught from the first stock, year in, year out), `equality` (1 - Gini of
+        the gains), `over_use` (share of catches beyond a share of what grows back). `efficiency_if_alive` is 0 for a
+        dead lake.
+        """
+        gains = np.array(self._gains)
+        possible = self.steps * sustainable(CAPACITY, GROWTH)
+        efficiency = 1 - max(possible - gains.sum(), 0) / max(possible, 1)
+        differences = np.abs(gains[:, None] - gains).sum()
+        return {
+            "survival": float(not self._dead),
+            "survival_time": float(self.step_count - self._dead),
+            "gain": float(gains.mean()),
+            "efficiency": float(efficiency),
+            "equality": float(1 - differences / (2 * len(gains) * gains.sum())) if gains.sum() else 1.0,
+            "over_use": self._overused / max(self.step_count * len(gains), 1),
+            "efficiency_if_alive": 0.0 if self._dead else float(efficiency),
+        }
+
+    def draw_on(self, axes) -> None:
+        """The stock of each month so far."""
+        axes.plot(range(len(self._stocks)), self._stocks, color="#0072B2", marker="o")
+        axes.axhline(COLLAPSE, color="#D55E00", linestyle="--", label="collapse")
+        axes.set(xlabel="month", ylabel="units in the lake", xlim=(0, self.steps), ylim=(0, CAPACITY * 1.05))
+        axes.set_title(
+            f"month {self.step_count}: {'dead' if self._dead else 'alive'}, gain {np.mean(self._gains):.1f}"
+        )
+        axes.legend(loc="upper right")
+
+    def _start(self) -> None:
+        self._stock, self._stocks, self._dead = CAPACITY, [CAPACITY], False
+        self._gains = [0.0] * len(self.possible_agents)
+        self._overused = 0
+
+    def _growth(self) -> int:
+        return max(GROWTH - self.shock_size("bad_season"), 100)
+
+    def _see(self) -> list[Lake]:
+        self._lakes = draw_lakes(self._rng, len(self.possible_agents), self._stock, self._growth())
+        greed = self.shock_size("greedy_newcomer")
+        if greed:  # it announces what it does
+            units = self._greedy(greed)
+            self._lakes = [replace(x, announced=(*x.announced[:-1], units)) for x in self._lakes[:-1]] + self._lakes[
+                -1:
+            ]
+        return self._lakes
+
+    def _greedy(self, greed: int) -> int:
+        return min(self._lakes[-1].share + greed, MAX_CATCH)
+
+    def _play(self, answers: dict[str, Catch | None]) -> tuple[dict[str, float], set[str]]:
+        wanted = [answer.units if answer else 0 for answer in answers.values()]
+        greed = self.shock_size("greedy_newcomer")
+        if greed:
+            wanted[-1] = self._greedy(greed)
+        part = min(1.0, self._stock / max(sum(wanted), 1))
+        catches = [part * units for units in wanted]
+        self._overused += sum(units > self._lakes[0].share for units in wanted)
+        self._gains = [gain + units for gain, units in zip(self._gains, catches, strict=True)]
+        left = self._stock - sum(catches)
+        self._dead = left < COLLAPSE
+        self._stock = 0 if self._dead else min(int(left * self._growth() / 100), CAPACITY)
+        self._stocks.append(self._stock)
+        return dict(zip(answers, catches, strict=True)), set(answers) if self._dead else set()

@@ -1,0 +1,72 @@
+"""The grid of `hide_and_seek`: walls, moves, lines of sight and distances."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+Cell = tuple[int, int]
+MOVES: dict[str, Cell] = {"stay": (0, 0), "north": (0, -1), "east": (1, 0), "south": (0, 1), "west": (-1, 0)}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A square of `size` times `size` cells, some of them walls; all others are connected."""
+
+    size: int
+    walls: frozenset[Cell]
+
+    @staticmethod
+    def draw(rng: np.random.Generator, size: int, walls: int) -> Grid:
+        """A random grid; cells that walls would cut off become walls, too."""
+        cells = [(int(i) % size, int(i) // size) for i in rng.permutation(size * size)]
+        grid = Grid(size, frozenset(cells[:walls]))
+        reached = grid.distances(cells[-1])
+        return Grid(size, frozenset(cell for cell in cells if cell not in reached))
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """The cells that are not walls."""
+        every = ((x, y) for y in range(self.size) for x in range(self.size))
+        return [cell for cell in every if cell not in self.walls]
+
+    def is_free(self, cell: Cell) -> bool:
+        return 0 <= cell[0] < self.size and 0 <= cell[1] < self.size and cell not in self.walls
+
+    def after(self, cell: Cell, move: str) -> Cell | None:
+        """The cell that a move leads to; None where a wall or the edge is in the way."""
+        dx, dy = MOVES[move]
+        target = cell[0] + dx, cell[1] + dy
+        return target if self.is_free(target) else None
+
+    def distances(self, origin: Cell) -> dict[Cell, int]:
+        """Moves from `origin` to every cell that can be reached."""
+        found, queue = {origin: 0}, deque([origin])
+        while queue:
+            cell = queue.popleft()
+            for move in MOVES:
+                target = self.after(cell, move)
+                if target is not None and target not in found:
+                    found[target] = found[cell] + 1
+                    queue.append(target)
+        return found
+
+    def sees(self, one: Cell, other: Cell, sight: int) -> bool:
+        """Whether no wall lies on the straight line between two cells at most `sight` rows and columns apart."""
+        # From the same end whoever looks, so that who is seen sees.
+        one, other = sorted((one, other))
+        dx, dy = other[0] - one[0], other[1] - one[1]
+        far = max(abs(dx), abs(dy))
+        if far > sight:
+            return False
+        return not any(
+            (one[0] + _rounded(dx * i, far), one[1] + _rounded(dy * i, far)) in self.walls for i in range(1, far)
+        )
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    """The quotient rounded to the nearest integer, halves up."""
+    return (2 * numerator + denominator) // (2 * denominator)

@@ -1,0 +1,182 @@
+"""What all worlds share: texts in and out, seeded episodes, shocks, the null action."""
+
+from __future__ import annotations
+
+import string
+from abc import abstractmethod
+from typing import Any, ClassVar, Protocol
+
+import gymnasium
+import numpy as np
+from pettingzoo import ParallelEnv
+
+_CHARACTERS = string.ascii_letters + string.digits + " "
+
+
+class Answer(Protocol):
+    """What an agent does."""
+
+    def text(self) -> str: ...
+
+
+class Observation(Protocol):
+    """What one agent sees at one step."""
+
+    def text(self) -> str: ...
+
+    def expert(self) -> Answer:
+        """The best answer that can be told from the observation alone."""
+
+    def candidates(self) -> list[tuple[Answer, float]]:
+        """Answers that differ from the expert's in one word, the expert's among them, with their system costs."""
+
+
+class TextWorld(ParallelEnv):
+    """
+    A world as a PettingZoo `ParallelEnv`: observations and actions are texts. What an agent answers in no known form is
+    marked `malformed` in `infos` and counts as the null action, which never endangers the system.
+
+    A subclass draws the state of a new episode (`_start`), says what everybody sees (`_see`), plays a joint action
+    (`_play`), and measures the episode (`metrics`).
+
+    Args:
+        agents: Number of agents.
+        steps: Steps of an episode; the world's own number by default.
+        shock: Kind of shock, one of `shocks`, that strikes after the first third of the episode; None for none.
+        magnitude: How strong it is, in the units that `shocks` states.
+
+    Raises:
+        ValueError: for a number of agents or steps, a shock or a magnitude that the world does not know; names the argument.
+    """
+
+    # Kind of shock: what its magnitude counts.
+    shocks: ClassVar[dict[str, str]] = {}
+    default_steps: ClassVar[int]
+    fewest_agents: ClassVar[int] = 2
+    # Of the numbers of `metrics`, the one that says how well the episode went, between 0 and 1.
+    success: ClassVar[str]
+    # Whether the opponents play against the others, and so are scripted unless a model is given for them.
+    two_sided: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        agents: int = 10,
+        steps: int | None = None,
+        shock: str | None = None,
+        magnitude: int = 0,
+        render_mode: str | None = None,
+    ):
+        steps = self.default_steps if steps is None else steps
+        if agents < self.fewest_agents:
+            raise ValueError(f"`agents` must be at least {self.fewest_agents}; got {agents}.")
+        if steps < 1:
+            raise ValueError(f"`steps` must be at least 1; got {steps}.")
+        if shock is not None and shock not in self.shocks:
+            raise ValueError(f"`shock` must be one of {', '.join(self.shocks)}; got {shock!r}.")
+        if magnitude < 0 or (magnitude > 0 and shock is None):
+            raise ValueError(f"`magnitude` must be at least 0, and 0 without a `shock`; got {magnitude}.")
+        self.possible_agents = self._names(agents)
+        self.agents: list[str] = []
+        self.steps, self.shock, self.magnitude = steps, shock, magnitude
+        self.step_count = 0
+        self.render_mode = render_mode
+        self._rng = np.random.default_rng()
+        self._current: dict[str, Observation] = {}
+        self._observation_space = gymnasium.spaces.Text(max_length=64 + 4 * agents, charset=_CHARACTERS)
+        self._action_space = gymnasium.spaces.Text(max_length=64, charset=_CHARACTERS)
+
+    @classmethod
+    @abstractmethod
+    def draw(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
+        """What everybody sees at one random moment: the expert data."""
+
+    @staticmethod
+    @abstractmethod
+    def parse(text: str) -> Answer | None:
+        """The answer that `text` states, or None where it states none."""
+
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """The numbers of the episode so far."""
+
+    @abstractmethod
+    def draw_on(self, axes) -> None:
+        """Draw the world as it is on matplotlib's axes."""
+
+    @abstractmethod
+    def _start(self) -> None: ...
+
+    @abstractmethod
+    def _see(self) -> list[Observation]: ...
+
+    @abstractmethod
+    def _play(self, answers: dict[str, Answer | None]) -> tuple[dict[str, float], set[str]]:
+        """Play the joint action, with None for malformed answers; returns rewards and the agents that it put out."""
+
+    def _names(self, agents: int) -> list[str]:
+        return [f"agent_{i}" for i in range(agents)]
+
+    @property
+    def opponents(self) -> list[str]:
+        """The agents that an opponent plays, if there is one: here, every second."""
+        return self.possible_agents[1::2]
+
+    @property
+    def shocked(self) -> bool:
+        """Whether the shock is in force."""
+        return self.shock is not None and self.step_count >= self.steps // 3
+
+    def shock_size(self, kind: str) -> int:
+        """The magnitude of this kind of shock now; 0 unless it is in force."""
+        return self.magnitude if self.shocked and self.shock == kind else 0
+
+    def observation_space(self, agent: str) -> gymnasium.spaces.Text:
+        return self._observation_space
+
+    def action_space(self, agent: str) -> gymnasium.spaces.Text:
+        return self._action_space
+
+    def reset(self, seed: int | None = None, options: dict | None = None):
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self.agents = list(self.possible_agents)
+        self.step_count = 0
+        self._start()
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, str]):
+        answers = {agent: self.parse(actions[agent]) for agent in self.agents}
+        rewards, out = self._play(answers)
+        infos = {agent: {"malformed": answer is None} for agent, answer in answers.items()}
+        self.step_count += 1
+        observations = self._observe()
+        terminations = {agent: agent in out for agent in self.agents}
+        truncations = {agent: agent not in out and self.step_count >= self.steps for agent in self.agents}
+        self.agents = [agent for agent in self.agents if not (terminations[agent] or truncations[agent])]
+        return observations, rewards, terminations, truncations, infos
+
+    def render(self) -> str:
+        return "\n".join(f"{agent}: {observation.text()}" for agent, observation in self._current.items())
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The current observation of each agent as a row of expert data."""
+        return {agent: expert_row(self._current[agent]) for agent in self.agents}
+
+    def expert_actions(self) -> dict[str, str]:
+        """The expert's answers to the current observations."""
+        return {agent: self._current[agent].expert().text() for agent in self.agents}
+
+    def _observe(self) -> dict[str, str]:
+        self._current = dict(zip(self.agents, self._see(), strict=True))
+        return {agent: observation.text() for agent, observation in self._current.items()}
+
+
+def expert_row(observation: Observation) -> dict[str, Any]:
+    """`prompt` and `completion` (lists of messages), `actions` and `action_costs` of one observation."""
+    candidates = observation.candidates()
+    return {
+        "prompt": [{"role": "user", "content": observation.text()}],
+        "completion": [{"role": "assistant", "content": observation.expert().text()}],
+        "actions": [answer.text() for answer, _ in candidates],
+        "action_costs": [cost for _, cost in candidates],
+    }

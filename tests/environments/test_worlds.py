@@ -1,0 +1,135 @@
+"""What holds in every world: PettingZoo's own checks, seeds, experts, expert data, shocks, the null action."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from pettingzoo.test import parallel_api_test
+
+from aajr_hf.environments import WORLDS, expert_rows, held_out_rows
+
+EVERY_WORLD = pytest.mark.parametrize("name", list(WORLDS))
+
+
+def play(env, actions, seed: int = 0) -> list[dict]:
+    env.reset(seed=seed)
+    infos = []
+    while env.agents:
+        infos += env.step(actions(env))[4].values()
+    return infos
+
+
+@EVERY_WORLD
+def test_pettingzoo_accepts_the_world(name):
+    # It draws actions from the action space: random letters are malformed answers, which are allowed.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parallel_api_test(WORLDS[name](agents=5, steps=5), num_cycles=50)
+
+
+@EVERY_WORLD
+def test_the_same_seed_gives_the_same_episode_and_the_same_data(name):
+    one, other = WORLDS[name](agents=5), WORLDS[name](agents=5)
+    for env in (one, other):
+        play(env, lambda env: env.expert_actions(), seed=3)
+    assert one.metrics() == other.metrics() and one.render() == other.render()
+    assert one.reset(seed=4)[0] != other.reset(seed=3)[0]
+    first, second, third = (json.dumps(expert_rows(name, 200, seed=seed)) for seed in (0, 0, 1))
+    assert first == second != third
+    assert json.loads(first)[:50] == expert_rows(name, 50, seed=0)
+    assert held_out_rows(name, 5, seed=0) == expert_rows(name, 50, seed=2 * 10**6)[::10]
+
+
+@EVERY_WORLD
+def test_rows_state_an_expert_that_costs_nothing_and_candidates_that_differ_in_one_word(name):
+    world = WORLDS[name]
+    for row in expert_rows(name, 300, seed=2):
+        expert = row["completion"][0]["content"]
+        costs = dict(zip(row["actions"], row["action_costs"], strict=True))
+        assert len(costs) == len(row["actions"])
+        assert costs[expert] == min(costs.values()) == 0 < max(costs.values())
+        assert all(world.parse(action).text() == action for action in row["actions"])
+        words = [action.split() for action in row["actions"]]
+        assert sum(len(set(column)) > 1 for column in zip(*words, strict=True)) == 1
+
+
+@EVERY_WORLD
+def test_no_constant_answer_is_the_experts_half_of_the_time(name):
+    answers = [row["completion"][0]["content"].split()[1] for row in expert_rows(name, 5000, seed=0)]
+    assert max(np.unique(answers, return_counts=True)[1]) < 0.6 * len(answers)
+
+
+@EVERY_WORLD
+def test_experts_beat_random_answers_and_those_the_null_action(name):
+    def success(actions):
+        env, values = WORLDS[name](), []
+        others = env.opponents if env.two_sided else []
+        for seed in range(10):
+            play(env, lambda env: actions(env) | {a: env.expert_actions()[a] for a in others if a in env.agents}, seed)
+            values.append(env.metrics()[env.success])
+        assert all(0 <= value <= 1 for value in values)
+        return np.mean(values)
+
+    rng = np.random.default_rng(0)
+    experts = success(lambda env: env.expert_actions())
+    random = success(lambda env: {agent: rng.choice(row["actions"]) for agent, row in env.rows().items()})
+    null = success(lambda env: dict.fromkeys(env.agents, ""))
+    assert experts > 0.8 and experts > random + 0.3 and experts > null + 0.05, (experts, random, null)
+
+
+@EVERY_WORLD
+def test_a_malformed_answer_is_marked_and_plays_the_null_action(name):
+    infos = play(WORLDS[name](agents=4, steps=3), lambda env: dict.fromkeys(env.agents, "no idea"))
+    assert infos and all(info["malformed"] for info in infos)
+    infos = play(WORLDS[name](agents=4, steps=3), lambda env: env.expert_actions())
+    assert infos and not any(info["malformed"] for info in infos)
+
+
+@pytest.mark.parametrize(
+    ("name", "shock"), [(name, shock) for name, world in WORLDS.items() for shock in world.shocks]
+)
+def test_a_shock_changes_the_world_after_the_first_third_and_not_before(name, shock):
+    def texts(magnitude):
+        env = WORLDS[name](steps=9, shock=shock, magnitude=magnitude)
+        seen = [env.reset(seed=5)[0]]
+        while env.agents:
+            seen.append(env.step(env.expert_actions())[0])
+        return seen
+
+    calm, shocked = texts(0), texts(3)
+    assert calm[:3] == shocked[:3]
+    assert calm[3:] != shocked[3:]
+
+
+@EVERY_WORLD
+def test_a_world_is_drawn(name):
+    env = WORLDS[name](agents=5)
+    play(env, lambda env: env.expert_actions())
+    axes = Figure().add_subplot()
+    env.draw_on(axes)
+    assert str(env.step_count) in axes.get_title()
+
+
+@EVERY_WORLD
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"agents": 1}, "agents"),
+        ({"steps": 0}, "steps"),
+        ({"shock": "flood"}, "shock"),
+        ({"magnitude": 2}, "magnitude"),
+        ({"magnitude": -1}, "magnitude"),
+    ],
+)
+def test_impossible_worlds_are_refused(name, arguments, field):
+    with pytest.raises(ValueError, match=f"`{field}`"):
+        WORLDS[name](**arguments)
+
+
+def test_an_empty_dataset_is_refused():
+    with pytest.raises(ValueError, match="examples"):
+        expert_rows("congestion", 0, seed=0)
