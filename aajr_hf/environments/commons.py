@@ -1,6 +1,7 @@
 """
-`commons`: N agents fish one lake for a year. Each month every agent reads what is in the lake, how much of it would grow back
-and what the others say they will catch, and answers what it catches, on which ground, and which warden it tells.
+`commons`: N agents fish one lake for a year. Each month every agent reads what is in the lake, how much of it would grow back,
+what its share of that is and what the others say they will catch; it answers what it catches, on which ground, and which
+warden it tells.
 
 What is caught beyond what grows back is gone for everybody, and below a threshold the lake dies: catching too much costs far
 more than catching too little. Ground and warden endanger nothing, but must follow the observation to the letter. After
@@ -70,7 +71,8 @@ class Lake:
 
     def text(self) -> str:
         others = " ".join(map(str, self.announced))
-        return f"stock {self.stock} regrowth {self.regrowth} others {others} ground {self.ground} warden {self.warden}"
+        lake = f"stock {self.stock} regrowth {self.regrowth} share {self.share}"
+        return f"{lake} others {others} ground {self.ground} warden {self.warden}"
 
     def expert(self) -> Catch:
         """The best answer: the own share, or what the others leave of it; ground and warden as told."""

@@ -21,11 +21,14 @@ class Grid:
 
     @staticmethod
     def draw(rng: np.random.Generator, size: int, walls: int) -> Grid:
-        """A random grid; cells that walls would cut off become walls, too."""
+        """A random grid; cells that walls cut off from most others become walls, too."""
         cells = [(int(i) % size, int(i) // size) for i in rng.permutation(size * size)]
         grid = Grid(size, frozenset(cells[:walls]))
-        reached = grid.distances(cells[-1])
-        return Grid(size, frozenset(cell for cell in cells if cell not in reached))
+        left, parts = cells[walls:], []
+        while left:
+            parts.append(grid.distances(left[0]))
+            left = [cell for cell in left if cell not in parts[-1]]
+        return Grid(size, frozenset(cells) - frozenset(max(parts, key=len)))
 
     @cached_property
     def cells(self) -> list[Cell]:

@@ -52,7 +52,8 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
     `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`; the secant
     `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits with the others), `aajr/delta_norm`,
     `aajr/embedding_norm`, `aajr/boundary_fraction` (examples whose perturbation ends on the ball's boundary),
-    `aajr/monotone_fraction` (steps that did not lower the loss), `aajr/effective_smoothness`, `aajr/step_size_bound`.
+    `aajr/monotone_fraction` (steps that did not lower the loss), `aajr/effective_smoothness`, `aajr/step_size_bound`; of every
+    step, before clipping, `aajr/gradient_norm` and `aajr/gradient_norm_squared` (means, from which their variance follows).
 
     Raises:
         ValueError: for settings or data that cannot be trained on, before training starts where that is possible.
@@ -319,4 +320,8 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
                     f"Gradients differ between processes (norms {norms.tolist()}): they were not synchronised, and the "
                     "copies of the model would drift apart. Please report this with the output of `aajr env`."
                 )
+        # None before DeepSpeed has taken a step; infinite where fp16 overflows, which its scaler is for.
+        if grad_norm is not None and math.isfinite(norm := float(grad_norm)):
+            self._metrics["train"]["aajr/gradient_norm"].append(norm)
+            self._metrics["train"]["aajr/gradient_norm_squared"].append(norm**2)
         return grad_norm

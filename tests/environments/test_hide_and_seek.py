@@ -26,6 +26,7 @@ def test_a_grid_is_connected_and_its_distances_are_shortest():
         origin = grid.cells[0]
         distances = grid.distances(origin)
         assert set(distances) == set(grid.cells)
+        assert len(Grid.draw(np.random.default_rng(seed), 11, 8).cells) > 100  # not a corner that walls cut off
         for cell, distance in distances.items():
             steps = [distances[n] for move in ("north", "east", "south", "west") if (n := grid.after(cell, move))]
             assert cell == origin or min(steps) == distance - 1

@@ -290,6 +290,19 @@ def test_a_relative_epsilon_carries_over_between_scales(tmp_path):
         assert two["aajr/delta_norm"] == pytest.approx(2 * one["aajr/delta_norm"], rel=1e-5)
 
 
+@pytest.mark.parametrize("sft", [False, True])
+def test_the_gradient_norms_of_all_steps_are_logged_as_means_of_themselves_and_of_their_squares(tmp_path, sft):
+    overrides = {"max_steps": 4, "learning_rate": 0.01} | ({"epsilon": 0.0, "regularizer": "none"} if sft else {})
+    runs = [trainer(tmp_path / str(every), logging_steps=every, **overrides) for every in (1, 4)]
+    for run in runs:
+        run.train()
+    norms = torch.tensor([log["grad_norm"] for log in runs[0].state.log_history if "grad_norm" in log])
+    log = runs[1].state.log_history[0]
+    assert len(norms) == 4 and norms.std() > 0
+    assert log["aajr/gradient_norm"] == pytest.approx(float(norms.mean()), rel=1e-6)
+    assert log["aajr/gradient_norm_squared"] == pytest.approx(float(norms.square().mean()), rel=1e-6)
+
+
 def test_the_model_card_names_the_method(tmp_path):
     run = trainer(tmp_path)
     run.create_model_card(model_name="calm-agent")
