@@ -15,6 +15,7 @@ from trl import ModelConfig
 from ..training.checkpoints import newest_checkpoint, why_not_whole
 from ..training.config import AAJRConfig
 from .errors import UserError, one_line
+from .worlds import world_for
 
 if TYPE_CHECKING:
     from .train import TrainArguments
@@ -35,6 +36,8 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
     if not arguments.model_name_or_path:
         raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
     _check_places(config)
+    if arguments.environment is not None:
+        world_for([arguments.model_name_or_path], arguments.environment, "`environment`")
     if arguments.environment_examples < 1:
         raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
     resume = checkpoint_to_resume(config)

@@ -13,20 +13,21 @@ from .errors import UserError
 WORLD_HELP = f"world: {', '.join(WORLDS)} (default: the one that the agents were made for)"
 
 
-def world_for(models: Iterable[str], wanted: str | None) -> str:
+def world_for(models: Iterable[str], wanted: str | None, field: str = "`--env`") -> str:
     """
     The world for these models, folders or Hub names.
 
     Args:
         models: Those that are known to be made for a world must agree on it.
         wanted: The world that was asked for; None for the models' own, or `congestion` where none is known.
+        field: What it was asked for by.
 
     Raises:
         UserError: for an unknown world, and for models of different ones.
     """
     if wanted is not None and wanted not in WORLDS:
-        raise UserError(f"`--env`: there is no world {wanted!r}: choose one of {', '.join(WORLDS)}.")
-    world, of = wanted, "`--env`"
+        raise UserError(f"{field}: there is no world {wanted!r}: choose one of {', '.join(WORLDS)}.")
+    world, of = wanted, field
     for model in models:
         made_for = _made_for(Path(model))
         if made_for is None:

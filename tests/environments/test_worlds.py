@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -133,3 +136,17 @@ def test_impossible_worlds_are_refused(name, arguments, field):
 def test_an_empty_dataset_is_refused():
     with pytest.raises(ValueError, match="examples"):
         expert_rows("congestion", 0, seed=0)
+
+
+def test_the_world_in_the_instructions_is_one(tmp_path):
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    code = re.search(r"```python\n(.*?class HeatingEnv.*?)```", text, re.DOTALL)[1]
+    (tmp_path / "heating.py").write_text(code)
+    names = runpy.run_path(tmp_path / "heating.py", run_name="heating")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parallel_api_test(names["HeatingEnv"](agents=3, shock="frost", magnitude=4), num_cycles=20)
+    env = names["HeatingEnv"](agents=3)
+    play(env, lambda env: env.expert_actions())
+    assert env.metrics() == {"comfort": 1}
+    env.draw_on(Figure().add_subplot())

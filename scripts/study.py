@@ -1,0 +1,207 @@
+"""
+Does AAJR pay? In each world one base agent, fine-tuned with equal steps by plain training, adversarial training, AAJR and the
+penalties that it competes with: four settings of each on tuning seeds, then the best one on fresh seeds and fresh observations,
+attacked, shocked and measured.
+
+    python scripts/study.py --preset small             # one world, two seeds: within an hour on two cores
+    python scripts/study.py --preset full              # three worlds, five seeds: hours
+    python scripts/study.py --preset full --shard 1/4  # a quarter of it, for this machine; then another with 2/4
+
+Finished runs are kept in `--work` and not repeated: start it again to go on, or to add the runs of other machines, whose
+files are put into the same folder. Writes study.json (every run) and study.md (what they say) to `--output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAMBDAS = (3e-5, 2e-4, 1e-3, 6e-3)
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+# Of each method: its recipe, what it changes there, and the field of which four values are tried.
+METHODS: dict[str, tuple[str, dict, str]] = {
+    "sft": ("sft", {}, "learning_rate"),
+    "adversarial": ("adversarial", {}, "learning_rate"),
+    "global_spectral": ("global", {}, "regularizer_lambda"),
+    "local_spectral": ("aajr", {"regularizer": "local_spectral", "power_iterations": 2}, "regularizer_lambda"),
+    "global_frobenius": ("global", {"regularizer": "global_frobenius"}, "regularizer_lambda"),
+    "random_direction": ("aajr", {"regularizer": "random_direction"}, "regularizer_lambda"),
+    "aajr": ("aajr", {"penalty_trajectory": "all", "penalty_fraction": 1.0}, "regularizer_lambda"),
+    "aajr_amortised": ("aajr-amortised", {}, "regularizer_lambda"),
+}
+# That of all methods that are not tuned by it.
+LEARNING_RATE = 3e-3
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is run: the first tuning seed is 100, so that none is one of the results."""
+
+    worlds: tuple[str, ...]
+    steps: int
+    tuning_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    tuning_examples: int
+    examples: int
+    episodes: int
+
+
+PRESETS = {
+    "small": Preset(("hide_and_seek",), 150, (100,), (0, 1), 100, 200, 5),
+    "full": Preset(("hide_and_seek", "congestion", "commons"), 300, (100, 101), (0, 1, 2, 3, 4), 200, 400, 20),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One agent: `value` is that of the field that is tuned; None for the base agent, which is not trained."""
+
+    world: str
+    method: str
+    value: float | None
+    seed: int
+    phase: str
+
+    @property
+    def label(self) -> str:
+        value = "" if self.value is None else f"-{self.value:g}"
+        return f"{self.world}-{self.method}{value}-{self.seed}"
+
+
+class Study:
+    """Runs agents in processes of their own, a few at once, and keeps count of the time that is left."""
+
+    def __init__(self, preset: str, work: Path, jobs: int, device: str, expected: int):
+        self.preset, self.work, self.jobs, self.device = preset, work, jobs, device
+        self.expected, self.started, self.done, self.new = expected, time.monotonic(), 0, 0
+        self._lock = threading.Lock()
+
+    def results(self, runs: list[Run]) -> list[dict]:
+        with ThreadPoolExecutor(self.jobs) as pool:
+            return list(pool.map(self._result, runs))
+
+    def _result(self, run: Run) -> dict:
+        file = self.work / f"{run.label}.json"
+        is_new = not file.is_file()
+        if is_new:
+            self._measure(run, file)
+        result = json.loads(file.read_text())
+        with self._lock:
+            self.done, self.new = self.done + 1, self.new + is_new
+            if is_new:
+                left = (time.monotonic() - self.started) / self.new * (self.expected - self.done)
+                numbers = (
+                    f"nominal {result['nominal_success']:.1f}, worst case {_worst(result, 'worst_case_success'):.1f}"
+                )
+                print(f"{self.done}/{self.expected} {run.label}: {numbers}; {left / 60:.0f} min left", flush=True)
+        return result
+
+    def _measure(self, run: Run, file: Path) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("study_worker.py")), json.dumps(asdict(run))]
+        command += ["--preset", self.preset, "--work", str(self.work), "--device", self.device]
+        threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
+        with file.with_suffix(".log").open("w") as log:
+            environment = os.environ | threads | {"TOKENIZERS_PARALLELISM": "false"}
+            done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise RuntimeError(f"{run.label} failed: see {log.name}")
+
+
+def _worst(result: dict, field: str) -> float:
+    """At the radius by which settings are chosen."""
+    from study_worker import CHOSEN_AT
+
+    return result[field][CHOSEN_AT]
+
+
+def choose(tuned: list[dict]) -> float:
+    """
+    The value with the best mean over tuning seeds of sampled worst-case success: it falls where the agent is dull or unsure, as
+    well as where it is not robust.
+    """
+    values = sorted({result["value"] for result in tuned})
+
+    def score(value: float) -> float:
+        scores = [_worst(r, "sampled_worst_case_success") for r in tuned if r["value"] == value]
+        return sum(scores) / len(scores)
+
+    return max(values, key=score)
+
+
+def part_of(shard: str | None, units: list) -> list:
+    """Of `units`, those of shard "I/N"."""
+    if shard is None:
+        return units
+    try:
+        index, count = map(int, shard.split("/"))
+    except ValueError:
+        index = count = 0
+    if not 1 <= index <= count:
+        sys.exit(f"error: `--shard` must be I/N with I from 1 to N; got {shard}.")
+    return units[index - 1 :: count]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=list(PRESETS), default="small", help="how much (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the results (default: docs/results for full, else --work)"
+    )
+    parser.add_argument("--work", type=Path, help="folder of the agents (default: outputs/study-PRESET)")
+    parser.add_argument("--worlds", nargs="+", help="instead of the preset's")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="instead of all")
+    parser.add_argument("--shard", metavar="I/N", help="run the I-th of N parts alone")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, on a CPU with one thread each (default: 2)")
+    arguments = parser.parse_args()
+    preset = PRESETS[arguments.preset]
+    work = (arguments.work or ROOT / "outputs" / f"study-{arguments.preset}").resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    worlds = arguments.worlds or preset.worlds
+    # By world and method, so that no shard waits for another.
+    units = part_of(arguments.shard, [(world, method) for world in worlds for method in ("base", *arguments.methods)])
+    for world in dict.fromkeys(world for world, _ in units):
+        make_base(world, work)
+    per_method = 4 * len(preset.tuning_seeds) + len(preset.seeds)
+    expected = sum(len(preset.seeds) if method == "base" else per_method for _, method in units)
+    study = Study(arguments.preset, work, arguments.jobs, arguments.device, expected)
+    tuning = [
+        Run(world, method, value, seed, "tuning")
+        for world, method in units
+        if method != "base"
+        for value in (RATES if METHODS[method][2] == "learning_rate" else LAMBDAS)
+        for seed in preset.tuning_seeds
+    ]
+    tuned = study.results(tuning)
+    final = []
+    for world, method in units:
+        mine = [result for result in tuned if (result["world"], result["method"]) == (world, method)]
+        value = choose(mine) if mine else None
+        final += [Run(world, method, value, seed, "result") for seed in preset.seeds]
+    study.results(final)
+    # Those of other shards, too.
+    runs = [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
+    from study_report import write_report
+
+    output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
+    write_report(runs, output)
+    print(f"{len(runs)} runs: {output / 'study.json'}, {output / 'study.md'}")
+
+
+def make_base(world: str, work: Path) -> None:
+    base = work / f"base-{world}"
+    if not base.is_dir():
+        subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(base), "--environment", world], check=True)
+
+
+if __name__ == "__main__":
+    main()

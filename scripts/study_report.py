@@ -1,0 +1,222 @@
+"""The results of `study.py` as JSON and as a page that says what they show, with 95 % confidence intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+from rank_study_report import mean_and_interval
+
+from aajr_hf.evaluation.trade_off import matched
+
+AAJR = ("aajr", "aajr_amortised")
+UNREGULARISED = ("base", "sft", "adversarial")
+# The radius at which methods are compared, in multiples of the training radius of 0.25: a relative epsilon of 0.3.
+AT = "1.2"
+ORDER = (*UNREGULARISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
+
+INTRODUCTION = """# Does AAJR pay?
+
+`python scripts/study.py --preset full` makes this page and `study.json`, in which every run stands. In each world one base agent is
+fine-tuned with equal steps ({steps}) by each method, with frozen embeddings and, but for plain training, against the same adversary
+(epsilon 0.25 of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of each method (the learning rate
+where there is no penalty, lambda at a learning rate of 0.003 where there is one) are tried on tuning seeds, the one with
+the best sampled success under attack at epsilon 0.3 is trained again on fresh seeds and measured on fresh observations. `aajr` evaluates its
+penalty at all points of the ascent, the others estimate theirs without bias from a part of them.
+
+Success is the share of held-out observations that are answered as the expert does, to the token: greedily, and in brackets by sampling at
+temperature 1, which shows where a penalty was met by smaller logits. The attack is projected gradient ascent on the expected
+system cost, 20 steps, 2 restarts, the best iterate of each example. All numbers are means over seeds with 95 % confidence
+intervals (Student's t over seeds; paired by seed where two methods are compared)."""
+
+
+def write_report(runs: list[dict], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(json.dumps(runs, indent=1) + "\n")
+    (folder / "study.md").write_text(page(runs))
+
+
+def page(runs: list[dict]) -> str:
+    steps = max(run["steps"] for run in runs)
+    parts = [INTRODUCTION.format(steps=steps)]
+    for world in dict.fromkeys(run["world"] for run in runs):
+        here = [run for run in runs if run["world"] == world]
+        parts += [f"## `{world}`", *_world(here)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _world(runs: list[dict]) -> list[str]:
+    final = by_method([run for run in runs if run["phase"] == "result"])
+    tuning = by_method([run for run in runs if run["phase"] == "tuning"])
+    if not final:
+        return [f"Tuning is under way: {len(runs)} runs."]
+    return [
+        _table(final),
+        "### AAJR against each baseline",
+        *(text for ours in AAJR if ours in final for text in (_against(ours, final), _matched(ours, tuning))),
+        "### What is left of the sensitivity, and the inner loop",
+        _sensitivity(final),
+        _shocks(final),
+    ]
+
+
+def by_method(runs: list[dict]) -> dict[str, list[dict]]:
+    """The runs of each method, in the order of the page, those of a method by seed."""
+    return {
+        name: sorted((run for run in runs if run["method"] == name), key=lambda run: (run["seed"], run["value"] or 0))
+        for name in ORDER
+        if any(run["method"] == name for run in runs)
+    }
+
+
+def interval(values: list[float], digits: int = 1, sign: bool = False) -> str:
+    mean, half = mean_and_interval(values)
+    return f"{mean:{'+' if sign else ''}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def paired(ours: list[dict], theirs: list[dict], number: Callable[[dict], float]) -> list[float]:
+    """Differences of a number between the runs of equal seeds."""
+    others = {run["seed"]: run for run in theirs}
+    return [number(run) - number(others[run["seed"]]) for run in ours if run["seed"] in others]
+
+
+def nominal(run: dict) -> float:
+    return run["nominal_success"]
+
+
+def sampled(run: dict) -> float:
+    return run["sampled_success"]
+
+
+def worst(run: dict) -> float:
+    return run["worst_case_success"][AT]
+
+
+def sampled_worst(run: dict) -> float:
+    return run["sampled_worst_case_success"][AT]
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _table(final: dict[str, list[dict]]) -> str:
+    radii = sorted(next(iter(final.values()))[0]["worst_case_success"], key=float)
+    header = [
+        "method",
+        "setting",
+        "nominal %",
+        *(f"worst case % at {0.25 * float(r):g}" for r in radii),
+        "cost",
+        "train s",
+    ]
+    rows = []
+    for name, runs in final.items():
+        value = runs[0]["value"]
+        setting = "-" if value is None else f"{'lambda' if runs[0]['lambda'] is not None else 'rate'} {value:g}"
+        cells = [f"{interval([nominal(r) for r in runs])} ({statistics.mean(sampled(r) for r in runs):.1f})"]
+        for radius in radii:
+            greedy = [run["worst_case_success"][radius] for run in runs]
+            mean = statistics.mean(run["sampled_worst_case_success"][radius] for run in runs)
+            cells.append(f"{interval(greedy)} ({mean:.1f})")
+        cost = statistics.mean(run.get("nominal_cost", math.nan) for run in runs)
+        seconds = [run["train_seconds"] for run in runs if "train_seconds" in run]
+        rows.append([name, setting, *cells, f"{cost:.2f}", f"{statistics.mean(seconds):.0f}" if seconds else "-"])
+    return _rows(header, rows)
+
+
+def _against(ours: str, final: dict[str, list[dict]]) -> str:
+    """Differences to each baseline, each method at its own best setting."""
+    numbers = {"nominal": nominal, "sampled nominal": sampled, f"worst case at {0.25 * float(AT):g}": worst}
+    numbers[f"sampled worst case at {0.25 * float(AT):g}"] = sampled_worst
+    rows = []
+    for name, runs in final.items():
+        if name not in AAJR:
+            rows.append(
+                [name, *(interval(paired(final[ours], runs, number), sign=True) for number in numbers.values())]
+            )
+    title = f"Points that `{ours}` is ahead of each baseline, each at its own best setting, paired by seed:"
+    return f"{title}\n\n{_rows(['baseline', *numbers], rows)}"
+
+
+def _matched(ours: str, tuning: dict[str, list[dict]]) -> str:
+    """At equal robustness and at equal nominal success, over the settings that were tried on the tuning seeds."""
+    rows = []
+    for name, runs in tuning.items():
+        if name in AAJR or ours not in tuning:
+            continue
+        cells = []
+        for a, b in ((nominal, worst), (sampled, sampled_worst)):
+            at_worst, at_nominal = matched_differences(tuning[ours], runs, a, b)
+            cells += [interval(at_worst, sign=True), interval(at_nominal, sign=True)]
+        rows.append([name, *cells])
+    header = ["baseline", "nominal", "worst case", "sampled nominal", "sampled worst case"]
+    title = (
+        f"Points that `{ours}` is ahead in nominal success at matched worst-case success (epsilon {0.25 * float(AT):g}), and in "
+        "worst-case success at matched nominal success, over the four settings of each method, by tuning seed:"
+    )
+    return f"{title}\n\n{_rows(header, rows)}"
+
+
+def matched_differences(ours: list[dict], theirs: list[dict], a, b) -> tuple[list[float], list[float]]:
+    """For each seed, by how much `ours` is ahead in `a` where `b` is matched, and in `b` where `a` is."""
+    at_worst, at_nominal = [], []
+    for seed in sorted({run["seed"] for run in ours} & {run["seed"] for run in theirs}):
+        points = [[(a(run), b(run)) for run in runs if run["seed"] == seed] for runs in (ours, theirs)]
+        found = matched(*points)
+        at_worst.append(found.nominal_at_worst[0] - found.nominal_at_worst[1])
+        at_nominal.append(found.worst_at_nominal[0] - found.worst_at_nominal[1])
+    return at_worst, at_nominal
+
+
+def _sensitivity(final: dict[str, list[dict]]) -> str:
+    header = [
+        "method",
+        "along the ascent",
+        "along random directions",
+        "spectral norm",
+        "gradient norm: variation",
+        "monotone steps",
+    ]
+    rows = []
+    for name, runs in final.items():
+        cells = [
+            interval([run[f] for run in runs], 2) for f in ("amplification", "random_amplification", "spectral_norm")
+        ]
+        variation = [
+            run["gradient_norm_variance"] ** 0.5 / run["gradient_norm"] for run in runs if run.get("gradient_norm")
+        ]
+        monotone = [100 * run["monotone_fraction"] for run in runs if "monotone_fraction" in run]
+        cells += [interval(values, 2) if values else "-" for values in (variation, monotone)]
+        rows.append([name, *cells])
+    text = (
+        "Amplification of the logits. A random direction of the prompt's embeddings is all but orthogonal to the ascent directions (there "
+        "are thousands of dimensions and three of these). Gradient norm: standard deviation over all training steps in units of the "
+        "mean. Monotone: percent of the adversary's steps, at the end of training, that raised the loss."
+    )
+    return f"{text}\n\n{_rows(header, rows)}"
+
+
+def _shocks(final: dict[str, list[dict]]) -> str:
+    conditions = list(
+        dict.fromkeys(name for runs in final.values() for run in runs for name in run.get("shocked") or {})
+    )
+    if not conditions:
+        return "No episodes were simulated."
+    rows = [
+        [
+            name,
+            *(
+                interval([100 * run["shocked"][c]["success"] for run in runs if c in run.get("shocked", {})])
+                for c in conditions
+            ),
+        ]
+        for name, runs in final.items()
+        if all(run.get("shocked") for run in runs)
+    ]
+    text = "Whole episodes of ten agents, greedy answers: the world's success in percent, with the shock and the attack named."
+    return f"### Episodes\n\n{text}\n\n{_rows(['method', *conditions], rows)}"
