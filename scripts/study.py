@@ -3,6 +3,7 @@ Does AAJR pay? In each world one base agent, fine-tuned with equal steps by plai
 penalties that it competes with: four settings of each on tuning seeds, then the best one on fresh seeds and fresh observations,
 attacked, shocked and measured.
 
+    python scripts/study.py --preset smoke             # nothing but whether it runs
     python scripts/study.py --preset small             # one world, two seeds: within an hour on two cores
     python scripts/study.py --preset full              # three worlds, five seeds: hours
     python scripts/study.py --preset full --shard 1/4  # a quarter of it, for this machine; then another with 2/4
@@ -56,6 +57,7 @@ class Preset:
 
 
 PRESETS = {
+    "smoke": Preset(("hide_and_seek",), 2, (100,), (0,), 8, 8, 1),
     "small": Preset(("hide_and_seek",), 150, (100,), (0, 1), 100, 200, 5),
     "full": Preset(("hide_and_seek", "congestion", "commons"), 300, (100, 101), (0, 1, 2, 3, 4), 200, 400, 20),
 }

@@ -15,6 +15,14 @@ EPSILON = 0.25
 # In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5. Settings are chosen at the third.
 MULTIPLES = (0.4, 0.8, 1.2, 2.0)
 CHOSEN_AT = "1.2"
+# Relative radius of the adversary that acts in episodes.
+IN_EPISODES = 0.2
+# Of each world, the shocks of its episodes; the first one is also met under attack.
+SHOCKS = {
+    "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 2},
+    "commons": {"greedy_newcomer": 3, "bad_season": 40},
+    "hide_and_seek": {"faster_seeker": 1, "false_sightings": 1},
+}
 
 
 def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
@@ -52,7 +60,7 @@ def measure(run: Run, preset: Preset, folder: Path) -> dict:
     from aajr_hf.evaluation.agents import load_agent
     from aajr_hf.evaluation.robustness import RobustnessSettings, evaluate_agent
 
-    model, tokenizer = load_agent(str(folder))
+    agent = load_agent(str(folder))
     tuning = run.phase == "tuning"
     settings = RobustnessSettings(
         train_epsilon=EPSILON,
@@ -64,7 +72,36 @@ def measure(run: Run, preset: Preset, folder: Path) -> dict:
     )
     # Settings are chosen on other observations than those of the results: their seeds differ.
     rows = held_out_rows(run.world, preset.tuning_examples if tuning else preset.examples, seed=run.seed)
-    return evaluate_agent(model, tokenizer, rows, settings)
+    numbers = evaluate_agent(*agent, rows, settings)
+    return numbers if tuning else numbers | {"shocked": shocked(run, preset, agent)}
+
+
+def shocked(run: Run, preset: Preset, agent: tuple) -> dict[str, dict[str, float]]:
+    """Whole episodes: calm, under each shock, under attack, and under both; means of the world's metrics."""
+    shocks = SHOCKS[run.world]
+    first = next(iter(shocks))
+    results = {"calm": episodes(run, preset, agent)}
+    for shock in shocks:
+        results[shock] = episodes(run, preset, agent, shock)
+    results[f"attack {IN_EPISODES:g}"] = episodes(run, preset, agent, attacked=True)
+    results[f"{first} and attack {IN_EPISODES:g}"] = episodes(run, preset, agent, first, attacked=True)
+    return results
+
+
+def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, attacked: bool = False) -> dict:
+    from aajr_hf.environments import WORLDS
+    from aajr_hf.evaluation.simulation import episode_seeds, play
+    from aajr_hf.evaluation.simulation_players import AttackSettings, Experts, ModelPlayer
+
+    kind, magnitude = WORLDS[run.world], SHOCKS[run.world][shock] if shock else 0
+    worlds = [kind(shock=shock, magnitude=magnitude) for _ in range(min(preset.episodes, 12))]
+    player = ModelPlayer(*agent, attack=AttackSettings(IN_EPISODES, 10, 1) if attacked else None)
+    opponent = Experts() if kind.two_sided else None
+    records = [r for some in play(worlds, episode_seeds(preset.episodes, run.seed), player, opponent) for r in some]
+    means = {name: sum(r["metrics"][name] for r in records) / len(records) for name in records[0]["metrics"]}
+    sides = [record["sides"]["model"] for record in records]
+    malformed = sum(side["malformed"] for side in sides) / sum(side["answers"] for side in sides)
+    return means | {"success": means[kind.success], "malformed": malformed}
 
 
 def training_numbers(folder: Path) -> dict:

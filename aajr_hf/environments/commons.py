@@ -17,7 +17,7 @@ import numpy as np
 
 from .world import TextWorld
 
-CAPACITY = 100
+CAPACITY = 60
 # A lake that holds less is dead.
 COLLAPSE = 5
 GROUNDS = "abcd"

@@ -1,0 +1,116 @@
+"""scripts/study.py: what is run and chosen, the arithmetic of the page, and the way from agents to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aajr_hf.environments import expert_rows
+from aajr_hf.training.base_agent import small_llama, train_tokenizer
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from study import METHODS, PRESETS, choose, part_of  # noqa: E402
+from study_report import matched_differences, nominal, page, worst  # noqa: E402
+
+
+def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_and_seek"):
+    return {
+        "world": world,
+        "method": method,
+        "value": None if method == "base" else value,
+        "lambda": None if method in ("base", "sft", "adversarial") else value,
+        "seed": seed,
+        "phase": phase,
+        "steps": 300,
+        "nominal_success": at,
+        "sampled_success": at - 5,
+        "worst_case_success": {"0.8": reached + 5, "1.2": reached},
+        "sampled_worst_case_success": {"0.8": reached - 5, "1.2": reached - 10},
+        "nominal_cost": 0.5,
+        "amplification": 10.0 + seed,
+        "random_amplification": 1.0,
+        "spectral_norm": 30.0,
+        "gradient_norm": 2.0,
+        "gradient_norm_variance": 1.0,
+        "monotone_fraction": 0.9,
+        "train_seconds": 80.0,
+        "shocked": {"faster_seeker": {"success": 0.7}},
+    }
+
+
+def test_the_setting_with_the_best_sampled_worst_case_is_chosen():
+    tuned = [run("aajr", seed, 99, 50 + 10 * seed, value=1e-4) for seed in (0, 1)]
+    tuned += [run("aajr", seed, 80, 60, value=1e-3) for seed in (0, 1)]
+    assert choose(tuned) == 1e-3
+
+
+def test_shards_are_disjoint_and_complete():
+    units = list(range(11))
+    parts = [part_of(f"{i}/3", units) for i in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == units
+    assert part_of(None, units) == units
+    for wrong in ("0/3", "4/3", "x", "1"):
+        with pytest.raises(SystemExit, match="--shard"):
+            part_of(wrong, units)
+
+
+def test_results_are_not_seen_while_settings_are_chosen():
+    for preset in PRESETS.values():
+        assert not set(preset.seeds) & set(preset.tuning_seeds)
+
+
+def test_matched_differences_are_taken_seed_by_seed():
+    ours = [run("aajr", 100, 90, 50), run("aajr", 100, 80, 70), run("aajr", 101, 85, 60)]
+    theirs = [run("adversarial", 100, 95, 40), run("adversarial", 100, 70, 60), run("adversarial", 101, 90, 60)]
+    at_worst, at_nominal = matched_differences(ours, theirs, nominal, worst)
+    # Seed 100: both reach a worst case of 60, at a nominal of 80 and 70; both a nominal of 90, at a worst case of 50 and 40.
+    assert at_worst == [10, -5] and at_nominal == [10, 0]
+
+
+def test_the_page_states_differences_with_their_intervals():
+    runs = [run("base", seed, 100, 20) for seed in (0, 1, 2)]
+    runs += [run("adversarial", seed, 95, 50 + seed) for seed in (0, 1, 2)]
+    runs += [run("aajr", seed, 90 + seed, 60 + 2 * seed) for seed in (0, 1, 2)]
+    text = page(runs)
+    assert "| aajr | lambda 0.001 | 91.0 ± 2.5 (86.0) | 67.0 ± 5.0 (57.0) | 62.0 ± 5.0 (52.0) | 0.50 | 80 |" in text
+    # Against adversarial: nominal -5, -4, -3; worst case 10, 11, 12.
+    assert "| adversarial | -4.0 ± 2.5 | -4.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 |" in text
+    assert "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 0.50 ± 0.00 | 90.00 ± 0.00 |" in text
+    assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
+
+
+def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
+    rows = expert_rows("hide_and_seek", 200, seed=0)
+    tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
+    small_llama(tokenizer, seed=0).save_pretrained(tmp_path / "work" / "base-hide_and_seek")
+    tokenizer.save_pretrained(tmp_path / "work" / "base-hide_and_seek")
+    command = [sys.executable, str(SCRIPTS / "study.py"), "--preset", "smoke", "--methods", "aajr_amortised"]
+    command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    lines = [line for line in first.stdout.splitlines() if "min left" in line]
+    # The base agent once, four settings on the tuning seed, the best of them on the other.
+    assert len(lines) == 6 and lines[-1].startswith("6/6")
+    runs = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert sorted((r["method"], r["seed"]) for r in runs) == [
+        *[("aajr_amortised", 0)],
+        *[("aajr_amortised", 100)] * 4,
+        ("base", 0),
+    ]
+    assert all(r["steps"] == (0 if r["method"] == "base" else 2) for r in runs)
+    assert (tmp_path / "out" / "study.md").read_text().count(
+        "| aajr_amortised |"
+    ) == 3  # the agents, their sensitivity, their episodes
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "min left" not in again.stdout
+
+
+def test_every_method_is_a_recipe_that_is_there():
+    for recipe, _, _ in METHODS.values():
+        assert (SCRIPTS.parent / "recipes" / "congestion" / f"{recipe}.yaml").is_file()
