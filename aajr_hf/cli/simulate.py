@@ -131,7 +131,7 @@ def simulate(arguments, name: str) -> list[dict[str, Any]]:
 
     worlds = _worlds(name, arguments)
     with user_errors():
-        players = _players(arguments)
+        players = _players(arguments, worlds[0])
     file, records = arguments.output / FILE, []
     began = time.monotonic()
     try:
@@ -189,8 +189,8 @@ def _worlds(name: str, arguments) -> list[Any]:
         raise UserError(re.sub(rf"`({'|'.join(fields)})`", r"`--\1`", str(error))) from error
 
 
-def _players(arguments) -> list[Any]:
-    """Who plays the model's side and, or None, the other."""
+def _players(arguments, world) -> list[Any]:
+    """Who plays the model's side and, or None, the other; models have shown that they can read the world."""
     from ..evaluation.agents import load_agent
     from ..evaluation.simulation_players import AttackSettings, Experts, ModelPlayer
 
@@ -202,9 +202,12 @@ def _players(arguments) -> list[Any]:
     def player(path: str | None, attack: AttackSettings | None):
         if path in (None, SCRIPTED):
             return Experts() if path else None
-        return ModelPlayer(
-            *load(path), temperature=arguments.temperature, attack=attack, batch_size=arguments.batch_size
-        )
+        settings = {"temperature": arguments.temperature, "batch_size": arguments.batch_size}
+        model = ModelPlayer(*load(path), attack=attack, **settings)
+        model.check(list(world.rows().values()))
+        return model
+
+    world.reset(seed=0)
 
     return [player(arguments.model, attack), player(arguments.opponent, None)]
 

@@ -78,6 +78,17 @@ class ModelPlayer:
             pad_token_id=tokenizer.pad_token_id, eos_token_id=self._ends, **sampling
         )
 
+    def check(self, rows: list[dict[str, Any]]) -> None:
+        """
+        Refuse, before anything is played, what `answer` would refuse.
+
+        Raises:
+            ValueError: as `answer`.
+        """
+        self._prompts(rows)
+        if self.attack is not None:
+            encode_examples(self.tokenizer, rows, candidates=True)
+
     def answer(self, rows: list[dict[str, Any]]) -> list[str]:
         """
         What the model says to each prompt. An answer that is not over when it is twice as long as the expert's is cut
@@ -119,7 +130,7 @@ class ModelPlayer:
         limit = getattr(self.model.config, "max_position_embeddings", None)
         if limit is not None and longest > limit:
             raise ValueError(
-                f"A prompt and its answer take {longest} tokens, and the model reads {limit}: let there be fewer `agents`."
+                f"A prompt and its answer take {longest} tokens, and the model reads {limit}: let there be fewer agents."
             )
         return prompts, budgets
 
