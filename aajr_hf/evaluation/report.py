@@ -94,7 +94,7 @@ def write_json(results: dict[str, Any], path: str | Path) -> None:
         ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
     """
     check_results(results)
-    _replace_file(Path(path), (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
+    replace_file(Path(path), (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_plots(results: dict[str, Any], folder: str | Path) -> list[Path]:
@@ -109,7 +109,7 @@ def write_plots(results: dict[str, Any], folder: str | Path) -> list[Path]:
     """
     images = draw_plots(results)
     for name, image in images.items():
-        _replace_file(Path(folder) / name, image)
+        replace_file(Path(folder) / name, image)
     return [Path(folder) / name for name in images]
 
 
@@ -134,7 +134,7 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
         everything=json.dumps(results, indent=2, allow_nan=False),
         version=__version__,
     )
-    _replace_file(Path(path), page.encode())
+    replace_file(Path(path), page.encode())
 
 
 def _percent(share: float | None) -> str:
@@ -200,7 +200,7 @@ def _comparison(runs: dict[str, Any], name: str, top: str) -> str:
     return sentence + "."
 
 
-def _replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Write beside `path`, then rename: whatever interrupts this, `path` is the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,0 +1,49 @@
+"""A film or a strip of one episode."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+_MILLISECONDS = 600
+
+
+class Film:
+    """Takes pictures of a world, which draws itself."""
+
+    def __init__(self):
+        self._frames: list[Image.Image] = []
+
+    def shoot(self, world: Any) -> None:
+        """Add the world as it is."""
+        figure = Figure(figsize=(5, 5), dpi=100, layout="constrained", facecolor="white")
+        canvas = FigureCanvasAgg(figure)
+        world.draw_on(figure.add_subplot())
+        # In every frame, so that the others are drawn as large.
+        figure.suptitle(f"shock: {world.shock} {world.magnitude}" if world.shocked else " ", color="#D55E00")
+        canvas.draw()
+        self._frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+
+    def develop(self, suffix: str) -> bytes:
+        """All frames as a `.gif`, or four of them from the first to the last, in two rows, as a `.png`."""
+        buffer = io.BytesIO()
+        if suffix == ".gif":
+            # Few colours are in them; the adaptive palette keeps letters as they are.
+            frames = [frame.quantize(64) for frame in self._frames]
+            frames[0].save(
+                buffer, format="gif", save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0
+            )
+        else:
+            last = len(self._frames) - 1
+            chosen = [self._frames[round(part * last / 3)] for part in range(4)]
+            width, height = chosen[0].size
+            strip = Image.new("RGB", (2 * width, 2 * height))
+            for place, frame in enumerate(chosen):
+                strip.paste(frame, (place % 2 * width, place // 2 * height))
+            strip.save(buffer, format="png")
+        return buffer.getvalue()
