@@ -192,7 +192,9 @@ def evaluate(
         write_plots(results, output)
         write_report(results, output / "report.html")
     printed = Console()
-    for table in (results_table(results), *attack_tables(results)):
+    printed.print(results_table(results))
+    for table in attack_tables(results):
+        printed.print()
         printed.print(table)
     for sentence in summary_sentences(results):
         printed.print(sentence, soft_wrap=True)

@@ -37,7 +37,7 @@ def sanity_rules(run: dict[str, Any]) -> list[dict[str, Any]]:
         few = (f"with a quarter of the steps at {times(top)}", quarter[top])
         checks.append(("more steps leave no more success", [(few, ("with all of them", pga[top]))]))
         unbounded = ("without a bound", attacks["pga_unbounded"]["success"])
-        checks.append(("an attack without a bound leaves no success", [(("at most", 0.0), unbounded)]))
+        checks.append(("an attack without a bound leaves no success", [(("allowed", 0.0), unbounded)]))
     for name, words in _BLIND.items():
         if name in attacks:
             success = attacks[name]["success"]

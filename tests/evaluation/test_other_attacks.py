@@ -78,3 +78,25 @@ def test_token_numbers_are_those_of_the_rewritten_prompts_and_the_radius_is_thei
     radii = (asked.state - original.state).flatten(1).norm(dim=1) / original.scale
     assert token["radius"] == pga["radius"] == pytest.approx(float(radii.mean()), rel=1e-4)
     assert torch.isfinite(radii).all() and pga["cost"] > numbers["nominal_cost"]
+
+
+def test_the_checks_attack_with_a_quarter_of_the_steps_and_with_room_for_any_other_prompt(monkeypatch):
+    made = []
+
+    def recorded(loss_fn, state, ball, *, mask, steps, restarts):
+        made.append((steps, restarts, ball.epsilon))
+        return torch.zeros_like(state), None
+
+    monkeypatch.setattr("aajr_hf.evaluation.other_attacks.worst_case", recorded)
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS, candidates=True), "prompt")
+    target = Target(model(), batch)
+    settings = replace(SMALL, attack_steps=20, multiples=(0.5, 4.0, 1.0), sanity=True)
+    OtherAttacks(settings, Means(), lambda: None, None).measure(target, None)
+    quarter, unbounded = made
+    assert quarter[:2] == (5, 2) and unbounded[:2] == (20, 2)
+    assert torch.equal(quarter[2], 4 * settings.train_epsilon * target.scale)
+    # From each prompt to the farthest that the batch's tokens can make of it, position by position.
+    tokens = target.state[batch.perturbable]
+    for row, radius in enumerate(unbounded[2]):
+        farthest = torch.cdist(target.state[row][batch.perturbable[row]], tokens).max(dim=1).values
+        assert farthest.norm() <= radius <= 4 * farthest.norm()
