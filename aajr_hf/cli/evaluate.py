@@ -15,6 +15,7 @@ attack, and how strongly their logits answer to perturbations. Prints a table; w
 self-contained report.html.
 
     aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
+    aajr evaluate outputs/agent --attacks random token --sanity     # can the attack itself be trusted?
 """
 
 
@@ -47,6 +48,23 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--examples", type=int, default=256, help="held-out observations (default: %(default)s)")
     parser.add_argument("--attack_steps", type=int, default=20, help="steps of each ascent (default: %(default)s)")
     parser.add_argument("--attack_restarts", type=int, default=3, help="ascents per example (default: %(default)s)")
+    parser.add_argument(
+        "--attacks",
+        nargs="+",
+        default=["pga"],
+        metavar="ATTACK",
+        help="of pga, random (points), transfer (from another model), token (other numbers in the observation); pga always "
+        "runs (default: pga)",
+    )
+    parser.add_argument("--transfer_from", metavar="MODEL", help="model on which the attack transfer is made")
+    parser.add_argument(
+        "--token_trials", type=int, default=64, help="substitutions per example, for token (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sanity",
+        action="store_true",
+        help="check that the attack does what one must: attack with fewer steps and without a bound, too",
+    )
     parser.add_argument("--batch_size", type=int, default=128, help="examples per forward (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of observations and attack (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -54,7 +72,7 @@ def run(argv: list[str]) -> int:
     models = _named(arguments.models)
     world = world_for(models.values(), arguments.environment)
 
-    from ..evaluation.robustness import RobustnessSettings
+    from ..evaluation.settings import RobustnessSettings
 
     settings = RobustnessSettings(
         train_epsilon=arguments.epsilon,
@@ -63,13 +81,16 @@ def run(argv: list[str]) -> int:
         attack_restarts=arguments.attack_restarts,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        attacks=tuple(dict.fromkeys(("pga", *arguments.attacks))),
+        token_trials=arguments.token_trials,
+        sanity=arguments.sanity,
     )
-    evaluate(models, arguments.output, settings, arguments.examples, world)
+    evaluate(models, arguments.output, settings, arguments.examples, world, arguments.transfer_from)
     return 0
 
 
 def _check(arguments) -> None:
-    for name in ("examples", "attack_steps", "attack_restarts", "batch_size"):
+    for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     if arguments.output.exists() and not arguments.output.is_dir():
@@ -78,6 +99,26 @@ def _check(arguments) -> None:
         raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
         raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
+    _check_attacks(arguments)
+
+
+def _check_attacks(arguments) -> None:
+    from ..evaluation.settings import ATTACKS
+
+    for attack in arguments.attacks:
+        if attack not in ATTACKS:
+            raise UserError(
+                f"`--attacks`: there is no attack {attack!r}: choose of {', '.join(ATTACKS)}, and name models first."
+            )
+    if "transfer" in arguments.attacks and arguments.transfer_from is None:
+        raise UserError("`--attacks transfer` needs `--transfer_from MODEL`, on which its perturbations are made.")
+    if "transfer" not in arguments.attacks and arguments.transfer_from is not None:
+        raise UserError("`--transfer_from` is for the attack transfer: add it to `--attacks`.")
+    if arguments.sanity and arguments.attack_steps < 4:
+        raise UserError(
+            f"`--sanity` attacks with a quarter of the steps, too: `--attack_steps` must be at least 4; "
+            f"got {arguments.attack_steps}."
+        )
 
 
 def _named(models: list[str]) -> dict[str, str]:
@@ -92,16 +133,18 @@ def _named(models: list[str]) -> dict[str, str]:
     return named
 
 
-def evaluate(models: dict[str, str], output: Path, settings, examples: int, world: str) -> dict[str, Any]:
+def evaluate(
+    models: dict[str, str], output: Path, settings, examples: int, world: str, transfer_from: str | None = None
+) -> dict[str, Any]:
     """
     Evaluate models, by name, in a world; write `results.json`, plots and `report.html` into `output` and
-    print the table.
+    print the tables. The attack transfer is made on the model `transfer_from`.
 
     Returns:
         The results: `{"runs": {name: numbers}, "train_epsilon": ..., "settings": {...}}`.
 
     Raises:
-        UserError: for a model that cannot be loaded; nothing is written then.
+        UserError: for a model that cannot be loaded or attacked; nothing is written then.
     """
     from dataclasses import asdict
 
@@ -110,6 +153,7 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int, worl
 
     from ..environments import held_out_rows
     from ..evaluation.agents import load_agent
+    from ..evaluation.attack_report import attack_tables
     from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
     from ..evaluation.robustness import evaluate_agent
     from ..training.model_card import weights_digest
@@ -117,7 +161,9 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int, worl
     with user_errors():
         # All of them first: a wrong name is found before the first minutes are spent.
         agents = {name: load_agent(path) for name, path in models.items()}
+        source = None if transfer_from is None else load_agent(transfer_from)
     rows = held_out_rows(world, examples, seed=settings.seed)
+    _check_agents(agents, rows, settings, source)
     console = Console(stderr=True)
     runs: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -125,11 +171,20 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int, worl
         for name, (model, tokenizer) in agents.items():
             task = progress.add_task(f"Attacking {name}", total=settings.progress_steps(examples))
             with user_errors():
-                numbers = evaluate_agent(model, tokenizer, rows, settings, lambda task=task: progress.advance(task))
+                numbers = evaluate_agent(
+                    model,
+                    tokenizer,
+                    rows,
+                    settings,
+                    on_progress=lambda task=task: progress.advance(task),
+                    transfer_from=None if source is None else source[0],
+                )
             runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
     # By which a model card finds its numbers.
     weights = {name: weights_digest(Path(path)) for name, path in models.items()}
     recorded = {"environment": world, "examples": examples, "models": models, "weights": weights} | asdict(settings)
+    if transfer_from is not None:
+        recorded["transfer_from"] = transfer_from
     results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)
@@ -138,10 +193,29 @@ def evaluate(models: dict[str, str], output: Path, settings, examples: int, worl
         write_report(results, output / "report.html")
     printed = Console()
     printed.print(results_table(results))
+    for table in attack_tables(results):
+        printed.print()
+        printed.print(table)
     for sentence in summary_sentences(results):
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
     return results
+
+
+def _check_agents(agents: dict, rows: list[dict[str, Any]], settings, source) -> None:
+    """Whether each agent can be attacked as asked for, before any of them is."""
+    from ..evaluation.other_attacks import check_transfer
+    from ..evaluation.token_attack import number_substitutions
+
+    for name, agent in agents.items():
+        try:
+            if source is not None:
+                check_transfer(source, agent, rows)
+        except ValueError as error:
+            raise UserError(f"`--transfer_from`: no perturbation transfers to {name}: {error}.") from error
+        if "token" in settings.attacks:
+            with user_errors():
+                number_substitutions(agent[1], rows)
 
 
 def _train_seconds(path: str) -> float | None:

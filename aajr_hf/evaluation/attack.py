@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..objective import PerturbationSet, projected_gradient_ascent
+from ..objective import PerturbationSet, projected_gradient_ascent, random_unit_direction
 
 
 def worst_case(
@@ -53,5 +53,24 @@ def worst_case(
             continue
         better = loss > best_loss
         best_delta = torch.where(better.reshape(-1, *[1] * (delta.ndim - 1)), delta, best_delta)
+        best_loss = torch.maximum(loss, best_loss)
+    return best_delta, best_loss
+
+
+@torch.no_grad()
+def random_worst_case(
+    loss_fn: Callable[[Tensor], Tensor], state: Tensor, ball: PerturbationSet, *, mask: Tensor, points: int
+) -> tuple[Tensor, Tensor]:
+    """
+    The perturbation with the highest loss among random points of the ball's boundary: what can be reached without a
+    gradient. Arguments and result as those of [`worst_case`]; `points` is how many are tried.
+    """
+    best_delta, best_loss = torch.zeros_like(state), state.new_full(state.shape[:1], float("-inf"))
+    for _ in range(points):
+        radius = ball.epsilon.reshape(-1, *[1] * (state.ndim - 1))
+        delta = ball.project(radius * random_unit_direction(state, mask), mask)
+        loss = loss_fn(state + delta)
+        better = (loss > best_loss).reshape(-1, *[1] * (state.ndim - 1))
+        best_delta = torch.where(better, delta, best_delta)
         best_loss = torch.maximum(loss, best_loss)
     return best_delta, best_loss

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import __version__
+from .attack_report import attack_cells, sanity_cells, sanity_sentences
 from .plots import draw_plots
 from .results import check_results, multiples, times, value
 
@@ -57,7 +58,7 @@ def results_table(results: dict[str, Any]) -> Table:
 def summary_sentences(results: dict[str, Any]) -> list[str]:
     """
     Whether regularization helped and what it cost: run "aajr" against "adversarial", "sft" and "base", as far as they
-    are there, then the most robust run of all.
+    are there, then the most robust run of all, then the runs whose attack is not to be trusted.
 
     Raises:
         ValueError: If a number is absent or not finite; names the run and the field.
@@ -83,7 +84,7 @@ def summary_sentences(results: dict[str, Any]) -> list[str]:
         sentences.append(
             f"With {examples} examples, a difference in success of less than {margin:.1f} points can be chance."
         )
-    return sentences
+    return sentences + sanity_sentences(results)
 
 
 def write_json(results: dict[str, Any], path: str | Path) -> None:
@@ -122,11 +123,15 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
     """
     images = {Path(name).stem: base64.b64encode(image).decode() for name, image in draw_plots(results).items()}
     headers, rows = _cells(results)
+    attack_headers, attack_rows = attack_cells(results)
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page = template.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")).render(
         sentences=summary_sentences(results),
         headers=headers,
         rows=rows,
+        attack_headers=attack_headers,
+        attack_rows=attack_rows,
+        checks=sanity_cells(results),
         images=images,
         top=times(multiples(results)[-1]),
         train_epsilon=results["train_epsilon"],

@@ -30,6 +30,7 @@ def check_results(results: dict[str, Any]) -> None:
     for name, run in runs.items():
         numbers = {field: run.get(field) for field in _NUMBERS}
         numbers |= {f"{field}.{m}": value(run, field, m) for field in _BY_MULTIPLE for m in radii}
+        numbers |= _attack_numbers(run)
         if run.get("train_seconds") is not None:
             numbers["train_seconds"] = run["train_seconds"]
         for field, number in numbers.items():
@@ -40,6 +41,16 @@ def check_results(results: dict[str, Any]) -> None:
             raise ValueError(f"settings, field {field!r}: expected a finite number, got {number!r}")
 
 
+def _attack_numbers(run: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of the other attacks, where there are some, by their path."""
+    numbers = {}
+    for name, attack in run.get("attacks", {}).items():
+        for field, number in attack.items():
+            by_multiple = number if isinstance(number, dict) else {None: number}
+            numbers |= {".".join(filter(None, ("attacks", name, field, m))): n for m, n in by_multiple.items()}
+    return numbers
+
+
 def value(run: dict[str, Any], field: str, multiple: str | None = None) -> float | None:
     """A run's number, at this multiple of the training radius where the field has one for each; None if absent."""
     return run.get(field) if multiple is None else (run.get(field) or {}).get(multiple)
@@ -47,8 +58,13 @@ def value(run: dict[str, Any], field: str, multiple: str | None = None) -> float
 
 def multiples(results: dict[str, Any]) -> list[str]:
     """The radii of the attack in multiples of the training radius, ascending: every run's, as the objects name them."""
-    names = {name for run in results["runs"].values() for name in run.get("worst_case_success") or ()}
+    names = {name for run in results["runs"].values() for name in multiples_of(run)}
     return sorted(names, key=float)
+
+
+def multiples_of(run: dict[str, Any]) -> list[str]:
+    """The same of one run."""
+    return sorted(run.get("worst_case_success") or (), key=float)
 
 
 def times(multiple: str) -> str:

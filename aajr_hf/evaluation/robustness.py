@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..objective import (
@@ -20,37 +19,14 @@ from ..objective import (
 )
 from ..training.batch import AgentBatch
 from ..training.data import encode_examples
-from ..training.policy import AgentPolicy, embedding_norm, forward_ad_ready, frozen_parameters
-from ..training.system_losses import expected_cost
+from ..training.policy import AgentPolicy, fixed_seed, forward_ad_ready, frozen_parameters
 from .attack import worst_case
-
-
-@dataclass(frozen=True)
-class RobustnessSettings:
-    """
-    Attributes:
-        train_epsilon: Radius of the l2 ball of training, in mean norms of the example's prompt embeddings.
-        multiples: Radii of the attack, in multiples of it.
-        attack_steps, attack_restarts: Strength of the attack on the expected system cost.
-        ascent_steps: Steps of the ascent along which amplification is measured, at the training radius.
-        spectral_examples, power_iterations: Examples and iterations of the spectral norm.
-        batch_size: Examples per forward.
-        seed: Of the attack's random starts and of the random directions.
-    """
-
-    train_epsilon: float = 0.25
-    multiples: tuple[float, ...] = (0.5, 1.0, 2.0)
-    attack_steps: int = 20
-    attack_restarts: int = 3
-    ascent_steps: int = 3
-    spectral_examples: int = 64
-    power_iterations: int = 10
-    batch_size: int = 128
-    seed: int = 0
-
-    def progress_steps(self, examples: int) -> int:
-        """How often [`evaluate_agent`] reports progress on so many examples."""
-        return -(-examples // self.batch_size) * (len(self.multiples) + 1)
+from .means import Means
+from .other_attacks import OtherAttacks
+from .sanity import sanity_rules
+from .settings import RobustnessSettings
+from .target import Target, success
+from .token_attack import draw_substitutions, number_substitutions
 
 
 def evaluate_agent(
@@ -59,6 +35,7 @@ def evaluate_agent(
     rows: list[dict[str, Any]],
     settings: RobustnessSettings,
     on_progress: Callable[[], None] = lambda: None,
+    transfer_from: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
     """
     Measure one agent on held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
@@ -68,23 +45,50 @@ def evaluate_agent(
     which is averaged as it is, without drawing. Worst cases are taken at the perturbation with the highest expected
     system cost that the attack finds.
 
+    Args:
+        transfer_from: Model of the attack `transfer`, for which [`check_transfer`] holds.
+
     Returns:
         `nominal_success`, `sampled_success`, `worst_case_success`, `sampled_worst_case_success` (percent; the latter two
         by multiple of the training epsilon), `nominal_cost`, `worst_case_cost` (expected system cost), `amplification`
-        (mean `||J u_t||` of the logits along ascent directions), `random_amplification` (along random directions),
-        `spectral_norm`, `embedding_norm` and `examples`.
+        (mean `||J u_t||` of the logits along ascent directions), `amplification_profile` (the same at each point t of the
+        ascent), `random_amplification` (along random directions), `spectral_norm`, `embedding_norm` and `examples`; of
+        the attacks beside PGA, `attacks` ([`OtherAttacks`]); where some were asked for, `sanity` ([`sanity_rules`]).
+
+    Raises:
+        ValueError: if the attack `transfer` has no model, or the attack `token` finds no numbers.
     """
+    if "transfer" in settings.attacks and transfer_from is None:
+        raise ValueError("The attack `transfer` needs a model to make its perturbations on.")
     model = model.eval()
-    totals = _Means()
+    substitutions = number_substitutions(tokenizer, rows) if "token" in settings.attacks else None
+    totals = Means()
+    others = OtherAttacks(settings, totals, on_progress, transfer_from)
     generator_state = torch.get_rng_state()
     torch.manual_seed(settings.seed)
     try:
-        with frozen_parameters(model):
-            for batch in _batches(tokenizer, rows, settings.batch_size, model.device):
-                _measure_batch(model, batch, settings, totals, on_progress)
+        with frozen_parameters(model), contextlib.ExitStack() as stack:
+            if transfer_from is not None:
+                stack.enter_context(frozen_parameters(transfer_from.eval()))
+            for start, batch in _batches(tokenizer, rows, settings.batch_size, model.device):
+                target = Target(model, batch)
+                _measure_batch(target, settings, totals, on_progress)
+                trials = None
+                if substitutions is not None:
+                    drawn = enumerate(substitutions[start : start + len(batch)], start)
+                    trials = [
+                        draw_substitutions(all_of_row, settings.token_trials, settings.seed + row)
+                        for row, all_of_row in drawn
+                    ]
+                # With random numbers of their own: PGA's are the same whatever else is measured.
+                with fixed_seed(model.device, settings.seed + start):
+                    others.measure(target, trials)
     finally:
         torch.set_rng_state(generator_state)
-    return totals.result() | {"examples": len(rows)}
+    numbers = totals.result() | {"examples": len(rows)}
+    numbers["amplification_profile"] = list(numbers["amplification_profile"].values())
+    rules = sanity_rules(numbers)
+    return numbers | ({"sanity": rules} if rules else {})
 
 
 @torch.no_grad()
@@ -94,110 +98,67 @@ def nominal_success(
     """Percent of rows that greedy decoding answers as the expert does."""
     model = model.eval()
     found = [
-        success(AgentPolicy(model, batch)(), batch)[0] for batch in _batches(tokenizer, rows, batch_size, model.device)
+        success(AgentPolicy(model, batch)(), batch)[0]
+        for _, batch in _batches(tokenizer, rows, batch_size, model.device)
     ]
     return 100 * float(torch.cat(found).mean())
 
 
-class _Means:
-    """Means over examples, collected batch by batch; names with a multiple become objects by multiple."""
-
-    def __init__(self):
-        self._sums: dict[tuple[str, str | None], float] = {}
-        self._counts: dict[tuple[str, str | None], int] = {}
-
-    def add(self, name: str, values: Tensor, multiple: float | None = None) -> None:
-        key = (name, None if multiple is None else f"{multiple:g}")
-        self._sums[key] = self._sums.get(key, 0.0) + float(values.double().sum())
-        self._counts[key] = self._counts.get(key, 0) + values.numel()
-
-    def result(self) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for (name, multiple), total in self._sums.items():
-            mean = total / self._counts[name, multiple]
-            if multiple is None:
-                result[name] = mean
-            else:
-                result.setdefault(name, {})[multiple] = mean
-        return result
-
-
-def _measure_batch(
-    model: PreTrainedModel, batch: AgentBatch, settings: RobustnessSettings, totals: _Means, on_progress
-) -> None:
-    policy = AgentPolicy(model, batch)
-    state = policy.embeddings()
-    origin = torch.zeros_like(state)
-    scale = embedding_norm(state, batch)
-    totals.add("embedding_norm", scale)
-
-    def cost(delta: Tensor) -> Tensor:
-        return expected_cost(policy(delta), batch)
-
-    def score(delta: Tensor, prefix: str, multiple: float | None = None) -> None:
-        with torch.no_grad():
-            logits = policy(delta)
-        greedy, sampled = success(logits, batch)
-        worst = prefix == "worst_case"
-        totals.add(f"{prefix}_success", 100 * greedy, multiple)
-        totals.add("sampled_worst_case_success" if worst else "sampled_success", 100 * sampled, multiple)
-        totals.add(f"{prefix}_cost", expected_cost(logits, batch), multiple)
-
-    score(origin, "nominal")
+def _measure_batch(target: Target, settings: RobustnessSettings, totals: Means, on_progress) -> None:
+    origin, mask = target.origin, target.batch.perturbable
+    totals.add(target.scale, "embedding_norm")
+    nominal = target.outcome(origin)
+    totals.add(100 * nominal.greedy, "nominal_success")
+    totals.add(100 * nominal.sampled, "sampled_success")
+    totals.add(nominal.cost, "nominal_cost")
     for multiple in settings.multiples:
-        ball = PerturbationSet(multiple * settings.train_epsilon * scale)
-        delta, _ = worst_case(
-            cost,
-            origin,
-            ball,
-            mask=batch.perturbable,
-            steps=settings.attack_steps,
-            restarts=settings.attack_restarts,
-        )
-        score(delta, "worst_case", multiple)
+        ball = PerturbationSet(multiple * settings.train_epsilon * target.scale)
+        steps, restarts = settings.attack_steps, settings.attack_restarts
+        delta, _ = worst_case(target.cost, origin, ball, mask=mask, steps=steps, restarts=restarts)
+        worst = target.outcome(delta)
+        totals.add(100 * worst.greedy, "worst_case_success", f"{multiple:g}")
+        totals.add(100 * worst.sampled, "sampled_worst_case_success", f"{multiple:g}")
+        totals.add(worst.cost, "worst_case_cost", f"{multiple:g}")
         on_progress()
+    _measure_amplification(target, settings, totals)
+    on_progress()
 
-    radius = settings.train_epsilon * scale
+
+def _measure_amplification(target: Target, settings: RobustnessSettings, totals: Means) -> None:
+    policy, origin, mask = target.policy, target.origin, target.batch.perturbable
+    radius = settings.train_epsilon * target.scale
     trajectory = projected_gradient_ascent(
-        cost,
+        target.cost,
         origin,
         PerturbationSet(radius),
         steps=settings.ascent_steps,
         step_size=2.5 * radius / settings.ascent_steps,
         step_rule="normalized",
-        mask=batch.perturbable,
+        mask=mask,
         final_loss=False,
     )
-    with forward_ad_ready(model), torch.no_grad():
-        totals.add("amplification", trajectory_amplification(policy, origin, trajectory).sqrt())
-        random = random_unit_direction(origin, batch.perturbable)
-        totals.add("random_amplification", squared_amplification(policy, origin, random).sqrt())
-    few = torch.arange(min(settings.spectral_examples, len(batch)))
-    with forward_ad_ready(model):
+    with forward_ad_ready(target.model), torch.no_grad():
+        along_ascent = trajectory_amplification(policy, origin, trajectory).sqrt()
+        totals.add(along_ascent, "amplification")
+        for t, values in enumerate(along_ascent):
+            totals.add(values, "amplification_profile", str(t))
+        random = random_unit_direction(origin, mask)
+        totals.add(squared_amplification(policy, origin, random).sqrt(), "random_amplification")
+    few = torch.arange(min(settings.spectral_examples, len(target.batch)))
+    with forward_ad_ready(target.model):
         norms = spectral_norm(
             policy.select(few),
             origin[few],
             iterations=settings.power_iterations,
-            mask=batch.perturbable[few],
+            mask=mask[few],
         )
-    totals.add("spectral_norm", norms.detach())
-    on_progress()
-
-
-def success(logits: Tensor, batch: AgentBatch) -> tuple[Tensor, Tensor]:
-    """
-    Whether greedy decoding gives the labelled answer, and the probability that sampling at temperature 1 does: two
-    tensors (B,), from the logits (B, A, V) after the answer's own tokens.
-    """
-    labels = batch.action_labels[..., None]
-    greedy = (logits.argmax(dim=-1, keepdim=True) == labels).squeeze(-1) | ~batch.action_mask
-    log_probs = logits.log_softmax(dim=-1).gather(-1, labels).squeeze(-1).masked_fill(~batch.action_mask, 0)
-    return greedy.all(dim=1).float(), log_probs.sum(dim=1).exp()
+    totals.add(norms.detach(), "spectral_norm")
 
 
 def _batches(
     tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], size: int, device: torch.device
-) -> Iterator[AgentBatch]:
+) -> Iterator[tuple[int, AgentBatch]]:
+    """The rows in batches, each with the index of its first row."""
     for start in range(0, len(rows), size):
         inputs = encode_examples(tokenizer, rows[start : start + size], candidates=True)
-        yield AgentBatch.from_inputs({name: value.to(device) for name, value in inputs.items()}, "prompt")
+        yield start, AgentBatch.from_inputs({name: value.to(device) for name, value in inputs.items()}, "prompt")

@@ -162,18 +162,19 @@ def distinguishing_tokens(
 
 
 def encode_examples(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], *, candidates: bool
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], *, candidates: bool, observation: bool = False
 ) -> dict[str, Tensor]:
     """
     One padded batch of conversational prompt/completion rows as the trainer's collator makes it, outside a trainer:
-    `input_ids`, `attention_mask`, `labels` and, with `candidates`, the columns of the expected cost.
+    `input_ids`, `attention_mask`, `labels`, with `candidates` the columns of the expected cost, with `observation` the
+    mask of the observation's tokens.
     """
     examples = []
     for index, row in enumerate(rows):
         prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
         ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
         start = common_prefix_length(prompt, ids)
-        columns = agent_columns(row, index, tokenizer, observation=False, candidates=candidates)
+        columns = agent_columns(row, index, tokenizer, observation, candidates)
         examples.append({"input_ids": ids, "labels": [-100] * start + ids[start:], **columns})
     return AgentCollator(DataCollatorForLanguageModeling(tokenizer.pad_token_id))(examples)
 

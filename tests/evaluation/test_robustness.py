@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from aajr_hf.environments import expert_rows
-from aajr_hf.evaluation.attack import worst_case
 from aajr_hf.evaluation.robustness import RobustnessSettings, evaluate_agent, nominal_success, success
-from aajr_hf.objective import PerturbationSet
-from aajr_hf.training.base_agent import train_tokenizer
+from aajr_hf.evaluation.target import Target
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 
-ROWS = expert_rows("congestion", 6, seed=0, agents=3)
-TEXTS = [m["content"] for row in ROWS for m in row["prompt"]] + [action for row in ROWS for action in row["actions"]]
-TOKENIZER = train_tokenizer(TEXTS)
-SMALL = RobustnessSettings(attack_steps=4, attack_restarts=2, batch_size=4, power_iterations=60)
-
-
-def model(seed: int = 0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(TOKENIZER), num_key_value_heads=2, initializer_range=0.2, **sizes)
-    return LlamaForCausalLM(config).eval()
-
-
-def trained() -> LlamaForCausalLM:
-    """A model that knows some of the rows by heart."""
-    agent = model()
-    inputs = encode_examples(TOKENIZER, ROWS[:3], candidates=False)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
-    for _ in range(80):
-        optimizer.zero_grad()
-        agent(**inputs).loss.backward()
-        optimizer.step()
-    return agent
+from .tiny import ROWS, SMALL, TOKENIZER, trained
 
 
 @pytest.fixture(scope="module")
@@ -69,32 +46,6 @@ def test_sampled_success_is_the_probability_of_the_answer(agent):
     assert probability.item() == pytest.approx(frequency.item(), abs=0.015)
 
 
-def test_the_attack_keeps_the_best_point_it_has_seen():
-    # A loss whose ascent overshoots: the last iterate of a large step is worse than one on the way.
-    state = torch.zeros(3, 2, dtype=torch.float64)
-
-    def loss(x):
-        return -(x[:, 0] - 0.3).abs() + 0.01 * x[:, 1]
-
-    ball = PerturbationSet(torch.full((3,), 2.0, dtype=torch.float64))
-    mask = torch.ones(3, 2)
-    delta, value = worst_case(loss, state, ball, mask=mask, steps=7, restarts=1)
-    assert torch.equal(loss(delta), value)
-    torch.manual_seed(0)
-    _, more = worst_case(loss, state, ball, mask=mask, steps=7, restarts=5)
-    assert (more >= value).all() and (more > value).any()
-    assert (ball.norms(delta) <= 2).all()
-
-
-def test_the_attack_finds_the_maximum_of_a_linear_loss():
-    direction = torch.tensor([3.0, 4.0])
-    ball = PerturbationSet(torch.tensor([0.5, 2.0]))
-    _, value = worst_case(
-        lambda x: x @ direction, torch.zeros(2, 2), ball, mask=torch.ones(2, 2), steps=20, restarts=1
-    )
-    assert value.tolist() == pytest.approx([2.5, 10.0], rel=1e-4)
-
-
 def test_the_numbers_are_consistent_and_reproducible(agent):
     reported = []
     first = evaluate_agent(agent, TOKENIZER, ROWS, SMALL, lambda: reported.append(1))
@@ -106,6 +57,38 @@ def test_the_numbers_are_consistent_and_reproducible(agent):
     assert first["worst_case_success"]["2"] <= first["nominal_success"]
     assert first["spectral_norm"] >= first["amplification"] > first["random_amplification"] > 0
     assert first["examples"] == len(ROWS)
+    # As many examples at each point of the ascent, so that the mean of means is the mean.
+    assert len(first["amplification_profile"]) == SMALL.ascent_steps
+    assert sum(first["amplification_profile"]) / SMALL.ascent_steps == pytest.approx(first["amplification"])
+    assert "attacks" not in first and "sanity" not in first
+
+
+def test_further_attacks_change_no_number(agent):
+    reported = []
+    everything = replace(SMALL, attacks=("pga", "random", "transfer", "token"), token_trials=5, sanity=True)
+    plain = evaluate_agent(agent, TOKENIZER, ROWS, SMALL)
+    more = evaluate_agent(agent, TOKENIZER, ROWS, everything, lambda: reported.append(1), transfer_from=agent)
+    assert {name: more[name] for name in plain} == plain
+    assert len(reported) == everything.progress_steps(len(ROWS)) == 2 * (3 * 3 + 1 + 4)
+    assert more.keys() - plain.keys() == {"attacks", "sanity"}
+    assert evaluate_agent(agent, TOKENIZER, ROWS, everything, transfer_from=agent) == more
+
+
+def test_the_profile_is_each_points_amplification(agent):
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS[:1], candidates=True), "prompt")
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS[:1], SMALL)
+    target = Target(agent, batch)
+    # Finite differences along the ascent, taken anew.
+    delta, radius = target.origin.clone(), SMALL.train_epsilon * target.scale.item()
+    for t in range(SMALL.ascent_steps):
+        delta.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(target.cost(delta).sum(), delta)
+        gradient = gradient * batch.perturbable[..., None]
+        direction, delta = gradient / gradient.norm(), delta.detach()
+        change = (target.policy(delta + 1e-3 * direction) - target.policy(delta - 1e-3 * direction)) / 2e-3
+        assert numbers["amplification_profile"][t] == pytest.approx(change.norm().item(), rel=1e-2)
+        delta = delta + 2.5 * radius / SMALL.ascent_steps * direction
+        delta = delta * min(1, radius / delta.norm().item())
 
 
 def test_the_batch_size_does_not_matter_without_random_starts(agent):

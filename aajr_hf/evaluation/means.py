@@ -1,0 +1,28 @@
+"""Means over examples that arrive in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+class Means:
+    """Means over examples, collected batch by batch; several names lead into nested objects."""
+
+    def __init__(self):
+        self._sums: dict[tuple[str, ...], float] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, values: Tensor, *names: str) -> None:
+        self._sums[names] = self._sums.get(names, 0.0) + float(values.double().sum())
+        self._counts[names] = self._counts.get(names, 0) + values.numel()
+
+    def result(self) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for names, total in self._sums.items():
+            inner = result
+            for name in names[:-1]:
+                inner = inner.setdefault(name, {})
+            inner[names[-1]] = total / self._counts[names]
+        return result

@@ -1,0 +1,87 @@
+"""An adversary without gradients: it writes another number into the observation."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..training.batch import AgentBatch
+from ..training.data import encode_examples
+from .target import Target
+
+# A token's own text may begin with what its tokenizer writes for a space.
+_NUMBER = re.compile("([Ġ▁ ]?)[0-9]+")
+
+# A position of the prompt, and the token to put there.
+Substitution = tuple[int, int]
+
+
+def number_substitutions(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> list[list[Substitution]]:
+    """
+    For each row, all ways to replace one number of its observation by another that some row's observation holds. A
+    number is a token of digits alone; one that begins with a space is replaced by one that does, so that the text
+    remains one of numbers.
+
+    Raises:
+        ValueError: if no row has a number that another one could replace, or the chat template hides the observations.
+    """
+    inputs = encode_examples(tokenizer, rows, candidates=True, observation=True)
+    observed = AgentBatch.from_inputs(inputs, "observation").perturbable
+    texts = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    kinds = {token: match[1] for token, text in enumerate(texts) if (match := _NUMBER.fullmatch(text or ""))}
+    numbers = [
+        [(position, token) for position, token in enumerate(ids) if seen[position] and token in kinds]
+        for ids, seen in zip(inputs["input_ids"].tolist(), observed.tolist(), strict=True)
+    ]
+    pool = sorted({token for row in numbers for _, token in row})
+    found = [
+        [(position, new) for position, old in row for new in pool if new != old and kinds[new] == kinds[old]]
+        for row in numbers
+    ]
+    if not any(found):
+        raise ValueError(
+            "The attack `token` replaces numbers of the observations by others, and finds none: the tokenizer has no "
+            "tokens of digits alone, or the observations hold fewer than two of them."
+        )
+    return found
+
+
+def draw_substitutions(substitutions: list[Substitution], trials: int, seed: int) -> list[Substitution]:
+    """So many of them at random, each at most once: all of them, if there are no more."""
+    return random.Random(seed).sample(substitutions, min(trials, len(substitutions)))
+
+
+@torch.no_grad()
+def worst_substitution(target: Target, trials: list[list[Substitution]]) -> Target:
+    """
+    The batch as the adversary has rewritten it: per example the one substitution, or none, with the highest expected
+    system cost of the original candidates.
+
+    Args:
+        trials: The substitutions to try, one list an example.
+    """
+    original = target.batch.input_ids
+    best_ids, best_cost = original.clone(), target.cost(target.origin)
+    for trial in zip_longest(*trials):
+        ids = original.clone()
+        for row, substitution in enumerate(trial):
+            if substitution is not None:
+                position, token = substitution
+                ids[row, position] = token
+        rewritten = Target(target.model, replace(target.batch, input_ids=ids))
+        cost = rewritten.cost(rewritten.origin)
+        best_ids = torch.where((cost > best_cost)[:, None], ids, best_ids)
+        best_cost = torch.maximum(cost, best_cost)
+    return Target(target.model, replace(target.batch, input_ids=best_ids))
+
+
+def substitution_radius(target: Target, rewritten: Target) -> Tensor:
+    """How far the rewritten embeddings lie from the original ones, (B,), in the embeddings' units: an l2 norm."""
+    return (rewritten.state - target.state).flatten(1).norm(dim=1)
