@@ -29,7 +29,7 @@ penalty at all points of the ascent, the others estimate theirs without bias fro
 
 Success is the share of held-out observations that are answered as the expert does, to the token: greedily, and in brackets by sampling at
 temperature 1, which shows where a penalty was met by smaller logits. The attack is projected gradient ascent on the expected
-system cost, 20 steps, 2 restarts, the best iterate of each example. All numbers are means over seeds with 95 % confidence
+system cost, 20 steps, the best iterate of each example. All numbers are means over seeds with 95 % confidence
 intervals (Student's t over seeds; paired by seed where two methods are compared)."""
 
 
