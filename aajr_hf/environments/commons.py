@@ -17,7 +17,7 @@ import numpy as np
 
 from .world import TextWorld
 
-CAPACITY = 60
+CAPACITY = 40
 # A lake that holds less is dead.
 COLLAPSE = 5
 GROUNDS = "abcd"
@@ -102,7 +102,7 @@ def draw_lakes(rng: np.random.Generator, agents: int, stock: int, growth: int = 
     share = Lake(stock, regrowth, (0,) * (agents - 1), GROUNDS[0], 1).share
     announced = share - rng.choice(2, size=agents, p=(0.8, 0.2))
     if rng.random() < 0.5:
-        announced += rng.choice(4, size=agents, p=(0.8, 0.1, 0.06, 0.04))
+        announced += rng.choice(3, size=agents, p=(0.7, 0.2, 0.1))
     announced = np.clip(announced, 0, MAX_CATCH)
     lakes = []
     for i in range(agents):
@@ -121,7 +121,7 @@ class CommonsEnv(TextWorld):
     metadata = {"name": "commons_v0", "render_modes": ["ansi"], "is_parallelizable": True}
     parse = staticmethod(Catch.parse)
     default_steps = 12
-    success = "efficiency_if_alive"
+    success = "harvest"
     shocks = {
         "greedy_newcomer": "units beyond its share that the last agent catches, whatever it is asked",
         "bad_season": "percentage points by which what is left grows back less",
@@ -135,8 +135,8 @@ class CommonsEnv(TextWorld):
         """
         GovSim's: `survival` (1 if the lake is alive), `survival_time` in months, `gain` (units an agent caught),
         `efficiency` (of what could have been caught from the first stock, year in, year out), `equality` (1 - Gini of
-        the gains), `over_use` (share of catches beyond a share of what grows back). `efficiency_if_alive` is 0 for a
-        dead lake.
+        the gains), `over_use` (share of catches beyond a share of what grows back); and `harvest`: of what experts would have
+        caught in each month of the year, the share that was, none of it once the lake is dead.
         """
         gains = np.array(self._gains)
         possible = self.steps * sustainable(CAPACITY, GROWTH)
@@ -149,7 +149,7 @@ class CommonsEnv(TextWorld):
             "efficiency": float(efficiency),
             "equality": float(1 - differences / (2 * len(gains) * gains.sum())) if gains.sum() else 1.0,
             "over_use": self._overused / max(self.step_count * len(gains), 1),
-            "efficiency_if_alive": 0.0 if self._dead else float(efficiency),
+            "harvest": self._harvest / self.steps if self._dead else self._harvest / max(self.step_count, 1),
         }
 
     def draw_on(self, axes) -> None:
@@ -165,7 +165,7 @@ class CommonsEnv(TextWorld):
     def _start(self) -> None:
         self._stock, self._stocks, self._dead = CAPACITY, [CAPACITY], False
         self._gains = [0.0] * len(self.possible_agents)
-        self._overused = 0
+        self._overused, self._harvest = 0, 0.0
 
     def _growth(self) -> int:
         return max(GROWTH - self.shock_size("bad_season"), 100)
@@ -188,6 +188,8 @@ class CommonsEnv(TextWorld):
         greed = self.shock_size("greedy_newcomer")
         if greed:
             wanted[-1] = self._greedy(greed)
+        best = [lake.expert().units for lake in self._lakes]
+        self._harvest += sum(map(min, wanted, best)) / sum(best) if any(best) else 1.0
         part = min(1.0, self._stock / max(sum(wanted), 1))
         catches = [part * units for units in wanted]
         self._overused += sum(units > self._lakes[0].share for units in wanted)

@@ -35,18 +35,32 @@ def test_the_expert_takes_its_share_or_what_the_others_leave():
 
 
 def test_a_year_of_equal_shares_is_sustained_and_its_metrics_are_govsims():
-    metrics = play(CommonsEnv(agents=10), lambda month: 3)
+    metrics = play(CommonsEnv(agents=10), lambda month: 2)
     assert metrics["survival"] == 1 and metrics["survival_time"] == 12
-    assert metrics["gain"] == 36 and metrics["efficiency"] == 1 and metrics["equality"] == 1
-    assert metrics["over_use"] == 0 and metrics["efficiency_if_alive"] == 1
+    assert metrics["gain"] == 24 and metrics["efficiency"] == 1 and metrics["equality"] == 1
+    assert metrics["over_use"] == 0
 
 
 def test_greed_kills_the_lake():
     metrics = play(CommonsEnv(agents=10), lambda month: 9)
     # Ten times nine are more than there is, which is shared in proportion: dead in the first month.
     assert metrics["survival"] == 0 and metrics["survival_time"] == 0
-    assert metrics["gain"] == pytest.approx(6) and metrics["efficiency_if_alive"] == 0
+    assert metrics["gain"] == pytest.approx(4)
     assert metrics["over_use"] == 1
+
+
+def test_the_harvest_is_the_share_of_what_experts_catch_and_ends_with_the_lake():
+    env = CommonsEnv(agents=4, steps=4)
+    env.reset(seed=0)
+    env.step(env.expert_actions())
+    best = [lake.expert().units for lake in env._lakes]
+    env.step(dict.fromkeys(env.agents, "catch 1 at a tell 1"))
+    second = sum(min(units, 1) for units in best) / sum(best)
+    assert env.metrics()["harvest"] == pytest.approx((1 + second) / 2) and 0 < second < 1
+    env.step(dict.fromkeys(env.agents, "catch 9 at a tell 1"))
+    assert env.metrics()["survival"] == 0
+    # The last month's catch was no less than the experts', then nothing more in the fourth.
+    assert env.metrics()["harvest"] == pytest.approx((1 + second + 1) / 4)
 
 
 def test_equality_is_one_minus_gini():
@@ -69,7 +83,7 @@ def test_a_greedy_newcomer_announces_and_catches_whatever_it_is_asked():
 def test_less_grows_back_in_a_bad_season():
     env = CommonsEnv(agents=4, steps=3, shock="bad_season", magnitude=50)
     env.reset(seed=0)
-    env.step(dict.fromkeys(env.agents, "catch 9 at a tell 1"))  # 24 left, which doubles
-    env.step(dict.fromkeys(env.agents, "catch 9 at a tell 1"))
-    assert env._stocks == [60, 48, 18]
-    assert env._lakes[0].regrowth == sustainable(18, 150) == 6
+    env.step(dict.fromkeys(env.agents, "catch 6 at a tell 1"))  # 16 left, which doubles
+    env.step(dict.fromkeys(env.agents, "catch 6 at a tell 1"))
+    assert env._stocks == [40, 32, 12]
+    assert env._lakes[0].regrowth == sustainable(12, 150) == 4
