@@ -10,6 +10,7 @@ COMMANDS = {
     "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
     "train": ("train", "fine-tune an agent from a recipe"),
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
+    "compare": ("compare", "compare runs: who is robust, and at which price"),
     "rank": ("rank", "measure which rank an adapter needs"),
     "merge": ("merge", "write an adapter into the weights of its base model"),
     "push": ("push", "upload an agent to the Hub, with its model card"),

@@ -235,10 +235,12 @@ def _all_matched(configurations, attacks: list[str], best: dict[str, Any]) -> li
     for configuration in configurations:
         by_method.setdefault(configuration["method"], []).append(configuration)
     focus = focus_of(configurations, attacks)
+    # What was trained against an adversary first: it is the closer one.
+    others = sorted(by_method, key=lambda method: (method in ("base", "sft"), METHODS.index(method)))
     return [
         {"methods": [focus, other], "multiple": multiple, "decoding": decoding}
         | _matched(by_method[focus], by_method[other], multiple, decoding, best[decoding])
-        for other in by_method
+        for other in others
         if other != focus
         for multiple in attacks
         for decoding in DECODINGS

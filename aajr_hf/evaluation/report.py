@@ -150,6 +150,11 @@ def percent_text(share: float | None) -> str:
     return "-" if share is None else f"{share:.1f}".replace("100.0", "100")
 
 
+def points_text(points: float, sign: str = "-") -> str:
+    """Points of success to one decimal place, with `sign="+"` always with a sign; what rounds to nothing has none."""
+    return f"{round(points, 1):{sign if round(points, 1) else '-'}.1f}".replace("-0.0", "0.0")
+
+
 def number_text(number: float | None) -> str:
     """A number to three digits."""
     if number is None:
