@@ -82,8 +82,9 @@ def compare_runs(runs: dict[str, str], arguments) -> dict[str, Any]:
         write_json(results, output / RESULTS)
         write_comparison(comparison, output)
     console = Console()
-    # Narrower it would lose digits; a pipe is taken for 80 characters wide.
-    console.print(comparison_table(comparison), width=max(TABLE_WIDTH, console.width))
+    # Narrower the table would lose digits; a pipe is taken for 80 characters wide.
+    console.width = max(TABLE_WIDTH, console.width)
+    console.print(comparison_table(comparison))
     for sentence in comparison_sentences(comparison):
         console.print(sentence, soft_wrap=True, markup=False)
     console.print(f"Report: {output / 'comparison.html'}", soft_wrap=True, markup=False)

@@ -57,7 +57,9 @@ def test_measures_writes_and_takes_what_it_measured(runs, tmp_path, capsys):
     assert aajr["gradient_norm"]["values"] == 2 and aajr["train_seconds"] > 0
     assert comparison["differing_settings"] == {}
     assert all(sentence in printed for sentence in comparison["sentences"]) and "comparison.html" in printed
-    assert max(map(len, printed.split("Most robust")[0].splitlines())) <= 100
+    table = printed.split("Most robust")[0]
+    assert max(map(len, table.splitlines())) <= 100 and f" {aajr['regularizer_lambda']:g} " in table
+    assert "Success in percent, price in points of it: greedy decoding (sampling at temperature 1)." in table
 
     again = tmp_path / "again"
     renamed = [f"first={runs['sft']}", f"second={runs['aajr']}"]
