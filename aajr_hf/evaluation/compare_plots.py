@@ -26,6 +26,7 @@ _COLORS = dict(
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHED = (0, (2, 2))
 _WIDTH = 10.4
+_TICKS = 6
 # More bands than these cover each other.
 _BANDS = 6
 _CONSTANT = {"regularizer_lambda": "epsilon", "epsilon": "regularizer_lambda"}
@@ -191,6 +192,11 @@ def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None
                 handles.setdefault(c["label"], axes.axhline(height(c), **style, label=shown(c["label"])))
         if field == "regularizer_lambda":
             axes.set_xscale("log")
+            weights = sorted({c[field] for curve in curves.values() for c in curve})
+            # Where these are few, the powers of ten between which they lie say less.
+            if len(weights) <= _TICKS:
+                axes.set_xticks(weights, [f"{weight:g}" for weight in weights])
+                axes.minorticks_off()
         axes.set_xlabel(
             "weight of the penalty, lambda" if field == "regularizer_lambda" else "training radius, epsilon"
         )

@@ -247,6 +247,7 @@ class TestPlots:
     def test_lambda_is_logarithmic_with_level_lines_for_no_penalty(self, comparison):
         nominal, attacked = drawn(compare_plots._draw_curves, comparison, "regularizer_lambda").axes
         assert nominal.get_xscale() == attacked.get_xscale() == "log"
+        assert [tick.get_text() for tick in attacked.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
         greedy, sampled = lines_of(attacked, "aajr")
         assert list(greedy.get_xdata()) == [1e-4, 1e-2] and list(greedy.get_ydata()) == [67.0, 82.0]
         assert list(sampled.get_ydata()) == [62.0, 77.0] and sampled.get_linestyle() != "-"
