@@ -26,7 +26,7 @@ DECODINGS = {
     "greedy": ("nominal_success", "worst_case_success"),
     "sampled": ("sampled_success", "sampled_worst_case_success"),
 }
-_SEEDS = ("seed", "data_seed", "environment_seed")
+_OTHER_SEEDS = ("data_seed", "environment_seed")
 # Say how a run is stored, shown or divided, not what is trained.
 _ASIDE = ("output_dir", "run_name", "project", "overwrite", "report_to", "disable_tqdm", "use_cpu", "num_processes")
 _ASIDE_PREFIXES = ("logging_", "save_", "hub_", "push_to_", "eval_", "accelerate_", "gradient_checkpointing")
@@ -77,7 +77,7 @@ def _read_recipe(file: Path) -> dict[str, Any]:
     others = {
         name: value
         for name, value in recipe.items()
-        if name not in (*numbers, *_SEEDS, *_ASIDE, "regularizer")
+        if name not in (*numbers, *_OTHER_SEEDS, *_ASIDE, "regularizer")
         and not name.startswith(_ASIDE_PREFIXES)
         and value != defaults.get(name)
     }

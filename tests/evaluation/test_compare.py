@@ -197,6 +197,15 @@ class TestCompare:
         assert robust["price"] == [1.0, 2.0]
         assert (nominal["level"], nominal["worst_case"], nominal["runs"]) == (97.0, [67.0, 56.0], ["weak", "narrow"])
 
+    def test_a_run_of_the_same_number_that_does_not_reach_the_level_is_not_named(self):
+        runs = {"weak": (1e-4, 50.0), "strong": (1e-2, 70.0)}
+        found = compared(
+            {name: (described(strength=strength), 97.0, worst) for name, (strength, worst) in runs.items()}
+            | {"adversarial": (described("adversarial"), 96.0, 63.0)}
+        )
+        entry = next(e for e in found["matched"] if (e["multiple"], e["decoding"]) == ("2", "greedy"))
+        assert entry["at_worst_case"]["runs"] == ["strong", "adversarial"]
+
     def test_without_aajr_the_most_robust_method_is_compared(self):
         found = compared(
             {
