@@ -28,10 +28,21 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "models", nargs="+", metavar="[NAME=]MODEL", help="model or adapter folder, or Hub name; shown under NAME"
     )
-    parser.add_argument("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/evaluation"), help="folder of the report (default: %(default)s)"
     )
+    add_measurement(parser)
+    arguments = parser.parse_args(argv)
+    check_measurement(arguments)
+    models = by_name(arguments.models)
+    world = world_for(models.values(), arguments.environment)
+    evaluate(models, arguments.output, settings_of(arguments), arguments.examples, world, arguments.transfer_from)
+    return 0
+
+
+def add_measurement(parser: ArgumentParser) -> None:
+    """The options that say what is measured, and how hard the adversary tries."""
+    parser.add_argument("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
     parser.add_argument(
         "--epsilon",
         type=float,
@@ -67,14 +78,13 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--batch_size", type=int, default=128, help="examples per forward (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of observations and attack (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    _check(arguments)
-    models = _named(arguments.models)
-    world = world_for(models.values(), arguments.environment)
 
+
+def settings_of(arguments):
+    """The [`RobustnessSettings`] of these options."""
     from ..evaluation.settings import RobustnessSettings
 
-    settings = RobustnessSettings(
+    return RobustnessSettings(
         train_epsilon=arguments.epsilon,
         multiples=tuple(arguments.multiples),
         attack_steps=arguments.attack_steps,
@@ -85,11 +95,15 @@ def run(argv: list[str]) -> int:
         token_trials=arguments.token_trials,
         sanity=arguments.sanity,
     )
-    evaluate(models, arguments.output, settings, arguments.examples, world, arguments.transfer_from)
-    return 0
 
 
-def _check(arguments) -> None:
+def check_measurement(arguments) -> None:
+    """
+    Check the options of [`add_measurement`], and `--output`.
+
+    Raises:
+        UserError: names the option.
+    """
     for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
@@ -121,7 +135,13 @@ def _check_attacks(arguments) -> None:
         )
 
 
-def _named(models: list[str]) -> dict[str, str]:
+def by_name(models: list[str]) -> dict[str, str]:
+    """
+    Folders or Hub names by the names to show them under, from `[NAME=]MODEL`.
+
+    Raises:
+        UserError: if two have one name.
+    """
     named: dict[str, str] = {}
     for model in models:
         name, separator, path = model.partition("=")
@@ -133,18 +153,17 @@ def _named(models: list[str]) -> dict[str, str]:
     return named
 
 
-def evaluate(
-    models: dict[str, str], output: Path, settings, examples: int, world: str, transfer_from: str | None = None
+def measure(
+    models: dict[str, str], settings, examples: int, world: str, transfer_from: str | None = None
 ) -> dict[str, Any]:
     """
-    Evaluate models, by name, in a world; write `results.json`, plots and `report.html` into `output` and
-    print the tables. The attack transfer is made on the model `transfer_from`.
+    Evaluate models, by name, in a world. The attack transfer is made on the model `transfer_from`.
 
     Returns:
         The results: `{"runs": {name: numbers}, "train_epsilon": ..., "settings": {...}}`.
 
     Raises:
-        UserError: for a model that cannot be loaded or attacked; nothing is written then.
+        UserError: for a model that cannot be loaded or attacked.
     """
     from dataclasses import asdict
 
@@ -153,8 +172,6 @@ def evaluate(
 
     from ..environments import held_out_rows
     from ..evaluation.agents import load_agent
-    from ..evaluation.attack_report import attack_tables
-    from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
     from ..evaluation.robustness import evaluate_agent
     from ..training.model_card import weights_digest
 
@@ -185,7 +202,27 @@ def evaluate(
     recorded = {"environment": world, "examples": examples, "models": models, "weights": weights} | asdict(settings)
     if transfer_from is not None:
         recorded["transfer_from"] = transfer_from
-    results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
+    return {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
+
+
+def evaluate(
+    models: dict[str, str], output: Path, settings, examples: int, world: str, transfer_from: str | None = None
+) -> dict[str, Any]:
+    """
+    [`measure`], write `results.json`, plots and `report.html` into `output` and print the tables.
+
+    Returns:
+        The results of [`measure`].
+
+    Raises:
+        UserError: for a model that cannot be loaded or attacked; nothing is written then.
+    """
+    from rich.console import Console
+
+    from ..evaluation.attack_report import attack_tables
+    from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
+
+    results = measure(models, settings, examples, world, transfer_from)
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")

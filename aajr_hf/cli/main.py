@@ -11,6 +11,7 @@ COMMANDS = {
     "train": ("train", "fine-tune an agent from a recipe"),
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
+    "compare": ("compare", "compare runs: who is robust, and at which price"),
     "rank": ("rank", "measure which rank an adapter needs"),
     "merge": ("merge", "write an adapter into the weights of its base model"),
     "push": ("push", "upload an agent to the Hub, with its model card"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -37,20 +39,19 @@ def draw_plots(results: dict[str, Any]) -> dict[str, bytes]:
         ValueError: If a number is absent or not finite; names the run and the field.
     """
     check_results(results)
-    images = {}
-    for name, draw in (
-        ("worst_case", _draw_worst_case),
-        ("trade_off", _draw_trade_off),
-        ("amplification", _draw_bars),
-    ):
-        # Without pyplot, which would keep the figures and the choice of backend globally.
-        figure = Figure(figsize=(5.6, 4.3), dpi=220, layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
-        draw(figure, results)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        images[f"{name}.png"] = buffer.getvalue()
-    return images
+    plots = {"worst_case": _draw_worst_case, "trade_off": _draw_trade_off, "amplification": _draw_bars}
+    return {f"{name}.png": render(lambda figure, draw=draw: draw(figure, results)) for name, draw in plots.items()}
+
+
+def render(draw: Callable[[Figure], None], width: float = 5.6) -> bytes:
+    """What `draw` draws on a new figure, `width` inches wide, as a PNG."""
+    # Without pyplot, which would keep the figures and the choice of backend globally.
+    figure = Figure(figsize=(width, 4.3), dpi=220, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -58,16 +59,18 @@ def _styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {name: (_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(results["runs"])}
 
 
-def _label(name: str) -> str:
+def shown(name: str) -> str:
+    """A run's name as matplotlib can show it."""
     if len(name) > 40:
         name = f"{name[:19]}…{name[-20:]}"
     # A dollar would start a formula; matplotlib 3.9 leaves names that start with an underscore out of legends.
     return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
 
 
-def _legend(figure: Figure, handles: list[Any]) -> None:
+def legend(figure: Figure, handles: list[Any]) -> None:
+    """A legend below the plots, in as many columns as there is room for; the figure grows by it."""
     longest = max(len(handle.get_label()) for handle in handles)
-    columns = max(1, min(len(handles), 58 // (longest + 7)))
+    columns = max(1, min(len(handles), round(58 * figure.get_figwidth() / 5.6) // (longest + 7)))
     figure.set_figheight(3.6 + 0.23 * math.ceil(len(handles) / columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
@@ -82,7 +85,7 @@ def _draw_worst_case(figure: Figure, results: dict[str, Any]) -> None:
         sampled = [run["sampled_success"], *(run["sampled_worst_case_success"][m] for m in attacks)]
         # Earlier lines are wider and their markers larger, so that a run with the same numbers leaves them visible.
         size = max(4.0, 9.0 - i)
-        style = {"color": color, "linewidth": size / 3, "label": _label(name)}
+        style = {"color": color, "linewidth": size / 3, "label": shown(name)}
         handles += axes.plot(radii, greedy, marker=marker, markersize=size, **style)
         axes.plot(radii, sampled, linestyle=(0, (2, 2)), **style | {"linewidth": 1.2})
     handles.append(Line2D([], [], color="0.35", linestyle=(0, (2, 2)), linewidth=1.2, label="sampled (dashed)"))
@@ -90,7 +93,7 @@ def _draw_worst_case(figure: Figure, results: dict[str, Any]) -> None:
     axes.set_xlabel(f"attack radius (multiples of the training epsilon, {results['train_epsilon']:g})")
     axes.set_ylabel("success (% of examples)")
     axes.grid(alpha=0.3)
-    _legend(figure, handles)
+    legend(figure, handles)
 
 
 def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
@@ -111,13 +114,19 @@ def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
     axes.set_ylabel(f"success at {times(top)} the training epsilon (% of examples)")
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # settles the layout, in which the labels are placed
+    place_labels(axes, points, map(shown, results["runs"]), (color for color, _ in styles))
+
+
+def place_labels(axes: Axes, points: list[tuple[float, float]], labels: Iterable[str], colors: Iterable[str]) -> None:
+    """Write each label near its point, with a leader, and over no other label and no point; the layout must be settled."""
+    figure = axes.figure
     pixels, point_size = axes.transData.transform(points), figure.dpi / 72
     reach = 8 * point_size
     taken = [Bbox.from_extents(x - reach, y - reach, x + reach, y + reach) for x, y in pixels]
-    for i, name in enumerate(results["runs"]):
-        (x, y), color = pixels[i], styles[i][0]
+    for i, (text, color) in enumerate(zip(labels, colors, strict=True)):
+        x, y = pixels[i]
         label = axes.annotate(
-            _label(name),
+            text,
             points[i],
             (0, 0),
             textcoords="offset points",
@@ -157,7 +166,7 @@ def _draw_bars(figure: Figure, results: dict[str, Any]) -> None:
     for i, (name, (color, _)) in enumerate(_styles(results).items()):
         heights = [results["runs"][name][field] for field in _BARS.values()]
         places = [group - 0.4 + (i + 0.5) * width for group in range(len(_BARS))]
-        handles.append(axes.bar(places, heights, 0.9 * width, color=color, label=_label(name)))
+        handles.append(axes.bar(places, heights, 0.9 * width, color=color, label=shown(name)))
     if values:
         axes.set_yscale("log")
         axes.set_ylim(10 ** math.floor(math.log10(min(values)) - 0.3), 2 * max(values))
@@ -165,4 +174,4 @@ def _draw_bars(figure: Figure, results: dict[str, Any]) -> None:
     axes.set_ylabel("amplification (log scale):\nlogits per unit of embedding")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    _legend(figure, handles)
+    legend(figure, handles)

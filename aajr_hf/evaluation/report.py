@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -70,13 +70,13 @@ def summary_sentences(results: dict[str, Any]) -> list[str]:
         sentences += [_comparison(runs, name, top) for name in ("adversarial", "sft", "base") if name in runs]
     worst = {name: round(run["worst_case_success"][top], 1) for name, run in runs.items()}
     leaders = ", ".join(
-        f"{name} (sampled {_percent(run['sampled_worst_case_success'][top])}%; "
-        f"{_percent(run['nominal_success'])}% without attack)"
+        f"{name} (sampled {percent_text(run['sampled_worst_case_success'][top])}%; "
+        f"{percent_text(run['nominal_success'])}% without attack)"
         for name, run in runs.items()
         if worst[name] == max(worst.values())
     )
     sentences.append(
-        f"Most robust at {times(top)} the training radius, with {_percent(max(worst.values()))}% success: {leaders}."
+        f"Most robust at {times(top)} the training radius, with {percent_text(max(worst.values()))}% success: {leaders}."
     )
     examples = min(run["examples"] for run in runs.values())
     if examples > 0 and len(runs) > 1:
@@ -124,8 +124,8 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
     images = {Path(name).stem: base64.b64encode(image).decode() for name, image in draw_plots(results).items()}
     headers, rows = _cells(results)
     attack_headers, attack_rows = attack_cells(results)
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = template.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")).render(
+    page = render_page(
+        "report.html.j2",
         sentences=summary_sentences(results),
         headers=headers,
         rows=rows,
@@ -137,16 +137,31 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
         train_epsilon=results["train_epsilon"],
         settings=results["settings"],
         everything=json.dumps(results, indent=2, allow_nan=False),
-        version=__version__,
     )
-    replace_file(Path(path), page.encode())
+    replace_file(Path(path), page)
 
 
-def _percent(share: float | None) -> str:
+def render_page(template: str, **values) -> bytes:
+    """A page from a template of this folder; values are escaped, and one that the template asks for must be there."""
+    folder = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(version=__version__, **values).encode()
+
+
+def percent_text(share: float | None) -> str:
+    """A share in percent, to one decimal place."""
     return "-" if share is None else f"{share:.1f}".replace("100.0", "100")
 
 
-def _number(number: float | None) -> str:
+def points_text(points: float, sign: str = "-") -> str:
+    """Points of success to one decimal place, with `sign="+"` always with a sign; what rounds to nothing has none."""
+    return f"{round(points, 1):{sign if round(points, 1) else '-'}.1f}".replace("-0.0", "0.0")
+
+
+def number_text(number: float | None) -> str:
+    """A number to three digits."""
     if number is None:
         return "-"
     return f"{number:.0f}" if 100 <= abs(number) < 1e5 else f"{number:#.3g}".rstrip(".")
@@ -163,14 +178,16 @@ def _cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[tu
         headers.append((header, "%"))
         greedy = [value(run, greedy_field, multiple) for run in runs]
         # Compared as shown: of two numbers that look the same, none is the better one.
-        best = _percent(max((share for share in greedy if share is not None and math.isfinite(share)), default=None))
+        best = percent_text(
+            max((share for share in greedy if share is not None and math.isfinite(share)), default=None)
+        )
         for row, run, share in zip(rows, runs, greedy, strict=True):
-            text = _percent(share)
-            row.append((f"{text} ({_percent(value(run, sampled_field, multiple))})", text == best != "-"))
+            text = percent_text(share)
+            row.append((f"{text} ({percent_text(value(run, sampled_field, multiple))})", text == best != "-"))
     for header, field in _OTHER_COLUMNS.items():
         headers.append(header)
         for row, run in zip(rows, runs, strict=True):
-            row.append((_number(run.get(field)), False))
+            row.append((number_text(run.get(field)), False))
     return headers, rows
 
 
@@ -187,8 +204,8 @@ def _comparison(runs: dict[str, Any], name: str, top: str) -> str:
             f"gains {points} points of" if points > 0 else f"loses {-points} points of" if points < 0 else "keeps its"
         )
         return (
-            f"{verb} success ({_percent(after)} against {_percent(before)}%; sampled {sampled_points:+.1f}, "
-            f"{_percent(sampled_after)} against {_percent(sampled_before)}%)"
+            f"{verb} success ({percent_text(after)} against {percent_text(before)}%; sampled {sampled_points:+.1f}, "
+            f"{percent_text(sampled_after)} against {percent_text(sampled_before)}%)"
         )
 
     worst = change("worst_case_success", "sampled_worst_case_success", top)
@@ -198,10 +215,10 @@ def _comparison(runs: dict[str, Any], name: str, top: str) -> str:
     )
     seconds, reference = ours.get("train_seconds"), theirs.get("train_seconds")
     if seconds and reference:
-        longer = f"{_number(seconds / reference)} times as long"
-        sentence += f"; training took {longer} ({_number(seconds)} against {_number(reference)} s)"
+        longer = f"{number_text(seconds / reference)} times as long"
+        sentence += f"; training took {longer} ({number_text(seconds)} against {number_text(reference)} s)"
     elif seconds:
-        sentence += f"; training took {_number(seconds)} s"
+        sentence += f"; training took {number_text(seconds)} s"
     return sentence + "."
 
 

@@ -1,0 +1,128 @@
+"""`aajr compare`: several runs side by side, and what the robustness of each cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError, one_line, user_errors
+from .evaluate import add_measurement, by_name, check_measurement, measure, settings_of
+from .parsing import ArgumentParser
+from .worlds import world_for
+
+DESCRIPTION = """Compare runs: success without an adversary and under attack, the price of robustness at matched worst case, curves
+over lambda and epsilon, amplification along the ascent, and how much the gradient's norm varied. Prints a table and who
+wins; writes comparison.json, results.json, plots and a self-contained comparison.html.
+
+    aajr compare outputs/sft outputs/adversarial outputs/aajr-* --output outputs/comparison
+    aajr compare outputs/sft outputs/adversarial outputs/aajr-* --evaluation outputs/evaluation
+"""
+RESULTS = "results.json"
+
+
+def run(argv: list[str]) -> int:
+    import argparse
+
+    parser = ArgumentParser(
+        prog="aajr compare", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN",
+        help="folder of `aajr train`, or a base agent; shown under NAME",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/comparison"), help="folder of the report (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FOLDER",
+        help="take the numbers from this folder of `aajr evaluate` or `aajr compare`, and measure nothing",
+    )
+    add_measurement(parser)
+    arguments = parser.parse_args(argv)
+    check_measurement(arguments)
+    runs = by_name(arguments.runs)
+    if len(runs) < 2:
+        raise UserError("A comparison takes at least two runs; for one alone there is `aajr evaluate`.")
+    if arguments.evaluation is not None:
+        _refuse_measuring(parser, arguments)
+    compare_runs(runs, arguments)
+    return 0
+
+
+def compare_runs(runs: dict[str, str], arguments) -> dict[str, Any]:
+    """
+    Describe and measure runs, by name, print and write.
+
+    Raises:
+        UserError: for a run that cannot be read or measured; nothing is written then.
+    """
+    from rich.console import Console
+
+    from ..evaluation.compare import compare, read_run
+    from ..evaluation.compare_report import TABLE_WIDTH, comparison_table, write_comparison
+    from ..evaluation.compare_sentences import comparison_sentences
+    from ..evaluation.report import write_json
+
+    with user_errors():
+        described = {name: read_run(Path(path)) for name, path in runs.items()}
+    world = world_for(runs.values(), arguments.environment)
+    if arguments.evaluation is None:
+        results = measure(runs, settings_of(arguments), arguments.examples, world, arguments.transfer_from)
+    else:
+        results = _measured(arguments.evaluation, runs)
+    output = arguments.output
+    with user_errors():
+        comparison = compare(results, described)
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(results, output / RESULTS)
+        write_comparison(comparison, output)
+    console = Console()
+    # Narrower the table would lose digits; a pipe is taken for 80 characters wide.
+    console.width = max(TABLE_WIDTH, console.width)
+    console.print(comparison_table(comparison))
+    for sentence in comparison_sentences(comparison):
+        console.print(sentence, soft_wrap=True, markup=False)
+    console.print(f"Report: {output / 'comparison.html'}", soft_wrap=True, markup=False)
+    return comparison
+
+
+def _refuse_measuring(parser: ArgumentParser, arguments) -> None:
+    """An option that changes nothing would be taken for one that did."""
+    for name, value in vars(arguments).items():
+        if name not in ("runs", "output", "evaluation") and value != parser.get_default(name):
+            option = {"environment": "env"}.get(name, name)
+            raise UserError(f"`--{option}` says what is measured, and with `--evaluation` nothing is: leave one out.")
+
+
+def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
+    """The numbers of an evaluation under the names of these runs."""
+    from ..training.model_card import run_of, weights_digest
+
+    file = evaluation / RESULTS
+    if not file.is_file():
+        raise UserError(f"`--evaluation`: there is no {file}: give the folder of an `aajr evaluate`.")
+    with user_errors():
+        digests = {name: weights_digest(Path(path)) for name, path in runs.items()}
+    for name, digest in digests.items():
+        if digest is None:
+            raise UserError(
+                f"There are no weights (*.safetensors) in {runs[name]}: give the folder of a finished run."
+            )
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        numbers = {name: run_of(results, Path(path)) for name, path in runs.items()}
+        settings = results["settings"] | {"models": runs, "weights": digests}
+        found = {"runs": numbers, "train_epsilon": float(results["train_epsilon"]), "settings": settings}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"`--evaluation`: {file} cannot be read: {one_line(error)}") from error
+    absent = [name for name, run in numbers.items() if not isinstance(run, dict)]
+    if absent:
+        raise UserError(
+            f"`--evaluation`: {file} has no numbers of {', '.join(absent)}: evaluate it too, or leave `--evaluation` out."
+        )
+    return found

@@ -1,0 +1,303 @@
+"""Several runs side by side: how each was trained, how its gradients behaved, and what its robustness cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import SFTConfig
+
+from ..training.checkpoints import INCOMPLETE
+from ..training.config import CHOICES, AAJRConfig
+from ..training.model_card import RECIPE
+from .results import check_results, multiples
+from .trade_off import Point, difference_margin, matched, price_of_robustness
+
+# In the order in which they are listed.
+METHODS = ("base", "sft", "adversarial", *(name for name in CHOICES["regularizer"] if name != "none"))
+UNPENALISED = ("base", "sft", "adversarial")
+# By way of decoding, the fields of nominal and of worst-case success. A penalty on logits can be met by smaller ones, with
+# the same greedy answers: the sampled ones show it.
+DECODINGS = {
+    "greedy": ("nominal_success", "worst_case_success"),
+    "sampled": ("sampled_success", "sampled_worst_case_success"),
+}
+_OTHER_SEEDS = ("data_seed", "environment_seed")
+# Say how a run is stored, shown or divided, not what is trained.
+_ASIDE = ("output_dir", "run_name", "project", "overwrite", "report_to", "disable_tqdm", "use_cpu", "num_processes")
+_ASIDE_PREFIXES = ("logging_", "save_", "hub_", "push_to_", "eval_", "accelerate_", "gradient_checkpointing")
+_OF_THE_PENALTY = ("regularizer", "penalty_", "power_iterations", "jacobian_estimator", "amplification_budget")
+_OF_THE_MODEL = ("adapter", "adapter_rank", "adapter_options", "freeze_embeddings", "system_loss", "on_nonfinite")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """
+    How the agent in a folder was trained: what its recipe says, what it leaves out being a default.
+
+    Returns:
+        `method` (one of `METHODS`), `regularizer_lambda` (None without a penalty), `epsilon` and `seed` (None for an agent
+        without a recipe, method `base`), `recipe` (what else differs from the defaults) and `gradient_norm`, see
+        [`gradient_norms`].
+
+    Raises:
+        ValueError, OSError: for a model that was not written to its end, and for a recipe or a trainer_state.json that
+            cannot be read; names the file and the field.
+    """
+    if (folder / INCOMPLETE).exists():
+        raise ValueError(f"The model in {folder} was not written to its end: resume its run, or give another.")
+    file = folder / RECIPE
+    if not file.is_file():
+        run = {"method": "base", "regularizer_lambda": None, "epsilon": None, "seed": None, "recipe": None}
+    else:
+        run = _read_recipe(file)
+    return run | {"gradient_norm": _read_gradients(folder / "trainer_state.json")}
+
+
+def _read_recipe(file: Path) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{file} is not a mapping of fields to values.")
+    numbers = {name: _number(file, recipe, name) for name in ("regularizer_lambda", "epsilon", "seed")}
+    regularizer = recipe.get("regularizer", AAJRConfig.regularizer)
+    if regularizer not in CHOICES["regularizer"]:
+        raise ValueError(f"{file}: `regularizer` must be one of {', '.join(CHOICES['regularizer'])}.")
+    if regularizer != "none" and numbers["regularizer_lambda"] > 0:
+        method = regularizer
+    else:
+        method = "adversarial" if numbers["epsilon"] > 0 else "sft"
+        numbers["regularizer_lambda"] = None
+    defaults = {name: field.default for name, field in AAJRConfig.__dataclass_fields__.items()}
+    others = {
+        name: value
+        for name, value in recipe.items()
+        if name not in (*numbers, *_OTHER_SEEDS, *_ASIDE, "regularizer")
+        and not name.startswith(_ASIDE_PREFIXES)
+        and value != defaults.get(name)
+    }
+    return {"method": method} | numbers | {"recipe": others}
+
+
+def _number(file: Path, recipe: dict[str, Any], name: str) -> float:
+    value = recipe.get(name, getattr(AAJRConfig, name))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{file}: `{name}` must be a finite number; got {value!r}.")
+    return int(number) if name == "seed" else number
+
+
+def _read_gradients(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        return gradient_norms(json.loads(file.read_text(encoding="utf-8"))["log_history"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no state of a trainer: {error!r}.") from error
+
+
+def gradient_norms(log_history: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """
+    The norm of the training's gradient over all of its steps.
+
+    Args:
+        log_history: As Trainer keeps it. `aajr/gradient_norm` and `aajr/gradient_norm_squared` are means over the steps
+            since the last entry: together they give the variance over all steps. Without them it is that of the
+            `grad_norm`s, one step's each, that were logged.
+
+    Returns:
+        `mean`, `variance`, `coefficient_of_variation` (the standard deviation over the mean), `values` (how many norms these
+        are of), `every_step` (whether they are all there were), `left_out` (norms that were not finite) and `curve`: steps
+        with mean and, of several norms, standard deviation. None if no norm was logged.
+    """
+    names = ("aajr/gradient_norm", "aajr/gradient_norm_squared")
+    every_step = any(all(name in log for name in names) for log in log_history)
+    logged = [log for log in log_history if all(name in log for name in (names if every_step else ("grad_norm",)))]
+    moments, last = [], 0
+    for log in logged:
+        mean = float(log[names[0] if every_step else "grad_norm"])
+        square = float(log[names[1]]) if every_step else mean**2
+        moments.append((log["step"], log["step"] - last if every_step else 1, mean, square))
+        last = log["step"]
+    finite = [moment for moment in moments if math.isfinite(moment[3])]
+    count = sum(weight for _, weight, _, _ in finite)
+    if not count:
+        return None
+    mean = sum(weight * value for _, weight, value, _ in finite) / count
+    square = sum(weight * value for _, weight, _, value in finite) / count
+    variance = max(0.0, square - mean**2)
+    return {
+        "mean": mean,
+        "variance": variance,
+        "coefficient_of_variation": math.sqrt(variance) / mean if mean > 0 else None,
+        "values": count,
+        "every_step": every_step,
+        "left_out": sum(weight for _, weight, _, _ in moments) - count,
+        "curve": [
+            [step, value, math.sqrt(max(0.0, square - value**2)) if every_step else None]
+            for step, _, value, square in finite
+        ],
+    }
+
+
+def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """
+    Put measured numbers and the ways of training together.
+
+    Args:
+        results: `{"runs": {name: numbers}, "train_epsilon": float, "settings": {...}}`, as `aajr evaluate` writes them.
+        described: By the same names, what [`read_run`] returns.
+
+    Returns:
+        `runs`: by name, numbers and description, with the `price` of robustness by way of decoding (None where no run is
+        without a penalty). `configurations`: means over the runs that differ in their seed alone. `best_unregularised`: by
+        way of decoding, the configuration without a penalty of the highest nominal success. `matched`: one method against
+        each other one, at every radius and way of decoding. `differing_settings`: fields in which the runs differ though
+        their methods do not ask for it. Beside these `train_epsilon` and `settings`.
+
+    Raises:
+        ValueError: if a number is absent or not finite; names the run and the field.
+    """
+    check_results(results)
+    order = sorted(described, key=lambda name: _place(described[name]))
+    runs = {name: described[name] | results["runs"][name] for name in order}
+    configurations = _configurations(runs, multiples(results))
+    best = {decoding: _best_unregularised(configurations, nominal) for decoding, (nominal, _) in DECODINGS.items()}
+    for run in (*runs.values(), *configurations):
+        run["price"] = {
+            decoding: best[decoding] and price_of_robustness(best[decoding]["nominal"], run[DECODINGS[decoding][0]])
+            for decoding in DECODINGS
+        }
+    return {
+        "runs": runs,
+        "configurations": configurations,
+        "best_unregularised": best,
+        "matched": _all_matched(configurations, multiples(results), best),
+        "differing_settings": _differing_settings(runs),
+        "train_epsilon": results["train_epsilon"],
+        "settings": results["settings"],
+    }
+
+
+def _place(run: dict[str, Any]) -> tuple[float, ...]:
+    numbers = (run[field] or 0.0 for field in ("regularizer_lambda", "epsilon", "seed"))
+    return METHODS.index(run["method"]), *numbers
+
+
+def _configurations(runs: dict[str, dict[str, Any]], attacks: list[str]) -> list[dict[str, Any]]:
+    groups: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        settings = [run["method"], run["regularizer_lambda"], run["epsilon"], run["recipe"]]
+        key = name if run["recipe"] is None else json.dumps(settings, sort_keys=True, default=str)
+        groups.setdefault(key, []).append(name)
+    found = []
+    for names in groups.values():
+        members = [runs[name] for name in names]
+        means: dict[str, Any] = {}
+        for nominal, worst in DECODINGS.values():
+            means[nominal] = _mean(run[nominal] for run in members)
+            means[worst] = {m: _mean(run[worst][m] for run in members) for m in attacks}
+        label = names[0] if len(names) == 1 else f"{names[0]} ({len(names)} seeds)"
+        fixed = {field: members[0][field] for field in ("method", "regularizer_lambda", "epsilon")}
+        examples = min(run["examples"] for run in members)
+        found.append({"label": label, "runs": names, "examples": examples} | fixed | means)
+    return found
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _best_unregularised(configurations: list[dict[str, Any]], field: str) -> dict[str, Any] | None:
+    candidates = [c for c in configurations if c["method"] in UNPENALISED]
+    best = max(candidates, key=lambda c: c[field], default=None)
+    return best and {"label": best["label"], "nominal": best[field]}
+
+
+def focus_of(configurations: list[dict[str, Any]], attacks: list[str]) -> str:
+    """The method that the others are compared with: `aajr`, or where it is absent the most robust one."""
+    if any(c["method"] == "aajr" for c in configurations):
+        return "aajr"
+    return max(configurations, key=lambda c: c["worst_case_success"][attacks[-1]])["method"]
+
+
+def _all_matched(configurations, attacks: list[str], best: dict[str, Any]) -> list[dict[str, Any]]:
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for configuration in configurations:
+        by_method.setdefault(configuration["method"], []).append(configuration)
+    focus = focus_of(configurations, attacks)
+    # What was trained against an adversary first: it is the closer one.
+    others = sorted(by_method, key=lambda method: (method in ("base", "sft"), METHODS.index(method)))
+    return [
+        {"methods": [focus, other], "multiple": multiple, "decoding": decoding}
+        | _matched(by_method[focus], by_method[other], multiple, decoding, best[decoding])
+        for other in others
+        if other != focus
+        for multiple in attacks
+        for decoding in DECODINGS
+    ]
+
+
+def _matched(ours, theirs, multiple: str, decoding: str, best: dict[str, Any] | None) -> dict[str, Any]:
+    nominal, worst = DECODINGS[decoding]
+
+    def points(configurations) -> list[Point]:
+        return [(c[nominal], c[worst][multiple]) for c in configurations]
+
+    def labels(level: float, values: tuple[float, float], given: int) -> list[str]:
+        """Whose numbers these are: the first of each method with this value at this level or beyond."""
+        return [
+            next(
+                c["label"]
+                for c, point in zip(side, points(side), strict=True)
+                if point[given] >= level and point[1 - given] == value
+            )
+            for side, value in zip((ours, theirs), values, strict=True)
+        ]
+
+    found = matched(points(ours), points(theirs))
+    examples = min(c["examples"] for c in (*ours, *theirs))
+    at_worst, at_nominal = found.nominal_at_worst, found.worst_at_nominal
+    return {
+        "at_worst_case": {
+            "level": found.worst,
+            "nominal": list(at_worst),
+            "runs": labels(found.worst, at_worst, 1),
+            "margin": difference_margin(*at_worst, examples),
+            "price": [best and price_of_robustness(best["nominal"], value) for value in at_worst],
+        },
+        "at_nominal": {
+            "level": found.nominal,
+            "worst_case": list(at_nominal),
+            "runs": labels(found.nominal, at_nominal, 0),
+            "margin": difference_margin(*at_nominal, examples),
+        },
+    }
+
+
+def _differing_settings(runs: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+    """Fields with more than one value among the trained runs that they apply to; of the penalty's own fields none."""
+    own = {field.name for field in dataclasses.fields(AAJRConfig)} - {f.name for f in dataclasses.fields(SFTConfig)}
+    trained = [run for run in runs.values() if run["recipe"] is not None]
+    found = {}
+    for name in sorted({name for run in trained for name in run["recipe"]}):
+        if name.startswith(_OF_THE_PENALTY):
+            continue
+        of_the_adversary = name in own and name not in _OF_THE_MODEL
+        concerned = [run for run in trained if not (of_the_adversary and run["method"] == "sft")]
+        default = AAJRConfig.__dataclass_fields__[name].default if name in AAJRConfig.__dataclass_fields__ else None
+        default = None if default is dataclasses.MISSING else default
+        values = [run["recipe"].get(name, default) for run in concerned]
+        distinct = [value for i, value in enumerate(values) if value not in values[:i]]
+        if len(distinct) > 1:
+            found[name] = distinct
+    return found

@@ -1,0 +1,78 @@
+"""
+The trade-off between nominal and worst-case success, from plain numbers: what the runs of a method reach, and at which
+price. A run is a point (nominal, worst case), in percent; nothing is interpolated between runs, because nobody has trained there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Matched:
+    """
+    Two methods at equal robustness, and at equal nominal success.
+
+    Attributes:
+        worst: The highest worst-case success that both reach.
+        nominal_at_worst: The nominal success of each, there or beyond.
+        nominal: The highest nominal success that both reach.
+        worst_at_nominal: The worst-case success of each, there or beyond.
+    """
+
+    worst: float
+    nominal_at_worst: tuple[float, float]
+    nominal: float
+    worst_at_nominal: tuple[float, float]
+
+
+def nominal_at(points: Sequence[Point], worst: float) -> float | None:
+    """The highest nominal success among the points whose worst-case success is at least `worst`; None if none is."""
+    return max((nominal for nominal, reached in points if reached >= worst), default=None)
+
+
+def worst_at(points: Sequence[Point], nominal: float) -> float | None:
+    """The highest worst-case success among the points whose nominal success is at least `nominal`; None if none is."""
+    return max((worst for reached, worst in points if reached >= nominal), default=None)
+
+
+def matched(points_a: Sequence[Point], points_b: Sequence[Point]) -> Matched:
+    """
+    Compare two methods by their runs.
+
+    Raises:
+        ValueError: if one of them has no runs.
+    """
+    if not points_a or not points_b:
+        raise ValueError("Each of the two methods needs at least one point.")
+    nominal, worst = (min(max(point[i] for point in points_a), max(point[i] for point in points_b)) for i in (0, 1))
+    return Matched(
+        worst=worst,
+        nominal_at_worst=(nominal_at(points_a, worst), nominal_at(points_b, worst)),
+        nominal=nominal,
+        worst_at_nominal=(worst_at(points_a, nominal), worst_at(points_b, nominal)),
+    )
+
+
+def price_of_robustness(best_unregularised_nominal: float, nominal: float) -> float:
+    """Points of nominal success that a run gives up against the best one without a penalty; negative if it gains."""
+    return best_unregularised_nominal - nominal
+
+
+def share_margin(percent: float, examples: int) -> float:
+    """Half the width of the 95 % interval of a share, in points (Agresti and Coull 1998): above 0 also at 0 and 100 %."""
+    share = (percent / 100 * examples + 2) / (examples + 4)
+    return 196 * math.sqrt(share * (1 - share) / (examples + 4))
+
+
+def difference_margin(percent_a: float, percent_b: float, examples: int) -> float:
+    """
+    Half the width of the 95 % interval of a difference between two shares of as many examples each, in points (Agresti
+    and Caffo 2000). For independent examples: of the same examples, on which runs mostly agree, it is less.
+    """
+    shares = [(percent / 100 * examples + 1) / (examples + 2) for percent in (percent_a, percent_b)]
+    return 196 * math.sqrt(sum(share * (1 - share) for share in shares) / (examples + 2))
