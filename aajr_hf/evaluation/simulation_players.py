@@ -152,8 +152,10 @@ class ModelPlayer:
         example = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         prompt = self.tokenizer.apply_chat_template(example[:1], add_generation_prompt=True, return_dict=False)
         whole = self.tokenizer.apply_chat_template(example, return_dict=False)
-        special = [i for i in whole[common_prefix_length(prompt, whole) :] if i in self.tokenizer.all_special_ids]
-        return sorted(ends | set(special[-1:]))
+        # Not `all_special_ids`, which lists those with a role alone.
+        special = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        written = [number for number in whole[common_prefix_length(prompt, whole) :] if number in special]
+        return sorted(ends | set(written[-1:]))
 
 
 def worst_prompts(

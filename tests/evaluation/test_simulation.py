@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -59,7 +60,7 @@ def greedy(agent, row, delta=None) -> str:
         state = torch.cat([start, embed(torch.tensor([said], dtype=torch.long))], dim=1)
         said.append(int(agent(inputs_embeds=state, use_cache=False).logits[0, -1].argmax()))
         if said[-1] == TOKENIZER.eos_token_id:
-            return TOKENIZER.decode(said[:-1], skip_special_tokens=True)
+            return TOKENIZER.decode(said[:-1], skip_special_tokens=True).strip()
     return TOKENIZER.decode(said, skip_special_tokens=True).strip() + " …"
 
 
@@ -91,13 +92,12 @@ def test_the_models_own_settings_of_generation_change_nothing():
     assert ModelPlayer(agent, TOKENIZER).answer(ROWS) == expected
 
 
-def test_the_token_after_an_answer_ends_it_whatever_the_tokenizer_calls_its_end(agent):
-    import copy
-
-    tokenizer = copy.deepcopy(TOKENIZER)
-    end = tokenizer.eos_token_id
+def test_the_token_after_an_answer_ends_it_whatever_the_tokenizer_calls_its_end():
+    tokenizer, end = copy.deepcopy(TOKENIZER), TOKENIZER.eos_token_id
     tokenizer.eos_token = "<|user|>"
-    assert end in ModelPlayer(agent, tokenizer)._ends
+    agent = model()
+    agent.generation_config.eos_token_id = None
+    assert {end, tokenizer.eos_token_id} <= set(ModelPlayer(agent, tokenizer)._ends)
 
 
 def test_sampling_follows_the_probabilities(agent):
@@ -131,6 +131,22 @@ def test_attacked_answers_are_those_to_the_perturbed_embeddings(agent):
     assert 0 < forced.sum() < len(ROWS)
     given = [answer == row["completion"][0]["content"] for answer, row in zip(answers, ROWS, strict=True)]
     assert given == forced.bool().tolist()
+
+
+def test_the_radius_counts_in_norms_of_the_prompt_and_the_answer_is_left_alone(agent):
+    deltas = worst_prompts(agent, TOKENIZER, ROWS, ATTACK)
+    for row, delta in zip(ROWS, deltas, strict=True):
+        prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        unit = agent.get_input_embeddings()(torch.tensor(prompt)).norm(dim=-1).mean()
+        assert 0.9 * ATTACK.epsilon * unit < delta.norm() <= ATTACK.epsilon * unit
+        assert not delta[len(prompt) :].any()
+
+
+def test_perturbations_of_any_size_reach_the_prompt_alone(agent, monkeypatch):
+    deltas = 0.5 * torch.randn(len(ROWS), 80, 16)
+    monkeypatch.setattr(simulation_players, "worst_prompts", lambda *_: deltas)
+    answers = ModelPlayer(agent, TOKENIZER, attack=ATTACK, batch_size=len(ROWS)).answer(ROWS)
+    assert answers == [greedy(agent, row, delta) for row, delta in zip(ROWS, deltas, strict=True)]
 
 
 def test_parameters_are_as_they_were_after_an_attack(agent):
@@ -253,6 +269,18 @@ def test_the_same_seeds_give_the_same_episodes_and_leave_the_generator_as_it_was
     torch.manual_seed(5)
     assert records(1.0) == first != records(0.0)
     assert records(1.0, seed=1) != first
+
+
+def test_episodes_draw_different_numbers():
+    class Draws(Experts):
+        numbers = []
+
+        def answer(self, rows):
+            self.numbers.append(float(torch.rand(())))
+            return super().answer(rows)
+
+    list(play([WORLDS["congestion"](agents=3, steps=2)], [1, 2], Draws()))
+    assert len(set(Draws.numbers)) == 4
 
 
 @pytest.mark.parametrize(("degrees", "t"), [(1, 12.706), (4, 2.776), (9, 2.262), (19, 2.093), (999, 1.962)])
