@@ -19,7 +19,7 @@ CHOSEN_AT = "1.2"
 IN_EPISODES = (0.2, 0.3)
 # Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
 SHOCKS = {
-    "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 2},
+    "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 1},
     "commons": {"greedy_newcomer": 3, "bad_season": 40},
     "hide_and_seek": {"faster_seeker": 1, "false_sightings": 1},
 }

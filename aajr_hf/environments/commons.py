@@ -129,7 +129,9 @@ class CommonsEnv(TextWorld):
 
     @classmethod
     def draw(cls, rng: np.random.Generator, agents: int) -> list[Lake]:
-        return draw_lakes(rng, agents, int(rng.integers(COLLAPSE, CAPACITY + 1)))
+        # Often a full lake, as it is where nobody overdoes it.
+        stock = CAPACITY if rng.random() < 0.4 else int(rng.integers(COLLAPSE, CAPACITY + 1))
+        return draw_lakes(rng, agents, stock)
 
     def metrics(self) -> dict[str, float]:
         """
@@ -160,7 +162,7 @@ class CommonsEnv(TextWorld):
         axes.set_title(
             f"month {self.step_count}: {'dead' if self._dead else 'alive'}, gain {np.mean(self._gains):.1f}"
         )
-        axes.legend(loc="upper right")
+        axes.legend(loc="center right")
 
     def _start(self) -> None:
         self._stock, self._stocks, self._dead = CAPACITY, [CAPACITY], False

@@ -114,7 +114,7 @@ class CongestionEnv(TextWorld):
     default_steps = 8
     success = "served"
     shocks = {
-        "demand_spike": "units that everybody needs in addition",
+        "demand_spike": "units that every second agent needs in addition",
         "capacity_drop": "units of capacity that fail",
         "misreported_peers": "peers of each agent whose demand is reported as another number",
     }
@@ -136,34 +136,42 @@ class CongestionEnv(TextWorld):
         }
 
     def draw_on(self, axes) -> None:
-        """What each takes beside what it needs, and the capacity against all takes."""
-        needs = [observation.need for observation in self._true]
+        """The last round: what each needed and what it took."""
+        needs = [observation.need for observation in self._last]
         places = range(len(needs))
         axes.bar([p - 0.2 for p in places], needs, 0.4, color="#BBBBBB", label="needed")
-        axes.bar([p + 0.2 for p in places], self._takes, 0.4, color="#0072B2", label="taken in the round before")
+        axes.bar([p + 0.2 for p in places], self._takes, 0.4, color="#0072B2", label="taken")
         axes.set(xlabel="agent", ylabel="units", ylim=(0, MAX_TAKE + 0.5), xticks=list(places))
-        axes.set_title(
-            f"round {self.step_count}: capacity {self._true[0].capacity}, {self._congested} congested so far"
+        took = (
+            f"{sum(self._takes)} of {self._last[0].capacity} units taken" if self.step_count else "nothing taken yet"
         )
+        axes.set_title(f"round {self.step_count}: {took}; {self._congested} congested so far")
         axes.legend(loc="upper right")
 
     def _start(self) -> None:
         self._congested = 0
         self._served = self._cost = 0.0
         self._takes = [0] * len(self.possible_agents)
+        self._last: list[Observation] = []
 
     def _see(self) -> list[Observation]:
-        spike, drop = self.shock_size("demand_spike"), self.shock_size("capacity_drop")
+        agents = len(self.possible_agents)
+        more = [self.shock_size("demand_spike") * (i % 2 == 0) for i in range(agents)]
+        drop = self.shock_size("capacity_drop")
         self._true = [
             replace(
                 observation,
                 capacity=max(observation.capacity - drop, 0),
-                need=min(observation.need + spike, MAX_TAKE),
-                demands=tuple(min(demand + spike, MAX_TAKE) for demand in observation.demands),
+                need=min(observation.need + more[i], MAX_TAKE),
+                demands=tuple(
+                    min(demand + extra, MAX_TAKE)
+                    for demand, extra in zip(observation.demands, more[:i] + more[i + 1 :], strict=True)
+                ),
             )
-            for observation in draw_observations(self._rng, len(self.possible_agents))
+            for i, observation in enumerate(draw_observations(self._rng, agents))
         ]
-        liars = min(self.shock_size("misreported_peers"), len(self.possible_agents) - 1)
+        liars = min(self.shock_size("misreported_peers"), agents - 1)
+        self._last = self._last or self._true
         return [self._misreported(observation, liars) for observation in self._true] if liars else self._true
 
     def _misreported(self, observation: Observation, liars: int) -> Observation:
@@ -174,6 +182,7 @@ class CongestionEnv(TextWorld):
 
     def _play(self, answers: dict[str, Answer | None]) -> tuple[dict[str, float], set[str]]:
         self._takes = [answer.take if answer else 0 for answer in answers.values()]
+        self._last = self._true
         # Without what was misreported: by what was there.
         best = [observation.expert().take for observation in self._true]
         overload = max(sum(self._takes) - self._true[0].capacity, 0)

@@ -106,7 +106,11 @@ def test_shocks_strike_after_the_first_third():
         assert numbers(after)[0] == max(numbers(before)[0] - 4, 0)
         assert numbers(after)[1] == numbers(before)[1]
     spike = observations(shock="demand_spike", magnitude=3)
-    assert all(numbers(a)[1] == [d + 3 for d in numbers(b)[1]] for a, b in zip(spike[2], calm[2], strict=True))
+    for i, (before, after) in enumerate(zip(calm[2], spike[2], strict=True)):
+        peers = [j for j in range(10) if j != i]
+        assert numbers(after)[1] == [d + 3 * (j % 2 == 0) for j, d in zip(peers, numbers(before)[1], strict=True)]
+        need = [int(text.split()[text.split().index("need") + 1]) for text in (before, after)]
+        assert need[1] - need[0] == 3 * (i % 2 == 0)
     lies = observations(shock="misreported_peers", magnitude=2)
     for before, after in zip(calm[2], lies[2], strict=True):
         assert sum(x != y for x, y in zip(numbers(before)[1], numbers(after)[1], strict=True)) == 2

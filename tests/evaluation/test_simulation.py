@@ -19,7 +19,7 @@ from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 from aajr_hf.training.policy import AgentPolicy
 
-from .test_robustness import TOKENIZER, model
+from .tiny import TOKENIZER, model
 
 # Of unequal lengths: more agents, longer prompts.
 ROWS = [
