@@ -40,7 +40,7 @@ METHODS: dict[str, tuple[str, dict, str]] = {
     "aajr_amortised": ("aajr-amortised", {}, "regularizer_lambda"),
 }
 # Of the base agents: where 900 steps do not reach 99 % of the expert's answers.
-BASE_OPTIONS = {"commons": ("--steps", "1800", "--examples", "32000")}
+BASE_OPTIONS = {"commons": ("--steps", "1200", "--examples", "24000")}
 # That of all methods that are not tuned by it.
 LEARNING_RATE = 3e-3
 

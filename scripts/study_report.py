@@ -55,6 +55,8 @@ def _world(runs: list[dict]) -> list[str]:
         return [f"Tuning is under way: {len(runs)} runs."]
     return [
         _table(final),
+        "### The price of robustness",
+        _prices(final),
         "### AAJR against each baseline",
         *(text for ours in AAJR if ours in final for text in (_against(ours, final), _matched(ours, tuning))),
         "### What is left of the sensitivity, and the inner loop",
@@ -127,6 +129,23 @@ def _table(final: dict[str, list[dict]]) -> str:
         seconds = [run["train_seconds"] for run in runs if "train_seconds" in run]
         rows.append([name, setting, *cells, f"{cost:.2f}", f"{statistics.mean(seconds):.0f}" if seconds else "-"])
     return _rows(header, rows)
+
+
+def _prices(final: dict[str, list[dict]]) -> str:
+    """What each penalty costs in nominal success, against the best of the methods without one."""
+    rows, best = [], {}
+    for label, number in (("greedy", nominal), ("sampled", sampled)):
+        free = [name for name in UNREGULARISED if name in final]
+        best[label] = max(free, key=lambda name: statistics.mean(number(run) for run in final[name]))
+    for name, runs in final.items():
+        if name not in UNREGULARISED:
+            prices = (paired(final[best[label]], runs, f) for label, f in (("greedy", nominal), ("sampled", sampled)))
+            rows.append([name, *(interval(price, sign=True) for price in prices)])
+    text = (
+        f"Points of nominal success that each penalty costs against the best run without one (greedy: {best['greedy']}, sampled: "
+        f"{best['sampled']}), paired by seed."
+    )
+    return f"{text}\n\n{_rows(['method', 'greedy', 'sampled'], rows)}"
 
 
 def _against(ours: str, final: dict[str, list[dict]]) -> str:
