@@ -9,7 +9,8 @@ attacked, shocked and measured.
     python scripts/study.py --preset full --shard 1/4  # a quarter of it, for this machine; then another with 2/4
 
 Finished runs are kept in `--work` and not repeated: start it again to go on, or to add the runs of other machines, whose
-files are put into the same folder. Writes study.json (every run) and study.md (what they say) to `--output`.
+files are put into the same folder. Runs that stand in the results already are taken from there. Writes study.json (every
+run) and study.md (what they say) to `--output`.
 """
 
 from __future__ import annotations
@@ -177,28 +178,51 @@ def main() -> None:
         make_base(world, work)
     per_method = 4 * len(preset.tuning_seeds) + len(preset.seeds)
     expected = sum(len(preset.seeds) if method == "base" else per_method for _, method in units)
+    output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
+    restore(output / "study.json", work, preset)
     study = Study(arguments.preset, work, arguments.jobs, arguments.device, expected)
-    tuning = [
+    try:
+        tuned = study.results(tuning_runs(units, preset))
+        study.results(final_runs(units, tuned, preset))
+    finally:
+        # Also of what there is when it is interrupted, and of the runs of other shards.
+        runs = [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
+        if runs:
+            from study_report import write_report
+
+            write_report(runs, output)
+            print(f"{len(runs)} runs: {output / 'study.json'}, {output / 'study.md'}")
+
+
+def tuning_runs(units: list[tuple[str, str]], preset: Preset) -> list[Run]:
+    return [
         Run(world, method, value, seed, "tuning")
         for world, method in units
         if method != "base"
         for value in (RATES if METHODS[method][2] == "learning_rate" else LAMBDAS)
         for seed in preset.tuning_seeds
     ]
-    tuned = study.results(tuning)
-    final = []
+
+
+def final_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) -> list[Run]:
+    runs = []
     for world, method in units:
         mine = [result for result in tuned if (result["world"], result["method"]) == (world, method)]
         value = choose(mine) if mine else None
-        final += [Run(world, method, value, seed, "result") for seed in preset.seeds]
-    study.results(final)
-    # Those of other shards, too.
-    runs = [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
-    from study_report import write_report
+        runs += [Run(world, method, value, seed, "result") for seed in preset.seeds]
+    return runs
 
-    output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
-    write_report(runs, output)
-    print(f"{len(runs)} runs: {output / 'study.json'}, {output / 'study.md'}")
+
+def restore(results: Path, work: Path, preset: Preset) -> None:
+    """Put the runs of earlier results back to where they are looked for, and refuse those of another preset."""
+    for run in json.loads(results.read_text()) if results.is_file() else []:
+        file = work / f"{Run(*(run[name] for name in Run.__dataclass_fields__)).label}.json"
+        if not file.is_file():
+            file.write_text(json.dumps(run, indent=2) + "\n")
+    for file in work.glob("*.json"):
+        steps = json.loads(file.read_text())["steps"]
+        if steps not in (0, preset.steps):
+            sys.exit(f"error: `--work`: {file} is a run of {steps} steps, not {preset.steps}: give another folder.")
 
 
 def make_base(world: str, work: Path) -> None:

@@ -109,8 +109,15 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     assert (tmp_path / "out" / "study.md").read_text().count(
         "| aajr_amortised |"
     ) == 3  # the agents, their sensitivity, their episodes
+    # Nothing twice: not even where only the results are left of it.
+    for file in (tmp_path / "work").glob("*.json"):
+        file.unlink()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "min left" not in again.stdout
+    assert json.loads((tmp_path / "out" / "study.json").read_text()) == runs
+    other = [part.replace("smoke", "small") for part in command]
+    refused = subprocess.run(other, capture_output=True, text=True)
+    assert refused.returncode and "is a run of 2 steps, not 150" in refused.stderr
 
 
 def test_every_method_is_a_recipe_that_is_there():
