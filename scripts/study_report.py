@@ -14,8 +14,8 @@ from aajr_hf.evaluation.trade_off import matched
 
 AAJR = ("aajr", "aajr_amortised")
 UNREGULARISED = ("base", "sft", "adversarial")
-# The radius at which methods are compared, in multiples of the training radius of 0.25: a relative epsilon of 0.3.
-AT = "1.2"
+# The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and 0.5.
+RADII = ("1.2", "2")
 ORDER = (*UNREGULARISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
 
 INTRODUCTION = """# Does AAJR pay?
@@ -23,9 +23,10 @@ INTRODUCTION = """# Does AAJR pay?
 `python scripts/study.py --preset full` makes this page and `study.json`, in which every run stands. In each world one base agent is
 fine-tuned with equal steps ({steps}) by each method, with frozen embeddings and, but for plain training, against the same adversary
 (epsilon 0.25 of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of each method (the learning rate
-where there is no penalty, lambda at a learning rate of 0.003 where there is one) are tried on tuning seeds, the one with
-the best sampled success under attack at epsilon 0.3 is trained again on fresh seeds and measured on fresh observations. `aajr` evaluates its
-penalty at all points of the ascent, the others estimate theirs without bias from a part of them.
+where there is no penalty, lambda at a learning rate of 0.002 where there is one) are tried on tuning seeds; the one with
+the best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on fresh
+observations. `aajr` evaluates its penalty at all points of the ascent, the others estimate theirs without bias from a part of them;
+with the mean the same, it takes its lambda from `aajr_amortised`.
 
 Success is the share of held-out observations that are answered as the expert does, to the token: greedily, and in brackets by sampling at
 temperature 1, which shows where a penalty was met by smaller logits. The attack is projected gradient ascent on the expected
@@ -58,7 +59,8 @@ def _world(runs: list[dict]) -> list[str]:
         "### The price of robustness",
         _prices(final),
         "### AAJR against each baseline",
-        *(text for ours in AAJR if ours in final for text in (_against(ours, final), _matched(ours, tuning))),
+        *(_against(ours, final) for ours in AAJR if ours in final),
+        *(_matched(ours, tuning) for ours in AAJR if ours in tuning),
         "### What is left of the sensitivity, and the inner loop",
         _sensitivity(final),
         _shocks(final),
@@ -93,12 +95,17 @@ def sampled(run: dict) -> float:
     return run["sampled_success"]
 
 
-def worst(run: dict) -> float:
-    return run["worst_case_success"][AT]
+def worst(radius: str) -> Callable[[dict], float]:
+    return lambda run: run["worst_case_success"][radius]
 
 
-def sampled_worst(run: dict) -> float:
-    return run["sampled_worst_case_success"][AT]
+def sampled_worst(radius: str) -> Callable[[dict], float]:
+    return lambda run: run["sampled_worst_case_success"][radius]
+
+
+def epsilon(radius: str) -> str:
+    """A multiple of the training radius as a relative epsilon."""
+    return f"{0.25 * float(radius):g}"
 
 
 def _rows(header: list[str], rows: list[list[str]]) -> str:
@@ -112,7 +119,7 @@ def _table(final: dict[str, list[dict]]) -> str:
         "method",
         "setting",
         "nominal %",
-        *(f"worst case % at {0.25 * float(r):g}" for r in radii),
+        *(f"worst case % at {epsilon(r)}" for r in radii),
         "cost",
         "train s",
     ]
@@ -150,35 +157,36 @@ def _prices(final: dict[str, list[dict]]) -> str:
 
 def _against(ours: str, final: dict[str, list[dict]]) -> str:
     """Differences to each baseline, each method at its own best setting."""
-    numbers = {"nominal": nominal, "sampled nominal": sampled, f"worst case at {0.25 * float(AT):g}": worst}
-    numbers[f"sampled worst case at {0.25 * float(AT):g}"] = sampled_worst
-    rows = []
-    for name, runs in final.items():
-        if name not in AAJR:
-            rows.append(
-                [name, *(interval(paired(final[ours], runs, number), sign=True) for number in numbers.values())]
-            )
+    numbers = {"nominal": nominal, "sampled": sampled}
+    for radius in RADII:
+        at = f"worst case at {epsilon(radius)}"
+        numbers |= {at: worst(radius), f"sampled {at}": sampled_worst(radius)}
+    rows = [
+        [name, *(interval(paired(final[ours], runs, number), sign=True) for number in numbers.values())]
+        for name, runs in final.items()
+        if name not in AAJR
+    ]
     title = f"Points that `{ours}` is ahead of each baseline, each at its own best setting, paired by seed:"
     return f"{title}\n\n{_rows(['baseline', *numbers], rows)}"
 
 
 def _matched(ours: str, tuning: dict[str, list[dict]]) -> str:
     """At equal robustness and at equal nominal success, over the settings that were tried on the tuning seeds."""
-    rows = []
-    for name, runs in tuning.items():
-        if name in AAJR or ours not in tuning:
-            continue
-        cells = []
-        for a, b in ((nominal, worst), (sampled, sampled_worst)):
-            at_worst, at_nominal = matched_differences(tuning[ours], runs, a, b)
-            cells += [interval(at_worst, sign=True), interval(at_nominal, sign=True)]
-        rows.append([name, *cells])
-    header = ["baseline", "nominal", "worst case", "sampled nominal", "sampled worst case"]
+    header, rows = ["baseline"], {name: [name] for name in tuning if name not in AAJR}
+    for radius in RADII:
+        pairs = (("", nominal, worst(radius)), ("sampled ", sampled, sampled_worst(radius)))
+        for prefix, a, b in pairs:
+            header += [
+                f"{prefix}nominal, {epsilon(radius)} matched",
+                f"{prefix}worst case at {epsilon(radius)}, nominal matched",
+            ]
+            for name, row in rows.items():
+                row += [interval(d, sign=True) for d in matched_differences(tuning[ours], tuning[name], a, b)]
     title = (
-        f"Points that `{ours}` is ahead in nominal success at matched worst-case success (epsilon {0.25 * float(AT):g}), and in "
-        "worst-case success at matched nominal success, over the four settings of each method, by tuning seed:"
+        f"Points that `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched "
+        "nominal success, over the four settings of each method, by tuning seed:"
     )
-    return f"{title}\n\n{_rows(header, rows)}"
+    return f"{title}\n\n{_rows(header, list(rows.values()))}"
 
 
 def matched_differences(ours: list[dict], theirs: list[dict], a, b) -> tuple[list[float], list[float]]:

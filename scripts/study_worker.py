@@ -12,11 +12,10 @@ from pathlib import Path
 from study import LEARNING_RATE, METHODS, PRESETS, ROOT, Preset, Run
 
 EPSILON = 0.25
-# In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5. Settings are chosen at the third.
+# In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5.
 MULTIPLES = (0.4, 0.8, 1.2, 2.0)
-CHOSEN_AT = "1.2"
 # Relative radii of the adversary that acts in episodes.
-IN_EPISODES = (0.2, 0.3)
+IN_EPISODES = (0.2, 0.5)
 # Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
 SHOCKS = {
     "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 1},

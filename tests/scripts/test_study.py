@@ -30,8 +30,8 @@ def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_an
         "steps": 300,
         "nominal_success": at,
         "sampled_success": at - 5,
-        "worst_case_success": {"0.8": reached + 5, "1.2": reached},
-        "sampled_worst_case_success": {"0.8": reached - 5, "1.2": reached - 10},
+        "worst_case_success": {"1.2": reached + 5, "2": reached},
+        "sampled_worst_case_success": {"1.2": reached - 5, "2": reached - 10},
         "nominal_cost": 0.5,
         "amplification": 10.0 + seed,
         "random_amplification": 1.0,
@@ -44,10 +44,12 @@ def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_an
     }
 
 
-def test_the_setting_with_the_best_sampled_worst_case_is_chosen():
-    tuned = [run("aajr", seed, 99, 50 + 10 * seed, value=1e-4) for seed in (0, 1)]
+def test_the_setting_with_the_best_sampled_success_over_all_radii_is_chosen():
+    # Means over seeds of nominal + both worst cases - 20: 99 + 2 * 45, 80 + 2 * 60, 99 + 2 * 51.
+    tuned = [run("aajr", seed, 99, 40 + 10 * seed, value=1e-4) for seed in (0, 1)]
     tuned += [run("aajr", seed, 80, 60, value=1e-3) for seed in (0, 1)]
     assert choose(tuned) == 1e-3
+    assert choose(tuned + [run("aajr", seed, 99, 51, value=1e-2) for seed in (0, 1)]) == 1e-2
 
 
 def test_shards_are_disjoint_and_complete():
@@ -68,7 +70,7 @@ def test_results_are_not_seen_while_settings_are_chosen():
 def test_matched_differences_are_taken_seed_by_seed():
     ours = [run("aajr", 100, 90, 50), run("aajr", 100, 80, 70), run("aajr", 101, 85, 60)]
     theirs = [run("adversarial", 100, 95, 40), run("adversarial", 100, 70, 60), run("adversarial", 101, 90, 60)]
-    at_worst, at_nominal = matched_differences(ours, theirs, nominal, worst)
+    at_worst, at_nominal = matched_differences(ours, theirs, nominal, worst("2"))
     # Seed 100: both reach a worst case of 60, at a nominal of 80 and 70; both a nominal of 90, at a worst case of 50 and 40.
     assert at_worst == [10, -5] and at_nominal == [10, 0]
 
@@ -80,7 +82,7 @@ def test_the_page_states_differences_with_their_intervals():
     text = page(runs)
     assert "| aajr | lambda 0.001 | 91.0 ± 2.5 (86.0) | 67.0 ± 5.0 (57.0) | 62.0 ± 5.0 (52.0) | 0.50 | 80 |" in text
     # Against adversarial: nominal -5, -4, -3; worst case 10, 11, 12.
-    assert "| adversarial | -4.0 ± 2.5 | -4.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 |" in text
+    assert "| adversarial | -4.0 ± 2.5 | -4.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 |" in text
     assert "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 0.50 ± 0.00 | 90.00 ± 0.00 |" in text
     # The best without a penalty is the base agent, at 100.
     assert "(greedy: base, sampled: base)" in text and "| aajr | +9.0 ± 2.5 | +9.0 ± 2.5 |" in text
@@ -92,19 +94,24 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
     small_llama(tokenizer, seed=0).save_pretrained(tmp_path / "work" / "base-hide_and_seek")
     tokenizer.save_pretrained(tmp_path / "work" / "base-hide_and_seek")
-    command = [sys.executable, str(SCRIPTS / "study.py"), "--preset", "smoke", "--methods", "aajr_amortised"]
+    command = [sys.executable, str(SCRIPTS / "study.py"), "--preset", "smoke", "--methods", "aajr_amortised", "aajr"]
     command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     lines = [line for line in first.stdout.splitlines() if "min left" in line]
-    # The base agent once, four settings on the tuning seed, the best of them on the other.
-    assert len(lines) == 6 and lines[-1].startswith("6/6")
+    # The base agent once, four settings on the tuning seed, the best of them on the other, by both estimates.
+    assert len(lines) == 7 and lines[-1].startswith("7/7")
     runs = json.loads((tmp_path / "out" / "study.json").read_text())
     assert sorted((r["method"], r["seed"]) for r in runs) == [
-        *[("aajr_amortised", 0)],
+        ("aajr", 0),
+        ("aajr_amortised", 0),
         *[("aajr_amortised", 100)] * 4,
         ("base", 0),
     ]
+    exact, amortised = (
+        next(r for r in runs if r["method"] == m and r["seed"] == 0) for m in ("aajr", "aajr_amortised")
+    )
+    assert exact["lambda"] == amortised["lambda"]
     assert all(r["steps"] == (0 if r["method"] == "base" else 2) for r in runs)
     assert (tmp_path / "out" / "study.md").read_text().count(
         "| aajr_amortised |"
@@ -117,7 +124,7 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     assert json.loads((tmp_path / "out" / "study.json").read_text()) == runs
     other = [part.replace("smoke", "small") for part in command]
     refused = subprocess.run(other, capture_output=True, text=True)
-    assert refused.returncode and "is a run of 2 steps, not 150" in refused.stderr
+    assert refused.returncode and "is a run of 2 steps, not 100" in refused.stderr
 
 
 def test_every_method_is_a_recipe_that_is_there():
