@@ -113,9 +113,8 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     )
     assert exact["lambda"] == amortised["lambda"]
     assert all(r["steps"] == (0 if r["method"] == "base" else 2) for r in runs)
-    assert (tmp_path / "out" / "study.md").read_text().count(
-        "| aajr_amortised |"
-    ) == 3  # the agents, their sensitivity, their episodes
+    # Among the agents, their prices, their sensitivity, and their episodes.
+    assert (tmp_path / "out" / "study.md").read_text().count("| aajr_amortised |") == 4
     # Nothing twice: not even where only the results are left of it.
     for file in (tmp_path / "work").glob("*.json"):
         file.unlink()
