@@ -51,8 +51,13 @@ class Catch:
 
 @dataclass(frozen=True)
 class Lake:
-    """What one agent sees: stock, what of it would grow back, what each other announces, its ground, its warden."""
+    """
+    What one agent sees: month, what it has caught so far, stock, what of it would grow back, what each other announces, its
+    ground, its warden.
+    """
 
+    month: int
+    caught: int
     stock: int
     regrowth: int
     announced: tuple[int, ...]
@@ -71,7 +76,9 @@ class Lake:
 
     def text(self) -> str:
         others = " ".join(map(str, self.announced))
-        lake = f"stock {self.stock} regrowth {self.regrowth} share {self.share}"
+        lake = (
+            f"month {self.month} caught {self.caught} stock {self.stock} regrowth {self.regrowth} share {self.share}"
+        )
         return f"{lake} others {others} ground {self.ground} warden {self.warden}"
 
     def expert(self) -> Catch:
@@ -93,13 +100,15 @@ def sustainable(stock: int, growth: int) -> int:
     return max(stock - -(-100 * stock // growth), 0)
 
 
-def draw_lakes(rng: np.random.Generator, agents: int, stock: int, growth: int = GROWTH) -> list[Lake]:
+def draw_lakes(
+    rng: np.random.Generator, month: int, caught: list[int], stock: int, growth: int = GROWTH
+) -> list[Lake]:
     """
-    What everybody sees in a month. Most announce about their share of what grows back; in every other month, some announce
-    far more.
+    What everybody sees in a month, from what each has caught so far. Most announce about their share of what grows back; in
+    every other month, some announce more.
     """
-    regrowth = sustainable(stock, growth)
-    share = Lake(stock, regrowth, (0,) * (agents - 1), GROUNDS[0], 1).share
+    agents, regrowth = len(caught), sustainable(stock, growth)
+    share = min(regrowth // agents, MAX_CATCH)
     announced = share - rng.choice(2, size=agents, p=(0.8, 0.2))
     if rng.random() < 0.5:
         announced += rng.choice(3, size=agents, p=(0.7, 0.2, 0.1))
@@ -108,7 +117,7 @@ def draw_lakes(rng: np.random.Generator, agents: int, stock: int, growth: int = 
     for i in range(agents):
         others = tuple(int(units) for j, units in enumerate(announced) if j != i)
         ground = GROUNDS[rng.integers(len(GROUNDS))]
-        lakes.append(Lake(stock, regrowth, others, ground, int(rng.integers(1, agents))))
+        lakes.append(Lake(month, caught[i], stock, regrowth, others, ground, int(rng.integers(1, agents))))
     return lakes
 
 
@@ -121,6 +130,8 @@ class CommonsEnv(TextWorld):
     metadata = {"name": "commons_v0", "render_modes": ["ansi"], "is_parallelizable": True}
     parse = staticmethod(Catch.parse)
     default_steps = 12
+    # With more, nobody's share of a full lake is a whole unit.
+    most_agents = 20
     success = "harvest"
     shocks = {
         "greedy_newcomer": "units beyond its share that the last agent catches, whatever it is asked",
@@ -131,27 +142,31 @@ class CommonsEnv(TextWorld):
     def draw(cls, rng: np.random.Generator, agents: int) -> list[Lake]:
         # Often a full lake, as it is where nobody overdoes it.
         stock = CAPACITY if rng.random() < 0.4 else int(rng.integers(COLLAPSE, CAPACITY + 1))
-        return draw_lakes(rng, agents, stock)
+        month = int(rng.integers(1, cls.default_steps + 1))
+        caught = rng.integers(0, 2 * month, size=agents).tolist()
+        return draw_lakes(rng, month, caught, stock)
 
     def metrics(self) -> dict[str, float]:
         """
         GovSim's: `survival` (1 if the lake is alive), `survival_time` in months, `gain` (units an agent caught),
         `efficiency` (of what could have been caught from the first stock, year in, year out), `equality` (1 - Gini of
         the gains), `over_use` (share of catches beyond a share of what grows back); and `harvest`: of what experts would have
-        caught in each month of the year, the share that was, none of it once the lake is dead.
+        caught in a month, the share that was, averaged over the months in which there was something to catch; none of it
+        once the lake is dead. A greedy newcomer's catch does not count there.
         """
         gains = np.array(self._gains)
+        months = self._fertile + (self.steps - self.step_count) * self._dead
         possible = self.steps * sustainable(CAPACITY, GROWTH)
         efficiency = 1 - max(possible - gains.sum(), 0) / max(possible, 1)
         differences = np.abs(gains[:, None] - gains).sum()
         return {
             "survival": float(not self._dead),
-            "survival_time": float(self.step_count - self._dead),
+            "survival_time": float(self.step_count),
             "gain": float(gains.mean()),
             "efficiency": float(efficiency),
             "equality": float(1 - differences / (2 * len(gains) * gains.sum())) if gains.sum() else 1.0,
             "over_use": self._overused / max(self.step_count * len(gains), 1),
-            "harvest": self._harvest / self.steps if self._dead else self._harvest / max(self.step_count, 1),
+            "harvest": self._harvest / months if months else 1.0,
         }
 
     def draw_on(self, axes) -> None:
@@ -167,13 +182,15 @@ class CommonsEnv(TextWorld):
     def _start(self) -> None:
         self._stock, self._stocks, self._dead = CAPACITY, [CAPACITY], False
         self._gains = [0.0] * len(self.possible_agents)
-        self._overused, self._harvest = 0, 0.0
+        self._overused, self._fertile, self._harvest = 0, 0, 0.0
 
     def _growth(self) -> int:
         return max(GROWTH - self.shock_size("bad_season"), 100)
 
     def _see(self) -> list[Lake]:
-        self._lakes = draw_lakes(self._rng, len(self.possible_agents), self._stock, self._growth())
+        self._lakes = draw_lakes(
+            self._rng, self.step_count + 1, list(map(int, self._gains)), self._stock, self._growth()
+        )
         greed = self.shock_size("greedy_newcomer")
         if greed:  # it announces what it does
             units = self._greedy(greed)
@@ -190,8 +207,10 @@ class CommonsEnv(TextWorld):
         greed = self.shock_size("greedy_newcomer")
         if greed:
             wanted[-1] = self._greedy(greed)
-        best = [lake.expert().units for lake in self._lakes]
-        self._harvest += sum(map(min, wanted, best)) / sum(best) if any(best) else 1.0
+        best = [lake.expert().units for lake in self._lakes][: -1 if greed else None]
+        if any(best):
+            self._fertile += 1
+            self._harvest += sum(map(min, wanted, best)) / sum(best)
         part = min(1.0, self._stock / max(sum(wanted), 1))
         catches = [part * units for units in wanted]
         self._overused += sum(units > self._lakes[0].share for units in wanted)

@@ -112,7 +112,7 @@ class CongestionEnv(TextWorld):
     metadata = {"name": "congestion_v0", "render_modes": ["ansi"], "is_parallelizable": True}
     parse = staticmethod(Answer.parse)
     default_steps = 8
-    success = "served"
+    success = "success"
     shocks = {
         "demand_spike": "units that every second agent needs in addition",
         "capacity_drop": "units of capacity that fail",
@@ -125,12 +125,16 @@ class CongestionEnv(TextWorld):
 
     def metrics(self) -> dict[str, float]:
         """
-        `served`: of the units that could be granted in a round, the share that was, averaged over rounds: none in a
-        congested round, all of them where there were none and nobody took any; `congested`: share of rounds in which all took more than there was; `cost`: system cost of a round.
+        `served`: of the units that could be granted in a round, the share that was, averaged over the rounds in which there
+        were any: none in a congested round; `success`: that times the share of the other rounds that were not congested, so
+        that neither the greedy nor the idle have any; `congested`: share of rounds in which all took more than there was; `cost`: system cost of a round.
         """
         rounds = max(self.step_count, 1)
+        served = self._served / self._servable if self._servable else 1.0
+        barren = self.step_count - self._servable
         return {
-            "served": self._served / rounds,
+            "success": served * (1 - self._barren_congested / barren if barren else 1),
+            "served": served,
             "congested": self._congested / rounds,
             "cost": self._cost / rounds,
         }
@@ -149,7 +153,7 @@ class CongestionEnv(TextWorld):
         axes.legend(loc="upper right")
 
     def _start(self) -> None:
-        self._congested = 0
+        self._congested = self._servable = self._barren_congested = 0
         self._served = self._cost = 0.0
         self._takes = [0] * len(self.possible_agents)
         self._last: list[Observation] = []
@@ -188,7 +192,11 @@ class CongestionEnv(TextWorld):
         overload = max(sum(self._takes) - self._true[0].capacity, 0)
         shortfalls = [max(b - t, 0) for b, t in zip(best, self._takes, strict=True)]
         costs = [OVERLOAD_COST * overload / len(best) + SHORTFALL_COST * shortfall for shortfall in shortfalls]
-        self._served += 0.0 if overload else 1 - sum(shortfalls) / max(sum(best), 1)
+        if any(best):
+            self._servable += 1
+            self._served += 0.0 if overload else 1 - sum(shortfalls) / sum(best)
+        else:
+            self._barren_congested += overload > 0
         self._congested += overload > 0
         self._cost += sum(costs)
         return {agent: -cost for agent, cost in zip(answers, costs, strict=True)}, set()

@@ -16,7 +16,7 @@ WORLDS: dict[str, type[TextWorld]] = {
     "commons": CommonsEnv,
     "hide_and_seek": HideAndSeekEnv,
 }
-# Far from any seed that counts up from 0, so that no observation of a test was trained on.
+# Far from any seed that counts up from 0.
 _HELD_OUT = 2 * 10**6
 
 
@@ -45,7 +45,8 @@ def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> li
 
 def held_out_rows(world: str, examples: int, *, seed: int) -> list[dict[str, Any]]:
     """
-    Rows of as many different moments, of seeds that [`expert_rows`] is not given: what ten agents see at one moment is
+    Rows of as many different moments, of seeds that [`expert_rows`] is not given (texts can coincide by chance, as
+    `tests/environments/test_worlds.py` measures: one in fifty at most): what ten agents see at one moment is
     alike, and would count as fewer observations than it is. The first agent's each time, in `hide_and_seek` a hider's.
     """
     return expert_rows(world, 10 * examples, seed=_HELD_OUT + seed)[::10]

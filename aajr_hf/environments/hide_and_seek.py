@@ -53,9 +53,14 @@ class Move:
 
 @dataclass(frozen=True)
 class View:
-    """What one agent sees: its part, for every move (in the order of `MOVES`) how bad it is or None for a wall, its mate."""
+    """
+    What one agent sees: its part, the turn, where it is, for every move (in the order of `MOVES`) how bad it is or None for a wall, its
+    mate.
+    """
 
     role: str
+    turn: int
+    at: Cell
     badness: tuple[int | None, ...]
     mate: int
 
@@ -63,7 +68,7 @@ class View:
         moves = " ".join(
             f"{move} {'wall' if bad is None else bad}" for move, bad in zip(MOVES, self.badness, strict=True)
         )
-        return f"{self.role} {moves} mate {self.mate}"
+        return f"{self.role} turn {self.turn} at {self.at[0]} {self.at[1]} {moves} mate {self.mate}"
 
     def expert(self) -> Move:
         """The best answer: the first of the moves with the lowest number, and the mate as told."""
@@ -95,6 +100,7 @@ class HideAndSeekEnv(TextWorld):
     default_steps = 24
     # So that everybody has a mate.
     fewest_agents = 4
+    most_agents = 40
     success = "hidden"
     two_sided = True
     shocks = {
@@ -108,6 +114,7 @@ class HideAndSeekEnv(TextWorld):
         env._rng = rng
         env.agents = env.possible_agents
         env._start()
+        env.step_count = int(rng.integers(env.steps))
         return env._see()
 
     def metrics(self) -> dict[str, float]:
@@ -175,7 +182,7 @@ class HideAndSeekEnv(TextWorld):
             seeks = agent in self._seekers
             badness = self._distances(agent, known) if seeks else self._nearness(agent, known)
             mate = int(self._rng.integers(1, len(self._team(agent))))
-            views.append(View("seek" if seeks else "hide", badness, mate))
+            views.append(View("seek" if seeks else "hide", self.step_count, self._at[agent], badness, mate))
         return views
 
     def _team(self, agent: str) -> list[str]:
@@ -240,7 +247,9 @@ class HideAndSeekEnv(TextWorld):
         """Seekers that move twice take the best second move, by what they know then."""
         for seeker in self._seekers:
             if answers[seeker] is not None:
-                view = View("seek", self._distances(seeker, self._sighted(seeker)), 1)
+                view = View(
+                    "seek", self.step_count, self._at[seeker], self._distances(seeker, self._sighted(seeker)), 1
+                )
                 self._at[seeker] = self._grid.after(self._at[seeker], view.expert().direction)
 
     def _find(self, rewards: dict[str, float]) -> set[str]:

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from pettingzoo import ParallelEnv
 
+_LARGEST_SHOCK = 100
 _CHARACTERS = string.ascii_letters + string.digits + " "
 
 
@@ -53,6 +54,7 @@ class TextWorld(ParallelEnv):
     shocks: ClassVar[dict[str, str]] = {}
     default_steps: ClassVar[int]
     fewest_agents: ClassVar[int] = 2
+    most_agents: ClassVar[int] = 100
     # Of the numbers of `metrics`, the one that says how well the episode went, between 0 and 1.
     success: ClassVar[str]
     # Whether the opponents play against the others, and so are scripted unless a model is given for them.
@@ -67,14 +69,16 @@ class TextWorld(ParallelEnv):
         render_mode: str | None = None,
     ):
         steps = self.default_steps if steps is None else steps
-        if agents < self.fewest_agents:
-            raise ValueError(f"`agents` must be at least {self.fewest_agents}; got {agents}.")
+        if not self.fewest_agents <= agents <= self.most_agents:
+            raise ValueError(f"`agents` must be from {self.fewest_agents} to {self.most_agents}; got {agents}.")
         if steps < 1:
             raise ValueError(f"`steps` must be at least 1; got {steps}.")
         if shock is not None and shock not in self.shocks:
             raise ValueError(f"`shock` must be one of {', '.join(self.shocks)}; got {shock!r}.")
-        if magnitude < 0 or (magnitude > 0 and shock is None):
-            raise ValueError(f"`magnitude` must be at least 0, and 0 without a `shock`; got {magnitude}.")
+        if not 0 <= magnitude <= _LARGEST_SHOCK or (magnitude > 0 and shock is None):
+            raise ValueError(
+                f"`magnitude` must be from 0 to {_LARGEST_SHOCK}, and 0 without a `shock`; got {magnitude}."
+            )
         self.possible_agents = self._names(agents)
         self.agents: list[str] = []
         self.steps, self.shock, self.magnitude = steps, shock, magnitude

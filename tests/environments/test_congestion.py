@@ -80,11 +80,11 @@ def test_metrics_of_experts_and_of_the_greedy_and_the_idle():
         play(env, answer, 0)
         return env.metrics()
 
-    assert metrics(lambda env: env.expert_actions()) == {"served": 1, "congested": 0, "cost": 0}
+    assert metrics(lambda env: env.expert_actions()) == {"success": 1, "served": 1, "congested": 0, "cost": 0}
     greedy = metrics(lambda env: dict.fromkeys(env.agents, "take 9 via a yield 1"))
-    assert greedy["congested"] == 1 and greedy["served"] == 0
+    assert greedy["congested"] == 1 and greedy["served"] == greedy["success"] == 0
     idle = metrics(lambda env: dict.fromkeys(env.agents, "take 0 via a yield 1"))
-    assert idle["congested"] == 0 and 0 < idle["served"] < 0.6 and idle["cost"] > 0
+    assert idle["congested"] == idle["served"] == idle["success"] == 0 and idle["cost"] > 0
 
 
 def test_shocks_strike_after_the_first_third():

@@ -44,8 +44,8 @@ def test_who_is_seen_sees_and_walls_hide():
 
 
 def test_the_expert_takes_the_lowest_number_and_the_first_of_equals():
-    view = View("hide", (4, None, 3, 3, 5), 2)
-    assert view.text() == "hide stay 4 north wall east 3 south 3 west 5 mate 2"
+    view = View("hide", 5, (7, 0), (4, None, 3, 3, 5), 2)
+    assert view.text() == "hide turn 5 at 7 0 stay 4 north wall east 3 south 3 west 5 mate 2"
     assert view.expert() == Move("east", 2) == Move.parse("go east tell 2")
     assert [view.cost(move) for move in ("stay", "north", "east", "south", "west")] == [3, 3, 0, 1, 5]
     assert Move.parse("go up tell 2") is None

@@ -61,7 +61,17 @@ def test_rows_state_an_expert_that_costs_nothing_and_candidates_that_differ_in_o
 
 
 @EVERY_WORLD
-def test_no_constant_answer_is_the_experts_half_of_the_time(name):
+def test_hardly_an_observation_that_is_held_out_is_in_the_training_data(name):
+    def texts(rows):
+        return {row["prompt"][0]["content"] for row in rows}
+
+    held_out = texts(held_out_rows(name, 300, seed=0))
+    assert len(held_out) > 290
+    assert len(held_out & texts(expert_rows(name, 8000, seed=0))) <= 6
+
+
+@EVERY_WORLD
+def test_no_constant_answer_is_the_experts_six_times_out_of_ten(name):
     answers = [row["completion"][0]["content"].split()[1] for row in expert_rows(name, 5000, seed=0)]
     assert max(np.unique(answers, return_counts=True)[1]) < 0.6 * len(answers)
 
@@ -81,6 +91,11 @@ def test_experts_beat_random_answers_and_those_the_null_action(name):
     experts = success(lambda env: env.expert_actions())
     random = success(lambda env: {agent: rng.choice(row["actions"]) for agent, row in env.rows().items()})
     null = success(lambda env: dict.fromkeys(env.agents, ""))
+    shock = next(iter(WORLDS[name].shocks))
+    env = WORLDS[name](shock=shock, magnitude=3)
+    if not env.two_sided:  # who does nothing has no success under shock either
+        play(env, lambda env: dict.fromkeys(env.agents, ""))
+        assert env.metrics()[env.success] < 0.1
     assert experts > 0.8 and experts > random + 0.3 and experts > null + 0.05, (experts, random, null)
 
 
@@ -122,6 +137,7 @@ def test_a_world_is_drawn(name):
     ("arguments", "field"),
     [
         ({"agents": 1}, "agents"),
+        ({"agents": 101}, "agents"),
         ({"steps": 0}, "steps"),
         ({"shock": "flood"}, "shock"),
         ({"magnitude": 2}, "magnitude"),
