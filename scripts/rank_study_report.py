@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import statistics
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Two-sided 95 % quantiles of Student's t, by degrees of freedom.
-_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+from aajr_hf.evaluation.simulation import mean_interval
+
 _COLUMNS = {
     "nominal_success": "nominal %",
     "worst_case_success": "worst case %",
@@ -20,14 +19,6 @@ _COLUMNS = {
     "update_rank": "update rank",
     "train_seconds": "train s",
 }
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float | None]:
-    """The mean, and half of its 95 % confidence interval (Student's t); None of a single value."""
-    if len(values) < 2:
-        return statistics.mean(values), None
-    quantile = _T.get(len(values) - 1, 1.96)
-    return statistics.mean(values), quantile * statistics.stdev(values) / len(values) ** 0.5
 
 
 def label(run: dict) -> str:
@@ -75,7 +66,7 @@ def _groups(runs: list[dict]) -> dict[str, list[dict]]:
 
 
 def _cell(values: list[float]) -> str:
-    mean, half = mean_and_interval(values)
+    mean, half = mean_interval(values)
     digits = 0 if mean >= 200 else 1
     return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
@@ -109,9 +100,7 @@ def _claim(groups: dict[str, list[dict]]) -> list[str]:
 
 def _difference(runs: list[dict], references: list[dict]) -> tuple[float, float | None]:
     before = {run["seed"]: run["worst_case_success"] for run in references}
-    return mean_and_interval(
-        [run["worst_case_success"] - before[run["seed"]] for run in runs if run["seed"] in before]
-    )
+    return mean_interval([run["worst_case_success"] - before[run["seed"]] for run in runs if run["seed"] in before])
 
 
 def _verdict(mean: float, half: float | None) -> str:
@@ -140,7 +129,7 @@ def plot(runs: list[dict]) -> bytes:
     ):
         for row, members in zip(rows, groups.values(), strict=True):
             values = [run[column] for run in members]
-            mean, half = mean_and_interval(values)
+            mean, half = mean_interval(values)
             axes.plot(values, [row + shift] * len(values), "o", color=color, markersize=2.5, alpha=0.4, linewidth=0)
             named = text if row == 0 else None
             axes.errorbar(

@@ -16,8 +16,10 @@ run) and study.md (what they say) to `--output`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -27,7 +29,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import yaml
+
+from aajr_hf.environments import WORLDS
+from aajr_hf.evaluation.report import replace_file
+from aajr_hf.training.model_card import weights_digest
+
 ROOT = Path(__file__).resolve().parent.parent
+EPSILON = 0.25
+# In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5.
+MULTIPLES = (0.4, 0.8, 1.2, 2.0)
+# Relative radii of the adversary that acts in episodes.
+IN_EPISODES = (0.2, 0.5)
+# Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
+SHOCKS = {
+    "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 1},
+    "commons": {"greedy_newcomer": 3, "bad_season": 40},
+    "hide_and_seek": {"faster_seeker": 1, "false_sightings": 1},
+}
 LAMBDAS = (6e-6, 5e-5, 4e-4, 3e-3)
 RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 # Of each method: its recipe, what it changes there, and the field of which four values are tried.
@@ -144,16 +163,18 @@ def choose(tuned: list[dict]) -> float:
 
 
 def part_of(shard: str | None, units: list) -> list:
-    """Of `units`, those of shard "I/N"."""
+    """
+    Of `units`, those of shard "I/N".
+
+    Raises:
+        ValueError: for a shard that there is not.
+    """
     if shard is None:
         return units
-    try:
-        index, count = map(int, shard.split("/"))
-    except ValueError:
-        index = count = 0
-    if not 1 <= index <= count:
-        sys.exit(f"error: `--shard` must be I/N with I from 1 to N; got {shard}.")
-    return units[index - 1 :: count]
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise ValueError(f"`--shard` must be I/N with I from 1 to N; got {shard}.")
+    return units[int(index) - 1 :: int(count)]
 
 
 def main() -> None:
@@ -163,30 +184,47 @@ def main() -> None:
         "--output", type=Path, help="folder of the results (default: docs/results for full, else --work)"
     )
     parser.add_argument("--work", type=Path, help="folder of the agents (default: outputs/study-PRESET)")
-    parser.add_argument("--worlds", nargs="+", help="instead of the preset's")
+    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="instead of the preset's")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="instead of all")
     parser.add_argument("--shard", metavar="I/N", help="run the I-th of N parts alone")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, on a CPU with one thread each (default: 2)")
     arguments = parser.parse_args()
+    if arguments.jobs < 1:
+        parser.error(f"`--jobs` must be at least 1; got {arguments.jobs}.")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", arguments.device):
+        parser.error(f"`--device` must be cpu, cuda or cuda:N; got {arguments.device}.")
+    try:
+        run_study(arguments)
+    except (ValueError, RuntimeError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run_study(arguments: argparse.Namespace) -> None:
     preset = PRESETS[arguments.preset]
     work = (arguments.work or ROOT / "outputs" / f"study-{arguments.preset}").resolve()
     work.mkdir(parents=True, exist_ok=True)
     worlds = arguments.worlds or preset.worlds
     # By world and method, so that no shard waits for another.
-    methods = ["base", *(method for method in arguments.methods if method not in TUNED_AS)]
-    units = part_of(arguments.shard, [(world, method) for world in worlds for method in methods])
+    # One unit is tuned once, and trained by all methods that share its setting.
+    tuned_methods = dict.fromkeys(TUNED_AS.get(method, method) for method in ("base", *arguments.methods))
+    units = part_of(arguments.shard, [(world, method) for world in worlds for method in tuned_methods])
     for world in dict.fromkeys(world for world, _ in units):
         make_base(world, work)
     output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
+    if output.resolve() == work:
+        raise ValueError(f"`--output` must be another folder than `--work`; got {output}.")
     restore(output / "study.json", work, preset)
     tuning = tuning_runs(units, preset)
-    units += [(w, m) for m in arguments.methods for w, like in list(units) if TUNED_AS.get(m) == like]
-    expected = len(tuning) + len(units) * len(preset.seeds)
+    wanted = [(w, m) for w, like in units for m in ("base", *arguments.methods) if TUNED_AS.get(m, m) == like]
+    expected = len(tuning) + len(wanted) * len(preset.seeds)
     study = Study(arguments.preset, work, arguments.jobs, arguments.device, expected)
     try:
         tuned = study.results(tuning)
-        study.results(final_runs(units, tuned, preset))
+        study.results(final_runs(wanted, tuned, preset))
     finally:
         # Also of what there is when it is interrupted, and of the runs of other shards.
         runs = [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
@@ -219,21 +257,46 @@ def final_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) 
 
 def restore(results: Path, work: Path, preset: Preset) -> None:
     """Put the runs of earlier results back to where they are looked for, and refuse those of another preset."""
-    for run in json.loads(results.read_text()) if results.is_file() else []:
+    earlier = json.loads(results.read_text()) if results.is_file() else []
+    kept = {file: json.loads(file.read_text()) for file in work.glob("*.json")}
+    for place, runs in ((f"`--output`: {results}", earlier), (f"`--work`: {work}", kept.values())):
+        for run in runs:
+            if run["settings"] != settings_of(run["world"], run["method"], preset, work):
+                raise ValueError(f"{place} holds runs of other settings or another base agent: give another folder.")
+    for run in earlier:
         file = work / f"{Run(*(run[name] for name in Run.__dataclass_fields__)).label}.json"
-        if not file.is_file():
-            file.write_text(json.dumps(run, indent=2) + "\n")
-    for file in work.glob("*.json"):
-        steps = json.loads(file.read_text())["steps"]
-        if steps not in (0, preset.steps):
-            sys.exit(f"error: `--work`: {file} is a run of {steps} steps, not {preset.steps}: give another folder.")
+        if file not in kept:
+            replace_file(file, (json.dumps(run, indent=2) + "\n").encode())
+
+
+def settings_of(world: str, method: str, preset: Preset, work: Path) -> str:
+    """A digest of all that the run of a method depends on beside its seed and its setting."""
+    recipe, *changes = METHODS.get(method, (None, {}, None))
+    file = ROOT / "recipes" / "congestion" / f"{recipe}.yaml"
+    told = yaml.safe_load(file.read_text()) if recipe else None
+    base = weights_digest(work / f"base-{world}")
+    parts = [
+        asdict(preset) | {"worlds": None},
+        told,
+        changes,
+        LEARNING_RATE,
+        EPSILON,
+        MULTIPLES,
+        IN_EPISODES,
+        SHOCKS,
+        base,
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make_base(world: str, work: Path) -> None:
     base = work / f"base-{world}"
-    if not base.is_dir():
-        command = [sys.executable, "-m", "aajr_hf", "init-agent", str(base), "--environment", world]
-        subprocess.run([*command, *BASE_OPTIONS.get(world, ())], check=True)
+    if base.is_dir():
+        return
+    command = [sys.executable, "-m", "aajr_hf", "init-agent", str(base), "--environment", world]
+    failed = subprocess.run([*command, *BASE_OPTIONS.get(world, ())]).returncode
+    if failed and not base.is_dir():  # which another shard may have made meanwhile
+        raise RuntimeError(f"the base agent of {world} could not be made.")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,10 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from rank_study_report import mean_and_interval
+from study import EPSILON
 
+from aajr_hf.evaluation.report import replace_file
+from aajr_hf.evaluation.simulation import mean_interval
 from aajr_hf.evaluation.trade_off import matched
 
 AAJR = ("aajr", "aajr_amortised")
@@ -25,19 +27,21 @@ fine-tuned with equal steps ({steps}) by each method, with frozen embeddings and
 (epsilon 0.25 of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of each method (the learning rate
 where there is no penalty, lambda at a learning rate of 0.002 where there is one) are tried on tuning seeds; the one with
 the best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on fresh
-observations. `aajr` evaluates its penalty at all points of the ascent, the others estimate theirs without bias from a part of them;
-with the mean the same, it takes its lambda from `aajr_amortised`.
+observations; training data are others for every seed, too. `aajr` evaluates its penalty at all points of the ascent, the others theirs
+at a random part of them; with the mean the same, it takes its lambda from `aajr_amortised`. Largest singular values are taken after two
+power iterations.
 
 Success is the share of held-out observations that are answered as the expert does, to the token: greedily, and in brackets by sampling at
 temperature 1, which shows where a penalty was met by smaller logits. The attack is projected gradient ascent on the expected
-system cost, 20 steps, the best iterate of each example. All numbers are means over seeds with 95 % confidence
-intervals (Student's t over seeds; paired by seed where two methods are compared)."""
+system cost, 20 steps, the best iterate of each example. Numbers with a ± are means over seeds with their 95 % confidence
+intervals (Student's t over seeds; paired by seed where two methods are compared), those in brackets, costs and times means alone. Times are
+of two runs at once on one thread each, and beside other work."""
 
 
 def write_report(runs: list[dict], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(json.dumps(runs, indent=1) + "\n")
-    (folder / "study.md").write_text(page(runs))
+    text = page(runs)
+    replace_file(folder / "study.json", (json.dumps(runs, indent=1) + "\n").encode())
+    replace_file(folder / "study.md", text.encode())
 
 
 def page(runs: list[dict]) -> str:
@@ -50,11 +54,14 @@ def page(runs: list[dict]) -> str:
 
 
 def _world(runs: list[dict]) -> list[str]:
-    final = by_method([run for run in runs if run["phase"] == "result"])
     tuning = by_method([run for run in runs if run["phase"] == "tuning"])
+    diverged = [run for run in runs if run["phase"] == "result" and run.get("diverged")]
+    final = by_method([run for run in runs if run["phase"] == "result" and not run.get("diverged")])
     if not final:
         return [f"Tuning is under way: {len(runs)} runs."]
+    left_out = [f"Not finite, and left out: {', '.join(sorted(_name(run) for run in diverged))}."] if diverged else []
     return [
+        *left_out,
         _table(final),
         "### The price of robustness",
         _prices(final),
@@ -76,8 +83,14 @@ def by_method(runs: list[dict]) -> dict[str, list[dict]]:
     }
 
 
+def _name(run: dict) -> str:
+    return f"{run['method']} with seed {run['seed']}"
+
+
 def interval(values: list[float], digits: int = 1, sign: bool = False) -> str:
-    mean, half = mean_and_interval(values)
+    if not values:
+        return "-"
+    mean, half = mean_interval(values)
     return f"{mean:{'+' if sign else ''}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
@@ -105,7 +118,7 @@ def sampled_worst(radius: str) -> Callable[[dict], float]:
 
 def epsilon(radius: str) -> str:
     """A multiple of the training radius as a relative epsilon."""
-    return f"{0.25 * float(radius):g}"
+    return f"{EPSILON * float(radius):g}"
 
 
 def _rows(header: list[str], rows: list[list[str]]) -> str:
@@ -141,8 +154,10 @@ def _table(final: dict[str, list[dict]]) -> str:
 def _prices(final: dict[str, list[dict]]) -> str:
     """What each penalty costs in nominal success, against the best of the methods without one."""
     rows, best = [], {}
+    free = [name for name in UNREGULARISED if name in final]
+    if not free:
+        return "No run without a penalty is there yet."
     for label, number in (("greedy", nominal), ("sampled", sampled)):
-        free = [name for name in UNREGULARISED if name in final]
         best[label] = max(free, key=lambda name: statistics.mean(number(run) for run in final[name]))
     for name, runs in final.items():
         if name not in UNREGULARISED:
@@ -184,7 +199,8 @@ def _matched(ours: str, tuning: dict[str, list[dict]]) -> str:
                 row += [interval(d, sign=True) for d in matched_differences(tuning[ours], tuning[name], a, b)]
     title = (
         f"Points that `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched "
-        "nominal success, over the four settings of each method, by tuning seed:"
+        "nominal success: over the four settings of each method, by tuning seed and on the tuning observations, attacked in 10 steps; the "
+        "two seeds give wide intervals."
     )
     return f"{title}\n\n{_rows(header, list(rows.values()))}"
 
@@ -223,7 +239,7 @@ def _sensitivity(final: dict[str, list[dict]]) -> str:
     text = (
         "Amplification of the logits. A random direction of the prompt's embeddings is all but orthogonal to the ascent directions (there "
         "are thousands of dimensions and three of these). Gradient norm: standard deviation over all training steps in units of the "
-        "mean. Monotone: percent of the adversary's steps, at the end of training, that raised the loss."
+        "mean. Monotone: percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
     )
     return f"{text}\n\n{_rows(header, rows)}"
 

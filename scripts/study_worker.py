@@ -9,19 +9,19 @@ import shutil
 import sys
 from pathlib import Path
 
-from study import LEARNING_RATE, METHODS, PRESETS, ROOT, Preset, Run
-
-EPSILON = 0.25
-# In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5.
-MULTIPLES = (0.4, 0.8, 1.2, 2.0)
-# Relative radii of the adversary that acts in episodes.
-IN_EPISODES = (0.2, 0.5)
-# Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
-SHOCKS = {
-    "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 1},
-    "commons": {"greedy_newcomer": 3, "bad_season": 40},
-    "hide_and_seek": {"faster_seeker": 1, "false_sightings": 1},
-}
+from study import (
+    EPSILON,
+    IN_EPISODES,
+    LEARNING_RATE,
+    METHODS,
+    MULTIPLES,
+    PRESETS,
+    ROOT,
+    SHOCKS,
+    Preset,
+    Run,
+    settings_of,
+)
 
 
 def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
@@ -36,6 +36,8 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
         "model_name_or_path": base,
         "output_dir": work / run.label,
         "environment": run.world,
+        # Other data for every seed, and none that the base agent has seen, whose seed is 0.
+        "environment_seed": 1 + run.seed,
         "max_steps": preset.steps,
         "epsilon": 0.0 if run.method == "sft" else EPSILON,
         "learning_rate": LEARNING_RATE,
@@ -49,9 +51,10 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
     }
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     status = aajr(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *arguments])
-    if status > 1:
+    diverged = status == 1 and any((work / run.label).glob("_nonfinite-*"))
+    if status and not diverged:
         sys.exit(status)
-    return None if status else work / run.label
+    return None if diverged else work / run.label
 
 
 def measure(run: Run, preset: Preset, folder: Path) -> dict:
@@ -105,19 +108,20 @@ def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, e
 
 def training_numbers(folder: Path) -> dict:
     """What training itself said: time, gradient norms over all steps, and the inner loop at its end."""
+    from aajr_hf.evaluation.compare import gradient_norms
+
     file = folder / "trainer_state.json"
     if not file.is_file():
         return {}
-    logs = [log for log in json.loads(file.read_text())["log_history"] if "aajr/gradient_norm" in log]
-    mean, square = (
-        sum(log[name] for log in logs) / len(logs) for name in ("aajr/gradient_norm", "aajr/gradient_norm_squared")
-    )
+    logs = json.loads(file.read_text())["log_history"]
+    norms = gradient_norms(logs)
+    last = [log for log in logs if "aajr/gradient_norm" in log][-1]
     inner = ("aajr/monotone_fraction", "aajr/boundary_fraction", "aajr/embedding_norm")
     return {
-        "gradient_norm": mean,
-        "gradient_norm_variance": square - mean**2,
+        "gradient_norm": norms["mean"],
+        "gradient_norm_variance": norms["variance"],
         "train_seconds": json.loads((folder / "train_results.json").read_text())["train_runtime"],
-    } | {name.removeprefix("aajr/"): logs[-1][name] for name in inner if name in logs[-1]}
+    } | {name.removeprefix("aajr/"): last[name] for name in inner if name in last}
 
 
 def main() -> None:
@@ -138,6 +142,7 @@ def main() -> None:
         "tuned": tuned,
         "lambda": run.value if tuned == "regularizer_lambda" else None,
         "steps": 0 if run.method == "base" else preset.steps,
+        "settings": settings_of(run.world, run.method, preset, work),
     }
     if folder is None:
         zero = {f"{multiple:g}": 0.0 for multiple in MULTIPLES}

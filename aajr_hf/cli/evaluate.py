@@ -107,6 +107,8 @@ def check_measurement(arguments) -> None:
     for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
         if getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    if arguments.seed < 0:
+        raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
     if arguments.output.exists() and not arguments.output.is_dir():
         raise UserError(f"`--output`: {arguments.output} is a file; give another folder.")
     if not 0 < arguments.epsilon < float("inf"):

@@ -36,6 +36,8 @@ def run(argv: list[str]) -> int:
     for name in ("steps", "examples"):
         if getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    if arguments.seed < 0:
+        raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
     if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
         raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
     with user_errors():

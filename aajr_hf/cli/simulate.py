@@ -33,8 +33,9 @@ def run(argv: list[str]) -> int:
     world = world_for(models, arguments.environment)
     if arguments.opponent is None and WORLDS[world].two_sided:
         arguments.opponent = SCRIPTED
-    if arguments.epsilon is None:
-        arguments.epsilon = 0.25
+    for name, default in (("epsilon", 0.25), ("attack_steps", 20), ("attack_restarts", 1)):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
     simulate(arguments, world)
     return 0
 
@@ -68,8 +69,8 @@ def _parser() -> ArgumentParser:
         type=float,
         help="radius of the attack, in mean norms of the prompt's embeddings (default: 0.25)",
     )
-    add("--attack_steps", type=int, default=20, help="steps of each ascent (default: %(default)s)")
-    add("--attack_restarts", type=int, default=1, help="ascents per prompt (default: %(default)s)")
+    add("--attack_steps", type=int, help="steps of each ascent (default: 20)")
+    add("--attack_restarts", type=int, help="ascents per prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="of sampling; 0 takes the most likely token (default: 0)")
     add("--batch_size", type=int, default=128, help="prompts per forward (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the episodes, and of all that is drawn in them (default: %(default)s)")
@@ -92,14 +93,15 @@ def _shocks() -> str:
 
 def _check(arguments) -> None:
     for name in ("episodes", "attack_steps", "attack_restarts", "batch_size"):
-        if getattr(arguments, name) < 1:
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     if arguments.seed < 0:
         raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
     if not 0 <= arguments.temperature < math.inf:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
-    if arguments.attack is None and arguments.epsilon is not None:
-        raise UserError("`--epsilon` is the radius of an attack: give `--attack pga`, too.")
+    for name in ("epsilon", "attack_steps", "attack_restarts"):
+        if arguments.attack is None and getattr(arguments, name) is not None:
+            raise UserError(f"`--{name}` says how strong an attack is: give `--attack pga`, too.")
     if arguments.epsilon is not None and not 0 <= arguments.epsilon < math.inf:
         raise UserError(f"`--epsilon` must be a finite number of at least 0; got {arguments.epsilon}.")
     if arguments.attack is not None and arguments.model == SCRIPTED:

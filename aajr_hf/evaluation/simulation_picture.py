@@ -18,9 +18,13 @@ class Film:
 
     def __init__(self):
         self._frames: list[Image.Image] = []
+        self._step = -1
 
     def shoot(self, world: Any) -> None:
-        """Add the world as it is."""
+        """Add the world as it is, unless it has been over since the last time."""
+        if world.step_count == self._step:
+            return
+        self._step = world.step_count
         figure = Figure(figsize=(5, 5), dpi=100, layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
         world.draw_on(figure.add_subplot())

@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from rank_study import climb  # noqa: E402
-from rank_study_report import mean_and_interval, write_report  # noqa: E402
+from rank_study_report import write_report  # noqa: E402
 
 FIELDS = {
     "adapter",
@@ -44,13 +44,6 @@ def run(adapter, rank, seed, worst, parameters=1000, rate=1e-3):
         "update_rank": 4.0,
         "train_seconds": 80.0,
     }
-
-
-def test_the_interval_is_that_of_student():
-    # scipy.stats.t.interval(0.95, 2, loc=2, scale=1 / 3**0.5)
-    mean, half = mean_and_interval([1.0, 2.0, 3.0])
-    assert mean == 2 and half == pytest.approx(2.4841, rel=1e-3)
-    assert mean_and_interval([5.0]) == (5.0, None)
 
 
 def test_the_page_compares_seed_by_seed_at_equal_parameters(tmp_path):

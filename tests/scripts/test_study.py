@@ -58,7 +58,7 @@ def test_shards_are_disjoint_and_complete():
     assert sorted(sum(parts, [])) == units
     assert part_of(None, units) == units
     for wrong in ("0/3", "4/3", "x", "1"):
-        with pytest.raises(SystemExit, match="--shard"):
+        with pytest.raises(ValueError, match="--shard"):
             part_of(wrong, units)
 
 
@@ -87,6 +87,16 @@ def test_the_page_states_differences_with_their_intervals():
     # The best without a penalty is the base agent, at 100.
     assert "(greedy: base, sampled: base)" in text and "| aajr | +9.0 ± 2.5 | +9.0 ± 2.5 |" in text
     assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
+
+
+def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
+    lost = {name: value for name, value in run("aajr", 1, 0, 0).items() if "amplification" not in name} | {
+        "diverged": True
+    }
+    text = page([run("adversarial", 2, 95, 50), run("aajr", 0, 90, 60), lost])
+    assert "Not finite, and left out: aajr with seed 1." in text
+    assert "| adversarial | - | - | - | - | - | - |" in text
+    assert "No run without a penalty is there yet." in page([run("aajr", 0, 90, 60)])
 
 
 def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
@@ -123,7 +133,7 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     assert json.loads((tmp_path / "out" / "study.json").read_text()) == runs
     other = [part.replace("smoke", "small") for part in command]
     refused = subprocess.run(other, capture_output=True, text=True)
-    assert refused.returncode and "is a run of 2 steps, not 100" in refused.stderr
+    assert refused.returncode == 2 and "holds runs of other settings" in refused.stderr
 
 
 def test_every_method_is_a_recipe_that_is_there():
