@@ -117,7 +117,7 @@ def test_ctrl_c_keeps_the_episodes_that_were_over(tmp_path, monkeypatch, capsys)
             "`--shock` must be one of demand_spike",
         ),
         (["--shock", "demand_spike"], "`--shock` needs `--magnitude`"),
-        (["--shock", "demand_spike", "--magnitude", "-1"], "`--magnitude` must be at least 0"),
+        (["--shock", "demand_spike", "--magnitude", "-1"], "`--magnitude` must be from 0"),
         (["--shock", "demand_spike", "--magnitude", "much"], "argument --magnitude"),
         (["--magnitude", "2"], "without a `--shock`"),
         (["--agents", "1"], "`--agents` must be at least 2"),
