@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -43,13 +44,9 @@ def world_for(models: Iterable[str], wanted: str | None, field: str = "`--env`")
 def _made_for(folder: Path) -> str | None:
     """What the recipe of its run says, or else what `aajr init-agent` left in its configuration."""
     for name, key in (("recipe.yaml", "environment"), ("config.json", "aajr_environment")):
-        file = folder / name
-        if file.is_file():
-            try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError, yaml.YAMLError) as error:
-                raise UserError(f"{file} cannot be read: {error}") from error
-            world = content.get(key) if isinstance(content, dict) else None
-            if world in WORLDS:
-                return world
+        # Of a file that cannot be read, whoever loads the model says so.
+        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
+            content = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content.get(key) in WORLDS:
+                return content[key]
     return None

@@ -120,8 +120,8 @@ def test_ctrl_c_keeps_the_episodes_that_were_over(tmp_path, monkeypatch, capsys)
         (["--shock", "demand_spike", "--magnitude", "-1"], "`--magnitude` must be from 0"),
         (["--shock", "demand_spike", "--magnitude", "much"], "argument --magnitude"),
         (["--magnitude", "2"], "without a `--shock`"),
-        (["--agents", "1"], "`--agents` must be at least 2"),
-        (["--agents", "3", "--env", "hide_and_seek"], "`--agents` must be at least 4"),
+        (["--agents", "1"], "`--agents` must be from 2 to 100"),
+        (["--agents", "3", "--env", "hide_and_seek"], "`--agents` must be from 4 to 40"),
         (["--agents", "0"], "`--agents`"),
         (["--steps", "0"], "`--steps` must be at least 1"),
         (["--episodes", "0"], "`--episodes` must be at least 1"),
@@ -162,4 +162,5 @@ def test_models_that_cannot_play(agent, tmp_path, refused):  # noqa: F811
     assert "`--shock` must be one of greedy_newcomer" in refused(
         "simulate", "--model", other, "--shock", "demand_spike", "--magnitude", 1
     )
-    assert "fewer agents" in refused("simulate", "--model", agent, "--agents", 600, "--episodes", 1)
+    (other / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20}))
+    assert "fewer agents" in refused("simulate", "--model", other, "--env", "congestion", "--episodes", 1)
