@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aajr_hf.evaluation.simulation import mean_interval
+from aajr_hf.evaluation.student import mean_interval
 
 _COLUMNS = {
     "nominal_success": "nominal %",

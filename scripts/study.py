@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="small", help="how much (default: %(default)s)")
     parser.add_argument(
-        "--output", type=Path, help="folder of the results (default: docs/results for full, else --work)"
+        "--output", type=Path, help="folder of the results (default: docs/results for full, else report in --work)"
     )
     parser.add_argument("--work", type=Path, help="folder of the agents (default: outputs/study-PRESET)")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="instead of the preset's")

@@ -11,7 +11,7 @@ from pathlib import Path
 from study import EPSILON
 
 from aajr_hf.evaluation.report import replace_file
-from aajr_hf.evaluation.simulation import mean_interval
+from aajr_hf.evaluation.student import mean_interval
 from aajr_hf.evaluation.trade_off import matched
 
 AAJR = ("aajr", "aajr_amortised")

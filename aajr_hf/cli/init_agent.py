@@ -55,9 +55,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def init_agent(
-    output: Path, environment: str = "congestion", *, seed: int = 0, steps: int = 900, examples: int = 16000
-) -> float:
+def init_agent(output: Path, environment: str, *, seed: int, steps: int, examples: int) -> float:
     """
     Train a base agent and save it to `output`, whole or not at all.
 

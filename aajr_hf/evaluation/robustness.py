@@ -64,27 +64,22 @@ def evaluate_agent(
     substitutions = number_substitutions(tokenizer, rows) if "token" in settings.attacks else None
     totals = Means()
     others = OtherAttacks(settings, totals, on_progress, transfer_from)
-    generator_state = torch.get_rng_state()
-    torch.manual_seed(settings.seed)
-    try:
-        with frozen_parameters(model), contextlib.ExitStack() as stack:
-            if transfer_from is not None:
-                stack.enter_context(frozen_parameters(transfer_from.eval()))
-            for start, batch in _batches(tokenizer, rows, settings.batch_size, model.device):
-                target = Target(model, batch)
-                _measure_batch(target, settings, totals, on_progress)
-                trials = None
-                if substitutions is not None:
-                    drawn = enumerate(substitutions[start : start + len(batch)], start)
-                    trials = [
-                        draw_substitutions(all_of_row, settings.token_trials, settings.seed + row)
-                        for row, all_of_row in drawn
-                    ]
-                # With random numbers of their own: PGA's are the same whatever else is measured.
-                with fixed_seed(model.device, settings.seed + start):
-                    others.measure(target, trials)
-    finally:
-        torch.set_rng_state(generator_state)
+    with fixed_seed(model.device, settings.seed), frozen_parameters(model), contextlib.ExitStack() as stack:
+        if transfer_from is not None:
+            stack.enter_context(frozen_parameters(transfer_from.eval()))
+        for start, batch in _batches(tokenizer, rows, settings.batch_size, model.device):
+            target = Target(model, batch)
+            _measure_batch(target, settings, totals, on_progress)
+            trials = None
+            if substitutions is not None:
+                drawn = enumerate(substitutions[start : start + len(batch)], start)
+                trials = [
+                    draw_substitutions(all_of_row, settings.token_trials, settings.seed + row)
+                    for row, all_of_row in drawn
+                ]
+            # With random numbers of their own: PGA's are the same whatever else is measured.
+            with fixed_seed(model.device, settings.seed + start):
+                others.measure(target, trials)
     numbers = totals.result() | {"examples": len(rows)}
     numbers["amplification_profile"] = list(numbers["amplification_profile"].values())
     rules = sanity_rules(numbers)

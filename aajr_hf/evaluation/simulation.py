@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from rich import box
 from rich.table import Table
 
 from ..training.policy import fixed_seed
 from .simulation_players import Player
+from .student import mean_interval
 
 # Far from any seed that counts up from 0, so that no episode shows what was trained on.
 _FIRST_SEED = 3 * 10**6
@@ -154,20 +154,3 @@ def simulation_table(records: list[dict[str, Any]]) -> Table:
         mean, half = mean_interval(numbers)
         table.add_row(name, f"  {mean:.3f}", "-" if half is None else f"  {mean - half:.3f} to {mean + half:.3f}")
     return table
-
-
-def mean_interval(values: list[float]) -> tuple[float, float | None]:
-    """The mean and half the width of Student's 95 % confidence interval; None for a single value."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, None
-    return mean, student_t(len(values) - 1) * float(np.std(values, ddof=1)) / len(values) ** 0.5
-
-
-def student_t(degrees: int, share: float = 0.95) -> float:
-    """The t with this share of Student's distribution between -t and t."""
-    # With t = sqrt(degrees) tan(angle), the density is a power of the cosine.
-    angles = np.linspace(0, np.pi / 2, 200_001)
-    heights = np.cos(angles) ** (degrees - 1)
-    below = np.concatenate([[0.0], np.cumsum((heights[1:] + heights[:-1]) / 2)])
-    return float(np.sqrt(degrees) * np.tan(np.interp(share, below / below[-1], angles)))

@@ -16,9 +16,9 @@ from trl.data_utils import common_prefix_length
 from ..objective import PerturbationSet
 from ..training.batch import AgentBatch
 from ..training.data import encode_examples
-from ..training.policy import AgentPolicy, embedding_norm, frozen_parameters
-from ..training.system_losses import expected_cost
+from ..training.policy import frozen_parameters
 from .attack import worst_case
+from .target import Target
 
 
 class Player(Protocol):
@@ -167,13 +167,12 @@ def worst_prompts(
     """
     inputs = encode_examples(tokenizer, rows, candidates=True)
     batch = AgentBatch.from_inputs({name: value.to(model.device) for name, value in inputs.items()}, "prompt")
-    policy = AgentPolicy(model, batch)
-    state = policy.embeddings()
+    target = Target(model, batch)
     with frozen_parameters(model):
         delta, _ = worst_case(
-            lambda delta: expected_cost(policy(delta), batch),
-            torch.zeros_like(state),
-            PerturbationSet(attack.epsilon * embedding_norm(state, batch)),
+            target.cost,
+            target.origin,
+            PerturbationSet(attack.epsilon * target.scale),
             mask=batch.perturbable,
             steps=attack.steps,
             restarts=attack.restarts,

@@ -83,6 +83,14 @@ def test_metrics_of_experts_and_of_the_greedy_and_the_idle():
     assert metrics(lambda env: env.expert_actions()) == {"success": 1, "served": 1, "congested": 0, "cost": 0}
     greedy = metrics(lambda env: dict.fromkeys(env.agents, "take 9 via a yield 1"))
     assert greedy["congested"] == 1 and greedy["served"] == greedy["success"] == 0
+    # Right wherever there was something to grant, and greedy elsewhere: that counts, too.
+    careless = metrics(
+        lambda env: {
+            agent: text if any(o.expert().take for o in env._true) else "take 9 via a yield 1"
+            for agent, text in env.expert_actions().items()
+        }
+    )
+    assert careless["served"] == 1 and careless["success"] == 0 < careless["congested"] < 1
     idle = metrics(lambda env: dict.fromkeys(env.agents, "take 0 via a yield 1"))
     assert idle["congested"] == idle["served"] == idle["success"] == 0 and idle["cost"] > 0
 

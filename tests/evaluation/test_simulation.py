@@ -13,13 +13,14 @@ from transformers import GenerationConfig
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation import simulation_players
 from aajr_hf.evaluation.robustness import success
-from aajr_hf.evaluation.simulation import episode_seeds, mean_interval, play, simulation_table, student_t
+from aajr_hf.evaluation.simulation import episode_seeds, play, simulation_table
 from aajr_hf.evaluation.simulation_players import AttackSettings, Experts, ModelPlayer, worst_prompts
+from aajr_hf.evaluation.student import mean_interval, student_t
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 from aajr_hf.training.policy import AgentPolicy
 
-from .tiny import TOKENIZER, model
+from .tiny import TOKENIZER, fit, model
 
 # Of unequal lengths: more agents, longer prompts.
 ROWS = [
@@ -32,21 +33,9 @@ ROWS = [
 ATTACK = AttackSettings(epsilon=0.3, steps=4)
 
 
-def trained(rows):
-    """A model that knows some of the rows by heart."""
-    agent = model()
-    inputs = encode_examples(TOKENIZER, rows, candidates=False)
-    optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
-    for _ in range(100):
-        optimizer.zero_grad()
-        agent(**inputs).loss.backward()
-        optimizer.step()
-    return agent
-
-
 @pytest.fixture(scope="module")
 def agent():
-    return trained(ROWS[::2])
+    return fit(model(), TOKENIZER, ROWS[::2])
 
 
 @torch.no_grad()
@@ -86,7 +75,7 @@ def test_what_a_model_thinks_first_is_no_part_of_its_answer(agent):
 
 
 def test_the_models_own_settings_of_generation_change_nothing():
-    agent = trained(ROWS[::2])
+    agent = fit(model(), TOKENIZER, ROWS[::2])
     expected = ModelPlayer(agent, TOKENIZER).answer(ROWS)
     agent.generation_config = GenerationConfig(do_sample=True, repetition_penalty=9.0, max_length=3)
     assert ModelPlayer(agent, TOKENIZER).answer(ROWS) == expected

@@ -45,16 +45,16 @@ def model(tokenizer: PreTrainedTokenizerBase = TOKENIZER, seed: int = 0, width: 
 
 def trained() -> LlamaForCausalLM:
     """A model that knows some of the rows by heart."""
-    return _fit(model(), TOKENIZER, ROWS[:3])
+    return fit(model(), TOKENIZER, ROWS[:3])
 
 
 @functools.cache
 def copying() -> LlamaForCausalLM:
     """A model that answers all of `COPYING_ROWS`."""
-    return _fit(model(COPYING_TOKENIZER), COPYING_TOKENIZER, COPYING_ROWS)
+    return fit(model(COPYING_TOKENIZER), COPYING_TOKENIZER, COPYING_ROWS)
 
 
-def _fit(agent: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> LlamaForCausalLM:
+def fit(agent: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, rows: list[dict]) -> LlamaForCausalLM:
     inputs = encode_examples(tokenizer, rows, candidates=False)
     optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
     for _ in range(80):

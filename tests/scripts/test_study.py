@@ -62,7 +62,7 @@ def test_shards_are_disjoint_and_complete():
             part_of(wrong, units)
 
 
-def test_results_are_not_seen_while_settings_are_chosen():
+def test_no_seed_serves_both_tuning_and_results():
     for preset in PRESETS.values():
         assert not set(preset.seeds) & set(preset.tuning_seeds)
 
