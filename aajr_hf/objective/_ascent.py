@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ._backtracking import Backtracking, Point, next_step_size
 from ._perturbation import PerturbationSet, expand_mask, per_example, per_example_norm
 
 STEP_RULES = ("gradient", "normalized", "sign")
 
 # eps0 of equation 12: keeps the direction finite where the gradient vanishes.
 EPS0 = 1e-12
-_MAX_HALVINGS = 30
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,8 @@ def projected_gradient_ascent(
     mask: Tensor | None = None,
     start: Tensor | None = None,
     final_loss: bool = True,
+    select: Callable[[Tensor], Callable[[Tensor], Tensor]] | None = None,
+    on_point: Callable[[], None] | None = None,
 ) -> AscentTrajectory:
     """
     Equation 11: `delta_{t+1} = Proj(delta_t + eta * step(grad g(delta_t)))`, t = 0..steps-1, from `delta_0 = 0`.
@@ -93,13 +95,18 @@ def projected_gradient_ascent(
         state: (B, ...), for a language model the input embeddings (B, L, d).
         perturbation_set: The ball to stay in.
         steps: K, at least 0.
-        step_size: eta, a number or a tensor (B,). `"auto"` chooses eta per example and step, by backtracking, so that
-            inequality 25 holds: `g(delta_{t+1}) >= g(delta_t) + ||delta_{t+1} - delta_t||^2 / (2 eta)` (Theorem 3); an
-            example for which no such eta is found stays where it is.
+        step_size: eta, a number or a tensor (B,). `"auto"` chooses eta per example and step, by backtracking from the last
+            accepted one, so that inequality 25 holds: `g(delta_{t+1}) >= g(delta_t) + ||delta_{t+1} - delta_t||^2 / (2 eta)`
+            (Theorem 3); an example for which no such eta is found stays where it is.
         step_rule: `"gradient"` (the paper), `"normalized"` (unit norm per example) or `"sign"`.
         mask: Optional, a prefix of the state's shape, e.g. (B, L): true where perturbing is allowed.
         start: Optional `delta_0` other than zero (random restarts); projected first.
-        final_loss: Whether to evaluate `g(delta_K)`, one more forward. A caller that evaluates it anyway saves it.
+        final_loss: Whether to evaluate `g(delta_K)`, one more forward. A caller that evaluates it anyway saves it. With
+            `"auto"` it is known.
+        select: With `"auto"`, from rows (n,) to the `loss_fn` of these examples alone: examples that accept a step are then
+            not evaluated again with those that do not.
+        on_point: Called when `delta_0`, ..., `delta_{K-1}` have been evaluated, in turn: the last evaluation of each
+            example was that of the point.
 
     Returns:
         The trajectory, detached.
@@ -114,22 +121,32 @@ def projected_gradient_ascent(
     delta = torch.zeros_like(state) if start is None else perturbation_set.project(start.detach(), mask)
     eta = None if auto else torch.as_tensor(step_size, dtype=state.dtype, device=state.device).expand(state.shape[0])
     deltas, directions, losses, norms, etas = [delta], [], [], [], []
+    search = Backtracking(loss_fn, state, perturbation_set, mask, select) if auto else None
+    point = search.start(delta) if search and steps else None
 
-    for _ in range(steps):
-        loss, gradient = _loss_and_gradient(loss_fn, state, delta, mask)
-        norm = per_example_norm(gradient)
-        if auto:
-            delta, eta = _backtracking_step(loss_fn, state, perturbation_set, mask, delta, loss, gradient, eta)
-        else:
+    for t in range(steps):
+        if search is None:
+            point = Point(delta, *_loss_and_gradient(loss_fn, state, delta, mask))
+        if on_point is not None:
+            on_point()
+        loss, gradient, norm = point.loss, point.gradient, per_example_norm(point.gradient)
+        if search is None:
             move = per_example(eta, delta) * step_direction(gradient, step_rule)
             delta = perturbation_set.project(delta + move, mask)
+        else:
+            before, (point, eta) = point, search.step(point, eta, last=t + 1 == steps)
+            delta = point.delta
         deltas.append(delta)
         directions.append(gradient / per_example(norm + EPS0, gradient))
         losses.append(loss)
         norms.append(norm)
         etas.append(eta)
+        if search is not None and t + 1 < steps:
+            eta = next_step_size(before, point, eta)
 
-    if final_loss:
+    if search is not None and steps:
+        losses.append(point.loss)
+    elif final_loss:
         losses.append(loss_fn(state + delta))
     else:
         losses.append(torch.full((state.shape[0],), float("nan"), dtype=state.dtype, device=state.device))
@@ -179,26 +196,3 @@ def _loss_and_gradient(loss_fn, state: Tensor, delta: Tensor, mask: Tensor | Non
     if mask is not None:
         gradient = gradient * expand_mask(mask, gradient)
     return loss.detach(), gradient
-
-
-def _backtracking_step(
-    loss_fn, state: Tensor, perturbation_set, mask, delta: Tensor, loss: Tensor, gradient: Tensor, eta: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """One step with the largest eta of a halving sequence that satisfies inequality 25, per example."""
-    if eta is None:
-        # The first try crosses the whole ball: larger steps would be projected to the same sphere.
-        radius = torch.as_tensor(perturbation_set.epsilon, dtype=state.dtype, device=state.device)
-        eta = (2 * radius / (per_example_norm(gradient) + EPS0)).expand(state.shape[0])
-    else:
-        eta = 2 * eta
-    # Differences of losses below rounding say nothing.
-    tolerance = 8 * torch.finfo(loss.dtype).eps * loss.abs()
-    for _ in range(_MAX_HALVINGS):
-        candidate = perturbation_set.project(delta + per_example(eta, delta) * gradient, mask)
-        gain = loss_fn(state + candidate) - loss
-        required = per_example_norm(candidate - delta) ** 2 / (2 * eta.clamp_min(torch.finfo(eta.dtype).tiny))
-        accepted = gain + tolerance >= required
-        if bool(accepted.all()):
-            break
-        eta = torch.where(accepted, eta, eta / 2)
-    return torch.where(per_example(accepted, delta).bool(), candidate, delta), eta

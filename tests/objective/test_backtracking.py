@@ -140,3 +140,95 @@ def test_a_ball_of_radius_zero_stays_at_the_state():
     trajectory = ascend(Loss(), states(2, 3, 4), PerturbationSet(torch.tensor([0.0, 0.5])), step_size="auto")
     assert not trajectory.deltas[:, 0].any() and trajectory.deltas[1:, 1].any()
     assert all(value.isfinite().all() for value in vars(trajectory).values())
+
+
+class Counting:
+    """A loss that counts its evaluations, in whole batches, and offers parts of itself."""
+
+    def __init__(self, loss_of):
+        self.loss_of, self.forwards, self.points = loss_of, 0.0, 0
+
+    def __call__(self, x):
+        self.forwards += 1
+        self.batch = len(x)
+        return self.loss_of(torch.arange(len(x)))(x)
+
+    def select(self, rows):
+        def part(x):
+            self.forwards += len(rows) / self.batch
+            return self.loss_of(rows)(x)
+
+        return part
+
+    def accept(self):
+        self.points += 1
+
+
+def wavy(batch, seed=0):
+    """Losses of unlike curvature, neither convex nor concave."""
+    torch.manual_seed(seed)
+    weights = (
+        torch.randn(batch, 12, 12, dtype=torch.float64)
+        * torch.logspace(-1, 1, batch, dtype=torch.float64)[:, None, None]
+    )
+
+    def loss_of(rows):
+        return lambda x: torch.sin(torch.einsum("bij,bj->bi", weights[rows], x.flatten(1))).sum(dim=1)
+
+    return loss_of
+
+
+@given(st.integers(0, 2**31 - 1), st.booleans())
+def test_trying_some_examples_again_alone_changes_nothing(seed, masked):
+    loss_of, state = wavy(6, seed), states(6, 3, 4)
+    mask = torch.rand(6, 3) < 0.7 if masked else None
+    together, apart = Counting(loss_of), Counting(loss_of)
+    kwargs = {"steps": 5, "step_size": "auto", "mask": mask}
+    one = ascend(together, state, PerturbationSet(1.0), **kwargs)
+    other = ascend(apart, state, PerturbationSet(1.0), select=apart.select, on_point=apart.accept, **kwargs)
+    for name, value in vars(one).items():
+        torch.testing.assert_close(getattr(other, name), value, rtol=1e-9, atol=1e-12)
+    # Gradients are those at the points, whichever trial they come from.
+    for t in range(5):
+        point = (state + other.deltas[t]).requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss_of(torch.arange(6))(point).sum(), point)
+        expected = gradient if mask is None else gradient * mask[..., None]
+        torch.testing.assert_close(other.gradients()[t], expected, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(other.losses[t], loss_of(torch.arange(6))(point).detach())
+    assert apart.points == 5 and apart.forwards <= together.forwards
+    rounding = 16 * torch.finfo(torch.float64).eps * (1 + other.losses[1:].abs())
+    assert (shortfall(other) <= rounding).all()
+
+
+@pytest.mark.parametrize("steps", [3, 8])
+def test_backtracking_costs_at_most_one_forward_a_step(steps):
+    """A plain ascent evaluates K points and their gradients; the trials of this one are further forwards."""
+    extra = []
+    for seed in range(10):
+        loss = Counting(wavy(32, seed))
+        ascend(loss, states(32, 3, 4), PerturbationSet(1.0), steps=steps, step_size="auto", select=loss.select)
+        extra.append((loss.forwards - steps) / steps)
+    assert 0 < sum(extra) / len(extra) <= 1
+
+
+def test_on_an_ill_conditioned_policy_fixed_steps_oscillate_and_these_do_not():
+    """
+    The cost of missing a target with a linear policy whose squared singular values span 1 to 1e5: a step that is right for
+    the flat directions throws the steep one from side to side.
+    """
+    scales = torch.logspace(0, 2.5, 12, dtype=torch.float64)
+    target = states(1, 3, 4)
+
+    def loss(x):
+        return -0.5 * (scales * (x - target).flatten(1)).square().sum(dim=1)
+
+    start, ball = torch.zeros(1, 3, 4).double(), PerturbationSet(10.0)
+    fixed = ascend(loss, start, ball, steps=40, step_size=1e-3)
+    falls = fixed.losses.diff(dim=0) < 0
+    steep = fixed.deltas[:, 0, 2, 3] - target[0, 2, 3]
+    assert falls.any() and (steep[1:] * steep[:-1] < 0).float().mean() > 0.9
+    auto = ascend(loss, start, ball, steps=40, step_size="auto")
+    assert (auto.losses.diff(dim=0) >= 0).all() and auto.losses[-1] > fixed.losses[-1]
+    # As many steps of the only fixed size that is safe leave more of the way.
+    safe = ascend(loss, start, ball, steps=40, step_size=float(1 / scales.square().max()))
+    assert (safe.losses.diff(dim=0) >= 0).all() and auto.losses[-1] > safe.losses[-1]
