@@ -42,7 +42,7 @@ from .tiny import ROWS, WORDS, dataset, tiny_model, trainer, trainer_arguments
         ({"amplification_budget": 1.0, "regularizer": "none"}, "amplification_budget"),
         ({"regularizer": "spectral"}, "regularizer"),
         ({"adapter": "lorra"}, "adapter"),
-        ({"packing": True}, "packing"),
+        ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy"),
         ({"loss_type": "dft"}, "loss_type"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
     ],
