@@ -66,7 +66,7 @@ VALUES = [
     ({"clean_loss_weight": "nan"}, "`clean_loss_weight`"),
     ({"system_loss": "joy"}, "system_loss"),
     ({"on_nonfinite": "ignore"}, "on_nonfinite"),
-    ({"packing": True}, "`packing`"),
+    ({"packing": True, "packing_strategy": "wrapped"}, "`packing_strategy`"),
     ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor`"),
     ({"adapter": "lorra"}, "adapter"),
     ({"adapter": "lora", "adapter_rank": 0}, "`adapter_rank`"),
