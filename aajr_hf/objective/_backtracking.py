@@ -77,6 +77,8 @@ class Backtracking:
             if not len(pending):
                 break
             eta = eta.index_copy(0, pending, shorter[~accepted])
+        else:
+            self._evaluate(pending, point.delta)  # so that each example's last evaluation is that of its point
         return Point(delta, loss, gradient), eta
 
     def _evaluate(self, rows: Tensor, delta: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -13,6 +13,7 @@ from ..objective import AscentTrajectory, PerturbationSet, RecordedProducts, pro
 from .config import LOCAL_REGULARIZERS, AAJRConfigMixin
 from .monitoring import LogitRecorder
 from .policy import AgentPolicy, embedding_norm, frozen_parameters
+from .system_losses import SystemLoss
 
 
 @dataclass
@@ -56,7 +57,7 @@ class PromptAscent:
 def ascend(
     config: AAJRConfigMixin,
     policy: AgentPolicy,
-    system_loss: Callable[[Tensor], Tensor],
+    system: SystemLoss,
     ramp: float,
     keep_products: bool,
 ) -> PromptAscent:
@@ -66,7 +67,7 @@ def ascend(
     Args:
         config: The trainer's configuration.
         policy: The model on the micro-batch.
-        system_loss: What the adversary raises: from logits (B, A, V) to one number for each example, (B,).
+        system: What the adversary raises.
         ramp: Part of epsilon in force, in (0, 1].
         keep_products: Whether to keep what the linear layers return at each point, for the jvp there.
     """
@@ -80,19 +81,22 @@ def ascend(
     if config.radius == 0 and not along_ascent:
         return ascent
 
-    def loss_fn(delta: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():  # backtracking evaluates further points, without gradients
-            return system_loss(policy(delta))
-        with contextlib.ExitStack() as stack:
-            if products is not None:
-                products.append(stack.enter_context(RecordedProducts()))
-            logits = policy(delta)
-        ascent.recorder.record(logits)
-        return system_loss(logits)
+    def loss_of(rows: Tensor | None) -> Callable[[Tensor], Tensor]:
+        part, loss = (policy, system) if rows is None else (policy.select(rows), system.select(rows))
+
+        def evaluate(delta: Tensor) -> Tensor:
+            with contextlib.ExitStack() as stack:
+                if products is not None:
+                    products.append(stack.enter_context(RecordedProducts()))
+                logits = part(delta)
+            ascent.recorder.propose(logits, rows)
+            return loss.per_example(logits)
+
+        return evaluate
 
     with frozen_parameters(policy.model):
         ascent.trajectory = projected_gradient_ascent(
-            loss_fn,
+            loss_of(None),
             torch.zeros_like(state),
             ball,
             # Without a ball to move in, all steps see the same point.
@@ -101,6 +105,9 @@ def ascend(
             step_rule=config.ascent_step_rule,
             mask=policy.batch.perturbable,
             final_loss=False,
+            # With dropout, an example's masks depend on its place in the batch.
+            select=loss_of if policy.dropout_seed is None else None,
+            on_point=ascent.recorder.accept,
         )
     return ascent
 

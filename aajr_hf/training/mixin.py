@@ -142,11 +142,12 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         """
         args = self.args
         everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
+        at_once = args.ascent_step_size != "auto"  # which evaluates some examples apart
         adapter = self.model.active_peft_config if is_peft_model(self.model) else None
         # Other adapters make their weights anew in each forward.
         kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
         stays = kept and not self.is_fsdp_enabled
-        return everywhere and stays and self.estimator == "jvp" and not args.gradient_checkpointing
+        return everywhere and at_once and stays and self.estimator == "jvp" and not args.gradient_checkpointing
 
     def _announce(self, choice: str, why: str, level: int) -> None:
         if self.accelerator.is_main_process:
@@ -173,10 +174,11 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
 
         penalised = self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
         keep_products = penalised and self._shares_forwards
-        ascent = ascend(self.args, policy, system.per_example, self._ramp(), keep_products)
+        ascent = ascend(self.args, policy, system, self._ramp(), keep_products)
         delta = ascent.delta
         logits = outer(delta)
-        ascent.recorder.record(logits)
+        ascent.recorder.propose(logits)
+        ascent.recorder.accept()
         losses = system.per_example(logits)
         loss = system.mean(logits, losses)
         clean = None

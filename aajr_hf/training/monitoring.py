@@ -25,17 +25,22 @@ class LogitRecorder:
 
     def __init__(self):
         self.clean: Tensor | None = None
+        self._proposed: Tensor | None = None
         self._last: Tensor | None = None
         self._changes: list[Tensor] = []
 
-    def record(self, logits: Tensor) -> None:
-        """Call with the logits at delta_0, ..., delta_K in turn, each (B, A, V)."""
+    def propose(self, logits: Tensor, rows: Tensor | None = None) -> None:
+        """Call with all logits (B, A, V) that are evaluated, or with those of some rows (n, A, V)."""
         logits = logits.detach()
+        self._proposed = logits if rows is None else self._proposed.index_copy(0, rows, logits)
+
+    def accept(self) -> None:
+        """What was proposed last of each example are the logits at delta_0, ..., delta_K, in turn."""
         if self._last is None:
-            self.clean = logits
+            self.clean = self._proposed
         else:
-            self._changes.append((logits - self._last).flatten(1).norm(dim=1))
-        self._last = logits
+            self._changes.append((self._proposed - self._last).flatten(1).norm(dim=1))
+        self._last = self._proposed
 
     def secants(self, trajectory: AscentTrajectory) -> Tensor:
         """(K, B); zero where the ascent did not move."""

@@ -30,6 +30,10 @@ class SystemLoss:
         """g of each example, (B,)."""
         raise NotImplementedError
 
+    def select(self, rows: Tensor) -> SystemLoss:
+        """That of some examples of the micro-batch."""
+        raise NotImplementedError
+
     def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
         """What is minimised: the micro-batch's part of the mean of g, as the trainer averages; `losses` are g, (B,)."""
         raise NotImplementedError
@@ -58,6 +62,9 @@ class ActionLoss(SystemLoss):
 
     def per_example(self, logits: Tensor) -> Tensor:
         return system_loss(self.name, logits, self.batch)
+
+    def select(self, rows: Tensor) -> ActionLoss:
+        return ActionLoss(self.name, self.batch.select(rows), self._mean)
 
     def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
         return self._mean(logits, losses)
