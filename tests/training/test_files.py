@@ -19,7 +19,9 @@ def places(items) -> list[tuple[str, object]]:
 
 def test_lines_are_counted_as_an_editor_does(tmp_path):
     file = tmp_path / "a.jsonl"
-    file.write_bytes(b'\xef\xbb\xbf{"text": "\xc3\xa9"}\r\n\n{"text": \n[1]\n{"text": "\xe9"}\n{"a": NaN}\n{"text": "c"}')
+    file.write_bytes(
+        b'\xef\xbb\xbf{"text": "\xc3\xa9"}\r\n\n{"text": \n[1]\n{"text": "\xe9"}\n{"a": NaN}\n{"text": "c"}'
+    )
     read = places(json_rows(file))
     assert [place for place, _ in read] == [f"a.jsonl line {n}" for n in (1, 3, 4, 5, 6, 7)]
     assert [row for _, row in read if not isinstance(row, str)] == [{"text": "é"}, [1], {"text": "c"}]
@@ -88,7 +90,10 @@ ROWS = [
     {
         "messages": [
             {"role": "user", "content": "é / \u2028 </a>"},
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 0.95, "y": [1, None]}}}]},
+            {
+                "role": "assistant",
+                "tool_calls": [{"function": {"name": "f", "arguments": {"x": 0.95, "y": [1, None]}}}],
+            },
         ],
         "tools": '[{"name": "f"}]',
         "number": 1,
