@@ -137,7 +137,7 @@ def wrong(folder, name: str):
 
 
 WRONG = {
-    "no rows": "the split 'train' of the data has no rows",
+    "no rows": "a.jsonl has no rows",
     "all malformed": "has no row that can be trained on: 1 of 1 rows are malformed: a.jsonl line 1: is not JSON",
     "a suffix": "must be a folder, or a file that ends in .json, .jsonl, .csv, .parquet",
     "a folder without data": "docs holds no file that ends in .json",

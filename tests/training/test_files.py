@@ -73,6 +73,13 @@ def test_rows_of_values_that_are_too_many_or_too_few(tmp_path):
     assert read[5] == ("a.csv line 9", {"prompt": "m", "completion": "n"})
 
 
+def test_values_may_be_long_and_must_be_unicode(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"text\n" + b"a" * 200_000 + b"\ncaf\xe9\n")
+    dataset, count = dataset_of(lambda: csv_rows(file))
+    assert len(dataset[0]["text"]) == 200_000 and count.shown == ["a.csv line 3: is not UTF-8: it holds half a character"]
+
+
 def test_malformed_rows_are_counted_and_the_first_five_shown():
     items = [(f"line {n}", {"text": "a"} if n % 2 else {"text": n}) for n in range(20)]
     items += [("line 20", {"messages": [{"role": "user", "content": "a"}]})]
@@ -153,7 +160,7 @@ def test_the_librarys_own_json_columns_are_exact(tmp_path):
 
 def test_half_a_character_is_a_malformed_row():
     dataset, count = dataset_of(lambda: [("line 1", {"text": "\ud800"}), ("line 2", {"text": "a"})])
-    assert dataset["text"][:] == ["a"] and count.shown == ["line 1: is not UTF-8: it has half a character"]
+    assert dataset["text"][:] == ["a"] and count.shown == ["line 1: is not UTF-8: it holds half a character"]
 
 
 def test_rows_of_a_dataset_are_selected_and_conversations_converted():
