@@ -48,7 +48,7 @@ class RowCount:
 
 def json_rows(file: Path) -> Iterator[Item]:
     """
-    The rows of a file of JSON objects, one a line or as one list.
+    The rows of a file of JSON objects, one a line or, unless it is named .jsonl, as one list.
 
     Raises:
         ValueError: for a list that cannot be read to its end: what is lost there cannot be counted.
@@ -56,7 +56,7 @@ def json_rows(file: Path) -> Iterator[Item]:
     with file.open("rb") as lines:
         start = lines.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         lines.seek(0)
-        if start == b"[":
+        if start == b"[" and file.suffix != ".jsonl":
             yield from _listed_rows(file)
             return
         for number, line in enumerate(lines, 1):

@@ -29,6 +29,13 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
     assert read[3][1].startswith("is not UTF-8")
 
 
+def test_a_list_as_a_line_is_one_malformed_row(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('[{"text": "a"}]\n{"text": "b"}\n')
+    dataset, count = dataset_of(lambda: json_rows(file))
+    assert dataset["text"][:] == ["b"] and count.shown == ["a.jsonl line 1: is a list, not an object with fields"]
+
+
 @pytest.mark.parametrize("indent", [None, 1, 4])
 def test_the_lines_of_a_list_are_those_where_its_rows_begin(tmp_path, indent):
     rows = [{"text": "[a],\n"}, {"messages": [{"role": "user"}]}, 5, {}]
