@@ -84,7 +84,9 @@ def test_values_may_be_long_and_must_be_unicode(tmp_path):
     file = tmp_path / "a.csv"
     file.write_bytes(b"text\n" + b"a" * 200_000 + b"\ncaf\xe9\n")
     dataset, count = dataset_of(lambda: csv_rows(file))
-    assert len(dataset[0]["text"]) == 200_000 and count.shown == ["a.csv line 3: is not UTF-8: it holds half a character"]
+    assert len(dataset[0]["text"]) == 200_000 and count.shown == [
+        "a.csv line 3: is not UTF-8: it holds half a character"
+    ]
 
 
 def test_malformed_rows_are_counted_and_the_first_five_shown():
