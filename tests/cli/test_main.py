@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from aajr_hf.cli.main import COMMANDS, main
 from aajr_hf.cli.parsing import RecipeParser
 from aajr_hf.cli.train import COMMON_FIELDS, TrainArguments
+from aajr_hf.environments import WORLDS
 from aajr_hf.training.base_agent import small_llama, train_tokenizer
 from aajr_hf.training.config import AAJRConfig
 
@@ -125,7 +126,9 @@ def test_recipes_open_with_what_they_do_and_hold_valid_fields(recipe):
     parser = RecipeParser((TrainArguments, AAJRConfig), prog="aajr train")
     arguments, config = parser.parse(["--config", str(recipe), "--epsilon", "0.123", "--use_cpu", "true"])
     assert not config.trust_remote_code
-    assert config.epsilon == 0.123 and arguments.environment == recipe.relative_to(ROOT / "recipes").parts[0]
+    task = recipe.relative_to(ROOT / "recipes").parts[0]
+    assert config.epsilon == 0.123 and arguments.environment == (task if task in WORLDS else None)
+    assert (arguments.environment is None) == (arguments.dataset_name is not None)
 
 
 def test_the_recipes_differ_in_what_they_compare_alone():
