@@ -50,6 +50,8 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
     """
     from datasets import load_dataset
 
+    from ..training.exact_json import use_exact_json
+
     if (arguments.environment is None) == (arguments.dataset_name is None):
         raise UserError("Give either `environment` or `dataset_name`.")
     if arguments.environment is not None:
@@ -57,6 +59,7 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
             if getattr(arguments, name) != type(arguments).__dataclass_fields__[name].default:
                 raise UserError(f"`{name}` is about the rows of `dataset_name`, and `environment` is given: unset it.")
         return Data(arguments.environment, _of_world(arguments))
+    use_exact_json()
     try:
         if arguments.dataset_format == "bfcl":
             splits = _of_bfcl(arguments)

@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Json, List, Value
 
+from .exact_json import use_exact_json
 from .rows import RowError, check_row
 
 # Where a row stands, and the row, or why it is none.
@@ -155,6 +156,7 @@ def dataset_of(items: Callable[[], Iterable[Item]], text_field: str = "text") ->
     The dataset of the sound rows among `items()`, which is called twice, and how many are not. Messages are kept as they
     are: as columns of Arrow, each would get the fields of all others.
     """
+    use_exact_json()
     count, digest, kinds = RowCount(), hashlib.sha256(), {}
     for _, row in sound_rows(_encodable(items()), count, text_field):
         digest.update(json.dumps(row).encode())

@@ -7,6 +7,7 @@ import json
 import pytest
 from datasets import Dataset, load_dataset
 
+from aajr_hf.training.exact_json import use_exact_json
 from aajr_hf.training.files import RowCount, csv_rows, dataset_of, json_rows, sound_rows
 from aajr_hf.training.loading import check_rows
 from aajr_hf.training.rows import RowError
@@ -157,6 +158,7 @@ def test_a_dataset_is_found_again_by_its_content():
 
 def test_the_librarys_own_json_columns_are_exact(tmp_path):
     rows = [{"messages": ROWS[0]["messages"]}, {"messages": ROWS[1]["messages"]}]
+    use_exact_json()
     file = tmp_path / "a.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded = load_dataset("json", data_files=str(file), split="train")
