@@ -65,9 +65,12 @@ def jvp_failure(model: nn.Module) -> str | None:
     policy = AgentPolicy(model, batch, dropout_seed=0)
     state = torch.zeros_like(policy.embeddings())
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # Any direction but a constant one, which layer norms map to zero.
+    with fixed_seed(state.device, 0):
+        direction = random_unit_direction(state)
     try:
         with forward_ad_ready(model), torch.enable_grad():
-            _, tangent = directional_jacobian(policy, state, torch.ones_like(state))
+            _, tangent = directional_jacobian(policy, state, direction)
             if not tangent.requires_grad:
                 return "the tangent carries no gradient to the parameters"
             gradients = torch.autograd.grad(tangent.square().sum(), parameters, allow_unused=True)
