@@ -35,11 +35,7 @@ def no_forward_mode(model: nn.Module, accelerator: Accelerator, autocast: Callab
     if accelerator.is_main_process:
         with autocast():
             failure = jvp_failure(model)
-        reason = [
-            failure
-            and f"{failure}; load the model with `attn_implementation` sdpa or eager, and a mixture of "
-            "experts with `model.set_experts_implementation('eager')`"
-        ]
+        reason = [failure and f"{failure}; load the model with `attn_implementation` sdpa or eager"]
     return broadcast_object_list(reason)[0]
 
 

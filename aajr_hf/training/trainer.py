@@ -25,7 +25,7 @@ from .hub import HubMixin
 from .model_card import CITATION
 from .monitoring import ascent_metrics, logit_smoothness, token_metrics
 from .nonfinite import FiniteMixin
-from .policy import AgentPolicy, uses_dropout
+from .policy import AgentPolicy, check_text_only, uses_dropout
 from .regularizers import penalty
 from .system_losses import system_loss, token_nll
 
@@ -96,6 +96,7 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
     # Before training
 
     def _check_support(self) -> None:
+        check_text_only(self.model)
         if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
             raise ValueError(
                 "Adapters that learn a prompt replace the embeddings that AAJR perturbs: set `adapter` to lora instead."
