@@ -32,7 +32,7 @@ def number_substitutions(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str
     Raises:
         ValueError: if no row has a number that another one could replace, or the chat template hides the observations.
     """
-    inputs = encode_examples(tokenizer, rows, candidates=True, observation=True)
+    inputs = encode_examples(tokenizer, rows, candidates=True, perturbed_tokens="observation")
     observed = AgentBatch.from_inputs(inputs, "observation").perturbable
     texts = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     kinds = {token: match[1] for token, text in enumerate(texts) if (match := _NUMBER.fullmatch(text or ""))}

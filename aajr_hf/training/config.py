@@ -16,7 +16,7 @@ CHOICES = {
     "epsilon_mode": ("relative", "absolute"),
     "perturbation_norm": ("l2", "linf"),
     "perturbation_scope": ("sequence", "token"),
-    "perturbed_tokens": ("prompt", "observation", "all"),
+    "perturbed_tokens": ("prompt", "observation", "user", "tool", "all"),
     "ascent_step_rule": ("normalized", "gradient", "sign"),
     "regularizer": (
         "aajr",
@@ -63,8 +63,9 @@ class AAJRConfig(SFTConfig):
         perturbation_scope (`str`, *optional*, defaults to `"sequence"`):
             `"sequence"`: one ball over all perturbed positions (the paper); `"token"`: one ball per position.
         perturbed_tokens (`str`, *optional*, defaults to `"prompt"`):
-            `"prompt"`: every token that is neither padding nor action; `"observation"`: what users and tools said,
-            without markup; `"all"`: every token but padding, actions included.
+            `"prompt"`: every token that is no action and before one; of these `"observation"`: what users and tools said,
+            without markup, `"user"` and `"tool"`: what users or tools alone said; `"all"`: every token but padding,
+            actions included.
 
         > Parameters that control the ascent (equation 11)
 
@@ -158,8 +159,8 @@ class AAJRConfig(SFTConfig):
     perturbed_tokens: str = _choice(
         "perturbed_tokens",
         "prompt",
-        "'prompt': every token that is neither padding nor action; 'observation': what users and tools said, without "
-        "markup; 'all': every token but padding.",
+        "'prompt': every token before an action that is none itself; of these 'observation': what users and tools said, "
+        "without markup, 'user' or 'tool': what they alone said; 'all': every token but padding.",
     )
     ascent_steps: int = field(default=3, metadata={"help": "K, the number of steps of projected gradient ascent."})
     ascent_step_size: float | str | None = field(
@@ -312,14 +313,24 @@ class AAJRConfig(SFTConfig):
         if self.amplification_budget is not None and self.regularizer != "aajr":
             raise ValueError("`amplification_budget` applies to `regularizer` aajr alone; unset it.")
         unsupported = {
-            "packing": (self.packing, False),
-            "padding_free": (self.padding_free, False),
             "loss_type": (self.loss_type, "nll"),
             "label_smoothing_factor": (self.label_smoothing_factor, 0.0),
         }
+        if self.packing:
+            # Other strategies cut documents anywhere: an action would lose its prompt.
+            unsupported["packing_strategy"] = (self.packing_strategy, "bfd")
+            unsupported["system_loss"] = (self.system_loss, "nll")
+        if self.system_loss == "expected_cost":
+            unsupported["truncation_mode"] = (self.truncation_mode, "keep_start")
         for name, (value, supported) in unsupported.items():
             if value != supported:
-                raise ValueError(f"`{name}` must be {supported} while AAJR is active; got {value}.")
+                raise ValueError(f"`{name}` must be {supported} while AAJR is active{_where(name)}; got {value}.")
+
+
+def _where(name: str) -> str:
+    if name == "truncation_mode":
+        return " with `system_loss` expected_cost"
+    return " with `packing`" if name in ("packing_strategy", "system_loss") else ""
 
 
 def _require(config: AAJRConfig, name: str, holds, requirement: str) -> None:

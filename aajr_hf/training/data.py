@@ -1,7 +1,8 @@
-"""What AAJR adds to TRL's data preparation: which tokens are observations, and which token tells the candidates apart."""
+"""What AAJR adds to TRL's data preparation: which tokens may be perturbed, and which token tells the candidates apart."""
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -10,12 +11,13 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
+from trl import maybe_convert_to_chatml
 from trl.data_utils import common_prefix_length
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from .batch import EXTRA_COLUMNS, missing_tokens_message
+from .batch import EXTRA_COLUMNS, missing_tokens_message, perturbable_tokens
+from .roles import OBSERVED_ROLES, chat_renderer, said_by, spans_mask
 
-OBSERVING_ROLES = ("user", "tool")
 _PADDING = {"observation_mask": 0, "candidate_tokens": -1, "candidate_costs": 0.0}
 
 
@@ -35,11 +37,11 @@ class AgentCollator:
             if name == "candidate_position":
                 output[name] = torch.stack(values)
                 continue
+            if name == "observation_mask" and "position_ids" in output:  # padding-free: one row
+                values = [torch.cat(values)]
             padded = pad_sequence(values, batch_first=True, padding_value=_PADDING[name])
             if name == "observation_mask":
-                # Negative, and so a cut, where truncation shortened the example.
-                missing = output["input_ids"].shape[1] - padded.shape[1]
-                padded = torch.nn.functional.pad(padded, (0, missing))
+                padded = torch.nn.functional.pad(padded, (0, output["input_ids"].shape[1] - padded.shape[1]))
             output[name] = padded
         return output
 
@@ -48,30 +50,29 @@ def add_agent_columns(
     dataset: Dataset | IterableDataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    observation: bool,
+    perturbed_tokens: str,
     candidates: bool,
     chat_template: str | None = None,
 ) -> Dataset | IterableDataset:
     """
-    Add the column `observation_mask` (1 on tokens of what users and tools said, without markup), or the columns
-    `candidate_position`, `candidate_tokens` and `candidate_costs` (for the expected system cost), to a dataset of
-    conversational prompt/completion examples that is not tokenized yet.
+    Add the column `observation_mask` (1 on tokens of what was said by those whom `perturbed_tokens` names, without markup),
+    and the columns `candidate_position`, `candidate_tokens` and `candidate_costs` (for the expected system cost), to a
+    dataset of conversations that is not tokenized yet: messages, or for candidates prompts and completions.
 
     Raises:
         ValueError: where the dataset's columns do not allow it, or candidates cannot be told apart by one token.
     """
-    names = dataset.column_names or list(next(iter(dataset)))
-    wanted = "system_loss=expected_cost" if candidates else "perturbed_tokens=observation"
-    needed = ["prompt", "completion"] + (["actions", "action_costs"] if candidates else [])
+    names = column_names(dataset)
+    needed = ["prompt", "completion", "actions", "action_costs"] if candidates else []
     missing = [name for name in needed if name not in names]
     if missing:
         raise ValueError(
-            f"`{wanted}` needs the dataset column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; it has "
-            f"{', '.join(names)}."
+            f"`system_loss=expected_cost` needs the dataset column{'s' if len(missing) > 1 else ''} "
+            f"{', '.join(missing)}; it has {', '.join(names)}."
         )
 
     def add(example: dict[str, Any], index: int) -> dict[str, Any]:
-        return agent_columns(example, index, tokenizer, observation, candidates, chat_template)
+        return agent_columns(example, index, tokenizer, perturbed_tokens, candidates, chat_template)
 
     if isinstance(dataset, Dataset):
         return dataset.map(add, with_indices=True, desc="Locating observations and candidate actions")
@@ -82,53 +83,46 @@ def agent_columns(
     example: dict[str, Any],
     index: int,
     tokenizer: PreTrainedTokenizerBase,
-    observation: bool,
+    perturbed_tokens: str,
     candidates: bool,
     chat_template: str | None = None,
 ) -> dict[str, Any]:
     """The columns of [`add_agent_columns`] for one example; `index` names it in errors."""
-    if not isinstance(example["prompt"], list):
+    example = maybe_convert_to_chatml(copy.deepcopy(example))
+    begun = example.get("prompt", example.get("messages"))
+    if not isinstance(begun, list):
         raise ValueError(f"Observations and actions need conversational examples (messages); example {index} is text.")
-
-    def render(completion: list[dict[str, Any]]) -> str:
-        return tokenizer.apply_chat_template(
-            example["prompt"] + completion, tokenize=False, tools=example.get("tools"), chat_template=chat_template
-        )
-
-    expert = render(example["completion"])
+    render = chat_renderer(tokenizer, example, chat_template)
+    messages = begun + example.get("completion", [])
     columns = {}
-    if observation:
-        columns["observation_mask"] = observation_mask(tokenizer, expert, example["prompt"])
+    if perturbed_tokens in OBSERVED_ROLES:
+        columns["observation_mask"] = spans_mask(
+            tokenizer, *said_by(render, messages, OBSERVED_ROLES[perturbed_tokens])
+        )
     if candidates:
-        rendered = [render([{"role": "assistant", "content": action}]) for action in example["actions"]]
-        position, tokens = distinguishing_tokens(tokenizer, expert, rendered, index)
+        rendered = [render(begun + [{"role": "assistant", "content": action}]) for action in example["actions"]]
+        position, tokens = distinguishing_tokens(tokenizer, render(messages), rendered, index)
         columns["candidate_position"] = position
         columns["candidate_tokens"] = tokens
         columns["candidate_costs"] = _checked_costs(example, index)
     return columns
 
 
-def observation_mask(tokenizer: PreTrainedTokenizerBase, text: str, messages: list[dict[str, Any]]) -> list[int]:
-    """1 on each token of `text`, a rendered conversation, that lies in the content of a user's or a tool's message."""
-    spans, cursor = [], 0
-    for message in messages:
-        content = message.get("content")
-        if not isinstance(content, str) or not content.strip():
-            continue
-        # Templates may strip a message's content.
-        start = text.find(content.strip(), cursor)
-        if start < 0:
-            raise ValueError(
-                "`perturbed_tokens=observation` needs a chat template that renders messages as they are; it changed "
-                f"{content[:40]!r}. Set `perturbed_tokens` to prompt."
-            )
-        cursor = start + len(content.strip())
-        if message["role"] in OBSERVING_ROLES:
-            spans.append((start, cursor))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return [
-        int(end > begin and any(begin >= s and end <= e for s, e in spans)) for begin, end in encoded["offset_mapping"]
-    ]
+def column_names(dataset: Dataset | IterableDataset) -> list[str]:
+    """Those of a streamed one may not be known before its first row."""
+    return dataset.column_names or list(next(iter(dataset)))
+
+
+def cut_columns(dataset: Dataset | IterableDataset, keep_end: bool) -> Dataset | IterableDataset:
+    """The column `observation_mask` of examples whose tokens TRL has cut at `max_length`, cut in the same way."""
+    if "observation_mask" not in column_names(dataset):
+        return dataset
+
+    def cut(example: dict[str, Any]) -> dict[str, Any]:
+        mask, kept = example["observation_mask"], len(example["input_ids"])
+        return {"observation_mask": mask[-kept:] if keep_end else mask[:kept]}
+
+    return dataset.map(cut)
 
 
 def distinguishing_tokens(
@@ -162,19 +156,24 @@ def distinguishing_tokens(
 
 
 def encode_examples(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], *, candidates: bool, observation: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    *,
+    candidates: bool,
+    perturbed_tokens: str = "prompt",
 ) -> dict[str, Tensor]:
     """
     One padded batch of conversational prompt/completion rows as the trainer's collator makes it, outside a trainer:
-    `input_ids`, `attention_mask`, `labels`, with `candidates` the columns of the expected cost, with `observation` the
-    mask of the observation's tokens.
+    `input_ids`, `attention_mask`, `labels`, with `candidates` the columns of the expected cost, and the mask of what
+    `perturbed_tokens` asks for.
     """
     examples = []
     for index, row in enumerate(rows):
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-        ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
+        render = chat_renderer(tokenizer, row)
+        texts = [render(row["prompt"], add_generation_prompt=True), render(row["prompt"] + row["completion"])]
+        prompt, ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
         start = common_prefix_length(prompt, ids)
-        columns = agent_columns(row, index, tokenizer, observation, candidates)
+        columns = agent_columns(row, index, tokenizer, perturbed_tokens, candidates)
         examples.append({"input_ids": ids, "labels": [-100] * start + ids[start:], **columns})
     return AgentCollator(DataCollatorForLanguageModeling(tokenizer.pad_token_id))(examples)
 
@@ -191,11 +190,8 @@ def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
         labels = example["labels"]
         if all(label == -100 for label in labels[1:]):
             raise ValueError(missing_tokens_message("action", perturbed_tokens, row))
-        if perturbed_tokens == "observation":
-            perturbable = any(example["observation_mask"][: len(labels)])
-        else:
-            perturbable = perturbed_tokens == "all" or any(label == -100 for label in labels)
-        if not perturbable:
+        inputs = {name: torch.tensor([example[name]]) for name in columns if name != "candidate_position"}
+        if not perturbable_tokens(inputs, perturbed_tokens).any():
             raise ValueError(missing_tokens_message("perturbable", perturbed_tokens, row))
         position = example.get("candidate_position")
         if position is not None and (position + 1 >= len(labels) or labels[position + 1] == -100):

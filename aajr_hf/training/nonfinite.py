@@ -127,7 +127,7 @@ class FiniteMixin:
 
 def _kept(inputs: dict[str, Any], num_items: Tensor | int | None) -> dict[str, Tensor]:
     """A micro-batch, with the states of the RNGs before it and what its loss is divided by."""
-    kept = {name: value.detach().cpu().contiguous() for name, value in inputs.items() if isinstance(value, Tensor)}
+    kept = {name: value.detach().cpu().clone() for name, value in inputs.items() if isinstance(value, Tensor)}
     kept[RNG] = torch.get_rng_state()
     if torch.cuda.is_available():
         kept[CUDA_RNG] = torch.cuda.get_rng_state()

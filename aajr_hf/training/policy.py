@@ -57,13 +57,11 @@ class AgentPolicy:
         return states.to(torch.promote_types(states.dtype, torch.float32))
 
     def __call__(self, delta: Tensor | None = None) -> Tensor:
-        index = self.batch.action_positions[..., None]
-
         def perturb(module, args, output):
-            return output if delta is None else output + delta.to(output.dtype)
+            return output if delta is None else output + self.batch.as_model_sees(delta).to(output.dtype)
 
         def keep_actions(module, args):
-            return (args[0].gather(1, index.expand(-1, -1, args[0].shape[-1])), *args[1:])
+            return (self.batch.at_actions(args[0]), *args[1:])
 
         handles = [
             self._embedding.register_forward_hook(perturb),
@@ -71,12 +69,7 @@ class AgentPolicy:
         ]
         try:
             with self._randomness():
-                outputs = self.model(
-                    input_ids=self.batch.input_ids,
-                    attention_mask=self.batch.attention_mask,
-                    use_cache=False,
-                    **self.model_kwargs,
-                )
+                outputs = self.model(**self.batch.model_inputs(), use_cache=False, **self.model_kwargs)
         finally:
             for handle in handles:
                 handle.remove()

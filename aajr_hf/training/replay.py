@@ -23,7 +23,7 @@ from .trainer import AAJRTrainer
 _NOT_AGAIN = (
     *("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter"),
     *("load_best_model_at_end", "save_strategy", "resume_from_checkpoint"),
-    *("assistant_only_loss", "completion_only_loss"),
+    *("assistant_only_loss", "completion_only_loss", "packing", "padding_free"),
 )
 _NOT_DATA = (RNG, CUDA_RNG, NUM_ITEMS)
 
@@ -122,7 +122,7 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
         # The weights are those of the folder, in their own type, whatever the run began with.
         options |= {"use_safetensors": True, "dtype": "auto", "revision": "main"}
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
-    rows = {name: value.tolist() for name, value in batch.items() if name not in (*_NOT_DATA, "attention_mask")}
+    rows = {name: batch[name].tolist() for name in ("input_ids", "labels", "observation_mask") if name in batch}
     tokenizer = load_tokenizer(str(folder))
     # The data set is never read: its rows are only what a trainer needs to be made.
     return AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)

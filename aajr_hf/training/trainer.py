@@ -6,7 +6,7 @@ import functools
 import math
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import broadcast_object_list, is_peft_model
 from datasets import Dataset
 from peft import PeftType
 from torch import Tensor, nn
@@ -19,14 +19,16 @@ from .ascent import PromptAscent, ascend
 from .batch import EXTRA_COLUMNS, AgentBatch
 from .checkpoints import CheckpointMixin
 from .config import AAJRConfig
-from .data import AgentCollator, add_agent_columns, check_examples
+from .data import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from .estimators import calibrate, no_forward_mode
 from .hub import HubMixin
 from .model_card import CITATION
 from .monitoring import ascent_metrics, logit_smoothness, token_metrics
 from .nonfinite import FiniteMixin
+from .packing import pack, packing_failure
 from .policy import AgentPolicy, check_text_only, uses_dropout
 from .regularizers import penalty
+from .roles import OBSERVED_ROLES
 from .system_losses import system_loss, token_nll
 
 logger = logging.get_logger(__name__)
@@ -119,6 +121,26 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
                 "or the model's (and `lora_dropout`) to 0."
             )
 
+        if self.padding_free:
+            self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Documents in one row must be to the model what they are one by one."""
+        if self.args.pad_to_multiple_of is not None:
+            raise ValueError(
+                "`pad_to_multiple_of` must be None with `packing` and `padding_free`: a row has no padding."
+            )
+        if getattr(self.accelerator.state, "deepspeed_plugin", None) is not None:
+            raise ValueError(
+                "`packing` and `padding_free` are not tried with DeepSpeed: set them to false, or use FSDP2."
+            )
+        reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
+        if broadcast_object_list(reason)[0] is not None:
+            raise ValueError(
+                "This model cannot tell the documents of one row apart: set `packing` and `padding_free` to false, or try "
+                f"another `attn_implementation`. Reason: {reason[0]}."
+            )
+
     def _check_vocabulary(self) -> None:
         largest = max(self._tokenizer.get_vocab().values(), default=0)
         rows = self.model.get_input_embeddings().num_embeddings
@@ -162,27 +184,23 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
             logger.log(level, f"{choice} ({why}).")
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        names = dataset.column_names or list(next(iter(dataset)))
-        observation = args.is_active and args.perturbed_tokens == "observation"
-        candidates = args.is_active and args.system_loss == "expected_cost"
-        if dataset_name == "train" and (observation or candidates) and "input_ids" not in names:
-            dataset = add_agent_columns(
-                dataset,
-                self._tokenizer,
-                observation=observation,
-                candidates=candidates,
-                chat_template=self.chat_template,
-            )
+        if dataset_name != "train" or not args.is_active:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         given = dataset
-        dataset = super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        if dataset_name == "train" and args.is_active and isinstance(dataset, Dataset):
+        candidates = args.system_loss == "expected_cost"
+        if (args.perturbed_tokens in OBSERVED_ROLES or candidates) and "input_ids" not in column_names(dataset):
+            options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
+            dataset = add_agent_columns(dataset, self._tokenizer, **options, chat_template=self.chat_template)
+        dataset = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
+        dataset = cut_columns(dataset, args.truncation_mode == "keep_end")
+        if isinstance(dataset, Dataset):
             if len(dataset) < len(given):
                 logger.warning(
                     f"{len(given) - len(dataset)} of {len(given)} training examples were dropped: `max_length` = "
                     f"{args.max_length} leaves nothing of their completions."
                 )
             check_examples(dataset, args.perturbed_tokens)
-        return dataset
+        return pack(dataset, args) if packing else dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -8,28 +8,10 @@ import torch
 from aajr_hf.environments import expert_rows
 from aajr_hf.training.base_agent import CHAT_TEMPLATE
 from aajr_hf.training.batch import AgentBatch, action_logits
-from aajr_hf.training.data import distinguishing_tokens, encode_examples, observation_mask
+from aajr_hf.training.data import distinguishing_tokens, encode_examples
 from aajr_hf.training.system_losses import expected_cost, nll
 
 from .tiny import ROWS, TOKENIZER, WORDS, trainer
-
-
-def test_the_observation_mask_covers_what_users_and_tools_said_and_nothing_else():
-    messages = [
-        {"role": "system", "content": "take 1"},
-        {"role": "user", "content": "capacity 7"},
-        {"role": "assistant", "content": "capacity 7"},
-        {"role": "tool", "content": "need 2"},
-    ]
-    text = TOKENIZER.apply_chat_template(messages, tokenize=False)
-    mask = observation_mask(TOKENIZER, text, messages)
-    ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
-    assert TOKENIZER.decode([i for i, m in zip(ids, mask, strict=True) if m]) == "capacity 7need 2"
-
-
-def test_a_template_that_rewrites_messages_is_refused_for_observations():
-    with pytest.raises(ValueError, match="renders messages as they are"):
-        observation_mask(TOKENIZER, "<|user|>CAPACITY 7", [{"role": "user", "content": "capacity 7"}])
 
 
 def test_the_distinguishing_token_is_the_first_that_differs():

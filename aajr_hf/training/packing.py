@@ -1,0 +1,53 @@
+"""Packed rows and padding-free batches: several documents in one row, which must not see each other."""
+
+from __future__ import annotations
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor, nn
+from trl import pack_dataset
+
+from .config import AAJRConfig
+
+
+def pack(dataset: Dataset | IterableDataset, args: AAJRConfig) -> Dataset | IterableDataset:
+    """Pack prepared examples as TRL does, which would drop all columns but its own."""
+    names = dataset.column_names or list(next(iter(dataset)))
+    columns = [name for name in ("input_ids", "labels", "observation_mask") if name in names]
+    dataset = pack_dataset(dataset.select_columns(columns), args.max_length, args.packing_strategy)
+    return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
+
+
+@torch.no_grad()
+def packing_failure(model: nn.Module) -> str | None:
+    """
+    Why documents in one row are not to this model what they are one by one, or None where they are: its attention and its
+    positions must begin anew where `position_ids` do.
+    """
+    # The same second document behind two different ones.
+    first, other, second = torch.tensor([[1, 2, 3, 4, 5], [9, 8, 7, 6, 5], [4, 2, 9, 3, 7]], device=model.device)
+    was_training = model.training
+    model.eval()
+    try:
+        behind_first, behind_other = (_logits(model, document, second)[len(first) :] for document in (first, other))
+        alone = _logits(model, second)
+    except (RuntimeError, ValueError, TypeError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    finally:
+        model.train(was_training)
+    rounding = torch.finfo(alone.dtype).eps
+    # What is masked counts for nothing at all; other places in the row may be rounded otherwise.
+    if (change := _change(behind_other, behind_first)) > 4 * rounding:
+        return f"a document's logits change by {change:.1e} of their norm with the document before it"
+    if (change := _change(behind_first, alone)) > rounding**0.5:
+        return f"a document's logits change by {change:.1e} of their norm with its place in the row"
+    return None
+
+
+def _logits(model: nn.Module, *documents: Tensor) -> Tensor:
+    position_ids = torch.cat([torch.arange(len(ids), device=ids.device) for ids in documents])[None]
+    return model(input_ids=torch.cat(documents)[None], position_ids=position_ids, use_cache=False).logits[0]
+
+
+def _change(one: Tensor, another: Tensor) -> float:
+    return float((one - another).float().norm() / another.float().norm())
