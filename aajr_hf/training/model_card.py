@@ -14,6 +14,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .config import AAJRConfig
 
 RECIPE = "recipe.yaml"
+# Beside the recipe where malformed rows of the data were left out: how many.
+DATA = "data.json"
 EVALUATION = "evaluation"
 _PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
 _SETTINGS = (
@@ -128,7 +130,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
             if numbers
         ],
         trained=_trained(folder, recipe),
-        data=f"examples of the world {recipe['environment']}" if recipe.get("environment") else dataset or "as given",
+        data=_data(folder, recipe),
         settings={name: recipe.get(name, defaults[name].default) for name in _SETTINGS},
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
         versions=", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
@@ -192,6 +194,15 @@ def _trained(folder: Path, recipe: dict[str, Any]) -> str:
         return "all parameters"
     rank = recipe.get("adapter_rank", kind.get("r", recipe.get("lora_r")))
     return f"an adapter{'' if kind else ', merged'}: `{name}`" + ("" if rank is None else f", rank {rank}")
+
+
+def _data(folder: Path, recipe: dict[str, Any]) -> str:
+    if recipe.get("environment"):
+        return f"examples of the world {recipe['environment']}"
+    file = folder / DATA
+    skipped = json.loads(file.read_text())["skipped_rows"] if file.is_file() else 0
+    rows = f", without {skipped} malformed row{'s' if skipped > 1 else ''}" if skipped else ""
+    return f"{recipe.get('dataset_name') or 'as given'}{rows}"
 
 
 def _numbers(folder: Path) -> dict[str, Any] | None:
