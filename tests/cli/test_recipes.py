@@ -23,6 +23,7 @@ from aajr_hf.cli.main import main
 from aajr_hf.cli.parsing import RecipeParser
 from aajr_hf.cli.train import TrainArguments
 from aajr_hf.environments import WORLDS, expert_rows
+from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.training import base_agent
 from aajr_hf.training.config import AAJRConfig
 
@@ -154,7 +155,7 @@ def test_recipes_open_with_what_they_do_and_hold_valid_fields(recipe):
 
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of SHiRA
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes").with_suffix("")))
-def test_recipes_train(recipe, tmp_path, monkeypatch):
+def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(ROOT)  # from where recipes name files beside them
     arguments, _, config = parsed(recipe)
     if arguments.environment is None:
@@ -173,6 +174,7 @@ def test_recipes_train(recipe, tmp_path, monkeypatch):
     logs = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert [log["step"] for log in logs if "loss" in log] == [1, 2]
     assert ("aajr/penalty" in logs[0]) == config.penalty_active
+    assert ("The Jacobian products are exact" in caplog.text) == config.penalty_active
     assert (logs[0].get("aajr/delta_norm", 0) > 0) == (config.epsilon > 0)
     name = "config.json" if config.adapter == "full" else "adapter_config.json"
     assert (out / name).is_file()
@@ -248,3 +250,15 @@ def test_of_a_dataset_with_many_splits_only_the_one_that_is_named_is_read(tmp_pa
     assert len(split(data, "calls", "dataset_train_split")) == len(table)
     with pytest.raises(Exception, match="`dataset_name`: the split 'large' of .* cannot be loaded"):
         split(data, "large", "dataset_train_split")
+
+
+def test_a_model_without_sdpa_is_trained_and_evaluated_with_the_attention_that_it_has(tmp_path, monkeypatch):
+    """Gemma 2, whose attention scores have a soft cap; no recipe names it."""
+    monkeypatch.setitem(MODELS, "gemma2", ("gemma2", {}, base_agent.CHAT_TEMPLATE, ["<|end|>", base_agent.PAD]))
+    rows = expert_rows("congestion", 32, seed=0)
+    texts = [message["content"] for row in rows for message in row["prompt"] + row["completion"]]
+    model, out = tiny_model(tmp_path / "model", "gemma2", texts), tmp_path / "run"
+    flags = ["--model_name_or_path", str(model), "--output_dir", str(out), "--use_cpu", "true", "--max_steps", "1"]
+    recipe = str(ROOT / "recipes" / "congestion" / "aajr.yaml")
+    assert main(["train", "--config", recipe, *flags, "--environment_examples", "32"]) == 0
+    assert load_agent(str(out))[0].config._attn_implementation == "eager"
