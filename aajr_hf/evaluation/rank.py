@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 from ..objective import directional_jacobian
 from ..training.adapters import linear_layers
 from ..training.ascent import PromptAscent, ascend
-from ..training.batch import AgentBatch
-from ..training.policy import AgentPolicy, forward_ad_ready, penalised_policy
+from ..training.policy import forward_ad_ready, penalised_policy
 from ..training.trainer import AAJRTrainer
 from .spectrum import RowSpectrum, coverage, directions_for, matrix_singular_values, stable_rank
 
@@ -60,9 +59,9 @@ def _along_the_ascent(trainer: AAJRTrainer, on_progress) -> dict[str, Any]:
     gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     directions = images = None
     for inputs in trainer.get_train_dataloader():
-        batch = AgentBatch.from_inputs(trainer._prepare_inputs(inputs), trainer.args.perturbed_tokens)
-        policy = AgentPolicy(model, batch)
-        ascent = ascend(trainer.args, policy, 1.0, keep_products=False)
+        system = trainer._system_loss(trainer._prepare_inputs(inputs), None)
+        batch, policy = system.batch, system.policy(model, None)
+        ascent = ascend(trainer.args, policy, system.per_example, 1.0, keep_products=False)
         for t in range(ascent.trajectory.steps):
             direction = ascent.trajectory.directions[t]
             image = _image(trainer, ascent, t, direction)

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
-    from .config import AAJRConfig
+    from .config import AAJRConfigMixin
 
 # Name of a linear layer to its (out_features, in_features).
 Shapes = dict[str, tuple[int, int]]
@@ -200,7 +200,7 @@ def linear_layers(model: PreTrainedModel) -> Shapes:
     return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
-def adapter_config(config: AAJRConfig, model: str | PreTrainedModel) -> PeftConfig | None:
+def adapter_config(config: AAJRConfigMixin, model: str | PreTrainedModel) -> PeftConfig | None:
     """
     The PEFT configuration of `config.adapter` at `config.adapter_rank`, on all linear layers but the LM head unless
     `adapter_options` says otherwise; None for full fine-tuning. The weights of `model` are not read.
@@ -265,7 +265,7 @@ def _targeted(layers: Shapes, config: PeftConfig) -> Shapes:
     return shapes
 
 
-def _skeleton(name: str, config: AAJRConfig) -> PreTrainedModel:
+def _skeleton(name: str, config: AAJRConfigMixin) -> PreTrainedModel:
     """The model without its weights."""
     options = config.model_init_kwargs or {}
     trust = options.get("trust_remote_code", config.trust_remote_code)

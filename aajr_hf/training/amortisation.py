@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .ascent import PromptAscent
-from .config import AAJRConfig
+from .config import AAJRConfigMixin
 from .policy import penalised_output
 from .regularizers import budgeted
 
@@ -32,7 +32,7 @@ class PenaltyPoints:
 
 
 def control_variate(
-    config: AAJRConfig, ascent: PromptAscent, adversarial: Tensor, clean: Tensor | None
+    config: AAJRConfigMixin, ascent: PromptAscent, adversarial: Tensor, clean: Tensor | None
 ) -> Tensor | None:
     """
     What the two outer passes tell of the penalty: the squared secant `||z(delta_K) - z(0)||^2 / ||delta_K||^2` of the
@@ -62,7 +62,7 @@ def control_variate(
     return budgeted(squared, config.amplification_budget)
 
 
-def draw_points(config: AAJRConfig, ascent: PromptAscent, generator: torch.Generator) -> PenaltyPoints:
+def draw_points(config: AAJRConfigMixin, ascent: PromptAscent, generator: torch.Generator) -> PenaltyPoints:
     """The points that `penalty_trajectory` and `penalty_fraction` ask for, drawn uniformly."""
     examples = len(ascent.policy.batch)
     count = max(round(config.penalty_fraction * examples), 1)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..objective import AscentTrajectory, PerturbationSet, RecordedProducts, projected_gradient_ascent
-from .config import LOCAL_REGULARIZERS, AAJRConfig
+from .config import LOCAL_REGULARIZERS, AAJRConfigMixin
 from .monitoring import LogitRecorder
 from .policy import AgentPolicy, embedding_norm, frozen_parameters
-from .system_losses import system_loss
 
 
 @dataclass
@@ -53,35 +53,42 @@ class PromptAscent:
         return replace(self, trajectory=trajectory, products=None, **part)
 
 
-def ascend(config: AAJRConfig, policy: AgentPolicy, ramp: float, keep_products: bool) -> PromptAscent:
+def ascend(
+    config: AAJRConfigMixin,
+    policy: AgentPolicy,
+    system_loss: Callable[[Tensor], Tensor],
+    ramp: float,
+    keep_products: bool,
+) -> PromptAscent:
     """
     The ascent on one micro-batch (equation 11).
 
     Args:
         config: The trainer's configuration.
         policy: The model on the micro-batch.
+        system_loss: What the adversary raises: from logits (B, A, V) to one number for each example, (B,).
         ramp: Part of epsilon in force, in (0, 1].
         keep_products: Whether to keep what the linear layers return at each point, for the jvp there.
     """
     state = policy.embeddings()
     scale = embedding_norm(state, policy.batch)
     unit = scale if config.epsilon_mode == "relative" else torch.ones_like(scale)
-    ball = PerturbationSet(ramp * config.epsilon * unit, config.perturbation_norm, config.perturbation_scope)
+    ball = PerturbationSet(ramp * config.radius * unit, config.perturbation_norm, config.perturbation_scope)
     products = [] if keep_products else None
-    ascent = PromptAscent(policy, state, scale, ball, LogitRecorder(), None, products, config.epsilon > 0)
+    ascent = PromptAscent(policy, state, scale, ball, LogitRecorder(), None, products, config.radius > 0)
     along_ascent = config.penalty_active and config.regularizer in LOCAL_REGULARIZERS
-    if config.epsilon == 0 and not along_ascent:
+    if config.radius == 0 and not along_ascent:
         return ascent
 
     def loss_fn(delta: Tensor) -> Tensor:
         if not torch.is_grad_enabled():  # backtracking evaluates further points, without gradients
-            return system_loss(config.system_loss, policy(delta), policy.batch)
+            return system_loss(policy(delta))
         with contextlib.ExitStack() as stack:
             if products is not None:
                 products.append(stack.enter_context(RecordedProducts()))
             logits = policy(delta)
         ascent.recorder.record(logits)
-        return system_loss(config.system_loss, logits, policy.batch)
+        return system_loss(logits)
 
     with frozen_parameters(policy.model):
         ascent.trajectory = projected_gradient_ascent(
@@ -89,7 +96,7 @@ def ascend(config: AAJRConfig, policy: AgentPolicy, ramp: float, keep_products: 
             torch.zeros_like(state),
             ball,
             # Without a ball to move in, all steps see the same point.
-            steps=config.ascent_steps if config.epsilon > 0 else 1,
+            steps=config.ascent_steps if config.radius > 0 else 1,
             step_size=_step_size(config, ramp, unit),
             step_rule=config.ascent_step_rule,
             mask=policy.batch.perturbable,
@@ -98,7 +105,7 @@ def ascend(config: AAJRConfig, policy: AgentPolicy, ramp: float, keep_products: 
     return ascent
 
 
-def _step_size(config: AAJRConfig, ramp: float, unit: Tensor) -> Tensor | str:
+def _step_size(config: AAJRConfigMixin, ramp: float, unit: Tensor) -> Tensor | str:
     if config.ascent_step_size == "auto":
         return "auto"
     # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..objective import directional_jacobian, random_unit_direction
 from .ascent import PromptAscent
 from .batch import AgentBatch
-from .config import AAJRConfig
+from .config import AAJRConfigMixin
 from .policy import AgentPolicy, fixed_seed, forward_ad_ready, penalised_policy
 
 # Relative to the mean norm of an embedding. Models compute their norms in fp32 at best, and their activations in bf16,
@@ -80,7 +80,7 @@ def jvp_failure(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def calibrate(
-    config: AAJRConfig, ascent: PromptAscent, compare: bool, average: Callable[[Tensor], Tensor]
+    config: AAJRConfigMixin, ascent: PromptAscent, compare: bool, average: Callable[[Tensor], Tensor]
 ) -> dict[str, float | str]:
     """
     The step of the finite differences on one micro-batch, along its first ascent direction where it has one.

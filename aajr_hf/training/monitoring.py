@@ -51,10 +51,11 @@ def ascent_metrics(
     recorder: LogitRecorder,
     ball: PerturbationSet,
     batch: AgentBatch,
-    loss_smoothness: Tensor,
+    loss_smoothness: Tensor | None,
 ) -> dict[str, Tensor]:
     """
-    Scalars of one micro-batch. `loss_smoothness` (B,) is the smoothness of the system loss in the logits.
+    Scalars of one micro-batch. `loss_smoothness` (B,) is the smoothness of the system loss in the logits; where it is None,
+    nothing is said of the effective smoothness.
 
     `effective_smoothness` is Theorem 2's bound with the secants for `||J v||`, and a residual C that is as large as the
     curvature measured on the segments (two-sided) makes it: the larger of the two estimates.
@@ -64,19 +65,23 @@ def ascent_metrics(
     inside = batch.perturbable if ball.scope == "token" else torch.ones_like(norms, dtype=torch.bool)
     radius = torch.as_tensor(ball.epsilon).reshape(-1, *[1] * (norms.ndim - 1))
     secants = recorder.secants(trajectory)
-    gauss_newton = effective_smoothness(loss_smoothness, secants.max(dim=0).values, 0.0)
-    residual = torch.zeros_like(gauss_newton)
-    if trajectory.steps > 1:
-        curvature = segment_curvature(trajectory).abs().max(dim=0).values
-        residual = (curvature - gauss_newton).clamp_min(0)
-    smoothness = (gauss_newton + residual).mean()
-    return {
+    metrics = {
         "aajr/clean_loss": trajectory.losses[0].mean(),
         "aajr/adversarial_loss": trajectory.losses[-1].mean(),
         "aajr/amplification": secants.mean(),
         "aajr/delta_norm": delta.flatten(1).norm(dim=1).mean(),
         "aajr/boundary_fraction": (norms >= _ON_BOUNDARY * radius)[inside].float().mean(),
         "aajr/monotone_fraction": (trajectory.losses.diff(dim=0) >= 0).float().mean(),
+    }
+    if loss_smoothness is None:
+        return metrics
+    gauss_newton = effective_smoothness(loss_smoothness, secants.max(dim=0).values, 0.0)
+    residual = torch.zeros_like(gauss_newton)
+    if trajectory.steps > 1:
+        curvature = segment_curvature(trajectory).abs().max(dim=0).values
+        residual = (curvature - gauss_newton).clamp_min(0)
+    smoothness = (gauss_newton + residual).mean()
+    return metrics | {
         "aajr/effective_smoothness": smoothness,
         # A loss that is flat to rounding allows any step; the largest number stands for that.
         "aajr/step_size_bound": step_size_bound(smoothness.clamp_min(torch.finfo(torch.float32).tiny)),

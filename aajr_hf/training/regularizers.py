@@ -16,7 +16,7 @@ from ..objective import (
     trajectory_amplification,
 )
 from .ascent import PromptAscent
-from .config import LOCAL_REGULARIZERS, AAJRConfig
+from .config import LOCAL_REGULARIZERS, AAJRConfigMixin
 from .policy import forward_ad_ready, penalised_policy
 
 
@@ -33,7 +33,12 @@ def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
 
 
 def penalty(
-    config: AAJRConfig, ascent: PromptAscent, steps: Sequence[int], *, estimator: str, difference_step: Tensor | None
+    config: AAJRConfigMixin,
+    ascent: PromptAscent,
+    steps: Sequence[int],
+    *,
+    estimator: str,
+    difference_step: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """
     The penalty of each example, differentiable in the policy's parameters.
@@ -80,7 +85,7 @@ def budgeted(squared: Tensor, budget: float | None) -> Tensor:
     return (squared.clamp_min(budget**2).sqrt() - budget).square()
 
 
-def _squared_norm(config: AAJRConfig, output, delta: Tensor, mask: Tensor, kwargs: dict) -> Tensor:
+def _squared_norm(config: AAJRConfigMixin, output, delta: Tensor, mask: Tensor, kwargs: dict) -> Tensor:
     if config.regularizer == "global_frobenius":
         return frobenius_norm_squared(output, delta, samples=1, mask=mask, **kwargs)
     if config.regularizer == "random_direction":

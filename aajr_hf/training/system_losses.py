@@ -2,10 +2,71 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from .batch import AgentBatch
+from .monitoring import logit_smoothness, token_metrics
+from .policy import AgentPolicy
+
+
+class SystemLoss:
+    """
+    What the adversary raises and training lowers, on one micro-batch of B examples.
+
+    Attributes:
+        batch: What of the micro-batch may be perturbed, and which logits are actions'.
+    """
+
+    batch: AgentBatch
+
+    def policy(self, model: nn.Module, dropout_seed: int | None, **model_kwargs) -> AgentPolicy:
+        """The map from perturbations of the prompts (B, L, d) to logits (B, A, V)."""
+        return AgentPolicy(model, self.batch, dropout_seed, **model_kwargs)
+
+    def per_example(self, logits: Tensor) -> Tensor:
+        """g of each example, (B,)."""
+        raise NotImplementedError
+
+    def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
+        """What is minimised: the micro-batch's part of the mean of g, as the trainer averages; `losses` are g, (B,)."""
+        raise NotImplementedError
+
+    def smoothness(self) -> Tensor | None:
+        """L_loss of Theorem 2, (B,): the smoothness of g in the logits; None where it has no bound."""
+        raise NotImplementedError
+
+    def metrics(self, clean: Tensor) -> dict[str, Tensor]:
+        """Further metrics, from the logits without perturbation."""
+        return {}
+
+
+class ActionLoss(SystemLoss):
+    """
+    A loss of the action's tokens: `nll` or `expected_cost`.
+
+    Args:
+        name: Which.
+        batch: The micro-batch.
+        mean: From logits and losses of the examples to their mean.
+    """
+
+    def __init__(self, name: str, batch: AgentBatch, mean: Callable[[Tensor, Tensor], Tensor]):
+        self.name, self.batch, self._mean = name, batch, mean
+
+    def per_example(self, logits: Tensor) -> Tensor:
+        return system_loss(self.name, logits, self.batch)
+
+    def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
+        return self._mean(logits, losses)
+
+    def smoothness(self) -> Tensor:
+        return logit_smoothness(self.name, self.batch)
+
+    def metrics(self, clean: Tensor) -> dict[str, Tensor]:
+        return token_metrics(clean, self.batch) | {"tokens": self.batch.attention_mask.sum()}
 
 
 def token_nll(logits: Tensor, batch: AgentBatch) -> Tensor:

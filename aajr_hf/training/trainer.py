@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
-from accelerate.utils import broadcast_object_list, is_peft_model
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
-from peft import PeftType
 from torch import Tensor, nn
 from transformers import logging
 from trl import SFTTrainer
 
-from .adapters import adapter_config
-from .amortisation import control_variate, draw_points
-from .ascent import PromptAscent, ascend
 from .batch import EXTRA_COLUMNS, AgentBatch
-from .checkpoints import CheckpointMixin
 from .config import AAJRConfig
 from .data import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
-from .estimators import calibrate, no_forward_mode
-from .hub import HubMixin
-from .model_card import CITATION
-from .monitoring import ascent_metrics, logit_smoothness, token_metrics
-from .nonfinite import FiniteMixin
+from .mixin import AAJRMixin
 from .packing import pack, packing_failure
-from .policy import AgentPolicy, check_text_only, uses_dropout
-from .regularizers import penalty
 from .roles import OBSERVED_ROLES
-from .system_losses import system_loss, token_nll
+from .system_losses import ActionLoss, token_nll
 
 logger = logging.get_logger(__name__)
 
-# Of finite differences: beyond it the penalty's value is no longer that of the formula, and users should know.
-_LARGE_ERROR = 0.1
-_MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
-
-class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
+class AAJRTrainer(AAJRMixin, SFTTrainer):
     """
     Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
 
@@ -63,64 +47,20 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
     """
 
     _tag_names = ["trl", "sft", "aajr"]
-    _name = "AAJR"
-    _paper = {
-        "title": "Adversarially-Aligned Jacobian Regularization",
-        "id": "2603.04378",
-        "citation": CITATION,
-    }
+    _config_class = AAJRConfig
 
     def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            args = AAJRConfig(f"{name.rstrip('/').split('/')[-1]}-AAJR")
-        if not isinstance(args, AAJRConfig):
-            raise TypeError(f"`args` must be an AAJRConfig, got {type(args).__name__}.")
-        peft_config = adapter_config(args, model)
-        if peft_config is not None:
-            if kwargs.get("peft_config") is not None:
-                raise ValueError("Give either `adapter` or `peft_config`, not both.")
-            kwargs["peft_config"] = peft_config
+        args = self._configure(model, args, kwargs)
         super().__init__(model, args, *positional, **kwargs)
-        self._check_vocabulary()
         self.data_collator = AgentCollator(self.data_collator)
-        if args.freeze_embeddings:
-            self.model.get_input_embeddings().weight.requires_grad_(False)
-        self._dropout = uses_dropout(self.model)
-        if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed takes its steps itself: `on_nonfinite` must be stop with it.")
-        if args.is_active:
-            self._check_support()
-        self.estimator = self._choose_estimator() if args.penalty_active else None
-        self._norms_unchecked = True
-        self.draw_offset = self.accelerator.process_index
-
-    # Before training
+        self._check()
 
     def _check_support(self) -> None:
-        check_text_only(self.model)
-        if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
-            raise ValueError(
-                "Adapters that learn a prompt replace the embeddings that AAJR perturbs: set `adapter` to lora instead."
-            )
+        super()._check_support()
         if self._is_vision_dataset:
             raise ValueError("AAJR perturbs text embeddings alone: train on a dataset without images.")
         if self.compute_loss_func is not None:
             raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and plugin.fsdp_version != 2:
-            raise ValueError("AAJR trains under FSDP2: set `fsdp_version` to 2 in the Accelerate configuration.")
-        if self.args.ascent_step_size == "auto" and (plugin is not None or self.is_deepspeed_enabled):
-            raise ValueError(
-                "`ascent_step_size=auto` evaluates the model as often as each process's batch needs, and processes that "
-                "share parameters must do so equally often: give it a number, or train without FSDP and DeepSpeed."
-            )
-        if self.args.penalty_fraction < 1 and self._dropout:
-            raise ValueError(
-                "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
-                "or the model's (and `lora_dropout`) to 0."
-            )
-
         if self.padding_free:
             self._check_packing()
 
@@ -140,48 +80,6 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
                 "This model cannot tell the documents of one row apart: set `packing` and `padding_free` to false, or try "
                 f"another `attn_implementation`. Reason: {reason[0]}."
             )
-
-    def _check_vocabulary(self) -> None:
-        largest = max(self._tokenizer.get_vocab().values(), default=0)
-        rows = self.model.get_input_embeddings().num_embeddings
-        if largest >= rows:
-            raise ValueError(
-                f"The tokenizer does not match the model: it has tokens up to {largest}, and the model {rows} embeddings."
-            )
-
-    def _choose_estimator(self) -> str:
-        """The estimator of the Jacobian products: the one asked for, or the exact one wherever it is sound."""
-        wanted = self.args.jacobian_estimator
-        reason = no_forward_mode(self.model, self.accelerator, self.compute_loss_context_manager)
-        self._exact_is_sound = reason is None
-        if wanted == "jvp" and reason is not None:
-            raise ValueError(
-                f"`jacobian_estimator=jvp` does not work here: set it to auto or finite_difference. Reason: {reason}."
-            )
-        if wanted == "finite_difference" or reason is not None:
-            why = f"torch.func.jvp fails: {reason}" if wanted == "auto" else "as `jacobian_estimator` says"
-            self._announce("The Jacobian is estimated by central finite differences", why, logging.WARNING)
-            return "finite_difference"
-        self._announce("The Jacobian products are exact", "torch.func.jvp works with this model", logging.INFO)
-        return "jvp"
-
-    @property
-    def _shares_forwards(self) -> bool:
-        """
-        Whether the exact products start from what the ascent has computed at the same points: where they are evaluated
-        for all of them and all examples, and where layers keep what they compute and weights stay where they are.
-        """
-        args = self.args
-        everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
-        adapter = self.model.active_peft_config if is_peft_model(self.model) else None
-        # Other adapters make their weights anew in each forward.
-        kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
-        stays = kept and not self.is_fsdp_enabled
-        return everywhere and stays and self.estimator == "jvp" and not args.gradient_checkpointing
-
-    def _announce(self, choice: str, why: str, level: int) -> None:
-        if self.accelerator.is_main_process:
-            logger.log(level, f"{choice} ({why}).")
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if dataset_name != "train" or not args.is_active:
@@ -206,100 +104,19 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
         super()._set_signature_columns_if_needed()
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *EXTRA_COLUMNS]))
 
-    # One micro-batch
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if not (self.args.is_active and self.model.training):
+        if not self._is_adversarial:
             inputs = {name: value for name, value in inputs.items() if name not in EXTRA_COLUMNS}
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if return_outputs:
-            raise ValueError("AAJR returns no outputs while training: they would be those of perturbed prompts.")
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _system_loss(self, inputs, num_items) -> ActionLoss:
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
-        # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
-        seed = int(torch.randint(2**31, ())) if self._dropout else None
-        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        policy = AgentPolicy(self.accelerator.unwrap_model(model), batch, seed)
-        outer = AgentPolicy(model, batch, seed, **router)
+        mean = functools.partial(self._normalised, batch=batch, num_items=num_items)
+        return ActionLoss(self.args.system_loss, batch, mean)
 
-        penalised = self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
-        ascent = ascend(self.args, policy, self._ramp(), keep_products=penalised and self._shares_forwards)
-        delta = ascent.delta
-        logits = outer(delta)
-        ascent.recorder.record(logits)
-        losses = system_loss(self.args.system_loss, logits, batch)
-        loss = self._normalised(logits, losses, batch, num_items_in_batch)
-        clean = None
-        if self.args.clean_loss_weight > 0:
-            clean = logits if delta is None else policy()
-            clean_losses = system_loss(self.args.system_loss, clean, batch)
-            loss = loss + self.args.clean_loss_weight * self._normalised(
-                clean, clean_losses, batch, num_items_in_batch
-            )
-        if self.aux_loss_enabled:
-            aux_loss = outer.outputs.aux_loss
-            loss = loss + self.router_aux_loss_coef * aux_loss / self._accumulation(num_items_in_batch)
-
-        metrics = {"aajr/embedding_norm": ascent.scale.mean()}
-        if self.aux_loss_enabled:
-            metrics["aux_loss"] = aux_loss
-        if ascent.trajectory is None:
-            metrics |= {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
-        else:
-            ascent.trajectory.losses[-1] = losses.detach()
-            smoothness = logit_smoothness(self.args.system_loss, batch)
-            metrics |= ascent_metrics(ascent.trajectory, ascent.recorder, ascent.ball, batch, smoothness)
-        strength = self.args.regularizer_lambda * self._ramp() / self._accumulation(num_items_in_batch)
-        known = control_variate(self.args, ascent, logits, clean)
-        if known is not None:
-            loss = loss + strength * known.mean()
-        if penalised:
-            rest, values = self._penalise(ascent, known)
-            loss = loss + strength * self.args.penalty_interval * rest
-            metrics |= values
-        self._record(loss, metrics | token_metrics(ascent.recorder.clean, batch), batch)
-        return loss
-
-    def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """
-        The mean of R over examples, or an estimate of it from some, and its metrics; of R minus what is `known` (B,)
-        where that is given.
-        """
-        # From the RNG that a resumed run restores; each process draws other points, as its batches are others.
-        seed = int(torch.randint(2**31, ())) + self.draw_offset
-        points = draw_points(self.args, ascent, torch.Generator().manual_seed(seed))
-        step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
-        estimator = {"estimator": self.estimator, "difference_step": step}
-        values, amplification = penalty(self.args, points.ascent, points.steps, **estimator)
-        rest = (values if known is None else values - known[points.rows]).mean()
-        metrics = {"aajr/penalty": rest if known is None else known.mean() + rest}
-        if amplification is not None:
-            metrics["aajr/amplification"] = amplification.mean()
-        return rest, metrics
-
-    def _difference_step(self, ascent: PromptAscent) -> float:
-        """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""
-        if "difference_step" not in self.memory:
-            average = functools.partial(self.accelerator.reduce, reduction="mean")
-            found = calibrate(self.args, ascent, self._exact_is_sound, average)
-            error = found["difference_error"]
-            if not math.isfinite(error):  # nothing to be learnt from this batch
-                return found["difference_step"]
-            self.memory.update(found)
-            self._announce(
-                f"Finite differences: step {found['difference_step']:.1e} of an embedding's norm",
-                f"relative error {error:.1e} {found['against']}",
-                logging.WARNING if error > _LARGE_ERROR else logging.INFO,
-            )
-        return self.memory["difference_step"]
-
-    def _ramp(self) -> float:
-        """Part of epsilon and lambda in force: grows linearly to 1 over `aajr_warmup_ratio` of the steps."""
-        steps = self.args.aajr_warmup_ratio * self.state.max_steps
-        return min(1.0, (self.state.global_step + 1) / steps) if steps > 1 else 1.0
-
-    # Normalisation and metrics
-
-    def _normalised(self, logits: Tensor, losses: Tensor, batch: AgentBatch, num_items: Tensor | int | None) -> Tensor:
+    def _normalised(
+        self, logits: Tensor, losses: Tensor, *, batch: AgentBatch, num_items: Tensor | int | None
+    ) -> Tensor:
         """The batch's system loss: tokens are averaged as TRL does, costs over examples."""
         if self.args.system_loss != "nll":
             return losses.mean() / self._accumulation(num_items)
@@ -309,38 +126,11 @@ class AAJRTrainer(CheckpointMixin, FiniteMixin, HubMixin, SFTTrainer):
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss
 
-    def _accumulation(self, num_items: Tensor | int | None) -> int:
-        """What a mean over examples is divided by: with `num_items`, `Trainer` leaves accumulation to the loss."""
-        return 1 if num_items is None else self.current_gradient_accumulation_steps
-
-    def _record(self, loss: Tensor, metrics: dict[str, Tensor], batch: AgentBatch) -> None:
-        """Keep a micro-batch's metrics, averaged over processes, until they are logged; stop where one is not finite."""
-        names = ("loss", "tokens", *metrics)
-        local = torch.stack([v.detach().float() for v in (loss, batch.attention_mask.sum(), *metrics.values())])
-        # One gathering and one transfer; every process sees the same numbers, and so stops at the same step.
-        rows = self.accelerator.gather(local).view(-1, len(names)).cpu()
-        values = dict(zip(names, rows.mean(dim=0).tolist(), strict=True))
-        losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
-        if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
-            return
-        self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
+    def _record(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
+        super()._record(loss, metrics)
         recorded = self._metrics["train"]
-        for name in metrics:
-            recorded[name].append(values[name])
-        recorded["num_tokens"] = [self._total_train_tokens]
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        if self._norms_unchecked and self.args.is_active and self.accelerator.num_processes > 1:
-            self._norms_unchecked = False
-            norms = self.accelerator.gather(torch.tensor([float(grad_norm)], device=self.accelerator.device))
-            if norms.max() > 1.001 * norms.min():
-                raise RuntimeError(
-                    f"Gradients differ between processes (norms {norms.tolist()}): they were not synchronised, and the "
-                    "copies of the model would drift apart. Please report this with the output of `aajr env`."
-                )
-        # None before DeepSpeed has taken a step; infinite where fp16 overflows, which its scaler is for.
-        if grad_norm is not None and math.isfinite(norm := float(grad_norm)):
-            self._metrics["train"]["aajr/gradient_norm"].append(norm)
-            self._metrics["train"]["aajr/gradient_norm_squared"].append(norm**2)
-        return grad_norm
+        # Of all processes and steps together, where the other metrics are means.
+        if "tokens" in recorded:
+            tokens = round(recorded.pop("tokens")[0] * self.accelerator.num_processes)
+            self._total_train_tokens += tokens // self._tp_size
+            recorded["num_tokens"] = [self._total_train_tokens]

@@ -8,8 +8,6 @@ import torch
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
 from aajr_hf.training.amortisation import control_variate
 from aajr_hf.training.ascent import ascend
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.policy import AgentPolicy
 
 from .tiny import dataset, one_step, tiny_model, trainer
 
@@ -108,9 +106,9 @@ def test_the_control_variate_is_what_the_outer_passes_say(tmp_path):
     run = trainer(tmp_path, model, data=dataset(8), **settings)
     inputs = run._prepare_inputs(next(iter(run.get_train_dataloader())))
     model.train()
-    batch = AgentBatch.from_inputs(inputs, "prompt")
-    policy = AgentPolicy(model, batch)
-    ascent = ascend(run.args, policy, 1.0, keep_products=False)
+    system = run._system_loss(inputs, None)
+    policy = system.policy(model, None)
+    ascent = ascend(run.args, policy, system.per_example, 1.0, keep_products=False)
     ends = policy(ascent.delta), policy()
     assert control_variate(run.args, ascent, *ends) is None  # nothing is drawn
     run.args.penalty_trajectory, run.args.penalty_fraction = "sample", 0.25
@@ -131,8 +129,9 @@ def test_the_control_variate_is_what_the_outer_passes_say(tmp_path):
 def test_an_example_that_does_not_move_has_no_secant(tmp_path):
     run = trainer(tmp_path, tiny_model(torch.float32), data=dataset(4), penalty_fraction=0.5, clean_loss_weight=1.0)
     inputs = run._prepare_inputs(next(iter(run.get_train_dataloader())))
-    policy = AgentPolicy(run.model, AgentBatch.from_inputs(inputs, "prompt"))
-    ascent = ascend(run.args, policy, 1.0, keep_products=False)
+    system = run._system_loss(inputs, None)
+    policy = system.policy(run.model, None)
+    ascent = ascend(run.args, policy, system.per_example, 1.0, keep_products=False)
     ascent.trajectory.deltas[-1, 0] = 0
     known = control_variate(run.args, ascent, policy(ascent.delta), policy())
     gradients = torch.autograd.grad(known.sum(), list(run.model.parameters()))

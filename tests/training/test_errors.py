@@ -61,7 +61,7 @@ def test_settings_that_do_not_matter_are_not_checked(tmp_path):
 def test_every_field_has_a_help_text_and_a_paragraph():
     from dataclasses import fields
 
-    own = [f for f in fields(AAJRConfig) if f.name in vars(AAJRConfig)["__annotations__"]]
+    own = [f for f in fields(AAJRConfig) if f.name not in SFTConfig.__dataclass_fields__]
     assert len(own) > 20
     for field in own:
         assert field.metadata["help"]
