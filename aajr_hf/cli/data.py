@@ -30,11 +30,13 @@ class Data:
     The splits of a run's data, each read when it is asked for: see [`split`].
 
     Attributes:
+        name: What the recipe calls it.
         splits: Of each split, what reads it: its rows, and how many of them are malformed.
         skip_invalid_rows: Whether these are left out; otherwise they are a mistake.
         skipped: Of each split that was read, how many rows were left out.
     """
 
+    name: str
     splits: dict[str, Callable[[], tuple[Dataset, RowCount]]]
     skip_invalid_rows: bool = False
     skipped: dict[str, int] = field(default_factory=dict)
@@ -53,7 +55,7 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
         for name in ("dataset_format", "skip_invalid_rows"):
             if getattr(arguments, name) != type(arguments).__dataclass_fields__[name].default:
                 raise UserError(f"`{name}` is about the rows of `dataset_name`, and `environment` is given: unset it.")
-        return Data(_of_world(arguments))
+        return Data(arguments.environment, _of_world(arguments))
     try:
         if arguments.dataset_format == "bfcl":
             splits = _of_bfcl(arguments)
@@ -75,7 +77,7 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
     except Exception as error:  # the library has errors of many kinds for what it cannot read
         reason = one_line(error.__cause__ or error)
         raise UserError(f"`dataset_name`: {arguments.dataset_name} cannot be loaded: {reason}") from error
-    return Data(splits, arguments.skip_invalid_rows)
+    return Data(arguments.dataset_name, splits, arguments.skip_invalid_rows)
 
 
 def split(data: Data, name: str, field_name: str) -> Dataset:
@@ -89,7 +91,7 @@ def split(data: Data, name: str, field_name: str) -> Dataset:
         raise UserError(f"`{field_name}`: the dataset has no split {name!r}, only {', '.join(data.splits)}.")
     try:
         dataset, count = data.splits[name]()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"`dataset_name`: {one_line(error).removesuffix('.')}.") from error
     if count.malformed and not data.skip_invalid_rows:
         raise UserError(
@@ -99,7 +101,7 @@ def split(data: Data, name: str, field_name: str) -> Dataset:
         logger.warning(f"Skipped: {count}.")
     if count.sound == 0:
         none = "no rows" if count.malformed == 0 else f"no row that can be trained on: {count}"
-        raise UserError(f"`dataset_name`: the split {name!r} of the data has {none}.")
+        raise UserError(f"`dataset_name`: the split {name!r} of {data.name} has {none}.")
     data.skipped[name] = count.malformed
     return dataset
 

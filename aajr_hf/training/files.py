@@ -17,6 +17,7 @@ from .rows import RowError, check_row
 # Where a row stands, and the row, or why it is none.
 Item = tuple[str, object]
 _SHOWN = 5
+_LONGEST = 300
 
 
 @dataclass
@@ -37,7 +38,7 @@ class RowCount:
     def add(self, place: str, error: RowError) -> None:
         self.malformed += 1
         if len(self.shown) < _SHOWN:
-            self.shown.append(f"{place}: {' '.join(str(error).split())}")
+            self.shown.append(f"{place}: {' '.join(str(error).split())[:_LONGEST]}")
 
     def __str__(self) -> str:
         rest = self.malformed - len(self.shown)
@@ -47,7 +48,7 @@ class RowCount:
 
 def json_rows(file: Path) -> Iterator[Item]:
     """
-    The rows of a file of JSON objects, one a line or as one list.
+    The rows of a file of JSON objects, one a line or, unless it is named .jsonl, as one list.
 
     Raises:
         ValueError: for a list that cannot be read to its end: what is lost there cannot be counted.
@@ -55,7 +56,7 @@ def json_rows(file: Path) -> Iterator[Item]:
     with file.open("rb") as lines:
         start = lines.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
         lines.seek(0)
-        if start == b"[":
+        if start == b"[" and file.suffix != ".jsonl":
             yield from _listed_rows(file)
             return
         for number, line in enumerate(lines, 1):
@@ -108,6 +109,8 @@ def _no_constant(name: str) -> None:
 
 def csv_rows(file: Path) -> Iterator[Item]:
     """The rows of a file of comma-separated values, whose first line names the fields."""
+    csv.field_size_limit(2**31 - 1)  # a page of text is more than its default
+    # Bytes that are not UTF-8 become surrogates, which `dataset_of` finds.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         names, end = None, 0
@@ -182,7 +185,7 @@ def _encodable(items: Iterable[Item]) -> Iterator[Item]:
             if not isinstance(row, RowError):
                 json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            row = RowError("is not UTF-8: it has half a character")
+            row = RowError("is not UTF-8: it holds half a character")
         yield place, row
 
 

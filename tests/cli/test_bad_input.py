@@ -268,11 +268,11 @@ DATA = {
     "not JSON": (b'{"prompt": \n', "data.jsonl"),
     "not UTF-8": (
         b'{"prompt": "caf\xe9", "completion": "b"}\n',
-        "Row 0 of the split 'train' of the data is not UTF-8",
+        "data.jsonl line 1: is not UTF-8",
     ),
     "other columns": (b'{"question": "a", "answer": "b"}\n', "question"),
-    "no completion": (json.dumps(ROW | {"completion": []}).encode() + b"\n", "Row 0"),
-    "numbers": (b'{"prompt": 1, "completion": 2}\n', "Row 0"),
+    "no completion": (json.dumps(ROW | {"completion": []}).encode() + b"\n", "data.jsonl line 1"),
+    "numbers": (b'{"prompt": 1, "completion": 2}\n', "set `skip_invalid_rows` to true"),
     "10 MB": (
         json.dumps(ROW | {"prompt": [{"role": "user", "content": "a b " * 2_500_000}]}).encode(),
         "`max_length`",

@@ -19,12 +19,21 @@ def places(items) -> list[tuple[str, object]]:
 
 def test_lines_are_counted_as_an_editor_does(tmp_path):
     file = tmp_path / "a.jsonl"
-    file.write_bytes(b'\xef\xbb\xbf{"text": "\xc3\xa9"}\r\n\n{"text": \n[1]\n{"text": "\xe9"}\n{"a": NaN}\n{"text": "c"}')
+    file.write_bytes(
+        b'\xef\xbb\xbf{"text": "\xc3\xa9"}\r\n\n{"text": \n[1]\n{"text": "\xe9"}\n{"a": NaN}\n{"text": "c"}'
+    )
     read = places(json_rows(file))
     assert [place for place, _ in read] == [f"a.jsonl line {n}" for n in (1, 3, 4, 5, 6, 7)]
     assert [row for _, row in read if not isinstance(row, str)] == [{"text": "é"}, [1], {"text": "c"}]
     assert read[1][1].startswith("is not JSON") and read[4][1] == "is not JSON: NaN is no value of JSON"
     assert read[3][1].startswith("is not UTF-8")
+
+
+def test_a_list_as_a_line_is_one_malformed_row(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('[{"text": "a"}]\n{"text": "b"}\n')
+    dataset, count = dataset_of(lambda: json_rows(file))
+    assert dataset["text"][:] == ["b"] and count.shown == ["a.jsonl line 1: is a list, not an object with fields"]
 
 
 @pytest.mark.parametrize("indent", [None, 1, 4])
@@ -71,6 +80,15 @@ def test_rows_of_values_that_are_too_many_or_too_few(tmp_path):
     assert read[5] == ("a.csv line 9", {"prompt": "m", "completion": "n"})
 
 
+def test_values_may_be_long_and_must_be_unicode(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_bytes(b"text\n" + b"a" * 200_000 + b"\ncaf\xe9\n")
+    dataset, count = dataset_of(lambda: csv_rows(file))
+    assert len(dataset[0]["text"]) == 200_000 and count.shown == [
+        "a.csv line 3: is not UTF-8: it holds half a character"
+    ]
+
+
 def test_malformed_rows_are_counted_and_the_first_five_shown():
     items = [(f"line {n}", {"text": "a"} if n % 2 else {"text": n}) for n in range(20)]
     items += [("line 20", {"messages": [{"role": "user", "content": "a"}]})]
@@ -88,7 +106,10 @@ ROWS = [
     {
         "messages": [
             {"role": "user", "content": "é / \u2028 </a>"},
-            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 0.95, "y": [1, None]}}}]},
+            {
+                "role": "assistant",
+                "tool_calls": [{"function": {"name": "f", "arguments": {"x": 0.95, "y": [1, None]}}}],
+            },
         ],
         "tools": '[{"name": "f"}]',
         "number": 1,
@@ -148,7 +169,7 @@ def test_the_librarys_own_json_columns_are_exact(tmp_path):
 
 def test_half_a_character_is_a_malformed_row():
     dataset, count = dataset_of(lambda: [("line 1", {"text": "\ud800"}), ("line 2", {"text": "a"})])
-    assert dataset["text"][:] == ["a"] and count.shown == ["line 1: is not UTF-8: it has half a character"]
+    assert dataset["text"][:] == ["a"] and count.shown == ["line 1: is not UTF-8: it holds half a character"]
 
 
 def test_rows_of_a_dataset_are_selected_and_conversations_converted():

@@ -27,7 +27,10 @@ SOUND = [
     ({"messages": [USER, ANSWER, {"role": "tool", "content": "c"}, ANSWER]}, "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "messages"),
     ({"prompt": [USER], "completion": [calls()], "tools": [TOOL]}, "prompt and completion as messages"),
-    ({"prompt": [USER], "completion": [calls(content="")], "tools": json.dumps([TOOL])}, "prompt and completion as messages"),
+    (
+        {"prompt": [USER], "completion": [calls(content="")], "tools": json.dumps([TOOL])},
+        "prompt and completion as messages",
+    ),
     ({"messages": [USER, calls(arguments='{"x": 1}', content=None)], "tools": None}, "messages"),
     ({"messages": [USER, {"role": "assistant", "tool_calls": [{"name": "g", "arguments": {}}]}]}, "messages"),
 ]
