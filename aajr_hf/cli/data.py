@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable
@@ -48,8 +49,6 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
     Raises:
         UserError: for what cannot be loaded.
     """
-    from datasets import load_dataset
-
     from ..training.exact_json import use_exact_json
 
     if (arguments.environment is None) == (arguments.dataset_name is None):
@@ -72,9 +71,9 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
             path, options = arguments.dataset_name, {"name": arguments.dataset_config}
             if Path(path).is_file():
                 path, options = _LOADERS[Path(path).suffix], {"data_files": {arguments.dataset_train_split: path}}
-            loaded = load_dataset(path, **options)
             splits = {
-                split: _of_dataset(loaded[split], split, arguments.dataset_format, text_field) for split in loaded
+                split: _of_dataset(read, split, arguments.dataset_format, text_field)
+                for split, read in _datasets(path, **options).items()
             }
     except UserError:
         raise
@@ -149,10 +148,33 @@ def _of_files(files: list[Path], dataset_format: str, text_field: str):
     return lambda: dataset_of(read, text_field)
 
 
-def _of_dataset(dataset: Dataset, name: str, dataset_format: str, text_field: str):
+def _of_dataset(read: Callable[[], Dataset], name: str, dataset_format: str, text_field: str):
     from ..training.loading import check_rows
 
-    return lambda: check_rows(dataset, f"the split {name!r}", dataset_format, text_field)
+    return lambda: check_rows(read(), f"the split {name!r}", dataset_format, text_field)
+
+
+def _datasets(path: str, **options) -> dict[str, Callable[[], Dataset]]:
+    """
+    What reads each split of a dataset. The datasets library would load all of them for the sake of one; where they are
+    Parquet files of their own, which most of the Hub's are, only those that are read are loaded.
+    """
+    from datasets import load_dataset, load_dataset_builder
+
+    builder = load_dataset_builder(path, **options)
+    files = builder.config.data_files if builder.name == "parquet" else None
+    if not files:
+        loaded = load_dataset(path, **options)
+        return {split: functools.partial(loaded.__getitem__, split) for split in loaded}
+
+    def load(split: str) -> Dataset:
+        try:
+            return load_dataset("parquet", data_files={split: list(files[split])}, split=split)
+        except Exception as error:  # the library has errors of many kinds for what it cannot read
+            reason = one_line(error.__cause__ or error)
+            raise ValueError(f"the split {split!r} of {path} cannot be loaded: {reason}") from error
+
+    return {str(split): functools.partial(load, str(split)) for split in files}
 
 
 def _local_files(arguments: TrainArguments) -> dict[str, list[str]] | None:

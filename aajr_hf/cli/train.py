@@ -74,9 +74,12 @@ class TrainArguments(ModelConfig):
 
     _argument_group_name = "model and data"
 
-    attn_implementation: str = field(
-        default="sdpa",
-        metadata={"help": "Attention: sdpa and eager have exact Jacobian products, others are estimated."},
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention. Default: sdpa, or eager where the model has none; their Jacobian products are exact, "
+            "those of others are estimated."
+        },
     )
     environment: str | None = field(
         default=None, metadata={"help": "World whose expert data to train on.", "choices": list(WORLDS)}

@@ -22,7 +22,7 @@ from .hub import HubMixin
 from .model_card import CITATION
 from .monitoring import ascent_metrics
 from .nonfinite import FiniteMixin
-from .policy import uses_dropout
+from .policy import check_text_only, uses_dropout
 from .regularizers import penalty
 from .system_losses import SystemLoss
 
@@ -92,6 +92,7 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
 
     def _check_support(self) -> None:
         """Raise ValueError for what cannot be trained with an adversary or a penalty."""
+        check_text_only(self.model)
         if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
             raise ValueError(
                 "Adapters that learn a prompt replace the embeddings that AAJR perturbs: set `adapter` to lora instead."

@@ -98,6 +98,7 @@ VALUES = [
     ({"model_name_or_path": "no/such/model"}, "no/such/model"),
     ({"model_init_kwargs": "x"}, "model_init_kwargs"),
     ({"attn_implementation": "telepathy"}, "telepathy"),
+    ({"attn_implementation": "flash_attention_2"}, "`attn_implementation` flash_attention_2 needs a GPU"),
     ({"dtype": "float7"}, "float7"),
     ({"max_length": 1}, "max_length"),
     ({"output_dir": ""}, "`output_dir`"),
