@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -171,8 +172,9 @@ def encode_examples(
     """
     examples = []
     for index, row in enumerate(rows):
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-        ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
+        render = functools.partial(tokenizer.apply_chat_template, tools=row.get("tools"), return_dict=False)
+        prompt = render(row["prompt"], add_generation_prompt=True)
+        ids = render(row["prompt"] + row["completion"])
         start = common_prefix_length(prompt, ids)
         columns = agent_columns(row, index, tokenizer, observation, candidates)
         examples.append({"input_ids": ids, "labels": [-100] * start + ids[start:], **columns})
