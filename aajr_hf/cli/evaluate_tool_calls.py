@@ -65,7 +65,7 @@ def evaluate(models: dict[str, str], arguments) -> dict[str, Any]:
     from rich.console import Console
 
     from ..evaluation.tool_call_report import tool_call_sentences, tool_call_tables, write_tool_call_report
-    from ..evaluation.tool_call_robustness import ToolCallSettings, evaluate_tool_calls
+    from ..evaluation.tool_call_robustness import ToolCaller, ToolCallSettings, evaluate_tool_calls
 
     settings = ToolCallSettings(
         train_epsilon=arguments.epsilon,
@@ -78,8 +78,16 @@ def evaluate(models: dict[str, str], arguments) -> dict[str, Any]:
         seed=arguments.seed,
     )
     rows = _rows(arguments)
+    agents = load_agents(models)
+    for name, agent in agents.items():
+        # Each of them before any is attacked.
+        try:
+            with user_errors():
+                ToolCaller(*agent, rows, settings.max_new_tokens)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
     runs = measure_each(
-        load_agents(models),
+        agents,
         models,
         settings.progress_steps(len(rows)),
         lambda model, tokenizer, on_progress: evaluate_tool_calls(model, tokenizer, rows, settings, on_progress),

@@ -139,9 +139,9 @@ def _failure_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     """Per run and radius, how many answers were not valid for each reason."""
     names = [reason.replace("_", " ") for reason in FAILURES]
     rows = [
-        [name, "nominal" if m == "0" else f"worst {times(m)}", *(str(counts[reason]) for reason in FAILURES)]
+        [name, m if m == "nominal" else f"worst {times(m)}", *(str(run["failures"][m][reason]) for reason in FAILURES)]
         for name, run in results["runs"].items()
-        for m, counts in sorted(run["failures"].items(), key=lambda item: float(item[0]))
+        for m in ("nominal", *_multiples(results))
     ]
     return ["invalid answers of", "attack", *names], rows
 

@@ -142,7 +142,7 @@ def evaluate_tool_calls(
     Returns:
         In percent `nominal_valid`, `nominal_exact`, and by multiple of the training epsilon `worst_case_valid` and
         `worst_case_exact`; `nominal_nll` and `worst_case_nll`, of the completions, in nats per token; `failures`, by
-        multiple (`"0"`: without attack) how many answers are invalid for each reason in [`FAILURES`];
+        multiple and for `nominal`, how many answers are invalid for each reason in [`FAILURES`];
         `reference_valid` and `reference_exact`, of the completions themselves as the template renders them: less than
         100 where the data breaks its own schemas; `embedding_norm` and `examples`.
 
@@ -162,7 +162,7 @@ def evaluate_tool_calls(
                 totals.add(target.nll(target.origin), "nominal_nll")
             verdicts = caller.answer(batch)
             _add(totals, verdicts, "nominal")
-            _count(failures, "0", verdicts)
+            _count(failures, "nominal", verdicts)
             on_progress()
             for multiple in settings.multiples:
                 delta, nll = worst_case(

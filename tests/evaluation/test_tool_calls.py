@@ -59,7 +59,11 @@ RULES = {
     "an object with a key left out, as it may be": (True, {"a": {"x": 1}}, {"a": [{"x": [1], "y": ["", 2]}]}),
     "an object with a key too few": (False, {"a": {}}, {"a": [{"x": [1]}]}),
     "any of several objects": (True, {"a": {"y": 1}}, {"a": [{"x": [1]}, {"y": [1]}]}),
-    "values of two objects mixed": (False, {"a": {"x": 1, "y": 2}}, {"a": [{"x": [1], "y": [1]}, {"x": [2], "y": [2]}]}),
+    "values of two objects mixed": (
+        False,
+        {"a": {"x": 1, "y": 2}},
+        {"a": [{"x": [1], "y": [1]}, {"x": [2], "y": [2]}]},
+    ),
     "objects in a list": (True, {"a": [{"x": "B"}, {"x": 2}]}, {"a": [[{"x": ["b"]}, {"x": [2]}]]}),
     "objects in a list in another order": (False, {"a": [{"x": 2}, {"x": 1}]}, {"a": [[{"x": [1]}, {"x": [2]}]]}),
     "no arguments": (True, {}, {}),
@@ -231,13 +235,22 @@ GOOD = calling("?", TOOLS, [("dim", {"room": "den"})])
     ("rows", "message"),
     [
         ([], "There is no row"),
-        ([{"prompt": [{"role": "user", "content": "?"}], "completion": [{"role": "assistant", "content": "!"}]}], "No row's"),
+        (
+            [{"prompt": [{"role": "user", "content": "?"}], "completion": [{"role": "assistant", "content": "!"}]}],
+            "No row's",
+        ),
         ([GOOD, {}], "Row 1: `prompt` must be a list of messages; got None"),
         ([GOOD | {"prompt": "[{"}], "Row 0: `prompt` is no JSON"),
-        ([GOOD | {"completion": [{"role": "assistant", "tool_calls": [{"name": 1}]}]}], "Row 0: `completion`: .* no call"),
+        (
+            [GOOD | {"completion": [{"role": "assistant", "tool_calls": [{"name": 1}]}]}],
+            "Row 0: `completion`: .* no call",
+        ),
         ([GOOD | {"tools": [{"description": "?"}]}], "Row 0: `tools` must be a list of tools"),
         ([GOOD | {"tools": "{}"}], "Row 0: `tools` must be a list of tools"),
-        ([GOOD | {"tools": [tool("f", x={"type": "dict"})]}], "Row 0: `tools`: the parameters of 'f' .* properties/x/type"),
+        (
+            [GOOD | {"tools": [tool("f", x={"type": "dict"})]}],
+            "Row 0: `tools`: the parameters of 'f' .* properties/x/type",
+        ),
         ([GOOD | {"accepted": [{"dim": {"room": "den"}}]}], "Row 0: `accepted` must be a list of"),
         ([GOOD | {"accepted": [{"a": {}, "b": {}}]}], "Row 0: `accepted` must be a list of"),
         ([GOOD | {"accepted": [{"dim": {"room": [{"x": 1}]}}]}], "Row 0: `accepted` must be a list of"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
 import trl
 
+from aajr_hf.evaluation.tool_call_rows import read_rows
 from aajr_hf.training.base_agent import train_tokenizer
+
+from .tiny import fit, model
 
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 SPECIAL = (
@@ -70,3 +74,16 @@ ROWS = [
         "Heat attic to 7, dim bath", TOOLS, [("heat", {"room": "attic", "degrees": 7}), ("dim", {"room": "bath"})]
     ),
 ]
+
+
+@functools.cache
+def caller(template: str = "qwen3"):
+    """A model that knows `ROWS` by heart, and its tokenizer."""
+    rows = read_rows(ROWS)
+    plain = tokenizer_with(template)
+    texts = [
+        plain.apply_chat_template(row["prompt"] + row["completion"], tools=row["tools"], tokenize=False)
+        for row in rows
+    ]
+    tokenizer = tokenizer_with(template, texts, vocab_size=700)
+    return fit(model(tokenizer, width=32), tokenizer, rows), tokenizer
