@@ -18,7 +18,7 @@ def add_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("tool calls, in place of a world")
     group.add_argument("--dataset_name", metavar="NAME", help="rows that ask for tool calls")
     group.add_argument("--dataset_format", metavar="FORMAT", help="how they are written (default: as TRL has them)")
-    group.add_argument("--dataset_split", metavar="SPLIT", default="test", help="(default: %(default)s)")
+    group.add_argument("--dataset_split", metavar="SPLIT", help="(default: test, or the only one)")
     group.add_argument(
         "--perturbed_tokens",
         choices=("prompt", "observation"),

@@ -9,13 +9,14 @@ from typing import Any
 from .errors import UserError
 
 
-def tool_call_rows(name: str, format: str | None, split: str) -> list[dict[str, Any]]:
+def tool_call_rows(name: str, format: str | None, split: str | None) -> list[dict[str, Any]]:
     """
     Rows with `prompt`, `completion`, `tools` and, where known, `accepted`, from a file of JSON lines.
 
     Args:
-        name: The file; it holds one split.
+        name: The file.
         format: None for rows that are in this form already.
+        split: None for `test`, or the only one; a file holds one, whatever it is called.
 
     Raises:
         UserError: for what cannot be read; names the field.
