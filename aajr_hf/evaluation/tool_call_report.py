@@ -35,7 +35,9 @@ def tool_call_tables(results: dict[str, Any]) -> list[Table]:
         "Answers in percent: valid calls (exact ones).\n"
         f"worst Nx: attacked at N times the training epsilon, {results['train_epsilon']:g}."
     )
-    return [table, _table(*_failure_cells(results))]
+    failures = _table(*_failure_cells(results))
+    failures.title, failures.title_justify = "Answers that are not valid, by reason", "left"
+    return [table, failures]
 
 
 def tool_call_sentences(results: dict[str, Any]) -> list[str]:
@@ -143,7 +145,7 @@ def _failure_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]
         for name, run in results["runs"].items()
         for m in ("nominal", *_multiples(results))
     ]
-    return ["invalid answers of", "attack", *names], rows
+    return ["run", "attack", *names], rows
 
 
 def _table(headers: list[str], rows: list[list[str]]) -> Table:

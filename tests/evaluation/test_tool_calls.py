@@ -87,6 +87,12 @@ def test_calls_come_in_any_order_and_in_the_right_number():
     assert matches([], []) and not matches([a], [])
 
 
+def test_the_first_that_fits_is_not_always_the_right_one():
+    calls = [ToolCall("f", {"x": 1}), ToolCall("f", {"x": 2})]
+    assert matches(calls, [{"f": {"x": [1, 2]}}, {"f": {"x": [1]}}])
+    assert not matches(calls, [{"f": {"x": [1, 2]}}, {"f": {"x": [3]}}])
+
+
 @given(st.lists(st.lists(st.integers(0, 3), max_size=4), max_size=4), st.lists(st.integers(0, 3), max_size=4))
 def test_a_matching_is_found_where_there_is_one(accepted, values):
     """By trying all orders; taking the first that fits would miss some."""
@@ -163,10 +169,13 @@ def test_where_nothing_is_to_be_called_silence_is_right():
     assert judge(Answer([], "unparsable"), silent) == Verdict("unparsable", False)
 
 
-def test_nothing_is_fetched_for_a_schema():
+def test_nothing_is_fetched_for_a_schema(monkeypatch):
+    fetched = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, *_, **__: fetched.append(request))
     elsewhere = tool("f", x={"$ref": "http://127.0.0.1:9/schema.json"})
     with pytest.raises(ValueError, match="schema of the tool 'f' refers to what it does not contain"):
         verdict([("f", {"x": 1})], [elsewhere])
+    assert not fetched
 
 
 @pytest.mark.parametrize(
