@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from jsonschema import Draft202012Validator
 from trl import maybe_convert_to_chatml
 
 from .files import Item, json_rows
@@ -99,8 +100,8 @@ def bfcl_rows(questions: Path) -> Iterator[Item]:
 
 def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any]:
     """
-    The row of [`bfcl_rows`] for one question and its accepted calls. Of each argument's accepted values, the first that
-    is not `""` is chosen; an argument that has no other is left out.
+    The row of [`bfcl_rows`] for one question and its accepted calls. Of each argument's accepted values, the first one is
+    chosen that the tool's schema allows; where it allows none, an argument that may be left out (`""`) is.
 
     Raises:
         RowError: for a question of several turns, a type that JSON Schema lacks, or calls that do not fit the tools.
@@ -122,7 +123,10 @@ def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any
         raise RowError("has an answer without a call")
     accepted = [_accepted(call, tools) for call in ground_truth]
     calls = [
-        {"type": "function", "function": {"name": name, "arguments": _chosen_fields(arguments)}}
+        {
+            "type": "function",
+            "function": {"name": name, "arguments": _chosen_fields(arguments, tools[name]["function"]["parameters"])},
+        }
         for call in accepted
         for name, arguments in call.items()
     ]
@@ -174,30 +178,32 @@ def _accepted(call: object, tools: dict[str, Any]) -> dict[str, dict[str, list[A
             raise RowError(f"has an answer that gives {name} the unknown argument {argument!r}")
         empty = values == [] and known[argument].get("type") == "array"
         checked[argument] = [[]] if empty else values
-    given = _chosen_fields(checked)
+    given = _chosen_fields(checked, schema)
     missing = [argument for argument in schema.get("required", []) if argument not in given]
     if missing:
         raise RowError(f"has an answer that calls {name} without its required {', '.join(missing)}")
     return {name: checked}
 
 
-def _chosen_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """Each field with its first accepted value, without those that may only be left out."""
-    chosen = {}
+def _chosen_fields(fields: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Each field with its first accepted value that the schema allows, or else its first, unless it may be left out."""
+    known, chosen = schema.get("properties", {}), {}
     for name, values in fields.items():
         if not isinstance(values, list) or not values:
             raise RowError(f"has an answer without a list of accepted values for {name!r}")
-        value = next((value for value in values if value != ""), "")
-        if value != "":
-            chosen[name] = _chosen(value)
+        part = known.get(name, {})
+        candidates = [_chosen(value, part) for value in values if value != ""]
+        allowed = [value for value in candidates if Draft202012Validator(part).is_valid(value)]
+        if allowed or (candidates and "" not in values):
+            chosen[name] = (allowed or candidates)[0]
     return chosen
 
 
-def _chosen(value: Any) -> Any:
+def _chosen(value: Any, schema: dict[str, Any]) -> Any:
     """An accepted value; objects in it have lists of accepted values as their fields."""
     if isinstance(value, dict):
-        return _chosen_fields(value)
-    return [_chosen(item) for item in value] if isinstance(value, list) else value
+        return _chosen_fields(value, schema)
+    return [_chosen(item, schema.get("items", {})) for item in value] if isinstance(value, list) else value
 
 
 def toolbench_row(row: object) -> dict[str, Any]:

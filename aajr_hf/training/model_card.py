@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .config import AAJRConfig
+from .tool_call_card import TOOL_CALL_PLOT, is_of_tool_calls, tool_call_results, tool_call_section
 
 RECIPE = "recipe.yaml"
 # Beside the recipe where malformed rows of the data were left out: how many.
@@ -51,7 +52,9 @@ The adapter's base model is a folder of the machine that it was trained on. To s
 `aajr merge` writes.
 {% endif %}
 ## Results
-{% if results %}
+{% if tool_calls %}
+{{ tool_calls }}
+{% elif results %}
 {{ results.examples }} held-out observations, attacked with {{ results.attack }}; 100 is perfect.
 
 | | nominal |{% for row in results.worst %} worst case, {{ row.radius }} |{% endfor %}
@@ -60,11 +63,11 @@ The adapter's base model is a folder of the machine that it was trained on. To s
 | success, sampled | {{ results.sampled }} |{% for row in results.worst %} {{ row.sampled }} |{% endfor %}
 
 Amplification along the ascent (mean norm of J u): {{ results.amplification }}.
-{% for plot in plots %}
-![{{ plot.stem }}]({{ plot.path }})
-{% endfor %}{% else %}
+{% else %}
 Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` adds the numbers here.
-{% endif %}
+{% endif %}{% for plot in plots %}
+![{{ plot.stem }}]({{ plot.path }})
+{% endfor %}
 ## Training
 
 | | |
@@ -105,6 +108,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     on_hub = dataset is not None and not Path(dataset).exists()
     is_adapter = (folder / "adapter_config.json").is_file()
     numbers = _numbers(folder)
+    on_tools = bool(numbers) and is_of_tool_calls(numbers)
     data = ModelCardData(
         model_name=repo_id.split("/")[-1],
         base_model=None if _is_local(base) else base or None,
@@ -112,7 +116,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         pipeline_tag="text-generation",
         tags=["trl", "sft", "aajr", "robustness"],
         datasets=[dataset] if on_hub else None,
-        eval_results=_eval_results(numbers) if numbers else None,
+        eval_results=(tool_call_results if on_tools else _eval_results)(numbers) if numbers else None,
     )
     defaults = AAJRConfig.__dataclass_fields__
     card = ModelCard.from_template(
@@ -123,11 +127,13 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         base=(Path(base).name if _is_local(base) else base) or "A model without a name",
         local_base=is_adapter and _is_local(base),
         snippet=_snippet(repo_id, is_adapter),
-        results=_table(numbers) if numbers else None,
+        results=_table(numbers) if numbers and not on_tools else None,
+        tool_calls=tool_call_section(numbers) if on_tools else None,
         plots=[
             {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
             for file in sorted((folder / EVALUATION).glob("*.png"))
-            if numbers
+            # Of the other kind of evaluation, one may be left in the same folder.
+            if numbers and (file.name == TOOL_CALL_PLOT) == on_tools
         ],
         trained=_trained(folder, recipe),
         data=_data(folder, recipe),
