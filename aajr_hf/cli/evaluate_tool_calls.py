@@ -11,7 +11,7 @@ from .measuring import load_agents, measure_each, weights_of
 from .parsing import ArgumentParser
 from .tool_call_data import tool_call_rows
 
-_ONLY_HERE = ("dataset_format", "dataset_split", "perturbed_tokens", "max_new_tokens")
+_ONLY_HERE = ("dataset_format", "dataset_split", "skip_invalid_rows", "perturbed_tokens", "max_new_tokens")
 _ONLY_WORLDS = ("environment", "attacks", "transfer_from", "token_trials", "sanity")
 
 
@@ -23,6 +23,9 @@ def add_options(parser: ArgumentParser) -> None:
         "--dataset_format", choices=FORMATS, default="trl", help="how they are written (default: %(default)s)"
     )
     group.add_argument("--dataset_split", metavar="SPLIT", help="(default: test, or the only one)")
+    group.add_argument(
+        "--skip_invalid_rows", action="store_true", help="go on without malformed rows, which are counted and shown"
+    )
     group.add_argument(
         "--perturbed_tokens",
         choices=("prompt", *OBSERVED_ROLES),
@@ -118,7 +121,9 @@ def _rows(arguments) -> list[dict[str, Any]]:
 
     from ..evaluation.tool_call_rows import read_rows
 
-    rows = tool_call_rows(arguments.dataset_name, arguments.dataset_format, arguments.dataset_split)
+    rows = tool_call_rows(
+        arguments.dataset_name, arguments.dataset_format, arguments.dataset_split, arguments.skip_invalid_rows
+    )
     drawn = np.random.default_rng(arguments.seed).permutation(len(rows))[: arguments.examples]
     numbers = sorted(map(int, drawn))
     try:

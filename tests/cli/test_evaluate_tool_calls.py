@@ -78,7 +78,8 @@ def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path)
         (["--dataset_name", "x.jsonl", "--attacks", "random"], "`--attacks` is for worlds"),
         (["--dataset_name", "x.jsonl", "--max_new_tokens", "0"], "`--max_new_tokens` must be at least 1; got 0"),
         (["--dataset_name", "x.jsonl", "--batch_size", "0"], "`--batch_size` must be at least 1; got 0"),
-        (["--dataset_name", "x.jsonl"], "`--dataset_name`: "),
+        (["--dataset_name", "x.jsonl"], "`dataset_name`: there is no file or folder x.jsonl"),
+        (["--skip_invalid_rows"], "`--skip_invalid_rows` is for tool calls"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -91,8 +92,11 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys, tmp_path
 def test_a_row_that_cannot_be_used_is_named_before_a_model_is_loaded(data, tmp_path, capsys):
     with data.open("a") as file:
         file.write(json.dumps(ROWS[0] | {"tools": "[{}]"}) + "\n")
-    message = fails(capsys, "evaluate", "nowhere", "--dataset_name", str(data), "--output", str(tmp_path / "report"))
-    assert "`--dataset_name`: Row 4: `tools` must be a list of tools" in message
+    asked = ["evaluate", "nowhere", "--dataset_name", str(data), "--output", str(tmp_path / "report")]
+    message = fails(capsys, *asked)
+    assert "1 of 5 rows are malformed: calls.jsonl line 5: `tools` has a schema without a `name`" in message
+    # Without it, the model is what is wrong.
+    assert "nowhere" in fails(capsys, *asked, "--skip_invalid_rows")
 
 
 def test_an_agent_that_calls_no_tools_is_refused_and_nothing_is_written(agent, data, tmp_path, capsys):  # noqa: F811

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from jsonschema import Draft202012Validator
 from shared_data import bfcl
 
 from aajr_hf.training.files import dataset_of
@@ -305,3 +306,28 @@ def test_rows_are_converted_or_carry_their_reason():
     assert toolbench[0][1]["messages"][3]["role"] == "tool"
     assert [str(row) for _, row in toolbench[1:]] == ["needs `conversations`, a list", "is not JSON"]
     assert list(in_trl_format(items[1:], "trl")) == items[1:]
+
+
+def test_chosen_calls_fit_their_schemas_where_an_accepted_one_does():
+    invalid = set()
+    for part in PARTS:
+        for _, row in bfcl_rows(bfcl() / f"BFCL_v4_{part}.json"):
+            schemas = {t["function"]["name"]: t["function"]["parameters"] for t in json.loads(row["tools"])}
+            for call in row["completion"][0]["tool_calls"]:
+                schema, arguments = schemas[call["function"]["name"]], call["function"]["arguments"]
+                if not Draft202012Validator(schema).is_valid(arguments):
+                    invalid.add(row["id"])
+    # A value outside its enumeration, and two required lists that are empty: in the data itself.
+    assert invalid <= {"live_simple_71-35-0", "live_simple_106-63-0", "live_simple_112-68-0"}
+
+
+def test_a_value_that_the_schema_forbids_is_not_chosen_where_another_is_accepted():
+    question = QUESTION | {"function": [{"name": "f", "parameters": {"type": "dict", "properties": {}}}]}
+    question["function"][0]["parameters"]["properties"] = {
+        "a": {"type": "string", "enum": ["x"]},
+        "b": {"type": "integer"},
+        "c": {"type": "integer"},
+    }
+    accepted = [{"f": {"a": ["", "N/A"], "b": ["1", 1], "c": ["1"]}}]
+    chosen = bfcl_row(question, accepted)["completion"][0]["tool_calls"][0]["function"]["arguments"]
+    assert chosen == {"b": 1, "c": "1"}
