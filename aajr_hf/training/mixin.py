@@ -262,8 +262,13 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
         if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
             return
+        recorded = self._metrics["train"]
         for name in metrics:
-            self._metrics["train"][name].append(values[name])
+            if name != "tokens":
+                recorded[name].append(values[name])
+        if "tokens" in metrics:  # of all processes and steps together
+            self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
+            recorded["num_tokens"] = [self._total_train_tokens]
 
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm)
