@@ -121,6 +121,15 @@ def test_reference_log_probabilities_may_be_computed_before(tmp_path):
     assert_same_gradient(before, now, 1e-6)
 
 
+def test_evaluation_has_no_adversary(tmp_path):
+    found = []
+    for cls, config in ((AAJRDPOTrainer, AAJRDPOConfig), (DPOTrainer, DPOConfig)):
+        run = dpo(tmp_path, cls=cls, config=config)
+        found.append(run.evaluate(pairs(6)))
+    assert found[0]["eval_loss"] == found[1]["eval_loss"]
+    assert found[0]["eval_rewards/margins"] == found[1]["eval_rewards/margins"]
+
+
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
     settings = {"regularizer_lambda": 0.01, "clean_loss_weight": 0.5}
     whole, log, _ = step(dpo(tmp_path, **settings))

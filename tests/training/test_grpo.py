@@ -22,7 +22,7 @@ NO_PENALTY = {"regularizer_lambda": 0.0}
     [
         ({"perturbation_epsilon": 0.0}, {}, 0.0),
         ({"perturbation_epsilon": 1e-9}, {}, 1e-5),
-        ({"perturbation_epsilon": 1e-9}, {"loss_type": "bnpo", "num_iterations": 2, "epsilon": 0.01}, 1e-5),
+        ({"perturbation_epsilon": 1e-9}, {"num_iterations": 2, "epsilon": 0.01, "temperature": 0.7}, 1e-5),
         (
             {"perturbation_epsilon": 1e-9, "adapter": "lora", "adapter_rank": 4},
             {"loss_type": "grpo", "beta": 0.1},
