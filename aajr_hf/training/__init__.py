@@ -5,7 +5,7 @@ from importlib import import_module
 from .config import AAJRConfig
 from .trainer import AAJRTrainer
 
-# Loaded when they are asked for: few users need them, and TRL's modules of them take a second.
+# Loaded when they are asked for: few users need them, and with its GRPO TRL loads vLLM where that is installed.
 _LAZY = {"AAJRDPOConfig": "dpo", "AAJRDPOTrainer": "dpo", "AAJRGRPOConfig": "grpo", "AAJRGRPOTrainer": "grpo"}
 
 __all__ = ["AAJRConfig", "AAJRTrainer", *_LAZY]

@@ -19,15 +19,20 @@ ADAM = {"max_steps": 20, "optim": "adamw_torch", "learning_rate": 1e-3, "max_gra
 
 
 @pytest.mark.parametrize(
-    ("settings", "tolerance"),
-    [({"epsilon": 0.0}, 0.0), ({"epsilon": 1e-9}, 1e-5), ({"epsilon": 1e-9, "adapter": "lora"}, 1e-5)],
+    ("settings", "trl", "tolerance"),
+    [
+        ({"epsilon": 0.0}, {}, 0.0),
+        ({"epsilon": 1e-9}, {"sync_ref_model": True, "ref_model_sync_steps": 5}, 1e-5),
+        ({"epsilon": 1e-9, "adapter": "lora"}, {}, 1e-5),
+    ],
     ids=["inactive", "vanishing-adversary", "lora"],
 )
-def test_without_an_adversary_it_is_dpo(tmp_path, settings, tolerance):
-    mine = dpo(tmp_path, tiny_model(torch.float32), regularizer_lambda=0.0, adapter_rank=4, **settings, **ADAM)
+def test_without_an_adversary_it_is_dpo(tmp_path, settings, trl, tolerance):
+    own = {"regularizer_lambda": 0.0, "adapter_rank": 4, **settings}
+    mine = dpo(tmp_path, tiny_model(torch.float32), **own, **trl, **ADAM)
     mine.train()
     lora = {"peft_config": mine.model.peft_config["default"]} if "adapter" in settings else {}
-    theirs = dpo(tmp_path, tiny_model(torch.float32), DPOTrainer, DPOConfig, **lora, **ADAM)
+    theirs = dpo(tmp_path, tiny_model(torch.float32), DPOTrainer, DPOConfig, **lora, **trl, **ADAM)
     theirs.train()
     assert largest_difference(mine.model, theirs.model) <= tolerance
     assert mine.state.log_history[19]["loss"] < 0.95 * mine.state.log_history[0]["loss"]
@@ -137,6 +142,23 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
     assert_same_gradient(parts, whole, 1e-6)
     assert other["num_tokens"] == log["num_tokens"]
     assert other["rewards/margins"] == pytest.approx(log["rewards/margins"], rel=1e-4)
+
+
+def test_activation_checkpointing_and_finite_differences_change_little(tmp_path):
+    exact, log, _ = step(dpo(tmp_path, regularizer_lambda=0.01))
+    checkpointed, _, _ = step(dpo(tmp_path, regularizer_lambda=0.01, gradient_checkpointing=True))
+    assert_same_gradient(checkpointed, exact, 1e-9)
+    estimated, other, _ = step(dpo(tmp_path, regularizer_lambda=0.01, jacobian_estimator="finite_difference"))
+    assert other["aajr/penalty"] == pytest.approx(log["aajr/penalty"], rel=2e-3)
+    assert_same_gradient(estimated, exact, 1e-2)
+
+
+def test_a_resumed_run_continues_the_trajectory(tmp_path):
+    shared = ADAM | {"save_strategy": "steps", "max_steps": 2, "save_steps": 1, "regularizer_lambda": 0.01}
+    whole, parts = (dpo(tmp_path / name, tiny_model(torch.float32), **shared) for name in ("whole", "parts"))
+    whole.train()
+    parts.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+    assert largest_difference(whole.model, parts.model) == 0
 
 
 def test_the_penalty_on_a_part_of_the_pairs_is_that_of_whole_pairs(tmp_path):

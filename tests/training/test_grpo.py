@@ -158,6 +158,13 @@ def test_an_adapter_trains_and_leaves_the_base_alone(tmp_path):
     assert first["kl"] == pytest.approx(0, abs=1e-6) and second["kl"] > 0 and second["aajr/penalty"] > 0
 
 
+def test_activation_checkpointing_changes_nothing(tmp_path):
+    settings = {"regularizer_lambda": 0.01, "max_completion_length": 3}
+    plain, _, _ = step(grpo(tmp_path, **settings))
+    checkpointed, _, _ = step(grpo(tmp_path, gradient_checkpointing=True, **settings))
+    assert_same_gradient(checkpointed, plain, 1e-9)
+
+
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
     settings = {"loss_type": "grpo", "regularizer_lambda": 0.01, "clean_loss_weight": 0.5, "max_completion_length": 3}
     whole, log, _ = step(grpo(tmp_path, **settings))
