@@ -144,18 +144,20 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
     """
     Trainer for Adversarially-Aligned Jacobian Regularization (AAJR) of a policy that is trained on what it samples.
 
-    The paper's policy is deterministic, and leaves open what its system loss is for one that samples. Here completions are
-    sampled at the clean prompt and scored as in [`~trl.GRPOTrainer`]; each of them is an example, whose system loss is GRPO's own
-    ([`PolicyLoss`]): the sampled tokens, their advantage, the old and the reference's log-probabilities are constants, and the
-    adversary perturbs the embeddings of the prompt. Raising that loss makes what was better than its group less likely, and
-    what was worse more likely: the importance-weighted estimate, from samples at the clean prompt, of the advantage that the agent
-    would have if it sampled at the perturbed one (token by token, as GRPO approximates it). Clipping stops what lowers the loss
-    alone, and so never the adversary.
-    One perturbation for each completion is the stronger adversary, who knows what is about to be said; the one who knows the
-    prompt alone gains no more in the mean (a maximum of means is at most the mean of maxima), and TRL spreads a group over
-    micro-batches. Training lowers the loss at the perturbed prompts, averaged as `loss_type` says, and the penalty keeps the logits of the
-    sampled tokens (before the temperature) calm along the ascent's directions. A completion without an advantage has no direction,
-    and is not penalised. With `perturbation_epsilon = 0` and `regularizer_lambda = 0` it is [`~trl.GRPOTrainer`].
+    The paper's policy is deterministic, and leaves open what the system loss is of one that samples. Here completions are
+    sampled at the clean prompt and scored as in [`~trl.GRPOTrainer`]; each of them is an example, whose system loss is GRPO's
+    own ([`PolicyLoss`]): the sampled tokens, their advantage, the old and the reference's log-probabilities are constants,
+    and the adversary perturbs the embeddings of the prompt. Raising that loss makes what was better than its group less
+    likely, and what was worse more likely: its negative is the importance-weighted estimate, from samples at the clean prompt,
+    of the advantage that the agent would have if it sampled at the perturbed one (token by token, as GRPO approximates it).
+    Clipping stops what lowers the loss alone, and so never the adversary.
+
+    One perturbation for each completion is the stronger adversary, who knows what is about to be said: one who knows the
+    prompt alone raises the mean no further (the maximum of a mean is at most the mean of the maxima), and TRL spreads a group
+    over micro-batches. Training lowers the loss at the perturbed prompts, averaged as `loss_type` says, and the penalty keeps
+    the logits of the sampled tokens (before the temperature) calm along the ascent's directions. A completion without an
+    advantage, and without a KL term, has no direction and no penalty. With `perturbation_epsilon = 0` and
+    `regularizer_lambda = 0` it is [`~trl.GRPOTrainer`].
 
     Takes the arguments of [`~trl.GRPOTrainer`], with an [`AAJRGRPOConfig`]. Logs the metrics of [`AAJRTrainer`] but those of
     smoothness, which this loss has not, and TRL's own, of the clean prompts. Evaluation is that of `GRPOTrainer`, without an

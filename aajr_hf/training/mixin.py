@@ -65,9 +65,7 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, self._config_class):
-            name = self._config_class.__name__
-            article = "an" if name[0] in "AEIOU" else "a"
-            raise TypeError(f"`args` must be {article} {name}, got {type(args).__name__}.")
+            raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
         peft_config = adapter_config(args, model)
         if peft_config is not None:
             if kwargs.get("peft_config") is not None:

@@ -210,8 +210,20 @@ def test_what_has_no_adversary_is_refused_by_name(tmp_path, overrides, field):
     assert "\n" not in str(error.value)
 
 
-def test_tools_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("attribute", "field"),
+    [
+        ("tools", "tools"),
+        ("environment_factories", "environment_factory"),
+        ("rollout_func", "rollout_func"),
+        ("_is_vlm", "processing_class"),
+        ("is_deepspeed_enabled", "deepspeed"),
+        ("is_fsdp_enabled", "fsdp"),
+        ("aux_loss_enabled", "router_aux_loss_coef"),
+    ],
+)
+def test_what_is_not_tried_is_refused(tmp_path, attribute, field):
     run = grpo(tmp_path)
-    run.tools = [print]
-    with pytest.raises(ValueError, match="`tools`"):
+    setattr(run, attribute, True)
+    with pytest.raises(ValueError, match=f"`{field}`"):
         run._check_support()
