@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from .model_card import DATA, RECIPE, write_model_card
-from .recipe import recipe_of
+from .recipe import SFT_TRAINER, recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,9 @@ class HubMixin:
 
     def _write_recipe(self, folder: Path) -> None:
         recipe = recipe_of(self.args) if self.recipe is None else self.recipe
-        recipe = {"model_name_or_path": self.model.config._name_or_path} | recipe
+        trainer = type(self).__name__
+        origin = {} if trainer == SFT_TRAINER else {"trainer": trainer}
+        recipe = origin | {"model_name_or_path": self.model.config._name_or_path} | recipe
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
         if self.skipped_rows:
             (folder / DATA).write_text(json.dumps({"skipped_rows": self.skipped_rows}) + "\n")

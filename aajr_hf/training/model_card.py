@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .config import AAJRConfig
+from .recipe import GRPO_TRAINER, with_radius
 from .tool_call_card import TOOL_CALL_PLOT, is_of_tool_calls, tool_call_results, tool_call_section
 
 RECIPE = "recipe.yaml"
@@ -24,6 +25,7 @@ _SETTINGS = (
     *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "regularizer_lambda"),
     *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
 )
+_METHODS = {"AAJRDPOTrainer": "dpo", GRPO_TRAINER: "grpo"}
 CITATION = """@article{mumcu2026aajr,
     title  = {{Adversarially-Aligned Jacobian Regularization}},
     author = {Mumcu and Yilmaz},
@@ -77,7 +79,7 @@ Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` add
 | data | {{ data }} |{% for name, value in settings.items() %}
 | `{{ name }}` | {{ value }} |{% endfor %}
 
-The recipe as run, for `aajr train --config`:
+{% if trainer %}The settings as run, for `{{ trainer }}`{% else %}The recipe as run, for `aajr train --config`{% endif %}:
 
 ~~~~yaml
 {{ recipe }}
@@ -109,12 +111,13 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     is_adapter = (folder / "adapter_config.json").is_file()
     numbers = _numbers(folder)
     on_tools = bool(numbers) and is_of_tool_calls(numbers)
+    trainer = recipe.get("trainer")
     data = ModelCardData(
         model_name=repo_id.split("/")[-1],
         base_model=None if _is_local(base) else base or None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["trl", "sft", "aajr", "robustness"],
+        tags=["trl", _METHODS.get(trainer, "sft"), "aajr", "robustness"],
         datasets=[dataset] if on_hub else None,
         eval_results=(tool_call_results if on_tools else _eval_results)(numbers) if numbers else None,
     )
@@ -137,7 +140,12 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         ],
         trained=_trained(folder, recipe),
         data=_data(folder, recipe),
-        settings={name: recipe.get(name, defaults[name].default) for name in _SETTINGS},
+        trainer=trainer,
+        settings={
+            name: with_radius(recipe).get(name, defaults[name].default)
+            for name in _SETTINGS
+            if not (trainer and name == "system_loss")  # it has its own
+        },
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
         versions=", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         citation=CITATION,
