@@ -2,12 +2,18 @@
 
 __version__ = "0.1.0"
 
-__all__ = ["AAJRConfig", "AAJRTrainer", "__version__"]
+_TRAINING = (
+    *("AAJRConfig", "AAJRTrainer"),
+    *("AAJRDPOConfig", "AAJRDPOTrainer"),
+    *("AAJRGRPOConfig", "AAJRGRPOTrainer"),
+)
+
+__all__ = [*_TRAINING, "__version__"]
 
 
 def __getattr__(name: str):
-    # The trainer pulls in transformers, TRL and PEFT; `aajr_hf.objective` needs torch alone.
-    if name in ("AAJRConfig", "AAJRTrainer"):
+    # The trainers pull in transformers, TRL and PEFT; `aajr_hf.objective` needs torch alone.
+    if name in _TRAINING:
         from . import training
 
         return getattr(training, name)

@@ -57,6 +57,13 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
                     f"`{item.name}` is TRL's and needs `use_peft`: set that to true, or use `adapter`, `adapter_rank` and "
                     "`adapter_options`."
                 )
+    attention = arguments.attn_implementation or ""
+    packages = ("flash_attn", "flash_attn_interface", "kernels")
+    if attention.startswith("flash_attention") and not any(map(find_spec, packages)):
+        raise UserError(
+            f"`attn_implementation` {attention} needs a GPU and kernels (pip install kernels): install them, or set it to "
+            "sdpa, with which the penalty is exact."
+        )
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")

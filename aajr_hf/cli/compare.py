@@ -102,6 +102,7 @@ def _refuse_measuring(parser: ArgumentParser, arguments) -> None:
 def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
     """The numbers of an evaluation under the names of these runs."""
     from ..training.model_card import run_of, weights_digest
+    from ..training.tool_call_card import is_of_tool_calls
 
     file = evaluation / RESULTS
     if not file.is_file():
@@ -124,5 +125,9 @@ def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
     if absent:
         raise UserError(
             f"`--evaluation`: {file} has no numbers of {', '.join(absent)}: evaluate it too, or leave `--evaluation` out."
+        )
+    if any(is_of_tool_calls(run) for run in numbers.values()):
+        raise UserError(
+            f"`--evaluation`: {file} is of tool calls: give one of a world, made without `--dataset_name`."
         )
     return found

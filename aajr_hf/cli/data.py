@@ -2,47 +2,207 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
+    from datasets import Dataset
 
+    from ..training.files import RowCount
     from .train import TrainArguments
 
+logger = logging.getLogger(__name__)
 
-def load_data(arguments: TrainArguments) -> DatasetDict:
-    """The generated examples of a world, or a dataset from the Hub or from files."""
-    from datasets import Dataset, DatasetDict, load_dataset
+# The suffix of a file, and the loader of the datasets library that reads it.
+_LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
-    from ..environments import expert_rows
+
+@dataclass
+class Data:
+    """
+    The splits of a run's data, each read when it is asked for: see [`split`].
+
+    Attributes:
+        name: What the recipe calls it.
+        splits: Of each split, what reads it: its rows, and how many of them are malformed.
+        skip_invalid_rows: Whether these are left out; otherwise they are a mistake.
+        skipped: Of each split that was read, how many rows were left out.
+    """
+
+    name: str
+    splits: dict[str, Callable[[], tuple[Dataset, RowCount]]]
+    skip_invalid_rows: bool = False
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
+    """
+    The generated examples of a world, or a dataset from the Hub or from files.
+
+    Raises:
+        UserError: for what cannot be loaded.
+    """
+    from ..training.exact_json import use_exact_json
 
     if (arguments.environment is None) == (arguments.dataset_name is None):
         raise UserError("Give either `environment` or `dataset_name`.")
     if arguments.environment is not None:
-        world, examples, seed = arguments.environment, arguments.environment_examples, arguments.environment_seed
-        # The test split's seed is far from any that counts up from 0.
-        return DatasetDict(
-            {
-                "train": Dataset.from_list(expert_rows(world, examples, seed=seed)),
-                "test": Dataset.from_list(expert_rows(world, max(examples // 20, 1), seed=seed + 10**6)),
-            }
-        )
-    name = arguments.dataset_name
+        for name in ("dataset_format", "skip_invalid_rows"):
+            if getattr(arguments, name) != type(arguments).__dataclass_fields__[name].default:
+                raise UserError(f"`{name}` is about the rows of `dataset_name`, and `environment` is given: unset it.")
+        return Data(arguments.environment, _of_world(arguments))
+    use_exact_json()
     try:
-        if name.endswith((".json", ".jsonl")):
-            return load_dataset("json", data_files={arguments.dataset_train_split: name})
-        return load_dataset(name, name=arguments.dataset_config)
+        if arguments.dataset_format == "bfcl":
+            splits = _of_bfcl(arguments)
+        elif (local := _local_files(arguments)) is not None:
+            splits = {
+                split: _of_files([Path(file) for file in files], arguments.dataset_format, text_field)
+                for split, files in local.items()
+            }
+        else:
+            path, options = arguments.dataset_name, {"name": arguments.dataset_config}
+            if Path(path).is_file():
+                path, options = _LOADERS[Path(path).suffix], {"data_files": {arguments.dataset_train_split: path}}
+            splits = {
+                split: _of_dataset(read, split, arguments.dataset_format, text_field)
+                for split, read in _datasets(path, **options).items()
+            }
+    except UserError:
+        raise
     except Exception as error:  # the library has errors of many kinds for what it cannot read
-        raise UserError(f"`dataset_name`: {name} cannot be loaded: {one_line(error.__cause__ or error)}") from error
+        reason = one_line(error.__cause__ or error)
+        raise UserError(f"`dataset_name`: {arguments.dataset_name} cannot be loaded: {reason}") from error
+    return Data(arguments.dataset_name, splits, arguments.skip_invalid_rows)
 
 
-def split(dataset: DatasetDict, name: str, field_name: str):
-    """One split of a dataset; a `UserError` that names the field where there is none, a `ValueError` for its rows."""
+def split(data: Data, name: str, field_name: str) -> Dataset:
+    """
+    The rows of one split that can be trained on.
+
+    Raises:
+        UserError: names the field where there is no such split, and the malformed rows where these are not to be skipped.
+    """
+    if name not in data.splits:
+        raise UserError(f"`{field_name}`: the dataset has no split {name!r}, only {', '.join(data.splits)}.")
+    try:
+        dataset, count = data.splits[name]()
+    except (ValueError, OSError) as error:
+        raise UserError(f"`dataset_name`: {one_line(error).removesuffix('.')}.") from error
+    if count.malformed and not data.skip_invalid_rows:
+        raise UserError(
+            f"`dataset_name`: {count}. Mend them, or set `skip_invalid_rows` to true to go on without them."
+        )
+    if count.malformed:
+        logger.warning(f"Skipped: {count}.")
+    if count.sound == 0:
+        none = "no rows" if count.malformed == 0 else f"no row that can be trained on: {count}"
+        raise UserError(f"`dataset_name`: the split {name!r} of {data.name} has {none}.")
+    data.skipped[name] = count.malformed
+    return dataset
+
+
+def _of_world(arguments: TrainArguments) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
+    from datasets import Dataset
+
+    from ..environments import expert_rows
+    from ..training.files import RowCount
+
+    def generated(examples: int, seed: int):
+        dataset = Dataset.from_list(expert_rows(arguments.environment, examples, seed=seed))
+        return dataset, RowCount(sound=len(dataset))
+
+    examples, seed = arguments.environment_examples, arguments.environment_seed
+    # The test split's seed is far from any that counts up from 0.
+    return {
+        "train": lambda: generated(examples, seed),
+        "test": lambda: generated(max(examples // 20, 1), seed + 10**6),
+    }
+
+
+def _of_bfcl(arguments: TrainArguments) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
+    from ..training.files import dataset_of
+    from ..training.formats import bfcl_files, bfcl_rows
+
+    files = bfcl_files(Path(arguments.dataset_name))
+    read = lambda: itertools.chain.from_iterable(map(bfcl_rows, files))  # noqa: E731
+    return {arguments.dataset_train_split: lambda: dataset_of(read)}
+
+
+def _of_files(files: list[Path], dataset_format: str, text_field: str):
+    from ..training.files import csv_rows, dataset_of, json_rows
+    from ..training.formats import in_trl_format
+
+    def read():
+        for file in files:
+            rows = csv_rows(file) if file.suffix == ".csv" else json_rows(file)
+            yield from in_trl_format(rows, dataset_format)
+
+    return lambda: dataset_of(read, text_field)
+
+
+def _of_dataset(read: Callable[[], Dataset], name: str, dataset_format: str, text_field: str):
     from ..training.loading import check_rows
 
-    if name not in dataset:
-        raise UserError(f"`{field_name}`: the dataset has no split {name!r}, only {', '.join(dataset)}.")
-    check_rows(dataset[name], f"the split {name!r} of the data")
-    return dataset[name]
+    return lambda: check_rows(read(), f"the split {name!r}", dataset_format, text_field)
+
+
+def _datasets(path: str, **options) -> dict[str, Callable[[], Dataset]]:
+    """
+    What reads each split of a dataset. The datasets library would load all of them for the sake of one; where they are
+    Parquet files of their own, which most of the Hub's are, only those that are read are loaded.
+    """
+    from datasets import load_dataset, load_dataset_builder
+
+    builder = load_dataset_builder(path, **options)
+    files = builder.config.data_files if builder.name == "parquet" else None
+    if not files:
+        loaded = load_dataset(path, **options)
+        return {split: functools.partial(loaded.__getitem__, split) for split in loaded}
+
+    def load(split: str) -> Dataset:
+        try:
+            return load_dataset("parquet", data_files={split: list(files[split])}, split=split)
+        except Exception as error:  # the library has errors of many kinds for what it cannot read
+            reason = one_line(error.__cause__ or error)
+            raise ValueError(f"the split {split!r} of {path} cannot be loaded: {reason}") from error
+
+    return {str(split): functools.partial(load, str(split)) for split in files}
+
+
+def _local_files(arguments: TrainArguments) -> dict[str, list[str]] | None:
+    """
+    The files of each split where their lines can be told apart: JSON, JSON Lines and CSV on this machine. None for all that
+    the datasets library reads: Parquet, other files in a folder, and the Hub.
+
+    Raises:
+        UserError: for a file or a folder that is not there, or that nothing can be read from.
+    """
+    from datasets import load_dataset_builder
+
+    path, readable = Path(arguments.dataset_name), ", ".join(_LOADERS)
+    if path.is_file():
+        if path.suffix not in _LOADERS:
+            raise UserError(f"`dataset_name`: {path} must be a folder, or a file that ends in {readable}.")
+        return None if path.suffix == ".parquet" else {arguments.dataset_train_split: [str(path)]}
+    if not path.is_dir():
+        if path.suffix in _LOADERS or arguments.dataset_name.startswith(("/", ".", "~")):
+            raise UserError(f"`dataset_name`: there is no file or folder {path}.")
+        return None
+    if not any(file.suffix in _LOADERS for file in path.rglob("*")):
+        raise UserError(f"`dataset_name`: the folder {path} holds no file that ends in {readable}.")
+    builder = load_dataset_builder(str(path), name=arguments.dataset_config)
+    files = {str(split): list(found) for split, found in builder.config.data_files.items()}
+    used = {file for found in files.values() for file in found}
+    left = sorted(f.name for f in path.rglob("*") if f.suffix in _LOADERS and str(f.absolute()) not in used)
+    if left and not (path / "README.md").is_file():
+        logger.warning(f"{path} is read as {builder.name}, without {', '.join(left[:5])}: give one of them alone.")
+    plain = builder.name in ("json", "csv") and all(Path(file).suffix in _LOADERS for file in used)
+    return files if plain else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from . import evaluate_tool_calls as tool_calls
 from .errors import UserError, user_errors
+from .measuring import load_agents, measure_each, weights_of
 from .parsing import ArgumentParser
 from .worlds import WORLD_HELP, world_for
 
@@ -16,6 +17,7 @@ self-contained report.html.
 
     aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
     aajr evaluate outputs/agent --attacks random token --sanity     # can the attack itself be trusted?
+    aajr evaluate outputs/caller --dataset_name data/bfcl --dataset_format bfcl     # are its tool calls valid, and right?
 """
 
 
@@ -32,9 +34,14 @@ def run(argv: list[str]) -> int:
         "--output", type=Path, default=Path("outputs/evaluation"), help="folder of the report (default: %(default)s)"
     )
     add_measurement(parser)
+    tool_calls.add_options(parser)
     arguments = parser.parse_args(argv)
     check_measurement(arguments)
+    tool_calls.check_options(arguments, parser)
     models = by_name(arguments.models)
+    if arguments.dataset_name is not None:
+        tool_calls.evaluate(models, arguments)
+        return 0
     world = world_for(models.values(), arguments.environment)
     evaluate(models, arguments.output, settings_of(arguments), arguments.examples, world, arguments.transfer_from)
     return 0
@@ -76,7 +83,7 @@ def add_measurement(parser: ArgumentParser) -> None:
         action="store_true",
         help="check that the attack does what one must: attack with fewer steps and without a bound, too",
     )
-    parser.add_argument("--batch_size", type=int, default=128, help="examples per forward (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, help="examples per forward (default: 128; of tool calls, 16)")
     parser.add_argument("--seed", type=int, default=0, help="of observations and attack (default: %(default)s)")
 
 
@@ -89,7 +96,7 @@ def settings_of(arguments):
         multiples=tuple(arguments.multiples),
         attack_steps=arguments.attack_steps,
         attack_restarts=arguments.attack_restarts,
-        batch_size=arguments.batch_size,
+        batch_size=arguments.batch_size or 128,
         seed=arguments.seed,
         attacks=tuple(dict.fromkeys(("pga", *arguments.attacks))),
         token_trials=arguments.token_trials,
@@ -105,7 +112,7 @@ def check_measurement(arguments) -> None:
         UserError: names the option.
     """
     for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
-        if getattr(arguments, name) < 1:
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     if arguments.seed < 0:
         raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
@@ -169,39 +176,29 @@ def measure(
     """
     from dataclasses import asdict
 
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from ..environments import held_out_rows
     from ..evaluation.agents import load_agent
     from ..evaluation.robustness import evaluate_agent
-    from ..training.model_card import weights_digest
 
+    agents = load_agents(models)
     with user_errors():
-        # All of them first: a wrong name is found before the first minutes are spent.
-        agents = {name: load_agent(path) for name, path in models.items()}
         source = None if transfer_from is None else load_agent(transfer_from)
     rows = held_out_rows(world, examples, seed=settings.seed)
     _check_agents(agents, rows, settings, source)
-    console = Console(stderr=True)
-    runs: dict[str, dict[str, Any]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        for name, (model, tokenizer) in agents.items():
-            task = progress.add_task(f"Attacking {name}", total=settings.progress_steps(examples))
-            with user_errors():
-                numbers = evaluate_agent(
-                    model,
-                    tokenizer,
-                    rows,
-                    settings,
-                    on_progress=lambda task=task: progress.advance(task),
-                    transfer_from=None if source is None else source[0],
-                )
-            runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
-    # By which a model card finds its numbers.
-    weights = {name: weights_digest(Path(path)) for name, path in models.items()}
-    recorded = {"environment": world, "examples": examples, "models": models, "weights": weights} | asdict(settings)
+    runs = measure_each(
+        agents,
+        models,
+        settings.progress_steps(examples),
+        lambda model, tokenizer, on_progress: evaluate_agent(
+            model,
+            tokenizer,
+            rows,
+            settings,
+            on_progress=on_progress,
+            transfer_from=None if source is None else source[0],
+        ),
+    )
+    recorded = {"environment": world, "examples": examples} | weights_of(models) | asdict(settings)
     if transfer_from is not None:
         recorded["transfer_from"] = transfer_from
     return {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
@@ -255,8 +252,3 @@ def _check_agents(agents: dict, rows: list[dict[str, Any]], settings, source) ->
         if "token" in settings.attacks:
             with user_errors():
                 number_substitutions(agent[1], rows)
-
-
-def _train_seconds(path: str) -> float | None:
-    file = Path(path) / "train_results.json"
-    return json.loads(file.read_text()).get("train_runtime") if file.is_file() else None

@@ -86,7 +86,7 @@ def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tu
     from ..training.trainer import AAJRTrainer
 
     disable_progress_bars()
-    data = split(load_data(arguments), arguments.dataset_train_split, "dataset_train_split")
+    data = split(load_data(arguments, config.dataset_text_field), arguments.dataset_train_split, "dataset_train_split")
     if not 0 <= example < len(data):
         raise UserError(f"`example` must be from 0 to {len(data) - 1}; got {example}.")
     tokenizer = load_tokenizer(

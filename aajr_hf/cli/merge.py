@@ -49,7 +49,7 @@ def merge(adapter: str, output: Path) -> float:
 
     from ..training.adapters import load_adapter
     from ..training.loading import load_tokenizer
-    from ..training.model_card import RECIPE
+    from ..training.model_card import DATA, RECIPE
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"There is no adapter in {adapter} (no adapter_config.json): give the folder of one.")
@@ -81,7 +81,8 @@ def merge(adapter: str, output: Path) -> float:
             whole = Path(folder) / output.name
             merged.to(dtype).save_pretrained(whole)
             tokenizer.save_pretrained(whole)
-            if (Path(adapter) / RECIPE).is_file():
-                shutil.copy(Path(adapter) / RECIPE, whole)
+            for name in (RECIPE, DATA):
+                if (Path(adapter) / name).is_file():
+                    shutil.copy(Path(adapter) / name, whole)
             whole.rename(output)
     return difference

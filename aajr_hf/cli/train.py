@@ -15,7 +15,8 @@ from trl import ModelConfig
 from ..environments import WORLDS
 from ..training.checkpoints import DiskFullError, newest_checkpoint
 from ..training.config import AAJRConfig
-from ..training.model_card import EVALUATION
+from ..training.formats import FORMATS
+from ..training.model_card import DATA, EVALUATION
 from .checks import check_arguments
 from .data import load_data, split
 from .errors import Interrupted, RunError, UserError, user_errors
@@ -73,9 +74,12 @@ class TrainArguments(ModelConfig):
 
     _argument_group_name = "model and data"
 
-    attn_implementation: str = field(
-        default="sdpa",
-        metadata={"help": "Attention: sdpa and eager have exact Jacobian products, others are estimated."},
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention. Default: sdpa, or eager where the model has none; their Jacobian products are exact, "
+            "those of others are estimated."
+        },
     )
     environment: str | None = field(
         default=None, metadata={"help": "World whose expert data to train on.", "choices": list(WORLDS)}
@@ -83,7 +87,23 @@ class TrainArguments(ModelConfig):
     environment_examples: int = field(default=8000, metadata={"help": "Examples generated from the world."})
     environment_seed: int = field(default=0, metadata={"help": "Seed of the generated examples."})
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Instead of `environment`: dataset on the Hub, folder, or .json/.jsonl file."}
+        default=None,
+        metadata={
+            "help": "Instead of `environment`: dataset on the Hub, folder, or .json, .jsonl, .csv or .parquet file."
+        },
+    )
+    dataset_format: str = field(
+        default="trl",
+        metadata={
+            "help": "'trl': any that SFTTrainer takes (text, prompt and completion, messages, conversations); 'bfcl': files of "
+            "the Berkeley Function Calling Leaderboard, X.json beside X.answers.json or possible_answer/X.json; "
+            "'toolbench': conversations of from and value, with ToolBench's roles.",
+            "choices": list(FORMATS),
+        },
+    )
+    skip_invalid_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave malformed rows of the dataset out, and count them, instead of stopping."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -142,7 +162,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     output = Path(config.output_dir)
     resume = check_arguments(arguments, config)
     with user_errors(), _no_empty_folder(output):
-        dataset = load_data(arguments)
+        dataset = load_data(arguments, config.dataset_text_field)
         if not isinstance(config.model_init_kwargs, dict | None):
             raise UserError(f"`model_init_kwargs` must be a mapping; got {config.model_init_kwargs!r}.")
         config.model_init_kwargs = {
@@ -171,6 +191,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             peft_config=get_peft_config(arguments),
         )
     trainer.recipe = recipe
+    trainer.skipped_rows = dataset.skipped[arguments.dataset_train_split]
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
         Console().print(report.table())
@@ -199,9 +220,10 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
 
 
 def _clear(output: Path) -> None:
-    """Of a run that is replaced: its checkpoints, which would be taken for this one's, and what was measured of its agent."""
+    """Of a run that is replaced: its checkpoints, which would be taken for this one's, and what is known of its agent and data."""
     for stale in (*output.glob("checkpoint-*"), output / EVALUATION):
         shutil.rmtree(stale, ignore_errors=True)
+    (output / DATA).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -31,9 +31,7 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if (Path(path) / "adapter_config.json").is_file():
             model = _with_adapter(path)
         else:
-            model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
-            )
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
     except (OSError, SafetensorError) as error:  # which, without a network, do not name what was asked for
         raise OSError(f"{path} cannot be loaded: {error}") from error
     tokenizer = load_tokenizer(path, padding_side="right")

@@ -14,6 +14,7 @@ from trl import SFTConfig
 from ..training.checkpoints import INCOMPLETE
 from ..training.config import CHOICES, AAJRConfig
 from ..training.model_card import RECIPE
+from ..training.recipe import with_radius
 from .results import check_results, multiples
 from .trade_off import Point, difference_margin, matched, price_of_robustness
 
@@ -64,6 +65,7 @@ def _read_recipe(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} cannot be read: {error}") from error
     if not isinstance(recipe, dict):
         raise ValueError(f"{file} is not a mapping of fields to values.")
+    recipe = with_radius(recipe)
     numbers = {name: _number(file, recipe, name) for name in ("regularizer_lambda", "epsilon", "seed")}
     regularizer = recipe.get("regularizer", AAJRConfig.regularizer)
     if regularizer not in CHOICES["regularizer"]:

@@ -76,22 +76,37 @@ def legend(figure: Figure, handles: list[Any]) -> None:
 
 
 def _draw_worst_case(figure: Figure, results: dict[str, Any]) -> None:
-    axes = figure.add_subplot()
-    attacks, handles = multiples(results), []
+    greedy, sampled = ("nominal_success", "worst_case_success"), ("sampled_success", "sampled_worst_case_success")
+    draw_by_radius(figure, results, multiples(results), greedy, sampled, "sampled (dashed)", "success (% of examples)")
+
+
+def draw_by_radius(
+    figure: Figure,
+    results: dict[str, Any],
+    attacks: list[str],
+    solid: tuple[str, str],
+    dashed: tuple[str, str],
+    dashed_label: str,
+    label: str,
+) -> None:
+    """Two lines a run over the radii of the attack, each from a field without attack and one by multiple."""
+    axes, handles = figure.add_subplot(), []
     radii = [0.0, *map(float, attacks)]
+
+    def heights(run: dict[str, Any], fields: tuple[str, str]) -> list[float]:
+        return [run[fields[0]], *(run[fields[1]][m] for m in attacks)]
+
     for i, (name, (color, marker)) in enumerate(_styles(results).items()):
         run = results["runs"][name]
-        greedy = [run["nominal_success"], *(run["worst_case_success"][m] for m in attacks)]
-        sampled = [run["sampled_success"], *(run["sampled_worst_case_success"][m] for m in attacks)]
         # Earlier lines are wider and their markers larger, so that a run with the same numbers leaves them visible.
         size = max(4.0, 9.0 - i)
         style = {"color": color, "linewidth": size / 3, "label": shown(name)}
-        handles += axes.plot(radii, greedy, marker=marker, markersize=size, **style)
-        axes.plot(radii, sampled, linestyle=(0, (2, 2)), **style | {"linewidth": 1.2})
-    handles.append(Line2D([], [], color="0.35", linestyle=(0, (2, 2)), linewidth=1.2, label="sampled (dashed)"))
+        handles += axes.plot(radii, heights(run, solid), marker=marker, markersize=size, **style)
+        axes.plot(radii, heights(run, dashed), linestyle=(0, (2, 2)), **style | {"linewidth": 1.2})
+    handles.append(Line2D([], [], color="0.35", linestyle=(0, (2, 2)), linewidth=1.2, label=dashed_label))
     axes.set(ylim=(-3, 103), xticks=radii, xticklabels=["0\n(nominal)", *map(times, attacks)])
     axes.set_xlabel(f"attack radius (multiples of the training epsilon, {results['train_epsilon']:g})")
-    axes.set_ylabel("success (% of examples)")
+    axes.set_ylabel(label)
     axes.grid(alpha=0.3)
     legend(figure, handles)
 

@@ -78,13 +78,18 @@ def summary_sentences(results: dict[str, Any]) -> list[str]:
     sentences.append(
         f"Most robust at {times(top)} the training radius, with {percent_text(max(worst.values()))}% success: {leaders}."
     )
-    examples = min(run["examples"] for run in runs.values())
-    if examples > 0 and len(runs) > 1:
-        margin = 196 * math.sqrt(0.5 / examples)  # two independent shares, both one half: the widest margin
-        sentences.append(
-            f"With {examples} examples, a difference in success of less than {margin:.1f} points can be chance."
-        )
+    sentences += chance_sentences(results)
     return sentences + sanity_sentences(results)
+
+
+def chance_sentences(results: dict[str, Any]) -> list[str]:
+    """Which difference between two runs can be chance, where there are two."""
+    runs = results["runs"].values()
+    examples = min(run["examples"] for run in runs)
+    if examples == 0 or len(runs) < 2:
+        return []
+    margin = 196 * math.sqrt(0.5 / examples)  # two independent shares, both one half: the widest margin
+    return [f"With {examples} examples, a difference in success of less than {margin:.1f} points can be chance."]
 
 
 def write_json(results: dict[str, Any], path: str | Path) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..training.batch import AgentBatch
 from ..training.policy import AgentPolicy, embedding_norm
-from ..training.system_losses import expected_cost
+from ..training.system_losses import expected_cost, nll
 
 
 class Outcome(NamedTuple):
@@ -39,6 +39,10 @@ class Target:
     def cost(self, delta: Tensor) -> Tensor:
         """Expected system cost of the answers (B,), which attacks raise."""
         return expected_cost(self.policy(delta), self.batch)
+
+    def nll(self, delta: Tensor) -> Tensor:
+        """Negative log-likelihood of the labelled answers (B,), in nats per token, which attacks raise without costs."""
+        return nll(self.policy(delta), self.batch)
 
     @torch.no_grad()
     def outcome(self, delta: Tensor) -> Outcome:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -78,11 +79,12 @@ def _call(input: Tensor, weight: Tensor) -> tuple:
     return weight.data_ptr(), input.shape
 
 
-def checkpointed(layer: Callable, *args) -> Any:
+def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextManager] = nullcontext) -> Any:
     """
     `layer(*args)` with activation checkpointing (non-reentrant), also while `torch.func.jvp` runs: what is kept for the
     backward pass is the layer's inputs and their tangents, what is recomputed is the layer's own jvp. Attention runs by
-    its math kernel, in the recomputation too. A drop-in for the `_gradient_checkpointing_func` of a transformers layer.
+    its math kernel, in the recomputation too, and the layer in the given context. A drop-in for the
+    `_gradient_checkpointing_func` of a transformers layer.
 
     `torch.utils.checkpoint` cannot see the dual tensors of a running jvp. So they are taken apart, the jvp's level is
     left, and the checkpointed function is an inner jvp of plain tensors, whose results are joined to duals again.
@@ -94,7 +96,7 @@ def checkpointed(layer: Callable, *args) -> Any:
 
     def run(args, kwargs):
         # Entered here, because the recomputation happens after the caller's own context has ended.
-        with forward_mode():
+        with forward_mode(), context():
             return layer(*args, **kwargs)
 
     if peek_interpreter_stack() is None:

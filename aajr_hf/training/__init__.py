@@ -1,6 +1,17 @@
-"""`AAJRConfig` and `AAJRTrainer`: where Transformers, TRL and PEFT meet the objective."""
+"""Configurations and trainers: where Transformers, TRL and PEFT meet the objective."""
+
+from importlib import import_module
 
 from .config import AAJRConfig
 from .trainer import AAJRTrainer
 
-__all__ = ["AAJRConfig", "AAJRTrainer"]
+# Loaded when they are asked for: few users need them, and with its GRPO TRL loads vLLM where that is installed.
+_LAZY = {"AAJRDPOConfig": "dpo", "AAJRDPOTrainer": "dpo", "AAJRGRPOConfig": "grpo", "AAJRGRPOTrainer": "grpo"}
+
+__all__ = ["AAJRConfig", "AAJRTrainer", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

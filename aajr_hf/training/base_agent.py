@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -20,6 +23,31 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
+# With the markup of calls that Hermes and Qwen write, which those who read calls know.
+TOOL_CHAT_TEMPLATE = """{%- if tools -%}
+{{- '<|tools|>' -}}
+{%- for tool in tools -%}{{- tool | tojson + '\n' -}}{%- endfor -%}
+{{- '<|end|>' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{{- '<|' + message['role'] + '|>' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}
+{{- message['content'] or '' -}}
+{%- for call in message['tool_calls'] or [] -%}
+{%- set function = call['function'] or call -%}
+{{- '<tool_call>{"name": ' + (function['name'] | tojson) + ', "arguments": ' -}}
+{{- function['arguments'] if function['arguments'] is string else (function['arguments'] or {}) | tojson -}}
+{{- '}</tool_call>' -}}
+{%- endfor -%}
+{{- '<|end|>' -}}
+{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] + '<|end|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
+_CALL_MARKUP = ("<tool_call>", "</tool_call>")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTokenizerFast:
@@ -39,10 +67,43 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTo
     return fast
 
 
-def small_llama(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+def train_tool_tokenizer(rows: Iterable[dict[str, Any]], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
     """
-    A Llama of one million parameters with random weights. Half of them are embeddings, most of these of tokens that are
-    not in use yet: room for the words of further worlds, at no cost in time.
+    A tokenizer as [`train_tokenizer`] makes it, for rows in TRL's formats, with a chat template that renders tools, their
+    calls and their results; trained on the rows as it renders them.
+    """
+    unrendered = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=TOOL_CHAT_TEMPLATE)
+    special = [PAD, END, "<|tools|>", *(f"<|{role}|>" for role in ROLES)]
+    markup = re.compile("|".join(map(re.escape, (*special, *_CALL_MARKUP))))
+
+    def texts() -> Iterator[str]:
+        for row in rows:
+            yield from filter(None, markup.split(render(unrendered, row)))
+
+    tokenizer = train_tokenizer(texts(), vocab_size)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tools|>"]})
+    # Not special: those who decode an answer without special tokens read the calls in it.
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in _CALL_MARKUP])
+    tokenizer.chat_template = TOOL_CHAT_TEMPLATE
+    return tokenizer
+
+
+def render(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> str:
+    """The text that a row is trained on, in any of TRL's formats that are not tokens."""
+    messages = row.get("messages")
+    if row.get("prompt") is not None:
+        messages = row["prompt"] + row["completion"]
+    if not isinstance(messages, list):
+        return row["text"] if messages is None else messages
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+
+
+def small_llama(tokenizer: PreTrainedTokenizerFast, seed: int, context: int = 512) -> LlamaForCausalLM:
+    """
+    A Llama of one million parameters with random weights, for texts of up to `context` tokens. Half of the parameters are
+    embeddings, most of these of tokens that are not in use yet: room for the words of further worlds, at no cost in time.
     """
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -52,7 +113,7 @@ def small_llama(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

@@ -24,8 +24,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         ValueError: for values that cannot be trained with; names the field and the remedy.
     """
 
-    # Of the field with the radius of the ball: a trainer of TRL's may mean something else by `epsilon`.
-    _radius_field = "epsilon"
+    # The field with the ball's radius: GRPO of TRL means something else by `epsilon`.
+    radius_field = "epsilon"
 
     def __post_init__(self):
         self._read_options()
@@ -53,7 +53,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
     @property
     def radius(self) -> float:
         """Of the ball of perturbations, in the units of `epsilon_mode`."""
-        return getattr(self, self._radius_field)
+        return getattr(self, self.radius_field)
 
     def _read_options(self) -> None:
         options = self.adapter_options
@@ -71,7 +71,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
 
     def _check_numbers(self) -> None:
-        for name in (self._radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
+        for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
             _require(self, name, lambda x: x >= 0, "at least 0")
         at_least_one = ("power_iterations", "penalty_interval", "adapter_rank")
         for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -99,12 +99,12 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         _require(self, "ascent_step_size", lambda x: x >= 0, "at least 0")
         if self.radius > 0 and self.ascent_step_size == 0:
             raise ValueError(
-                f"`ascent_step_size` must be above 0 where `{self._radius_field}` is: the ascent would not move."
+                f"`ascent_step_size` must be above 0 where `{self.radius_field}` is: the ascent would not move."
             )
 
     def _check_combinations(self) -> None:
         if self.ascent_steps == 0 and self.radius > 0:
-            name = self._radius_field
+            name = self.radius_field
             raise ValueError(
                 f"`ascent_steps` must be at least 1 where `{name}` is above 0; set `{name}` to 0 instead."
             )

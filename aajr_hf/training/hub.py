@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -11,8 +12,8 @@ import yaml
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from .model_card import RECIPE, write_model_card
-from .recipe import recipe_of
+from .model_card import DATA, RECIPE, write_model_card
+from .recipe import SFT_TRAINER, recipe_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class HubMixin:
 
     # As run; `aajr train` gives the one that the user wrote.
     recipe: dict[str, Any] | None = None
+    # Of the training data, where malformed ones were left out.
+    skipped_rows = 0
     _has_repo = False
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
@@ -128,8 +131,12 @@ class HubMixin:
 
     def _write_recipe(self, folder: Path) -> None:
         recipe = recipe_of(self.args) if self.recipe is None else self.recipe
-        recipe = {"model_name_or_path": self.model.config._name_or_path} | recipe
+        trainer = type(self).__name__
+        origin = {} if trainer == SFT_TRAINER else {"trainer": trainer}
+        recipe = origin | {"model_name_or_path": self.model.config._name_or_path} | recipe
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+        if self.skipped_rows:
+            (folder / DATA).write_text(json.dumps({"skipped_rows": self.skipped_rows}) + "\n")
 
     def create_model_card(self, model_name: str | None = None, dataset_name: str | None = None, tags=None) -> None:
         """Made from the run's folder: see [`~aajr_hf.training.model_card.write_model_card`]."""

@@ -22,7 +22,7 @@ from .hub import HubMixin
 from .model_card import CITATION
 from .monitoring import ascent_metrics
 from .nonfinite import FiniteMixin
-from .policy import uses_dropout
+from .policy import check_text_only, uses_dropout
 from .regularizers import penalty
 from .system_losses import SystemLoss
 
@@ -65,9 +65,7 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, self._config_class):
-            name = self._config_class.__name__
-            article = "an" if name[0] in "AEIOU" else "a"
-            raise TypeError(f"`args` must be {article} {name}, got {type(args).__name__}.")
+            raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
         peft_config = adapter_config(args, model)
         if peft_config is not None:
             if kwargs.get("peft_config") is not None:
@@ -92,6 +90,7 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
 
     def _check_support(self) -> None:
         """Raise ValueError for what cannot be trained with an adversary or a penalty."""
+        check_text_only(self.model)
         if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
             raise ValueError(
                 "Adapters that learn a prompt replace the embeddings that AAJR perturbs: set `adapter` to lora instead."
@@ -264,8 +263,13 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
         if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
             return
+        recorded = self._metrics["train"]
         for name in metrics:
-            self._metrics["train"][name].append(values[name])
+            if name != "tokens":
+                recorded[name].append(values[name])
+        if "tokens" in metrics:  # of all processes and steps together
+            self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
+            recorded["num_tokens"] = [self._total_train_tokens]
 
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm)

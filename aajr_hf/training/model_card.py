@@ -12,8 +12,12 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .config import AAJRConfig
+from .recipe import GRPO_TRAINER, with_radius
+from .tool_call_card import TOOL_CALL_PLOT, is_of_tool_calls, tool_call_results, tool_call_section
 
 RECIPE = "recipe.yaml"
+# Beside the recipe where malformed rows of the data were left out: how many.
+DATA = "data.json"
 EVALUATION = "evaluation"
 _PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
 _SETTINGS = (
@@ -21,6 +25,7 @@ _SETTINGS = (
     *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "regularizer_lambda"),
     *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
 )
+_METHODS = {"AAJRDPOTrainer": "dpo", GRPO_TRAINER: "grpo"}
 CITATION = """@article{mumcu2026aajr,
     title  = {{Adversarially-Aligned Jacobian Regularization}},
     author = {Mumcu and Yilmaz},
@@ -49,7 +54,9 @@ The adapter's base model is a folder of the machine that it was trained on. To s
 `aajr merge` writes.
 {% endif %}
 ## Results
-{% if results %}
+{% if tool_calls %}
+{{ tool_calls }}
+{% elif results %}
 {{ results.examples }} held-out observations, attacked with {{ results.attack }}; 100 is perfect.
 
 | | nominal |{% for row in results.worst %} worst case, {{ row.radius }} |{% endfor %}
@@ -58,11 +65,11 @@ The adapter's base model is a folder of the machine that it was trained on. To s
 | success, sampled | {{ results.sampled }} |{% for row in results.worst %} {{ row.sampled }} |{% endfor %}
 
 Amplification along the ascent (mean norm of J u): {{ results.amplification }}.
-{% for plot in plots %}
-![{{ plot.stem }}]({{ plot.path }})
-{% endfor %}{% else %}
+{% else %}
 Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` adds the numbers here.
-{% endif %}
+{% endif %}{% for plot in plots %}
+![{{ plot.stem }}]({{ plot.path }})
+{% endfor %}
 ## Training
 
 | | |
@@ -72,7 +79,7 @@ Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` add
 | data | {{ data }} |{% for name, value in settings.items() %}
 | `{{ name }}` | {{ value }} |{% endfor %}
 
-The recipe as run, for `aajr train --config`:
+{% if trainer %}The settings as run, for `{{ trainer }}`{% else %}The recipe as run, for `aajr train --config`{% endif %}:
 
 ~~~~yaml
 {{ recipe }}
@@ -103,14 +110,16 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     on_hub = dataset is not None and not Path(dataset).exists()
     is_adapter = (folder / "adapter_config.json").is_file()
     numbers = _numbers(folder)
+    on_tools = bool(numbers) and is_of_tool_calls(numbers)
+    trainer = recipe.get("trainer")
     data = ModelCardData(
         model_name=repo_id.split("/")[-1],
         base_model=None if _is_local(base) else base or None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["trl", "sft", "aajr", "robustness"],
+        tags=["trl", _METHODS.get(trainer, "sft"), "aajr", "robustness"],
         datasets=[dataset] if on_hub else None,
-        eval_results=_eval_results(numbers) if numbers else None,
+        eval_results=(tool_call_results if on_tools else _eval_results)(numbers) if numbers else None,
     )
     defaults = AAJRConfig.__dataclass_fields__
     card = ModelCard.from_template(
@@ -121,15 +130,22 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         base=(Path(base).name if _is_local(base) else base) or "A model without a name",
         local_base=is_adapter and _is_local(base),
         snippet=_snippet(repo_id, is_adapter),
-        results=_table(numbers) if numbers else None,
+        results=_table(numbers) if numbers and not on_tools else None,
+        tool_calls=tool_call_section(numbers) if on_tools else None,
         plots=[
             {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
             for file in sorted((folder / EVALUATION).glob("*.png"))
-            if numbers
+            # Of the other kind of evaluation, one may be left in the same folder.
+            if numbers and (file.name == TOOL_CALL_PLOT) == on_tools
         ],
         trained=_trained(folder, recipe),
-        data=f"examples of the world {recipe['environment']}" if recipe.get("environment") else dataset or "as given",
-        settings={name: recipe.get(name, defaults[name].default) for name in _SETTINGS},
+        data=_data(folder, recipe),
+        trainer=trainer,
+        settings={
+            name: with_radius(recipe).get(name, defaults[name].default)
+            for name in _SETTINGS
+            if not (trainer and name == "system_loss")  # it has its own
+        },
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
         versions=", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         citation=CITATION,
@@ -192,6 +208,15 @@ def _trained(folder: Path, recipe: dict[str, Any]) -> str:
         return "all parameters"
     rank = recipe.get("adapter_rank", kind.get("r", recipe.get("lora_r")))
     return f"an adapter{'' if kind else ', merged'}: `{name}`" + ("" if rank is None else f", rank {rank}")
+
+
+def _data(folder: Path, recipe: dict[str, Any]) -> str:
+    if recipe.get("environment"):
+        return f"examples of the world {recipe['environment']}"
+    file = folder / DATA
+    skipped = json.loads(file.read_text())["skipped_rows"] if file.is_file() else 0
+    rows = f", without {skipped} malformed row{'s' if skipped > 1 else ''}" if skipped else ""
+    return f"{recipe.get('dataset_name') or 'as given'}{rows}"
 
 
 def _numbers(folder: Path) -> dict[str, Any] | None:

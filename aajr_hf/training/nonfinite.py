@@ -31,6 +31,8 @@ class FiniteMixin:
     not finite. Under loss scaling (fp16) gradients that overflow are the scaler's matter, which lowers the scale.
     """
 
+    # Whether `aajr replay` can run a step again, which it is kept for.
+    _replayable = True
     # What the last micro-batch gave, for each process.
     statistics: list[dict[str, float]] = []
     # The micro-batches of the step that is under way.
@@ -38,7 +40,8 @@ class FiniteMixin:
     _not_finite: str | None = None
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        self._window = [*self._window, _kept(inputs, num_items_in_batch)]
+        if self._replayable:
+            self._window = [*self._window, _kept(inputs, num_items_in_batch)]
         return super().training_step(model, inputs, num_items_in_batch)
 
     def check_finite(self, losses: dict[str, float], statistics: list[dict[str, float]]) -> bool:
@@ -89,20 +92,22 @@ class FiniteMixin:
         folder = Path(self.args.output_dir) / f"_nonfinite-{step}"
         if not skips:
             raise FloatingPointError(
-                f"Not finite at step {step}: {what}. The weights are those of the last step. {self._dump(folder, what)} Lower "
-                "`learning_rate`, `regularizer_lambda` or `epsilon`, or set `on_nonfinite` to skip."
+                f"Not finite at step {step}: {what}. The weights are those of the last step. {self._dump(folder, what)}Lower "
+                f"`learning_rate`, `regularizer_lambda` or `{self.args.radius_field}`, or set `on_nonfinite` to skip."
             )
         self.memory["skipped_steps"] = self.memory.get("skipped_steps", 0) + 1
         first = self.memory["skipped_steps"] == 1
-        self._not_finite = f"{what}. " + (f"{self._dump(folder, what)} Later ones are counted alone." if first else "")
+        self._not_finite = f"{what}. " + (f"{self._dump(folder, what)}Later ones are counted alone." if first else "")
 
     def _dump(self, folder: Path, what: str) -> str:
         """Keep the step; say what runs it again, or why it could not be kept."""
-        said = f"`aajr replay {folder}` runs the step again."
+        if not self._replayable:
+            return ""
+        said = f"`aajr replay {folder}` runs the step again. "
         try:
             self._write_dump(folder, what)
         except (OSError, SafetensorError) as error:
-            said = f"The step could not be kept in {folder} ({error})."
+            said = f"The step could not be kept in {folder} ({error}). "
         # A process that raises has a launcher end those that are still writing.
         self.accelerator.wait_for_everyone()
         return said

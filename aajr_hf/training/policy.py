@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..objective import checkpointed
 from .batch import AgentBatch
@@ -85,6 +87,22 @@ class AgentPolicy:
             # Layers that are recomputed later must find the same kernel then.
             with sdpa_kernel(SDPBackend.MATH), forward_mode_checkpointing(self.model):
                 yield
+
+
+def check_text_only(model: nn.Module) -> None:
+    """
+    Refuse a language model that is wrapped together with encoders of images or sound.
+
+    Raises:
+        ValueError: says what to load instead.
+    """
+    text = model.config.get_text_config()
+    if text is not model.config:
+        alone = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
+        raise ValueError(
+            f"The model reads more than text ({model.config.model_type}), and AAJR perturbs text embeddings alone: give "
+            f"`model_name_or_path` a text-only model instead{f', such as a {alone}' if alone else ''}."
+        )
 
 
 @contextlib.contextmanager
@@ -180,7 +198,7 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 def forward_ad_ready(model: nn.Module) -> Iterator[None]:
     """
     Inside, `torch.func.jvp` runs through the model: layers with activation checkpointing by a function that forward
-    mode passes through, and without the hooks of `enable_input_require_grads`, which it does not.
+    mode passes through, experts one by one, and without the hooks of `enable_input_require_grads`, which it does not.
     """
     hooks = getattr(model, "module", model).get_input_embeddings()._forward_hooks
     all_hooks = dict(hooks)
@@ -189,7 +207,7 @@ def forward_ad_ready(model: nn.Module) -> Iterator[None]:
         if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
             del hooks[key]
     try:
-        with forward_mode_checkpointing(model):
+        with forward_mode_checkpointing(model), experts_one_by_one(model):
             yield
     finally:
         hooks.clear()
@@ -202,9 +220,29 @@ def forward_mode_checkpointing(model: nn.Module) -> Iterator[None]:
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     functions = [layer._gradient_checkpointing_func for layer in layers]
     for layer in layers:
-        layer._gradient_checkpointing_func = checkpointed
+        layer._gradient_checkpointing_func = functools.partial(
+            checkpointed, context=functools.partial(experts_one_by_one, model)
+        )
     try:
         yield
     finally:
         for layer, function in zip(layers, functions, strict=True):
             layer._gradient_checkpointing_func = function
+
+
+@contextlib.contextmanager
+def experts_one_by_one(model: nn.Module) -> Iterator[None]:
+    """
+    Inside, a mixture of experts computes one expert after the other: the grouped product that transformers takes by
+    default has no forward mode. Finite differences would be no way out, since a router that chooses other experts
+    within the step adds a jump to the difference, which is divided by the step.
+    """
+    config = getattr(getattr(model, "module", model), "config", None)
+    if getattr(config, "_experts_implementation", None) != "grouped_mm":
+        yield
+        return
+    config._experts_implementation = "eager"
+    try:
+        yield
+    finally:
+        config._experts_implementation = "grouped_mm"

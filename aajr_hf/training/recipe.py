@@ -12,6 +12,9 @@ from transformers import TrainingArguments
 # Whose defaults depend on the machine.
 _KEPT = ("use_cpu", "bf16", "fp16")
 
+# Which a recipe is of, unless it names another `trainer`.
+SFT_TRAINER, GRPO_TRAINER = "AAJRTrainer", "AAJRGRPOTrainer"
+
 
 def is_secret(name: str) -> bool:
     """Whether what a field or a key of that name holds is nobody else's."""
@@ -39,6 +42,17 @@ def recipe_of(args: TrainingArguments) -> dict[str, Any]:
         if field.init and not is_secret(field.name) and (value != default or field.name in _KEPT):
             recipe[field.name] = value
     return recipe
+
+
+def with_radius(recipe: dict[str, Any]) -> dict[str, Any]:
+    """
+    A recipe in which `epsilon` is the adversary's radius, whichever trainer it is of: in GRPO's, `epsilon` is TRL's clipping range,
+    here `clip_epsilon`.
+    """
+    if recipe.get("trainer") != GRPO_TRAINER:
+        return recipe
+    names = {"epsilon": "clip_epsilon", "perturbation_epsilon": "epsilon"}
+    return {names.get(name, name): value for name, value in recipe.items()}
 
 
 def plain(value: Any) -> Any:

@@ -115,7 +115,7 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
     known = {field.name for field in dataclasses.fields(AAJRConfig)} - set(_NOT_AGAIN)
     settings = {name: value for name, value in settings.items() if name in known}
     config = AAJRConfig(output, **settings | {"report_to": "none", "on_nonfinite": "skip", "disable_tqdm": True})
-    options = {"attn_implementation": "sdpa", "dtype": "auto"} | (config.model_init_kwargs or {})
+    options = {"dtype": "auto"} | (config.model_init_kwargs or {})
     if (folder / "adapter_config.json").is_file():
         model = load_adapter(str(folder), is_trainable=True, **options)
     else:

@@ -125,12 +125,3 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         if self.args.average_tokens_across_devices and num_items is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss
-
-    def _record(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
-        super()._record(loss, metrics)
-        recorded = self._metrics["train"]
-        # Of all processes and steps together, where the other metrics are means.
-        if "tokens" in recorded:
-            tokens = round(recorded.pop("tokens")[0] * self.accelerator.num_processes)
-            self._total_train_tokens += tokens // self._tp_size
-            recorded["num_tokens"] = [self._total_train_tokens]

@@ -98,6 +98,7 @@ VALUES = [
     ({"model_name_or_path": "no/such/model"}, "no/such/model"),
     ({"model_init_kwargs": "x"}, "model_init_kwargs"),
     ({"attn_implementation": "telepathy"}, "telepathy"),
+    ({"attn_implementation": "flash_attention_2"}, "`attn_implementation` flash_attention_2 needs a GPU"),
     ({"dtype": "float7"}, "float7"),
     ({"max_length": 1}, "max_length"),
     ({"output_dir": ""}, "`output_dir`"),
@@ -267,11 +268,11 @@ DATA = {
     "not JSON": (b'{"prompt": \n', "data.jsonl"),
     "not UTF-8": (
         b'{"prompt": "caf\xe9", "completion": "b"}\n',
-        "Row 0 of the split 'train' of the data is not UTF-8",
+        "data.jsonl line 1: is not UTF-8",
     ),
     "other columns": (b'{"question": "a", "answer": "b"}\n', "question"),
-    "no completion": (json.dumps(ROW | {"completion": []}).encode() + b"\n", "Row 0"),
-    "numbers": (b'{"prompt": 1, "completion": 2}\n', "Row 0"),
+    "no completion": (json.dumps(ROW | {"completion": []}).encode() + b"\n", "data.jsonl line 1"),
+    "numbers": (b'{"prompt": 1, "completion": 2}\n', "set `skip_invalid_rows` to true"),
     "10 MB": (
         json.dumps(ROW | {"prompt": [{"role": "user", "content": "a b " * 2_500_000}]}).encode(),
         "`max_length`",

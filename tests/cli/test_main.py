@@ -15,13 +15,11 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from aajr_hf.cli.main import COMMANDS, main
-from aajr_hf.cli.parsing import RecipeParser
-from aajr_hf.cli.train import COMMON_FIELDS, TrainArguments
+from aajr_hf.cli.train import COMMON_FIELDS
 from aajr_hf.training.base_agent import small_llama, train_tokenizer
 from aajr_hf.training.config import AAJRConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment_examples", "16", "--use_cpu", "true"]
 
 
@@ -115,29 +113,6 @@ def test_a_mistake_in_a_recipe_is_one_line(recipe, message, capsys, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     Path("recipe.yaml").write_text(recipe + "\n")
     assert message in fails(capsys, "train", "--config", "recipe.yaml", "--use_cpu", "true")
-
-
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipes_open_with_what_they_do_and_hold_valid_fields(recipe):
-    head = recipe.read_text().split("\n\n")[0]
-    assert head.startswith("# ") and f"aajr train --config {recipe.relative_to(ROOT)}" in head
-    assert "change" in head.lower()
-    parser = RecipeParser((TrainArguments, AAJRConfig), prog="aajr train")
-    arguments, config = parser.parse(["--config", str(recipe), "--epsilon", "0.123", "--use_cpu", "true"])
-    assert not config.trust_remote_code
-    assert config.epsilon == 0.123 and arguments.environment == recipe.relative_to(ROOT / "recipes").parts[0]
-
-
-def test_the_recipes_differ_in_what_they_compare_alone():
-    parsed = {}
-    for path in (ROOT / "recipes" / "congestion").glob("*.yaml"):
-        parser = RecipeParser((TrainArguments, AAJRConfig), prog="aajr train")
-        _, parsed[path.stem] = parser.parse(["--config", str(path), "--use_cpu", "true"])
-    for name in ("max_steps", "learning_rate", "per_device_train_batch_size", "freeze_embeddings", "seed"):
-        assert len({getattr(config, name) for config in parsed.values()}) == 1, name
-    assert len({config.epsilon for name, config in parsed.items() if name != "sft"}) == 1
-    assert not parsed["sft"].is_active and not parsed["adversarial"].penalty_active
-    assert (parsed["aajr"].regularizer, parsed["global"].regularizer) == ("aajr", "global_spectral")
 
 
 def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):

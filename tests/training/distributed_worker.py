@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import aajr_hf.training.hub  # noqa: E402
 from aajr_hf.cli.launched import shard_on_cpu  # noqa: E402
+from tests.training.completions import dpo, grpo  # noqa: E402
 from tests.training.tiny import dataset, tiny_model, trainer  # noqa: E402
 
 STEPS = 3
@@ -35,6 +36,9 @@ CASES = {
 CASES["finite-difference"] = {"jacobian_estimator": "finite_difference", "optim": "sgd"}
 CASES["global"] = {"regularizer": "global_spectral"}
 CASES["amortised"] = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 2}
+
+# Of other trainers, on their own data.
+OTHERS = {"dpo": dpo, "grpo": partial(grpo, max_completion_length=3)}
 
 
 class GradientsAgree(TrainerCallback):
@@ -83,8 +87,9 @@ def report(run, callback: GradientsAgree) -> dict:
 
 def train(folder: Path, name: str, **overrides) -> dict:
     """One case from beginning to end."""
-    settings = arguments(**CASES[name] | overrides)
-    run = trainer(folder / name, tiny_model(torch.float32), data=dataset(16), **settings)
+    settings = arguments(**CASES.get(name, {}) | overrides)
+    make = OTHERS.get(name, partial(trainer, data=dataset(16)))
+    run = make(folder / name, tiny_model(torch.float32), **settings)
     callback = GradientsAgree()
     run.add_callback(callback)
     run.train()

@@ -37,6 +37,7 @@ SMOLLM3 = """{%- set ns = namespace(system='You are a helpful assistant.') -%}
 {%- if messages[0].role == 'system' -%}{%- set ns.system = messages[0].content.rstrip() -%}{%- endif -%}
 {{- '<|im_start|>system\n## Custom Instructions\n\n' + ns.system + '\n' -}}
 {%- if tools -%}{{- '### Tools\n<tools>' + tools | tojson + '</tools>\n' -}}{%- endif -%}
+{%- if xml_tools -%}{{- '### Tools\n' + xml_tools | join('\n') + '\n' -}}{%- endif -%}
 {{- '<|im_end|>\n' -}}
 {%- for message in messages -%}
 {%- if message.role == 'user' -%}{{- '<|im_start|>user\n' + message.content + '<|im_end|>\n' -}}

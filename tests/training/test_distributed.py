@@ -75,6 +75,20 @@ def assert_same_weights(actual: dict, expected: dict, tolerance: float = 1e-5) -
         assert torch.allclose(actual[key], value, rtol=tolerance, atol=tolerance), key
 
 
+def test_preferences_and_sampled_completions_on_two_processes(tmp_path, one_process):
+    launch("ddp_cpu", tmp_path, "dpo", "grpo")
+    for name in ("dpo", "grpo"):
+        first = result(tmp_path, name)
+        assert first["gradient_difference"] == 0 and len(first["logs"]) == STEPS
+        assert all(log["aajr/penalty"] > 0 for log in first["logs"])
+    # What each process samples is its own, and so is not compared.
+    two, one = result(tmp_path, "dpo"), one_process("dpo")
+    assert_same_weights(two["weights"], one["weights"])
+    for actual, expected in zip(two["logs"], one["logs"], strict=True):
+        for key in ("loss", "grad_norm", "aajr/penalty", "rewards/margins", "num_tokens"):
+            assert actual[key] == pytest.approx(expected[key], rel=1e-4), key
+
+
 def test_two_processes_train_as_one_that_accumulates(tmp_path, one_process):
     for config in ("ddp_cpu", "fsdp2_cpu"):
         folder, sharded = tmp_path / config, config == "fsdp2_cpu"

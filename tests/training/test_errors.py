@@ -9,9 +9,9 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AttentionInterface
-from trl import SFTConfig
+from trl import DPOConfig, GRPOConfig, SFTConfig
 
-from aajr_hf import AAJRConfig, AAJRTrainer
+from aajr_hf import AAJRConfig, AAJRDPOConfig, AAJRGRPOConfig, AAJRTrainer
 from aajr_hf.training.batch import AgentBatch
 
 from .tiny import ROWS, WORDS, dataset, tiny_model, trainer, trainer_arguments
@@ -58,14 +58,17 @@ def test_settings_that_do_not_matter_are_not_checked(tmp_path):
     assert not config.is_active
 
 
-def test_every_field_has_a_help_text_and_a_paragraph():
+@pytest.mark.parametrize(
+    ("config", "trl"), [(AAJRConfig, SFTConfig), (AAJRDPOConfig, DPOConfig), (AAJRGRPOConfig, GRPOConfig)]
+)
+def test_every_field_has_a_help_text_and_a_paragraph(config, trl):
     from dataclasses import fields
 
-    own = [f for f in fields(AAJRConfig) if f.name not in SFTConfig.__dataclass_fields__]
+    own = [f for f in fields(config) if f.name not in trl.__dataclass_fields__]
     assert len(own) > 20
     for field in own:
         assert field.metadata["help"]
-        assert re.search(rf"^        {field.name} \(", AAJRConfig.__doc__, re.MULTILINE), field.name
+        assert re.search(rf"^        {field.name} \(", config.__doc__, re.MULTILINE), field.name
 
 
 def test_the_configuration_must_be_an_aajr_configuration(tmp_path):

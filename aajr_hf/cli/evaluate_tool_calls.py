@@ -1,0 +1,132 @@
+"""`aajr evaluate --dataset_name`: measure agents by the tools that they call on the same rows of a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..training.formats import FORMATS
+from ..training.roles import OBSERVED_ROLES
+from .errors import UserError, user_errors
+from .measuring import load_agents, measure_each, weights_of
+from .parsing import ArgumentParser
+from .tool_call_data import tool_call_rows
+
+_ONLY_HERE = ("dataset_format", "dataset_split", "skip_invalid_rows", "perturbed_tokens", "max_new_tokens")
+_ONLY_WORLDS = ("environment", "attacks", "transfer_from", "token_trials", "sanity")
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of an evaluation on tool calls."""
+    group = parser.add_argument_group("tool calls, in place of a world")
+    group.add_argument("--dataset_name", metavar="NAME", help="rows that ask for tool calls")
+    group.add_argument(
+        "--dataset_format", choices=FORMATS, default="trl", help="how they are written (default: %(default)s)"
+    )
+    group.add_argument("--dataset_split", metavar="SPLIT", help="(default: test, or the only one)")
+    group.add_argument(
+        "--skip_invalid_rows", action="store_true", help="go on without malformed rows, which are counted and shown"
+    )
+    group.add_argument(
+        "--perturbed_tokens",
+        choices=("prompt", *OBSERVED_ROLES),
+        default="prompt",
+        help="what the attack moves: all of the prompt, or what users and tools, or one of them, said (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max_new_tokens", type=int, help="of an answer (default: twice those of the reference answer, and 32)"
+    )
+
+
+def check_options(arguments, parser: ArgumentParser) -> None:
+    """
+    Refuse options that would change nothing, and values out of range.
+
+    Raises:
+        UserError: names the option.
+    """
+    on_data = arguments.dataset_name is not None
+    for name in _ONLY_WORLDS if on_data else _ONLY_HERE:
+        if getattr(arguments, name) != parser.get_default(name):
+            option = "--env" if name == "environment" else f"--{name}"
+            raise UserError(
+                f"`{option}` is for worlds: leave it out, or `--dataset_name`."
+                if on_data
+                else f"`{option}` is for tool calls: give `--dataset_name`, too."
+            )
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+        raise UserError(f"`--max_new_tokens` must be at least 1; got {arguments.max_new_tokens}.")
+
+
+def evaluate(models: dict[str, str], arguments) -> dict[str, Any]:
+    """
+    Measure models, by name, write `results.json`, a plot and `report.html` into `--output` and print the tables.
+
+    Returns:
+        The results: `{"runs": {name: numbers}, "train_epsilon": ..., "settings": {...}}`.
+
+    Raises:
+        UserError: for rows or models that cannot be used; nothing is written then.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from ..evaluation.tool_call_report import tool_call_sentences, tool_call_tables, write_tool_call_report
+    from ..evaluation.tool_call_robustness import ToolCaller, ToolCallSettings, evaluate_tool_calls
+
+    settings = ToolCallSettings(
+        train_epsilon=arguments.epsilon,
+        multiples=tuple(arguments.multiples),
+        attack_steps=arguments.attack_steps,
+        attack_restarts=arguments.attack_restarts,
+        perturbed_tokens=arguments.perturbed_tokens,
+        max_new_tokens=arguments.max_new_tokens,
+        batch_size=arguments.batch_size or ToolCallSettings.batch_size,
+        seed=arguments.seed,
+    )
+    rows = _rows(arguments)
+    agents = load_agents(models)
+    for name, agent in agents.items():
+        # Each of them before any is attacked.
+        try:
+            with user_errors():
+                ToolCaller(*agent, rows, settings.max_new_tokens)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    runs = measure_each(
+        agents,
+        models,
+        settings.progress_steps(len(rows)),
+        lambda model, tokenizer, on_progress: evaluate_tool_calls(model, tokenizer, rows, settings, on_progress),
+    )
+    data = {name: getattr(arguments, name) for name in ("dataset_name", "dataset_format", "dataset_split")}
+    recorded = data | {"examples": len(rows)} | weights_of(models) | asdict(settings)
+    results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
+    with user_errors():
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        write_tool_call_report(results, arguments.output)
+    printed = Console()
+    for table in tool_call_tables(results):
+        printed.print(table)
+        printed.print()
+    for sentence in tool_call_sentences(results):
+        printed.print(sentence, soft_wrap=True)
+    printed.print(f"Report: {arguments.output / 'report.html'}", soft_wrap=True)
+    return results
+
+
+def _rows(arguments) -> list[dict[str, Any]]:
+    """The rows, or as many of them as asked for, drawn by the seed: files often hold one kind after the other."""
+    import numpy as np
+
+    from ..evaluation.tool_call_rows import read_rows
+
+    rows = tool_call_rows(
+        arguments.dataset_name, arguments.dataset_format, arguments.dataset_split, arguments.skip_invalid_rows
+    )
+    drawn = np.random.default_rng(arguments.seed).permutation(len(rows))[: arguments.examples]
+    numbers = sorted(map(int, drawn))
+    try:
+        return read_rows([rows[number] for number in numbers], numbers)
+    except ValueError as error:
+        raise UserError(f"`--dataset_name`: {error}") from error

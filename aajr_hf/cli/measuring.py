@@ -1,0 +1,65 @@
+"""Agents measured one after the other, with a progress bar each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import user_errors
+
+
+def load_agents(models: dict[str, str]) -> dict[str, tuple[Any, Any]]:
+    """
+    Model and tokenizer of each, by name: all of them before any is measured, so that a wrong name is found before the
+    first minutes are spent.
+
+    Raises:
+        UserError: for a model that cannot be loaded.
+    """
+    from ..evaluation.agents import load_agent
+
+    with user_errors():
+        return {name: load_agent(path) for name, path in models.items()}
+
+
+def measure_each(
+    agents: dict[str, tuple[Any, Any]],
+    models: dict[str, str],
+    steps: int,
+    measure: Callable[[Any, Any, Callable[[], None]], dict[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """
+    The numbers of each agent by its name, and how long it was trained.
+
+    Args:
+        measure: From a model, its tokenizer and a function that it calls `steps` times, to numbers.
+
+    Raises:
+        UserError: for an agent that cannot be attacked.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    runs: dict[str, dict[str, Any]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for name, (model, tokenizer) in agents.items():
+            task = progress.add_task(f"Attacking {name}", total=steps)
+            with user_errors():
+                numbers = measure(model, tokenizer, lambda task=task: progress.advance(task))
+            runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
+    return runs
+
+
+def weights_of(models: dict[str, str]) -> dict[str, Any]:
+    """What an evaluation records of its models; by the digests, a model card finds its numbers."""
+    from ..training.model_card import weights_digest
+
+    return {"models": models, "weights": {name: weights_digest(Path(path)) for name, path in models.items()}}
+
+
+def _train_seconds(path: str) -> float | None:
+    file = Path(path) / "train_results.json"
+    return json.loads(file.read_text()).get("train_runtime") if file.is_file() else None

@@ -1,0 +1,200 @@
+"""`AAJRGRPOTrainer`: TRL's `GRPOTrainer` with an adversary on the prompt's embeddings and a penalty along its directions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from trl import GRPOConfig, GRPOTrainer
+
+from .batch import AgentBatch
+from .config import AAJRConfigMixin, documented
+from .mixin import AAJRMixin
+from .system_losses import token_nll
+from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
+
+_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+
+
+@documented
+@dataclass
+class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
+    r"""
+    Configuration class for the [`AAJRGRPOTrainer`].
+
+    This class includes only the parameters of Adversarially-Aligned Jacobian Regularization (AAJR, arXiv 2603.04378).
+    For the others, see [`~trl.GRPOConfig`] and [`~transformers.TrainingArguments`]. `epsilon` is what it is there, the range
+    of the clipped ratio: where the paragraphs below say epsilon, they mean `perturbation_epsilon`. Of TRL's losses, `grpo`,
+    `bnpo`, `dr_grpo` and `dapo` with token-level ratios have an adversary.
+
+    Parameters:
+        perturbation_epsilon (`float`, *optional*, defaults to `0.25`):
+            Radius of the ball of perturbations. `0` trains without an adversary.
+    """
+
+    radius_field = "perturbation_epsilon"
+
+    # The mixin's field of this name is the adversary's.
+    epsilon: float = field(default=GRPOConfig.epsilon, metadata={"help": "Range of the clipped ratio, as TRL's."})
+    perturbation_epsilon: float = field(
+        default=AAJRConfigMixin.epsilon,
+        metadata={"help": "Radius of the ball of perturbations. 0 trains without an adversary."},
+    )
+
+    def _check_combinations(self) -> None:
+        super()._check_combinations()
+        if self.loss_type not in _LOSS_TYPES:
+            raise ValueError(
+                f"`loss_type` must be one of {', '.join(_LOSS_TYPES)} while AAJR is active; got {self.loss_type}."
+            )
+
+    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
+        return {
+            "use_vllm": (self.use_vllm, False),
+            "use_liger_kernel": (self.use_liger_kernel, False),
+            "importance_sampling_level": (self.importance_sampling_level, "token"),
+            "delta": (self.delta, None),
+            "off_policy_mask_threshold": (self.off_policy_mask_threshold, None),
+            "mask_truncated_completions": (self.mask_truncated_completions, False),
+            "top_entropy_quantile": (self.top_entropy_quantile, 1.0),
+            "entropy_coef": (self.entropy_coef, 0.0),
+            "use_adaptive_entropy": (self.use_adaptive_entropy, False),
+            "cast_lm_head_to_fp32": (self.cast_lm_head_to_fp32, False),
+            "perturbed_tokens": (self.perturbed_tokens, "prompt"),
+        }
+
+
+class PolicyLoss(TRLSystemLoss):
+    """
+    GRPO's loss of each sampled completion y under a perturbation of its prompt: the mean over its tokens t (with `dr_grpo` the sum
+    over `max_completion_length`) of
+
+        -min(r_t A, clip(r_t, 1 - low, 1 + high) A) + beta KL_t,    r_t = pi(y_t | s + delta, y_<t) / pi_old(y_t | s, y_<t)
+
+    (KL_t times r_t with `use_bias_correction_kl`), where y, its advantage A, `pi_old` and the reference in the KL term are constants of the clean prompt s; without TRL's
+    `old_per_token_logps`, `pi_old` is the policy at the first logits that are asked about, which must be those of delta = 0.
+
+    Args:
+        inputs: The micro-batch of B completions as TRL samples and scores it.
+        trainer: Gives the settings of the loss.
+        evaluate: From a head and inputs to TRL's loss and metrics.
+    """
+
+    def __init__(self, inputs: dict[str, Tensor], trainer: GRPOTrainer, evaluate: Callable):
+        super().__init__(lambda head: evaluate(head, self._with_old()))
+        self.inputs, self.trainer = inputs, trainer
+        self.batch = _right_padded(inputs)
+        self._old = inputs.get("old_per_token_logps")
+
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        """Of the sampled tokens, (B, A), at the temperature of the sampling."""
+        return -token_nll(logits / self.trainer.temperature, self.batch)
+
+    def per_example(self, logits: Tensor) -> Tensor:
+        log_probs, mask = self._log_probs(logits), self.batch.action_mask
+        width = mask.shape[1]
+        if self._old is None:
+            self._old = pad(log_probs.detach(), (0, self.inputs["completion_ids"].shape[1] - width))
+        ratio, advantages = (log_probs - self._old[:, :width]).exp(), self.inputs["advantages"][:, None]
+        clipped = ratio.clamp(1 - self.trainer.epsilon_low, 1 + self.trainer.epsilon_high)
+        losses = -torch.min(ratio * advantages, clipped * advantages)
+        if self.trainer.beta != 0:
+            rise = self.inputs["ref_per_token_logps"][:, :width] - log_probs
+            divergence = rise.exp() - rise - 1
+            corrected = self.trainer.args.use_bias_correction_kl
+            losses = losses + self.trainer.beta * (divergence * ratio if corrected else divergence)
+        total = losses.masked_fill(~mask, 0).sum(dim=1)
+        fixed = self.trainer.loss_type == "dr_grpo"
+        return total / (self.trainer.max_completion_length if fixed else mask.sum(dim=1))
+
+    def smoothness(self) -> None:
+        """None: the clipped ratio has kinks and no bound."""
+
+    def _head(self, logits: Tensor) -> Callable:
+        batch, width = self.batch, self.inputs["completion_ids"].shape[1]
+        # The sampled tokens lie behind one another, so that the k-th logit is that of the k-th.
+        columns = torch.arange(logits.shape[1], device=logits.device).expand(len(batch), -1)
+        scaled = logits / self.trainer.temperature
+        return fused_head(scaled, batch.action_labels, batch.action_mask, columns, width)
+
+    def _with_old(self) -> dict[str, Any]:
+        return self.inputs if self._old is None else self.inputs | {"old_per_token_logps": self._old}
+
+
+def _right_padded(inputs: dict[str, Tensor]) -> AgentBatch:
+    """
+    Prompts (padded on the left) and completions (on the right) as rows that are padded on the right alone, which the penalty's
+    gradients need. Models with rotary or relative positions give the same logits.
+    """
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, : inputs["prompt_ids"].shape[1]] = -100
+    order = (mask == 0).int().argsort(dim=1, stable=True)[:, : int(mask.sum(dim=1).max())]
+    rows = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return AgentBatch.from_inputs({name: value.gather(1, order) for name, value in rows.items()}, "prompt")
+
+
+class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
+    """
+    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR) of a policy that is trained on what it samples.
+
+    The paper's policy is deterministic, and leaves open what the system loss is of one that samples. Here completions are
+    sampled at the clean prompt and scored as in [`~trl.GRPOTrainer`]; each of them is an example, whose system loss is GRPO's
+    own ([`PolicyLoss`]): the sampled tokens, their advantage, the old and the reference's log-probabilities are constants,
+    and the adversary perturbs the embeddings of the prompt. Raising that loss makes what was better than its group less
+    likely, and what was worse more likely: its negative is the importance-weighted estimate, from samples at the clean prompt,
+    of the advantage that the agent would have if it sampled at the perturbed one (token by token, as GRPO approximates it).
+    Clipping stops what lowers the loss alone, and so never the adversary.
+
+    One perturbation for each completion is the stronger adversary, who knows what is about to be said: one who knows the
+    prompt alone raises the mean no further (the maximum of a mean is at most the mean of the maxima), and TRL spreads a group
+    over micro-batches. Training lowers the loss at the perturbed prompts, averaged as `loss_type` says, and the penalty keeps
+    the logits of the sampled tokens (before the temperature) calm along the ascent's directions. A completion without an
+    advantage, and without a KL term, has no direction and no penalty. With `perturbation_epsilon = 0` and
+    `regularizer_lambda = 0` it is [`~trl.GRPOTrainer`].
+
+    Takes the arguments of [`~trl.GRPOTrainer`], with an [`AAJRGRPOConfig`]. Logs the metrics of [`AAJRTrainer`] but those of
+    smoothness, which this loss has not, and TRL's own, of the clean prompts. Evaluation is that of `GRPOTrainer`, without an
+    adversary.
+
+    Raises:
+        ValueError: for settings that cannot be trained with, before training starts.
+        FloatingPointError: when a loss, a penalty or a gradient is not finite, before the weights are updated.
+    """
+
+    _tag_names = ["trl", "grpo", "aajr"]
+    _config_class = AAJRGRPOConfig
+    _replayable = False
+
+    def __init__(
+        self, model: str | nn.Module, reward_funcs=None, args: AAJRGRPOConfig | None = None, *positional, **kwargs
+    ):
+        args = self._configure(model, args, kwargs)
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        self._check()
+
+    def _check_support(self) -> None:
+        super()._check_support()
+        check_trl_loss(self)
+        given = {
+            "tools": self.tools,
+            "environment_factory": self.environment_factories,
+            "rollout_func": self.rollout_func,
+        }
+        for name, value in given.items():
+            if value:
+                raise ValueError(
+                    f"`{name}` is not supported while AAJR is active: the completion must be the agent's alone."
+                )
+
+    def _accumulation(self, num_items) -> int:
+        return self.current_gradient_accumulation_steps
+
+    def _system_loss(self, inputs, num_items) -> PolicyLoss:
+        return PolicyLoss(inputs, self, functools.partial(trl_loss, self, GRPOTrainer))
