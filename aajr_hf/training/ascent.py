@@ -82,7 +82,7 @@ def ascend(
         return ascent
 
     def loss_of(rows: Tensor | None) -> Callable[[Tensor], Tensor]:
-        part, loss = (policy, system) if rows is None else (policy.select(rows), system.select(rows))
+        part = policy if rows is None else policy.select(rows)
 
         def evaluate(delta: Tensor) -> Tensor:
             with contextlib.ExitStack() as stack:
@@ -90,7 +90,7 @@ def ascend(
                     products.append(stack.enter_context(RecordedProducts()))
                 logits = part(delta)
             ascent.recorder.propose(logits, rows)
-            return loss.per_example(logits)
+            return system.per_example(logits, rows)
 
         return evaluate
 

@@ -61,7 +61,8 @@ class PairPolicy:
     """
 
     def __init__(self, rows: AgentPolicy, batch: AgentBatch):
-        self.rows, self.batch, self.model = rows, batch, rows.model
+        self.rows, self.batch = rows, batch
+        self.model, self.dropout_seed = rows.model, rows.dropout_seed
 
     def select(self, pairs: Tensor) -> PairPolicy:
         """The same policy on some of the pairs."""
@@ -99,9 +100,11 @@ class PreferenceLoss(TRLSystemLoss):
     def policy(self, model: nn.Module, dropout_seed: int | None, **model_kwargs) -> PairPolicy:
         return PairPolicy(AgentPolicy(model, self.rows, dropout_seed, **model_kwargs), self.batch)
 
-    def per_example(self, logits: Tensor) -> Tensor:
-        chosen, rejected = (-part.sum(dim=1) for part in token_nll(logits, self.batch).chunk(2, dim=1))
-        margin = chosen - self.inputs["ref_chosen_logps"] - rejected + self.inputs["ref_rejected_logps"]
+    def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        batch = self.batch if rows is None else self.batch.select(rows)
+        chosen, rejected = (-part.sum(dim=1) for part in token_nll(logits, batch).chunk(2, dim=1))
+        reference = self.inputs["ref_chosen_logps"] - self.inputs["ref_rejected_logps"]
+        margin = chosen - rejected - (reference if rows is None else reference[rows])
         return -logsigmoid(self.beta * margin)
 
     def smoothness(self) -> Tensor:

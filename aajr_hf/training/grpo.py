@@ -91,20 +91,26 @@ class PolicyLoss(TRLSystemLoss):
         self.batch = _right_padded(inputs)
         self._old = inputs.get("old_per_token_logps")
 
-    def _log_probs(self, logits: Tensor) -> Tensor:
+    def _log_probs(self, logits: Tensor, batch: AgentBatch) -> Tensor:
         """Of the sampled tokens, (B, A), at the temperature of the sampling."""
-        return -token_nll(logits / self.trainer.temperature, self.batch)
+        return -token_nll(logits / self.trainer.temperature, batch)
 
-    def per_example(self, logits: Tensor) -> Tensor:
-        log_probs, mask = self._log_probs(logits), self.batch.action_mask
-        width = mask.shape[1]
+    def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        batch = self.batch if rows is None else self.batch.select(rows)
+        mask, width = batch.action_mask, batch.action_mask.shape[1]
+        log_probs = self._log_probs(logits, batch)
         if self._old is None:
             self._old = pad(log_probs.detach(), (0, self.inputs["completion_ids"].shape[1] - width))
-        ratio, advantages = (log_probs - self._old[:, :width]).exp(), self.inputs["advantages"][:, None]
+
+        def known(values: Tensor) -> Tensor:
+            return values if rows is None else values[rows]
+
+        ratio = (log_probs - known(self._old)[:, :width]).exp()
+        advantages = known(self.inputs["advantages"])[:, None]
         clipped = ratio.clamp(1 - self.trainer.epsilon_low, 1 + self.trainer.epsilon_high)
         losses = -torch.min(ratio * advantages, clipped * advantages)
         if self.trainer.beta != 0:
-            rise = self.inputs["ref_per_token_logps"][:, :width] - log_probs
+            rise = known(self.inputs["ref_per_token_logps"])[:, :width] - log_probs
             divergence = rise.exp() - rise - 1
             corrected = self.trainer.args.use_bias_correction_kl
             losses = losses + self.trainer.beta * (divergence * ratio if corrected else divergence)

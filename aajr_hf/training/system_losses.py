@@ -26,12 +26,8 @@ class SystemLoss:
         """The map from perturbations of the prompts (B, L, d) to logits (B, A, V)."""
         return AgentPolicy(model, self.batch, dropout_seed, **model_kwargs)
 
-    def per_example(self, logits: Tensor) -> Tensor:
-        """g of each example, (B,)."""
-        raise NotImplementedError
-
-    def select(self, rows: Tensor) -> SystemLoss:
-        """That of some examples of the micro-batch."""
+    def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        """g of each example, (B,), or of the given rows (n,), whose logits these are."""
         raise NotImplementedError
 
     def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
@@ -60,11 +56,8 @@ class ActionLoss(SystemLoss):
     def __init__(self, name: str, batch: AgentBatch, mean: Callable[[Tensor, Tensor], Tensor]):
         self.name, self.batch, self._mean = name, batch, mean
 
-    def per_example(self, logits: Tensor) -> Tensor:
-        return system_loss(self.name, logits, self.batch)
-
-    def select(self, rows: Tensor) -> ActionLoss:
-        return ActionLoss(self.name, self.batch.select(rows), self._mean)
+    def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        return system_loss(self.name, logits, self.batch if rows is None else self.batch.select(rows))
 
     def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
         return self._mean(logits, losses)

@@ -110,7 +110,7 @@ def test_the_system_loss_of_a_completion_is_trls(tmp_path, loss_type, corrected)
     inputs = first_inputs(run)
     noise = {name: 0.5 * torch.randn(inputs["completion_ids"].shape) for name in ("old", "ref")}
     system = run._system_loss(inputs, None)
-    clean = system._log_probs(system.policy(run.model, None)()).detach()
+    clean = system._log_probs(system.policy(run.model, None)(), system.batch).detach()
     clean = torch.nn.functional.pad(clean, (0, inputs["completion_ids"].shape[1] - clean.shape[1]))
     inputs |= {f"{name}_per_token_logps": clean + shift for name, shift in noise.items()}
     run.beta = 0.3

@@ -9,6 +9,7 @@ from aajr_hf.objective import projected_gradient_ascent
 from aajr_hf.training import ascent as ascent_module
 from aajr_hf.training.ascent import ascend
 
+from .completions import dpo, first_inputs, grpo
 from .tiny import assert_same_gradient, one_step, tiny_model, trainer
 
 AUTO = {"ascent_step_rule": "gradient", "ascent_step_size": "auto", "regularizer_lambda": 0.1, "ascent_steps": 5}
@@ -82,6 +83,19 @@ def test_backtracking_costs_at_most_one_forward_a_step(tmp_path):
     assert all(0 < value <= 1 for value in extra), extra
     losses = [log["aajr/clean_loss"] for log in run.state.log_history if "aajr/clean_loss" in log]
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("make", [trainer, dpo, grpo])
+def test_a_loss_of_some_examples_is_that_of_all(tmp_path, make):
+    run = make(tmp_path)
+    system = run._system_loss(first_inputs(run), None)
+    policy, rows = system.policy(run.model.eval(), None), torch.tensor([1, 0])
+    with torch.no_grad():
+        logits = policy()
+        expected = system.per_example(logits)
+        torch.testing.assert_close(system.per_example(policy.select(rows)(), rows), expected[rows])
+        torch.testing.assert_close(system.per_example(logits[rows], rows), expected[rows])
+    assert expected[0] != expected[1]
 
 
 def test_with_dropout_all_examples_are_tried_again(tmp_path):
