@@ -70,7 +70,8 @@ def _read_recipe(file: Path) -> dict[str, Any]:
     regularizer = recipe.get("regularizer", AAJRConfig.regularizer)
     if regularizer not in CHOICES["regularizer"]:
         raise ValueError(f"{file}: `regularizer` must be one of {', '.join(CHOICES['regularizer'])}.")
-    if regularizer != "none" and numbers["regularizer_lambda"] > 0:
+    budget = recipe.get("amplification_budget")  # with which lambda may begin at 0
+    if regularizer != "none" and (numbers["regularizer_lambda"] > 0 or budget is not None):
         method = regularizer
     else:
         method = "adversarial" if numbers["epsilon"] > 0 else "sft"

@@ -43,7 +43,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
     @property
     def penalty_active(self) -> bool:
         """Whether a Jacobian is penalised."""
-        return self.regularizer != "none" and self.regularizer_lambda > 0
+        return self.regularizer != "none" and (self.regularizer_lambda > 0 or self.amplification_budget is not None)
 
     @property
     def is_active(self) -> bool:
@@ -79,7 +79,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         _require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
         _require(self, "aajr_warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1")
         if self.amplification_budget is not None:
-            _require(self, "amplification_budget", lambda x: x >= 0, "at least 0")
+            _require(self, "amplification_budget", lambda x: x > 0, "above 0")
 
     def _resolve_step_size(self) -> None:
         if self.ascent_step_size is None:

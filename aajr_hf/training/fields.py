@@ -148,9 +148,11 @@ class RegularizerFields:
             of the ascent; `"global_frobenius"`: its Frobenius norm, points as `"global_spectral"`;
             `"random_direction"`: along random directions at the points of the ascent; `"none"`.
         regularizer_lambda (`float`, *optional*, defaults to `1e-3`):
-            Weight lambda of the penalty. `0` is adversarial training alone.
+            Weight lambda of the penalty. `0` is adversarial training alone, unless there is an `amplification_budget`.
         amplification_budget (`float`, *optional*):
-            gamma_adv: if set, only amplification beyond it is penalised, by `max(a_t - gamma_adv, 0)^2`.
+            gamma_adv, in the units of `aajr/amplification`. If set, lambda is found during training, from `regularizer_lambda`
+            on, such that the mean amplification is at most this; examples within it are left alone (the penalty is
+            `max(a_t - gamma_adv, 0)^2`). While the warm-up lasts, lambda may fall, but not grow.
         penalty_output (`str`, *optional*, defaults to `"logits"`):
             Output whose Jacobian is penalised: `"logits"`, `"centered_logits"` (minus their mean over the vocabulary),
             `"log_probs"` or `"probs"`.
@@ -208,7 +210,7 @@ class RegularizerFields:
         default=1e-3, metadata={"help": "Weight of the penalty. 0 is adversarial training alone."}
     )
     amplification_budget: float | None = field(
-        default=None, metadata={"help": "If set, only amplification beyond it is penalised."}
+        default=None, metadata={"help": "If set, lambda is found such that the mean amplification is at most this."}
     )
     penalty_output: str = _choice("penalty_output", "logits", "Output whose Jacobian is penalised.")
     penalty_reduction: str = _choice(

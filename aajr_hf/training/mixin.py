@@ -15,6 +15,7 @@ from transformers import logging
 from .adapters import adapter_config
 from .amortisation import control_variate, draw_points
 from .ascent import PromptAscent, ascend
+from .budget import AmplificationBudget
 from .checkpoints import CheckpointMixin
 from .config import AAJRConfigMixin
 from .estimators import calibrate, no_forward_mode
@@ -85,6 +86,12 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         if args.is_active:
             self._check_support()
         self.estimator = self._choose_estimator() if args.penalty_active else None
+        self.budget = None
+        if args.penalty_active and args.amplification_budget is not None:
+            self.budget = AmplificationBudget(
+                args.amplification_budget, args.regularizer_lambda, lambda: self.memory, lambda: self._ramp() == 1
+            )
+            self.add_callback(self.budget)
         self._norms_unchecked = True
         self.draw_offset = self.accelerator.process_index
 
@@ -198,7 +205,8 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
             metrics |= ascent_metrics(
                 ascent.trajectory, ascent.recorder, ascent.ball, system.batch, system.smoothness()
             )
-        strength = self.args.regularizer_lambda * self._ramp() / self._accumulation(num_items_in_batch)
+        weight = self._ramp() * (self.args.regularizer_lambda if self.budget is None else self.budget.weight)
+        strength = weight / self._accumulation(num_items_in_batch)
         known = control_variate(self.args, ascent, logits, clean)
         if known is not None:
             loss = loss + strength * known.mean()
@@ -206,7 +214,12 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
             rest, values = self._penalise(ascent, known)
             loss = loss + strength * self.args.penalty_interval * rest
             metrics |= values
-        self._record(loss, metrics | system.metrics(ascent.recorder.clean))
+        values = self._record(loss, metrics | system.metrics(ascent.recorder.clean))
+        if self.budget is not None and penalised and values is not None:
+            amplification = values["aajr/amplification"]
+            self.budget.observe(amplification, values["aajr/budget_excess"], values["aajr/adversarial_loss"])
+            self._metrics["train"]["aajr/lambda"].append(weight)
+            self._metrics["train"]["aajr/budget_violation"].append(amplification / self.budget.budget - 1)
         return loss
 
     def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -223,7 +236,9 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         rest = (values if known is None else values - known[points.rows]).mean()
         metrics = {"aajr/penalty": rest if known is None else known.mean() + rest}
         if amplification is not None:
-            metrics["aajr/amplification"] = amplification.mean()
+            metrics["aajr/amplification"] = amplification.mean(dim=0).mean()
+            if self.budget is not None:
+                metrics["aajr/budget_excess"] = (amplification - self.budget.budget).clamp_min(0).mean()
         return rest, metrics
 
     def _difference_step(self, ascent: PromptAscent) -> float:
@@ -253,8 +268,11 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         """What a mean over examples is divided by: with `num_items`, `Trainer` leaves accumulation to the loss."""
         return 1 if num_items is None else self.current_gradient_accumulation_steps
 
-    def _record(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
-        """Keep a micro-batch's metrics, averaged over processes, until they are logged; stop where one is not finite."""
+    def _record(self, loss: Tensor, metrics: dict[str, Tensor]) -> dict[str, float] | None:
+        """
+        Keep a micro-batch's metrics, averaged over processes, until they are logged; returns them. Stop where one is not finite,
+        or return None.
+        """
         names = ("loss", *metrics)
         local = torch.stack([v.detach().float() for v in (loss, *metrics.values())])
         # One gathering and one transfer; every process sees the same numbers, and so stops at the same step.
@@ -262,7 +280,7 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         values = dict(zip(names, rows.mean(dim=0).tolist(), strict=True))
         losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
         if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
-            return
+            return None
         recorded = self._metrics["train"]
         for name in metrics:
             if name != "tokens":
@@ -270,6 +288,7 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         if "tokens" in metrics:  # of all processes and steps together
             self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
             recorded["num_tokens"] = [self._total_train_tokens]
+        return values
 
     def _get_grad_norm(self, model, grad_norm=None):
         grad_norm = super()._get_grad_norm(model, grad_norm)

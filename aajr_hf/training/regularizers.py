@@ -53,7 +53,7 @@ def penalty(
 
     Returns:
         `(penalty (B,), amplification)`: the penalty is `R` of equation 20 for `aajr`, and for the baselines the squared
-        norm that stands in its place. The amplification is `a_t`, averaged over the evaluated points, (B,), for `aajr`
+        norm that stands in its place. The amplification is `a_t` at the evaluated points, (number of points, B), for `aajr`
         and None for the others.
     """
     policy, state, trajectory = ascent.policy, ascent.state, ascent.trajectory
@@ -67,8 +67,7 @@ def penalty(
             squared = trajectory_amplification(
                 output, torch.zeros_like(state), trajectory, points=steps, products=ascent.products, **kwargs
             )
-            amplification = squared.detach().sqrt().mean(dim=0)
-            return budgeted(squared, config.amplification_budget).mean(dim=0), amplification
+            return budgeted(squared, config.amplification_budget).mean(dim=0), squared.detach().sqrt()
         if config.regularizer in LOCAL_REGULARIZERS:
             deltas = [trajectory.deltas[t] for t in steps]
         else:
@@ -79,7 +78,7 @@ def penalty(
 
 def budgeted(squared: Tensor, budget: float | None) -> Tensor:
     """`max(a - budget, 0)^2` of a squared amplification; the square itself without a budget."""
-    if not budget:
+    if budget is None:
         return squared
     # Clamped before the root, whose derivative at zero is infinite.
     return (squared.clamp_min(budget**2).sqrt() - budget).square()
