@@ -83,6 +83,12 @@ def add_measurement(parser: ArgumentParser) -> None:
         action="store_true",
         help="check that the attack does what one must: attack with fewer steps and without a bound, too",
     )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        help="amplification of F_ad and F_gamma, whose shares of the examples are shown (default: that of each agent's recipe, "
+        "if any)",
+    )
     parser.add_argument("--batch_size", type=int, help="examples per forward (default: 128; of tool calls, 16)")
     parser.add_argument("--seed", type=int, default=0, help="of observations and attack (default: %(default)s)")
 
@@ -101,6 +107,7 @@ def settings_of(arguments):
         attacks=tuple(dict.fromkeys(("pga", *arguments.attacks))),
         token_trials=arguments.token_trials,
         sanity=arguments.sanity,
+        budget=arguments.budget,
     )
 
 
@@ -122,6 +129,8 @@ def check_measurement(arguments) -> None:
         raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
         raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
+    if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
+        raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
     _check_attacks(arguments)
 
 
@@ -174,10 +183,11 @@ def measure(
     Raises:
         UserError: for a model that cannot be loaded or attacked.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from ..environments import held_out_rows
     from ..evaluation.agents import load_agent
+    from ..evaluation.membership import budget_of
     from ..evaluation.robustness import evaluate_agent
 
     agents = load_agents(models)
@@ -189,16 +199,18 @@ def measure(
         agents,
         models,
         settings.progress_steps(examples),
-        lambda model, tokenizer, on_progress: evaluate_agent(
+        lambda name, model, tokenizer, on_progress: evaluate_agent(
             model,
             tokenizer,
             rows,
-            settings,
+            replace(settings, budget=settings.budget or budget_of(models[name])),
             on_progress=on_progress,
             transfer_from=None if source is None else source[0],
         ),
     )
     recorded = {"environment": world, "examples": examples} | weights_of(models) | asdict(settings)
+    if settings.budget is None:  # each has its own
+        del recorded["budget"]
     if transfer_from is not None:
         recorded["transfer_from"] = transfer_from
     return {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
@@ -219,6 +231,7 @@ def evaluate(
     from rich.console import Console
 
     from ..evaluation.attack_report import attack_tables
+    from ..evaluation.membership import membership_tables
     from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
 
     results = measure(models, settings, examples, world, transfer_from)
@@ -229,7 +242,7 @@ def evaluate(
         write_report(results, output / "report.html")
     printed = Console()
     printed.print(results_table(results))
-    for table in attack_tables(results):
+    for table in [*attack_tables(results), *membership_tables(results)]:
         printed.print()
         printed.print(table)
     for sentence in summary_sentences(results):

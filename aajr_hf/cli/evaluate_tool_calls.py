@@ -12,7 +12,7 @@ from .parsing import ArgumentParser
 from .tool_call_data import tool_call_rows
 
 _ONLY_HERE = ("dataset_format", "dataset_split", "skip_invalid_rows", "perturbed_tokens", "max_new_tokens")
-_ONLY_WORLDS = ("environment", "attacks", "transfer_from", "token_trials", "sanity")
+_ONLY_WORLDS = ("environment", "attacks", "transfer_from", "token_trials", "sanity", "budget")
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -97,7 +97,7 @@ def evaluate(models: dict[str, str], arguments) -> dict[str, Any]:
         agents,
         models,
         settings.progress_steps(len(rows)),
-        lambda model, tokenizer, on_progress: evaluate_tool_calls(model, tokenizer, rows, settings, on_progress),
+        lambda _, model, tokenizer, on_progress: evaluate_tool_calls(model, tokenizer, rows, settings, on_progress),
     )
     data = {name: getattr(arguments, name) for name in ("dataset_name", "dataset_format", "dataset_split")}
     recorded = data | {"examples": len(rows)} | weights_of(models) | asdict(settings)

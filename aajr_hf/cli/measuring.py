@@ -28,13 +28,13 @@ def measure_each(
     agents: dict[str, tuple[Any, Any]],
     models: dict[str, str],
     steps: int,
-    measure: Callable[[Any, Any, Callable[[], None]], dict[str, Any]],
+    measure: Callable[[str, Any, Any, Callable[[], None]], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """
     The numbers of each agent by its name, and how long it was trained.
 
     Args:
-        measure: From a model, its tokenizer and a function that it calls `steps` times, to numbers.
+        measure: From a name, its model, its tokenizer and a function that it calls `steps` times, to numbers.
 
     Raises:
         UserError: for an agent that cannot be attacked.
@@ -48,7 +48,7 @@ def measure_each(
         for name, (model, tokenizer) in agents.items():
             task = progress.add_task(f"Attacking {name}", total=steps)
             with user_errors():
-                numbers = measure(model, tokenizer, lambda task=task: progress.advance(task))
+                numbers = measure(name, model, tokenizer, lambda task=task: progress.advance(task))
             runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
     return runs
 

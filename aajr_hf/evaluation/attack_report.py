@@ -53,7 +53,7 @@ def attack_tables(results: dict[str, Any]) -> list[Table]:
     headers, rows = attack_cells(results)
     tables = []
     if rows:
-        table = _table("Other attacks: success in percent, greedy (sampled)")
+        table = plain_table("Other attacks: success in percent, greedy (sampled)")
         table.caption = "own radius: one for each example, in mean norms of its prompt embeddings."
         for i, header in enumerate(headers):
             table.add_column(header, justify="left" if i < 2 else "right", overflow="fold")
@@ -61,7 +61,7 @@ def attack_tables(results: dict[str, Any]) -> list[Table]:
             table.add_row(*map(Text, row))
         tables.append(table)
     if checks := sanity_cells(results):
-        table = _table("Checks of the attack")
+        table = plain_table("Checks of the attack")
         table.caption = "One example more than the rule allows is tolerated."
         for header in ("run", "rule", "", "success"):
             table.add_column(header, overflow="fold")
@@ -84,7 +84,8 @@ def sanity_sentences(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """An empty table of a report."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.title, table.title_justify, table.caption_justify = title, "left", "left"
     return table

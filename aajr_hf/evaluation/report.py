@@ -16,6 +16,7 @@ from rich.text import Text
 
 from .. import __version__
 from .attack_report import attack_cells, sanity_cells, sanity_sentences
+from .membership import HEADERS, membership_cells, membership_sentences
 from .plots import draw_plots
 from .results import check_results, multiples, times, value
 
@@ -79,7 +80,7 @@ def summary_sentences(results: dict[str, Any]) -> list[str]:
         f"Most robust at {times(top)} the training radius, with {percent_text(max(worst.values()))}% success: {leaders}."
     )
     sentences += chance_sentences(results)
-    return sentences + sanity_sentences(results)
+    return sentences + membership_sentences(results) + sanity_sentences(results)
 
 
 def chance_sentences(results: dict[str, Any]) -> list[str]:
@@ -137,6 +138,8 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
         attack_headers=attack_headers,
         attack_rows=attack_rows,
         checks=sanity_cells(results),
+        membership_headers=HEADERS,
+        membership_rows=membership_cells(results),
         images=images,
         top=times(multiples(results)[-1]),
         train_epsilon=results["train_epsilon"],

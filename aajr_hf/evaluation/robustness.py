@@ -22,6 +22,7 @@ from ..training.data import encode_examples
 from ..training.policy import AgentPolicy, fixed_seed, forward_ad_ready, frozen_parameters
 from .attack import worst_case
 from .means import Means
+from .membership import add_membership, examples_of
 from .other_attacks import OtherAttacks
 from .sanity import sanity_rules
 from .settings import RobustnessSettings
@@ -53,7 +54,9 @@ def evaluate_agent(
         by multiple of the training epsilon), `nominal_cost`, `worst_case_cost` (expected system cost), `amplification`
         (mean `||J u_t||` of the logits along ascent directions), `amplification_profile` (the same at each point t of the
         ascent), `random_amplification` (along random directions), `spectral_norm`, `embedding_norm` and `examples`; of
-        the attacks beside PGA, `attacks` ([`OtherAttacks`]); where some were asked for, `sanity` ([`sanity_rules`]).
+        the attacks beside PGA, `attacks` ([`OtherAttacks`]); where some were asked for, `sanity` ([`sanity_rules`]); where
+        there is a budget, `membership`: it, and the percent of `examples` that are within it `along_ascent` (F_ad) and
+        `everywhere` (F_gamma), see [`add_membership`].
 
     Raises:
         ValueError: if the attack `transfer` has no model, or the attack `token` finds no numbers.
@@ -82,6 +85,8 @@ def evaluate_agent(
                 others.measure(target, trials)
     numbers = totals.result() | {"examples": len(rows)}
     numbers["amplification_profile"] = list(numbers["amplification_profile"].values())
+    if settings.budget is not None:
+        numbers["membership"] |= {"budget": settings.budget, "examples": examples_of(settings, len(rows))}
     rules = sanity_rules(numbers)
     return numbers | ({"sanity": rules} if rules else {})
 
@@ -148,6 +153,8 @@ def _measure_amplification(target: Target, settings: RobustnessSettings, totals:
             mask=mask[few],
         )
     totals.add(norms.detach(), "spectral_norm")
+    if settings.budget is not None:
+        add_membership(target, trajectory, along_ascent, settings, totals)
 
 
 def _batches(

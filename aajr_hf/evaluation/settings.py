@@ -21,6 +21,7 @@ class RobustnessSettings:
         attacks: Of [`ATTACKS`]; `pga` always runs.
         token_trials: Substitutions per example that the attack `token` tries.
         sanity: Whether to attack with fewer steps and without a bound, too, to see that the attack does what one must.
+        budget: gamma of F_ad and F_gamma, whose shares of the examples are measured, if any.
     """
 
     train_epsilon: float = 0.25
@@ -35,6 +36,7 @@ class RobustnessSettings:
     attacks: tuple[str, ...] = ("pga",)
     token_trials: int = 64
     sanity: bool = False
+    budget: float | None = None
 
     def progress_steps(self, examples: int) -> int:
         """How often an evaluation reports progress on so many examples."""

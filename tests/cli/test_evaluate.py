@@ -28,7 +28,7 @@ def test_all_attacks_in_every_world(world, tmp_path, capsys):
     folder, report = untrained(tmp_path / "agent", world), tmp_path / "report"
     small = ["--examples", "5", "--batch_size", "3", "--attack_steps", "4", "--attack_restarts", "1", "--sanity"]
     attacks = ["--attacks", "random", "transfer", "token", "--transfer_from", folder, "--token_trials", "3"]
-    assert main(["evaluate", folder, *attacks, *small, "--output", str(report)]) == 0
+    assert main(["evaluate", folder, *attacks, *small, "--budget", "20", "--output", str(report)]) == 0
     results = json.loads((report / "results.json").read_text())
     run = results["runs"]["agent"]
     by_multiple = {"random", "transfer", "pga_quarter_steps"}
@@ -40,7 +40,8 @@ def test_all_attacks_in_every_world(world, tmp_path, capsys):
     assert results["settings"]["attacks"] == ["pga", "random", "transfer", "token"]
     assert results["settings"]["transfer_from"] == folder
     printed, page = capsys.readouterr().out, (report / "report.html").read_text()
-    for text in ("Other attacks", "Checks of the attack", "token substitutions"):
+    assert run["membership"]["budget"] == 20 and run["membership"]["examples"] == 5
+    for text in ("Other attacks", "Checks of the attack", "token substitutions", "Amplification budget", "F_gamma"):
         assert text in printed and text in page
 
 

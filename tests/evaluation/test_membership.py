@@ -1,0 +1,100 @@
+"""Membership in F_ad(gamma) and F_gamma against full Jacobians, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from aajr_hf.cli.main import main
+from aajr_hf.evaluation.membership import budget_of, examples_of, membership_sentences
+from aajr_hf.evaluation.robustness import evaluate_agent
+from aajr_hf.evaluation.settings import RobustnessSettings
+from aajr_hf.evaluation.target import Target
+from aajr_hf.training.batch import AgentBatch
+from aajr_hf.training.data import encode_examples
+
+from .tiny import ROWS, SMALL, TOKENIZER, trained
+
+
+def largest(row) -> tuple[float, float]:
+    """Of one example, the largest amplification along the ascent and the largest singular value at its points."""
+    agent = trained()
+    agent.set_attn_implementation("eager")
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, [row], candidates=True), "prompt")
+    target = Target(agent, batch)
+    delta, radius = target.origin.clone(), SMALL.train_epsilon * target.scale.item()
+    along, norms = [], []
+    for _ in range(SMALL.ascent_steps):
+        delta.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(target.cost(delta).sum(), delta)
+        direction = gradient * batch.perturbable[..., None]
+        direction, delta = direction / direction.norm(), delta.detach()
+        full = torch.autograd.functional.jacobian(lambda x: target.policy(x).flatten(), delta, vectorize=True).flatten(
+            1
+        )
+        mask = batch.perturbable[..., None].expand_as(delta).flatten()
+        along.append((full @ direction.flatten()).norm().item())
+        norms.append(torch.linalg.svdvals(full[:, mask])[0].item())
+        delta = delta + 2.5 * radius / SMALL.ascent_steps * direction
+        delta = delta * min(1, radius / delta.norm().item())
+    return max(along), max(norms)
+
+
+def test_the_shares_are_those_of_full_jacobians():
+    agent, rows = trained(), ROWS[:4]
+    expected = [largest(row) for row in rows]
+    middle = [sorted(values)[1:3] for values in zip(*expected, strict=True)]
+    # Between the second and the third, of the amplifications and of the norms.
+    for budget in (sum(pair) / 2 for pair in middle):
+        run = evaluate_agent(agent, TOKENIZER, rows, replace(SMALL, budget=budget))
+        member = run["membership"]
+        shares = [100 * sum(pair[i] <= budget for pair in expected) / len(rows) for i in (0, 1)]
+        assert [member["along_ascent"], member["everywhere"]] == pytest.approx(shares)
+        assert shares[0] > shares[1] and 50 in shares
+        assert member["budget"] == budget and member["examples"] == len(rows)
+    # A budget changes no other number.
+    plain = evaluate_agent(agent, TOKENIZER, rows, SMALL)
+    assert {name: run[name] for name in plain} == plain and run.keys() - plain.keys() == {"membership"}
+
+
+def test_what_is_said():
+    member = {"budget": 50.0, "along_ascent": 75.0, "everywhere": 12.5, "examples": 64}
+    results = {"runs": {"base": {}, "aajr": {"membership": member}}}
+    (sentence,) = membership_sentences(results)
+    for words in (
+        "aajr: 75.0% of 64",
+        "budget 50 along",
+        "12.5% in every",
+        "62.5% are in F_ad and not",
+        "lower bound",
+    ):
+        assert words in sentence
+    member["everywhere"] = 75.0
+    assert "no example tells F_ad from F_gamma" in membership_sentences(results)[0]
+
+
+def test_the_first_examples_of_each_batch_are_measured():
+    settings = RobustnessSettings(batch_size=10, spectral_examples=4)
+    assert [examples_of(settings, n) for n in (3, 10, 12, 16, 20)] == [3, 4, 6, 8, 8]
+
+
+def test_an_agents_own_budget(tmp_path, capsys):
+    assert budget_of(tmp_path) is None
+    recipe = tmp_path / "recipe.yaml"
+    for text, expected in (
+        ("epsilon: 0.1", None),
+        ("amplification_budget: 5", 5.0),
+        ("amplification_budget: 5\npenalty_output: logits", 5.0),
+        ("amplification_budget: 5\npenalty_output: probs", None),
+        ("amplification_budget: 5\npenalty_reduction: token_mean", None),
+    ):
+        recipe.write_text(text)
+        assert budget_of(tmp_path) == expected
+    for text in ("[", "words", "amplification_budget: much"):
+        recipe.write_text(text)
+        with pytest.raises(ValueError, match="The budget in .*recipe.yaml cannot be read"):
+            budget_of(tmp_path)
+    assert main(["evaluate", str(tmp_path), "--budget", "0"]) == 2
+    assert "`--budget` must be a finite number above 0" in capsys.readouterr().err
