@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     check_measurement(arguments)
     tool_calls.check_options(arguments, parser)
-    models = by_name(arguments.models)
+    models = with_averages(by_name(arguments.models))
     if arguments.dataset_name is not None:
         tool_calls.evaluate(models, arguments)
         return 0
@@ -169,6 +169,18 @@ def by_name(models: list[str]) -> dict[str, str]:
             raise UserError(f"Two models are named {name!r}: give them names, as in NAME=MODEL.")
         named[name] = path
     return named
+
+
+def with_averages(models: dict[str, str]) -> dict[str, str]:
+    """The models, each followed by the average of its weights where it was trained with one: NAME-ema."""
+    from ..training.ema import FOLDER
+
+    found: dict[str, str] = {}
+    for name, path in models.items():
+        found[name] = path
+        if (Path(path) / FOLDER).is_dir() and f"{name}-{FOLDER}" not in models:
+            found[f"{name}-{FOLDER}"] = str(Path(path) / FOLDER)
+    return found
 
 
 def measure(

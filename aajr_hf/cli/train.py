@@ -15,6 +15,7 @@ from trl import ModelConfig
 from ..environments import WORLDS
 from ..training.checkpoints import DiskFullError, newest_checkpoint
 from ..training.config import AAJRConfig
+from ..training.ema import FOLDER
 from ..training.formats import FORMATS
 from ..training.model_card import DATA, EVALUATION
 from .checks import check_arguments
@@ -221,7 +222,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
 
 def _clear(output: Path) -> None:
     """Of a run that is replaced: its checkpoints, which would be taken for this one's, and what is known of its agent and data."""
-    for stale in (*output.glob("checkpoint-*"), output / EVALUATION):
+    for stale in (*output.glob("checkpoint-*"), output / EVALUATION, output / FOLDER):
         shutil.rmtree(stale, ignore_errors=True)
     (output / DATA).unlink(missing_ok=True)
 

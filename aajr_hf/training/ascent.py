@@ -60,6 +60,7 @@ def ascend(
     system: SystemLoss,
     ramp: float,
     keep_products: bool,
+    steps: int | None = None,
 ) -> PromptAscent:
     """
     The ascent on one micro-batch (equation 11).
@@ -70,11 +71,13 @@ def ascend(
         system: What the adversary raises.
         ramp: Part of epsilon in force, in (0, 1].
         keep_products: Whether to keep what the linear layers return at each point, for the jvp there.
+        steps: Of the ascent; by default K. With fewer, each is as much longer, but those of the rule `gradient`.
     """
     state = policy.embeddings()
     scale = embedding_norm(state, policy.batch)
     unit = scale if config.epsilon_mode == "relative" else torch.ones_like(scale)
     ball = PerturbationSet(ramp * config.radius * unit, config.perturbation_norm, config.perturbation_scope)
+    steps = config.ascent_steps if steps is None else steps
     products = [] if keep_products else None
     ascent = PromptAscent(policy, state, scale, ball, LogitRecorder(), None, products, config.radius > 0)
     along_ascent = config.penalty_active and config.regularizer in LOCAL_REGULARIZERS
@@ -100,8 +103,8 @@ def ascend(
             torch.zeros_like(state),
             ball,
             # Without a ball to move in, all steps see the same point.
-            steps=config.ascent_steps if config.radius > 0 else 1,
-            step_size=_step_size(config, ramp, unit),
+            steps=steps if config.radius > 0 else 1,
+            step_size=_step_size(config, ramp, unit, steps),
             step_rule=config.ascent_step_rule,
             mask=policy.batch.perturbable,
             final_loss=False,
@@ -112,9 +115,12 @@ def ascend(
     return ascent
 
 
-def _step_size(config: AAJRConfigMixin, ramp: float, unit: Tensor) -> Tensor | str:
+def _step_size(config: AAJRConfigMixin, ramp: float, unit: Tensor, steps: int) -> Tensor | str:
     if config.ascent_step_size == "auto":
         return "auto"
-    # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.
-    unit = unit**2 if config.ascent_step_rule == "gradient" else unit
-    return config.ascent_step_size * ramp * unit
+    if config.ascent_step_rule == "gradient":
+        # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.
+        return config.ascent_step_size * ramp * unit**2
+    # All steps together go as far, however many there are.
+    longer = config.ascent_steps / steps if steps else 1
+    return config.ascent_step_size * longer * ramp * unit

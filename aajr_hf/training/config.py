@@ -11,7 +11,7 @@ from typing import Any
 
 from trl import SFTConfig
 
-from .fields import CHOICES, LOCAL_REGULARIZERS, ActionLossField, AdversaryFields, RegularizerFields
+from .fields import CHOICES, LOCAL_REGULARIZERS, SCHEDULES, ActionLossField, AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
 
 
@@ -51,6 +51,11 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         return self.radius > 0 or self.penalty_active or self.clean_loss_weight > 0
 
     @property
+    def follows_success(self) -> bool:
+        """Whether a schedule waits for success under attack."""
+        return any(getattr(self, name) == "curriculum" for name in SCHEDULES)
+
+    @property
     def radius(self) -> float:
         """Of the ball of perturbations, in the units of `epsilon_mode`."""
         return getattr(self, self.radius_field)
@@ -78,6 +83,9 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             _require(self, name, lambda x: x >= 1, "at least 1")
         _require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
         _require(self, "aajr_warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1")
+        _require(self, "curriculum_threshold", lambda x: 0 < x <= 1, "above 0 and at most 1")
+        if self.ema_decay is not None:
+            _require(self, "ema_decay", lambda x: 0 < x < 1, "between 0 and 1")
         if self.amplification_budget is not None:
             _require(self, "amplification_budget", lambda x: x > 0, "above 0")
 
@@ -115,6 +123,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             )
         if self.amplification_budget is not None and self.regularizer != "aajr":
             raise ValueError("`amplification_budget` applies to `regularizer` aajr alone; unset it.")
+        if self.follows_success and self.aajr_warmup_ratio == 0:
+            raise ValueError("`aajr_warmup_ratio` must be above 0 with a `curriculum`, whose length it is.")
         for name, (value, supported) in self._unsupported().items():
             if value != supported:
                 raise ValueError(f"`{name}` must be {supported} while AAJR is active{_where(name)}; got {value}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,6 +107,10 @@ class PreferenceLoss(TRLSystemLoss):
         reference = self.inputs["ref_chosen_logps"] - self.inputs["ref_rejected_logps"]
         margin = chosen - rejected - (reference if rows is None else reference[rows])
         return -logsigmoid(self.beta * margin)
+
+    def success(self, logits: Tensor) -> Tensor:
+        """Whether the chosen completion gains more on the reference than the rejected one."""
+        return self.per_example(logits) < math.log(2)
 
     def smoothness(self) -> Tensor:
         """

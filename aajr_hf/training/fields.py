@@ -8,6 +8,7 @@ from typing import Any
 from .adapters import ADAPTERS
 
 _GROUP = "adversary, regularizer and adapter (AAJRConfig)"
+SCHEDULES = ("epsilon_schedule", "lambda_schedule", "ascent_steps_schedule")
 CHOICES = {
     "epsilon_mode": ("relative", "absolute"),
     "perturbation_norm": ("l2", "linf"),
@@ -26,6 +27,7 @@ CHOICES = {
     "penalty_reduction": ("sum", "token_mean"),
     "jacobian_estimator": ("auto", "jvp", "finite_difference"),
     "penalty_trajectory": ("all", "last", "sample"),
+    **dict.fromkeys(SCHEDULES, ("constant", "linear", "cosine", "curriculum")),
     "system_loss": ("nll", "expected_cost"),
     "adapter": ADAPTERS,
     "on_nonfinite": ("stop", "skip"),
@@ -171,8 +173,22 @@ class RegularizerFields:
             and a clean loss, only its difference from what the clean and the adversarial pass tell is estimated.
         penalty_interval (`int`, *optional*, defaults to `1`):
             Evaluate the penalty every n-th optimizer step, with n times lambda.
-        aajr_warmup_ratio (`float`, *optional*, defaults to `0.0`):
-            Part of the training steps over which epsilon and lambda grow linearly from 0.
+
+        > Parameters that control the warm-up
+
+        aajr_warmup_ratio (`float`, *optional*, defaults to `0.1`):
+            Part of the training steps over which epsilon, lambda and the steps of the ascent grow, as the schedules say. Without
+            one, the penalty of a sensitive model can be so steep that the first steps go astray.
+        epsilon_schedule (`str`, *optional*, defaults to `"linear"`):
+            `"linear"`: epsilon grows linearly from 0; `"cosine"`: slowly at first and at last; `"curriculum"`: linearly, but only
+            in steps in which the agent succeeds under attack; `"constant"`: it is there from the first step on.
+        lambda_schedule (`str`, *optional*, defaults to `"linear"`):
+            The same for the weight of the penalty.
+        ascent_steps_schedule (`str`, *optional*, defaults to `"constant"`):
+            The same for the number of ascent steps, from 1 to `ascent_steps`.
+        curriculum_threshold (`float`, *optional*, defaults to `0.5`):
+            Share of the examples answered rightly under attack (greedily, to the token; with DPO: preferred rightly), as a
+            running mean, from which on a curriculum grows.
 
         > Parameters that control what is trained
 
@@ -191,6 +207,9 @@ class RegularizerFields:
         freeze_embeddings (`bool`, *optional*, defaults to `False`):
             Keep the input embeddings fixed. A model with trainable embeddings can meet a penalty by moving them
             instead of becoming robust; compare methods with fixed ones.
+        ema_decay (`float`, *optional*):
+            If set, an exponential moving average of the trained weights is kept with this decay (0.999, say; less in the first
+            steps), and saved in `output_dir/ema` beside them, a model like any other.
 
         > Parameters that control what happens when something goes wrong
 
@@ -234,8 +253,22 @@ class RegularizerFields:
         default=1, metadata={"help": "Evaluate the penalty every n-th optimizer step, with n times lambda."}
     )
     aajr_warmup_ratio: float = field(
-        default=0.0,
-        metadata={"help": "Part of the training steps over which epsilon and lambda grow linearly from 0."},
+        default=0.1,
+        metadata={"help": "Part of the training steps over which epsilon, lambda and ascent_steps grow as scheduled."},
+    )
+    epsilon_schedule: str = _choice(
+        "epsilon_schedule",
+        "linear",
+        "How epsilon grows over the warm-up; 'curriculum': linearly, but only while the agent succeeds under attack.",
+    )
+    lambda_schedule: str = _choice(
+        "lambda_schedule", "linear", "How the weight of the penalty grows over the warm-up, likewise."
+    )
+    ascent_steps_schedule: str = _choice(
+        "ascent_steps_schedule", "constant", "How the number of ascent steps grows over the warm-up, likewise, from 1."
+    )
+    curriculum_threshold: float = field(
+        default=0.5, metadata={"help": "Share of right answers under attack from which on a curriculum grows."}
     )
     adapter: str = _choice("adapter", "full", "What is trained: all parameters, or an adapter of this family.")
     adapter_rank: int = field(
@@ -250,6 +283,12 @@ class RegularizerFields:
     freeze_embeddings: bool = field(
         default=False,
         metadata={"help": "Keep the input embeddings fixed, so that the penalty cannot be met by moving them."},
+    )
+    ema_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Decay of a moving average of the trained weights, saved as a second model in output_dir/ema."
+        },
     )
     on_nonfinite: str = _choice(
         "on_nonfinite", "stop", "Where a number is not finite: stop before the weights change, or skip the step."

@@ -48,6 +48,11 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
 
     def _check_combinations(self) -> None:
         super()._check_combinations()
+        if self.follows_success:
+            raise ValueError(
+                "A schedule cannot be `curriculum` here, as sampled completions are not right or wrong: set `epsilon_schedule`, "
+                "`lambda_schedule` and `ascent_steps_schedule` to linear, cosine or constant."
+            )
         if self.loss_type not in _LOSS_TYPES:
             raise ValueError(
                 f"`loss_type` must be one of {', '.join(_LOSS_TYPES)} while AAJR is active; got {self.loss_type}."

@@ -18,6 +18,7 @@ from .ascent import PromptAscent, ascend
 from .budget import AmplificationBudget
 from .checkpoints import CheckpointMixin
 from .config import AAJRConfigMixin
+from .ema import AverageMixin
 from .estimators import calibrate, no_forward_mode
 from .hub import HubMixin
 from .model_card import CITATION
@@ -25,6 +26,7 @@ from .monitoring import ascent_metrics
 from .nonfinite import FiniteMixin
 from .policy import check_text_only, uses_dropout
 from .regularizers import penalty
+from .schedules import Schedules
 from .system_losses import SystemLoss
 
 logger = logging.get_logger(__name__)
@@ -34,7 +36,7 @@ _LARGE_ERROR = 0.1
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
 
-class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
+class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     """
     For a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its directions.
 
@@ -83,13 +85,19 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
         self._dropout = uses_dropout(self.model)
         if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
             raise ValueError("DeepSpeed takes its steps itself: `on_nonfinite` must be stop with it.")
+        self._check_average()
         if args.is_active:
             self._check_support()
         self.estimator = self._choose_estimator() if args.penalty_active else None
+        self.schedules = Schedules(args, lambda: self.state, lambda: self.memory)
+        self.add_callback(self.schedules)
         self.budget = None
         if args.penalty_active and args.amplification_budget is not None:
             self.budget = AmplificationBudget(
-                args.amplification_budget, args.regularizer_lambda, lambda: self.memory, lambda: self._ramp() == 1
+                args.amplification_budget,
+                args.regularizer_lambda,
+                lambda: self.memory,
+                lambda: self.schedules.strength == 1,
             )
             self.add_callback(self.budget)
         self._norms_unchecked = True
@@ -180,7 +188,8 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
 
         penalised = self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
         keep_products = penalised and self._shares_forwards
-        ascent = ascend(self.args, policy, system, self._ramp(), keep_products)
+        schedules = self.schedules
+        ascent = ascend(self.args, policy, system, schedules.epsilon, keep_products, schedules.ascent_steps)
         delta = ascent.delta
         logits = outer(delta)
         ascent.recorder.propose(logits)
@@ -205,7 +214,7 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
             metrics |= ascent_metrics(
                 ascent.trajectory, ascent.recorder, ascent.ball, system.batch, system.smoothness()
             )
-        weight = self._ramp() * (self.args.regularizer_lambda if self.budget is None else self.budget.weight)
+        weight = schedules.strength * (self.args.regularizer_lambda if self.budget is None else self.budget.weight)
         strength = weight / self._accumulation(num_items_in_batch)
         known = control_variate(self.args, ascent, logits, clean)
         if known is not None:
@@ -214,13 +223,23 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
             rest, values = self._penalise(ascent, known)
             loss = loss + strength * self.args.penalty_interval * rest
             metrics |= values
+        if self.args.follows_success:
+            metrics["aajr/adversarial_success"] = system.success(logits).float().mean()
         values = self._record(loss, metrics | system.metrics(ascent.recorder.clean))
-        if self.budget is not None and penalised and values is not None:
-            amplification = values["aajr/amplification"]
-            self.budget.observe(amplification, values["aajr/budget_excess"], values["aajr/adversarial_loss"])
-            self._metrics["train"]["aajr/lambda"].append(weight)
-            self._metrics["train"]["aajr/budget_violation"].append(amplification / self.budget.budget - 1)
+        if values is not None:
+            self._steer(values, weight if penalised else None)
         return loss
+
+    def _steer(self, values: dict[str, float], weight: float | None) -> None:
+        """Let schedules and budget see what a micro-batch of all processes gave; `weight` is lambda, where it was penalised."""
+        if self.args.follows_success:
+            self.schedules.observe(values["aajr/adversarial_success"])
+        if self.budget is None or weight is None:
+            return
+        amplification = values["aajr/amplification"]
+        self.budget.observe(amplification, values["aajr/budget_excess"], values["aajr/adversarial_loss"])
+        self._metrics["train"]["aajr/lambda"].append(weight)
+        self._metrics["train"]["aajr/budget_violation"].append(amplification / self.budget.budget - 1)
 
     def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """
@@ -256,11 +275,6 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
                 logging.WARNING if error > _LARGE_ERROR else logging.INFO,
             )
         return self.memory["difference_step"]
-
-    def _ramp(self) -> float:
-        """Part of epsilon and lambda in force: grows linearly to 1 over `aajr_warmup_ratio` of the steps."""
-        steps = self.args.aajr_warmup_ratio * self.state.max_steps
-        return min(1.0, (self.state.global_step + 1) / steps) if steps > 1 else 1.0
 
     # Normalisation and metrics
 

@@ -34,6 +34,10 @@ class SystemLoss:
         """What is minimised: the micro-batch's part of the mean of g, as the trainer averages; `losses` are g, (B,)."""
         raise NotImplementedError
 
+    def success(self, logits: Tensor) -> Tensor:
+        """Whether each example is answered rightly, (B,) bool: what a curriculum goes by."""
+        raise NotImplementedError
+
     def smoothness(self) -> Tensor | None:
         """L_loss of Theorem 2, (B,): the smoothness of g in the logits; None where it has no bound."""
         raise NotImplementedError
@@ -61,6 +65,11 @@ class ActionLoss(SystemLoss):
 
     def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
         return self._mean(logits, losses)
+
+    def success(self, logits: Tensor) -> Tensor:
+        """Whether greedy decoding gives the action."""
+        right = logits.argmax(dim=-1) == self.batch.action_labels
+        return (right | ~self.batch.action_mask).all(dim=1)
 
     def smoothness(self) -> Tensor:
         return logit_smoothness(self.name, self.batch)

@@ -198,6 +198,7 @@ def test_epsilon_stays_the_clipping_range(tmp_path):
         ({"use_adaptive_entropy": True}, "use_adaptive_entropy"),
         ({"cast_lm_head_to_fp32": True}, "cast_lm_head_to_fp32"),
         ({"perturbed_tokens": "all"}, "perturbed_tokens"),
+        ({"lambda_schedule": "curriculum"}, "lambda_schedule"),
         ({"perturbation_epsilon": -1.0}, "perturbation_epsilon"),
         ({"ascent_steps": 0}, "ascent_steps"),
     ],
