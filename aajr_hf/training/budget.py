@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 # Powers of the ratio of excess to slack: how far the multiplier moves a step, and how far the weight in force is ahead of it.
-_RATE, _AUGMENTATION = 0.02, 0.25
+_RATE, _AUGMENTATION = 0.04, 0.25
 # Beyond e to this, either way, the ratio counts as that.
 _LARGEST_LOG = 2.5
 # In units of the system loss over the squared budget: where its steps turn from factors to additions, and its upper bound. At the
@@ -27,7 +27,7 @@ class AmplificationBudget(TrainerCallback):
     The exponential method of multipliers (Kort and Bertsekas, 1972). After an optimizer step that comes n steps after the last such
     one,
 
-        lambda <- min(max((lambda + f) q^(0.02 n) - f, 0), c),    weight of the penalty in force: lambda q^(1/4),
+        lambda <- min(max((lambda + f) q^(0.04 n) - f, 0), c),    weight of the penalty in force: lambda q^(1/4),
         q = mean max(a - gamma, 0) / mean max(gamma - a, 0),      cut to [e^-2.5, e^2.5]
 
     The ratio q of excess to slack is 1 where the mean amplification is gamma, like a / gamma; and where a penalty that is far too

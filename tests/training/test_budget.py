@@ -33,14 +33,14 @@ def test_the_update_is_that_of_the_formula():
     end_step(control, 1, ([5.0, 1.0], 0.8), ([2.0, 1.5], 1.2))
     # Excess (3 / 2 + 0) / 2, slack (1 / 2 + 0.5 / 2) / 2.
     ratio, small = 0.75 / 0.375, 0.01 * 1.0 / 4
-    expected = (0.1 + small) * ratio**0.02 - small
+    expected = (0.1 + small) * ratio**0.04 - small
     assert control.state["multiplier"] == pytest.approx(expected)
     assert control.weight == pytest.approx(expected * ratio**0.25)
     end_step(control, 2)  # in which no penalty is evaluated
     assert control.state["multiplier"] == pytest.approx(expected)
     end_step(control, 4, ([1.0, 0.0], -3.0))
     ratio, small = 0.8 * 0.75 / (0.8 * 0.375 + 0.2 * 1.5), 0.01 * (0.8 * 1 + 0.2 * 3) / 4
-    expected = (expected + small) * ratio**0.06 - small
+    expected = (expected + small) * ratio**0.12 - small
     assert control.state["multiplier"] == pytest.approx(expected)
     assert control.weight == pytest.approx(expected * ratio**0.25)
     for amplification, sign in ((1e6, 1), (0.0, -1)):
@@ -106,6 +106,7 @@ FAST = {
     "ascent_steps": 1,
     "clean_loss_weight": 1.0,
     "max_grad_norm": 1.0,
+    "aajr_warmup_ratio": 0.0,
 }
 
 
