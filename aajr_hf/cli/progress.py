@@ -16,6 +16,7 @@ _SHOWN = {
     "aajr/adversarial_loss": ("adversarial", ".3g"),
     "aajr/penalty": ("penalty", ".3g"),
     "aajr/amplification": ("amplification", ".3g"),
+    "aajr/lambda": ("lambda", ".2g"),
     "aajr/skipped_steps": ("skipped steps", ".0f"),
     "grad_norm": ("gradient", ".3g"),
     "learning_rate": ("learning rate", ".2g"),

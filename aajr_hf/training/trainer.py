@@ -40,6 +40,9 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     `aajr/embedding_norm`, `aajr/boundary_fraction` (examples whose perturbation ends on the ball's boundary),
     `aajr/monotone_fraction` (steps that did not lower the loss), `aajr/effective_smoothness`, `aajr/step_size_bound`; of every
     step, before clipping, `aajr/gradient_norm` and `aajr/gradient_norm_squared` (means, from which their variance follows).
+    With an `amplification_budget` gamma, where the penalty is evaluated: `aajr/lambda` (the weight in force),
+    `aajr/budget_violation` (mean `||J u_t|| / gamma - 1`, below 0 within the budget), `aajr/budget_excess` (mean
+    `max(||J u_t|| - gamma, 0)`). With a curriculum: `aajr/adversarial_success` (share answered rightly under attack).
 
     Raises:
         ValueError: for settings or data that cannot be trained on, before training starts where that is possible.

@@ -42,7 +42,8 @@ def test_a_trajectory_at_single_steps():
     ids=str,
 )
 def test_the_logged_penalty_averages_to_that_of_all_points(tmp_path, overrides, varies):
-    run = trainer(tmp_path, data=dataset(4), max_steps=150, learning_rate=1e-12, **overrides)
+    still = {"learning_rate": 1e-12, "aajr_warmup_ratio": 0.0}
+    run = trainer(tmp_path, data=dataset(4), max_steps=150, **still, **overrides)
     run.train()
     draws = torch.tensor([log["aajr/penalty"] for log in run.state.log_history if "aajr/penalty" in log])
     assert (len(draws.round(decimals=3).unique()) > 2) == varies
@@ -108,7 +109,7 @@ def test_the_control_variate_is_what_the_outer_passes_say(tmp_path):
     model.train()
     system = run._system_loss(inputs, None)
     policy = system.policy(model, None)
-    ascent = ascend(run.args, policy, system.per_example, 1.0, keep_products=False)
+    ascent = ascend(run.args, policy, system, 1.0, keep_products=False)
     ends = policy(ascent.delta), policy()
     assert control_variate(run.args, ascent, *ends) is None  # nothing is drawn
     run.args.penalty_trajectory, run.args.penalty_fraction = "sample", 0.25
@@ -131,7 +132,7 @@ def test_an_example_that_does_not_move_has_no_secant(tmp_path):
     inputs = run._prepare_inputs(next(iter(run.get_train_dataloader())))
     system = run._system_loss(inputs, None)
     policy = system.policy(run.model, None)
-    ascent = ascend(run.args, policy, system.per_example, 1.0, keep_products=False)
+    ascent = ascend(run.args, policy, system, 1.0, keep_products=False)
     ascent.trajectory.deltas[-1, 0] = 0
     known = control_variate(run.args, ascent, policy(ascent.delta), policy())
     gradients = torch.autograd.grad(known.sum(), list(run.model.parameters()))
