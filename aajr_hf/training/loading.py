@@ -14,7 +14,7 @@ from .rows import PER_TOKEN, remedy
 from .tools import RowError
 
 # In which the data chooses the fields of objects, in each row others.
-_CHOSEN = {"tool_calls", "tools", "chat_template_kwargs"}
+_CHOSEN = {"tool_calls", "tools", "accepted", "chat_template_kwargs"}
 # That TRL does not take as data has them.
 _REWRITTEN = {"conversations", "chat_template_kwargs"}
 
@@ -46,15 +46,15 @@ def check_rows(
     """
     columns, filled = set(dataset.column_names), _has_structs(dataset.features)
     formats = ({"input_ids"}, {"prompt", "completion"}, {"messages"}, {text_field})
+    if dataset_format == "trl" and not any(wanted <= columns for wanted in (*formats, {"conversations"})):
+        fields = ", ".join(dataset.column_names)
+        raise ValueError(f"{name} has the columns {fields}: {remedy(columns, text_field)}")
     checked = [c for c in dataset.column_names if c in {*set().union(*formats), *PER_TOKEN, "tools"}]
     if dataset_format != "trl" or filled or columns & _REWRITTEN:
         kept = dataset.select_columns(
             [c for c in dataset.column_names if c in {*checked, *_REWRITTEN, "id", "accepted"}]
         )
         return dataset_of(lambda: in_trl_format(_items(kept, name, filled), dataset_format), text_field)
-    if not any(wanted <= columns for wanted in formats):
-        fields = ", ".join(dataset.column_names)
-        raise ValueError(f"{name} has the columns {fields}: {remedy(columns, text_field)}")
     count, kept, held = RowCount(), [], set()
     for number, row in sound_rows(_items(dataset.select_columns(checked), name), count, text_field):
         kept.append(number)

@@ -225,7 +225,7 @@ def test_rows_of_a_dataset_are_selected_and_conversations_converted():
     with pytest.raises(ValueError, match="the data has the columns question"):
         check_rows(Dataset.from_dict({"question": ["a"]}), "the data")
     with pytest.raises(ValueError, match="set `dataset_format` to bfcl"):
-        check_rows(Dataset.from_dict({"question": ["a"], "function": ["b"]}), "the data")
+        check_rows(Dataset.from_list([{"question": "a", "function": "b", "tools": [{"name": "f"}]}]), "the data")
     kept, count = check_rows(Dataset.from_dict({"input_ids": [[1, 2], [1], None], "labels": [[1, 2]] * 3}), "the data")
     assert len(kept) == 1 and count.malformed == 2
 
@@ -239,9 +239,9 @@ def test_calls_of_arrow_have_the_arguments_of_their_own_rows():
         properties = {name: {"type": "string", "enum": [None, "a"]} | ({"default": "a"} if name == "f" else {})}
         tool = {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
         turn = {"role": "assistant", "content": None, "tool_calls": [call]}
-        return {"messages": [{"role": "user", "content": "a"}, turn], "tools": [tool], "id": name}
+        return {"messages": [{"role": "user", "content": "a"}, turn], "tools": [tool], "accepted": [{name: {name: [value]}}]}
 
-    rows = [row("f", "1"), row("g", 2), row("content", {"x": 1})]
+    rows = [row("f", "1"), row("g", 2), row("content", True)]
     kept, count = check_rows(Dataset.from_list(rows), "the data")
     assert not count.malformed and all(map(same, kept, rows))
     talk = [each | {"messages": CHAT} for each in rows]
