@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-_USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation")
+_USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
 # Of each choice of `perturbed_tokens` that is about what was said: who said it, as chat templates call them.
 OBSERVED_ROLES = {"observation": (*_USERS, *_TOOLS), "user": _USERS, "tool": _TOOLS}
 
@@ -72,21 +72,27 @@ def said_by(
             spans.append((opened.pop(index), length))
     plain.append(rendering[last:])
     if "".join(plain) != text or opened:
+        said = next((str(m.get("content")) for m in messages if m["role"] in roles), "")
         raise ValueError(
-            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages whatever they say; "
-            f"this one renders {_shown(messages, roles)} otherwise than other texts. Set `perturbed_tokens` to prompt."
+            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages whatever they say, and the "
+            f"same way each time; this one does not: {said[:40]!r}. Set `perturbed_tokens` to prompt."
         )
     return text, spans
 
 
 def spans_mask(tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]) -> list[int]:
-    """1 on each token of `text`, a rendered conversation, that lies inside one of the spans."""
+    """
+    1 on each token of `text`, a rendered conversation, that lies inside one of the spans.
+
+    Raises:
+        ValueError: for a tokenizer that does not say where its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            "`perturbed_tokens` user, tool or observation needs a fast tokenizer, which says where its tokens lie in the text; "
+            f"{type(tokenizer).__name__} is none. Set `perturbed_tokens` to prompt."
+        )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return [
         int(end > begin and any(begin >= s and end <= e for s, e in spans)) for begin, end in encoded["offset_mapping"]
     ]
-
-
-def _shown(messages: Messages, roles: Collection[str]) -> str:
-    first = next(str(m.get("content")) for m in messages if m["role"] in roles)
-    return repr(first if len(first) <= 40 else first[:40] + "...")

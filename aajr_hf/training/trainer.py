@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import logging
-from trl import SFTTrainer
+from trl import SFTTrainer, is_conversational, maybe_convert_to_chatml
 
 from .batch import EXTRA_COLUMNS, AgentBatch
 from .config import AAJRConfig
@@ -74,7 +74,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             raise ValueError(
                 "`packing` and `padding_free` are not tried with DeepSpeed: set them to false, or use FSDP2."
             )
-        reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
+        with self.compute_loss_context_manager():  # under autocast, which some kernels need
+            reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
         if broadcast_object_list(reason)[0] is not None:
             raise ValueError(
                 "This model cannot tell the documents of one row apart: set `packing` and `padding_free` to false, or try "
@@ -82,11 +83,24 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if self._tokenizer.chat_template is None and is_conversational(
+            maybe_convert_to_chatml(next(iter(dataset), {}))
+        ):
+            raise ValueError(
+                "The data are messages, and the tokenizer has no chat template: set `chat_template_path` to one."
+            )
         if dataset_name != "train" or not args.is_active:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         given = dataset
         candidates = args.system_loss == "expected_cost"
-        if (args.perturbed_tokens in OBSERVED_ROLES or candidates) and "input_ids" not in column_names(dataset):
+        names = column_names(dataset)
+        by_role = args.perturbed_tokens in OBSERVED_ROLES
+        if by_role and "input_ids" in names and "observation_mask" not in names:
+            raise ValueError(
+                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, and the examples are tokens: give messages, or set it "
+                "to prompt."
+            )
+        if (by_role or candidates) and "input_ids" not in names:
             options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
             dataset = add_agent_columns(dataset, self._tokenizer, **options, chat_template=self.chat_template)
         dataset = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
