@@ -60,11 +60,10 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
         return Data(arguments.environment, _of_world(arguments))
     if not arguments.dataset_name.strip():
         raise UserError("`dataset_name` is empty: name a dataset of the Hub, a folder or a file.")
-    if arguments.dataset_config is not None and (
-        arguments.dataset_format == "bfcl" or Path(arguments.dataset_name).is_file()
-    ):
+    if arguments.dataset_config and (arguments.dataset_format == "bfcl" or Path(arguments.dataset_name).is_file()):
         raise UserError(
-            f"`dataset_config` is a part of a dataset of the Hub, and {arguments.dataset_name} has none: unset it."
+            f"`dataset_config` is a part of a dataset of the Hub, and {arguments.dataset_name} has none: unset it "
+            '(`--dataset_config ""` where a recipe sets it).'
         )
     use_exact_json()
     try:
@@ -166,7 +165,7 @@ def _datasets(arguments: TrainArguments) -> dict[str, Callable[[], Dataset]]:
     """
     from datasets import load_dataset, load_dataset_builder
 
-    path, options = arguments.dataset_name, {"name": arguments.dataset_config}
+    path, options = arguments.dataset_name, {"name": arguments.dataset_config or None}
     if Path(path).is_file():
         path, options = "parquet", {"data_files": {arguments.dataset_train_split: path}}
     builder = load_dataset_builder(path, **options)
@@ -206,7 +205,7 @@ def _local_files(arguments: TrainArguments) -> dict[str, list[str]] | None:
         return None
     if not any(file.suffix in _SUFFIXES for file in path.rglob("*")):
         raise UserError(f"`dataset_name`: the folder {path} holds no file that ends in {readable}.")
-    builder = load_dataset_builder(str(path), name=arguments.dataset_config)
+    builder = load_dataset_builder(str(path), name=arguments.dataset_config or None)
     files = {str(split): list(found) for split, found in builder.config.data_files.items()}
     used = {file for found in files.values() for file in found}
     left = sorted(f.name for f in path.rglob("*") if f.suffix in _SUFFIXES and str(f.absolute()) not in used)

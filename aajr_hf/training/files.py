@@ -126,7 +126,9 @@ def csv_rows(file: Path) -> Iterator[Item]:
                 if names is None:
                     names = values
                     if unclear := [name for name in names if not name.strip() or names.count(name) > 1]:
-                        raise ValueError(f"{file} has the field {unclear[0]!r} more than once, or without a name")
+                        raise ValueError(
+                            f"{file} has the field {unclear[0]!r} more than once, or without a name: name each once"
+                        )
                 elif values and len(values) != len(names):
                     yield place, RowError(f"has {len(values)} values for {len(names)} fields")
                 elif values:

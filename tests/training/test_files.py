@@ -239,7 +239,11 @@ def test_calls_of_arrow_have_the_arguments_of_their_own_rows():
         properties = {name: {"type": "string", "enum": [None, "a"]} | ({"default": "a"} if name == "f" else {})}
         tool = {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
         turn = {"role": "assistant", "content": None, "tool_calls": [call]}
-        return {"messages": [{"role": "user", "content": "a"}, turn], "tools": [tool], "accepted": [{name: {name: [value]}}]}
+        return {
+            "messages": [{"role": "user", "content": "a"}, turn],
+            "tools": [tool],
+            "accepted": [{name: {name: [value]}}],
+        }
 
     rows = [row("f", "1"), row("g", 2), row("content", True)]
     kept, count = check_rows(Dataset.from_list(rows), "the data")
