@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Collection
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from .tools import as_tools
 
 _USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
 # Of each choice of `perturbed_tokens` that is about what was said: who said it, as chat templates call them.
@@ -25,9 +26,11 @@ def chat_renderer(
     tokenizer: PreTrainedTokenizerBase, example: dict[str, Any], chat_template: str | None = None
 ) -> Callable[..., str]:
     """From messages to text, with the tools and the template's arguments of the example, as TRL renders it."""
-    tools = example.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    options = {"chat_template": chat_template, "tools": tools, **(example.get("chat_template_kwargs") or {})}
+    options = {
+        "chat_template": chat_template,
+        "tools": as_tools(example.get("tools")),
+        **(example.get("chat_template_kwargs") or {}),
+    }
     return functools.partial(tokenizer.apply_chat_template, tokenize=False, **options)
 
 
