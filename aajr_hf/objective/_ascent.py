@@ -49,6 +49,13 @@ class AscentTrajectory:
         single = ("directions", "gradient_norms", "step_sizes")
         return AscentTrajectory(**ends, **{name: getattr(self, name)[steps, rows][None] for name in single})
 
+    def first(self, steps: int) -> AscentTrajectory:
+        """The trajectory as it was after so many steps."""
+        ends = {"deltas": self.deltas[: steps + 1], "losses": self.losses[: steps + 1]}
+        return AscentTrajectory(
+            **ends, **{f.name: getattr(self, f.name)[:steps] for f in fields(self) if f.name not in ends}
+        )
+
     @property
     def steps(self) -> int:
         return self.directions.shape[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._ascent import AscentTrajectory
+from ._ascent import EPS0, STEP_RULES, AscentTrajectory
 
 
 def effective_smoothness(
@@ -27,6 +27,33 @@ def effective_smoothness(
 def step_size_bound(effective_smoothness: float | Tensor) -> float | Tensor:
     """Theorem 3: with `eta <= 1 / L_eff` every step of the ascent satisfies inequality 25."""
     return 1 / effective_smoothness
+
+
+def gradient_step_sizes(trajectory: AscentTrajectory, step_rule: str) -> Tensor:
+    """
+    The eta of each step that Theorem 3 compares with `1 / L_eff`, shape (K, B).
+
+    Of a step d the proof needs `<grad g(delta_t), d> >= ||d||^2 / eta`, which the projection of `delta_t + eta grad g(delta_t)`
+    onto a convex set has. So eta is with the rule
+
+    - `"gradient"` the step size;
+    - `"normalized"` `step size / ||grad||`: the same point as a gradient step of that eta;
+    - `"sign"`, whose step follows no gradient, the smallest eta for which the inequality holds, `||d||^2 / <grad, d>`: without
+      a projection `step size * n / ||grad||_1`, with n the coordinates whose gradient is not zero. The length of the step over
+      `||grad||_2` is smaller (Cauchy-Schwarz), and with it the theorem is wrong. Zero where the example did not move,
+      infinite where its projected step goes against the gradient.
+    """
+    if step_rule == "gradient":
+        return trajectory.step_sizes
+    if step_rule == "normalized":
+        return trajectory.step_sizes / (trajectory.gradient_norms + EPS0)
+    if step_rule != "sign":
+        raise ValueError(f"`step_rule` must be one of {STEP_RULES}, got {step_rule!r}.")
+    move = trajectory.deltas.diff(dim=0).flatten(2)
+    ascent = (move * trajectory.gradients().flatten(2)).sum(dim=-1)
+    squared = move.square().sum(dim=-1)
+    eta = torch.where(ascent > 0, squared / ascent, torch.full_like(squared, float("inf")))
+    return torch.where(squared > 0, eta, torch.zeros_like(squared))
 
 
 def segment_curvature(trajectory: AscentTrajectory) -> Tensor:
