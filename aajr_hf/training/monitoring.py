@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..objective import AscentTrajectory, PerturbationSet, step_size_bound
+from ..objective import AscentTrajectory, PerturbationSet, segment_lengths, step_size_bound
 from .batch import AgentBatch
 from .stability import measure_stability
 
@@ -36,12 +36,9 @@ class LogitRecorder:
         self._last = self._proposed
 
     def secants(self, trajectory: AscentTrajectory) -> Tensor:
-        """(K, B); zero where the ascent did not move."""
-        moves = trajectory.deltas.diff(dim=0).flatten(2).norm(dim=2)
-        changes = torch.stack(self._changes)
-        return torch.where(
-            moves > 0, changes / moves.clamp_min(torch.finfo(moves.dtype).tiny), torch.zeros_like(moves)
-        )
+        """(K, B); zero where the ascent did not move ([`segment_lengths`])."""
+        lengths = segment_lengths(trajectory)
+        return torch.where(lengths > 0, torch.stack(self._changes) / lengths, torch.zeros_like(lengths))
 
 
 def ascent_metrics(

@@ -13,6 +13,7 @@ from aajr_hf.objective import (
     gradient_step_sizes,
     projected_gradient_ascent,
     segment_curvature,
+    segment_lengths,
     spectral_norm,
     step_size_bound,
 )
@@ -282,3 +283,21 @@ def test_the_step_size_of_a_sign_step_that_stays_or_goes_against_the_gradient():
     assert torch.equal(gradient_step_sizes(still, "sign"), torch.zeros(1, 2).double())
     with pytest.raises(ValueError, match="`step_rule` must be one of"):
         gradient_step_sizes(still, "steepest")
+
+
+def test_segments_within_rounding_count_as_none():
+    """An ascent that has arrived at the boundary moves by rounding: quotients by such moves would be noise."""
+    slope = torch.randn(64, 12)
+
+    def loss(state):
+        return (state.flatten(1) * slope).sum(dim=1) + 0.01 * state.flatten(1).square().sum(dim=1)
+
+    trajectory = projected_gradient_ascent(
+        loss, torch.zeros(64, 3, 4), PerturbationSet(0.1), steps=8, step_size=torch.full((64,), 10.0)
+    )
+    lengths, exact = segment_lengths(trajectory), trajectory.deltas.diff(dim=0).flatten(2).norm(dim=2)
+    assert (exact[2:] > 0).any() and (exact[2:] < 1e-6).all() and (lengths[2:] == 0).all()
+    assert torch.equal(lengths[:1], exact[:1])
+    curvature = segment_curvature(trajectory)
+    torch.testing.assert_close(curvature[0], torch.full((64,), 0.02), rtol=1e-3, atol=1e-4)
+    assert (curvature[2:] == 0).all() and (gradient_step_sizes(trajectory, "sign")[2:] == 0).all()
