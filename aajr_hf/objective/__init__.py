@@ -10,7 +10,7 @@ from ._forward_mode import RecordedProducts, checkpointed
 from ._jacobian import aajr_penalty, directional_jacobian, squared_amplification, trajectory_amplification
 from ._norms import frobenius_norm_squared, random_unit_direction, spectral_norm, top_singular_direction
 from ._perturbation import PerturbationSet
-from ._smoothness import effective_smoothness, gradient_step_sizes, segment_curvature, segment_lengths, step_size_bound
+from ._smoothness import effective_smoothness, gradient_step_sizes, segment_curvature, step_size_bound
 
 __all__ = [
     "AscentTrajectory",
@@ -25,7 +25,6 @@ __all__ = [
     "projected_gradient_ascent",
     "random_unit_direction",
     "segment_curvature",
-    "segment_lengths",
     "spectral_norm",
     "squared_amplification",
     "step_size_bound",

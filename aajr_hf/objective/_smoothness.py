@@ -7,9 +7,6 @@ from torch import Tensor
 
 from ._ascent import EPS0, STEP_RULES, AscentTrajectory
 
-# Of the perturbation: shorter segments are rounding. The forwards round more than the sums here do.
-_ROUNDING_ULPS = 1024
-
 
 def effective_smoothness(
     loss_smoothness: float | Tensor, amplification: float | Tensor, residual: float | Tensor
@@ -52,29 +49,23 @@ def gradient_step_sizes(trajectory: AscentTrajectory, step_rule: str) -> Tensor:
         return trajectory.step_sizes / (trajectory.gradient_norms + EPS0)
     if step_rule != "sign":
         raise ValueError(f"`step_rule` must be one of {STEP_RULES}, got {step_rule!r}.")
-    lengths = segment_lengths(trajectory)
-    ascent = (trajectory.deltas.diff(dim=0) * trajectory.gradients()).flatten(2).sum(dim=-1)
-    eta = torch.where(ascent > 0, lengths.square() / ascent, torch.full_like(lengths, float("inf")))
-    return torch.where(lengths > 0, eta, torch.zeros_like(eta))
-
-
-def segment_lengths(trajectory: AscentTrajectory) -> Tensor:
-    """
-    `||delta_{t+1} - delta_t||`, shape (K, B); zero where that is within the rounding of an ascent that has arrived, on which
-    quotients by it would be noise.
-    """
-    lengths = trajectory.deltas.diff(dim=0).flatten(2).norm(dim=-1)
-    rounding = _ROUNDING_ULPS * torch.finfo(lengths.dtype).eps * trajectory.deltas[1:].flatten(2).norm(dim=-1)
-    return torch.where(lengths > rounding, lengths, torch.zeros_like(lengths))
+    lengths = trajectory.lengths
+    ascent = _inner_products(trajectory.deltas.diff(dim=0), trajectory.gradients())
+    eta = torch.where(ascent > 0, lengths.square() / ascent, float("inf"))
+    return torch.where(lengths > 0, eta, 0.0)
 
 
 def segment_curvature(trajectory: AscentTrajectory) -> Tensor:
     """
     `kappa_t = <v, grad g(delta_{t+1}) - grad g(delta_t)> / ||d||` with `d = delta_{t+1} - delta_t` and `v = d/||d||`: the
     mean curvature of g on each segment between two gradients of the trajectory, shape (K-1, B), free of further
-    evaluations. Zero where the ascent did not move ([`segment_lengths`]). Theorem 3 needs the two-sided bound: use its absolute value.
+    evaluations. Zero where the ascent did not move (`lengths` of [`AscentTrajectory`]). Theorem 3 needs the two-sided bound: use its absolute value.
     """
-    lengths = segment_lengths(trajectory)[:-1]
-    change = trajectory.gradients().diff(dim=0)
-    along = (trajectory.deltas[:-1].diff(dim=0) * change).flatten(2).sum(dim=-1)
-    return torch.where(lengths > 0, along / lengths.square(), torch.zeros_like(lengths))
+    lengths = trajectory.lengths[:-1]
+    along = _inner_products(trajectory.deltas[:-1].diff(dim=0), trajectory.gradients().diff(dim=0))
+    return torch.where(lengths > 0, along / lengths.square(), 0.0)
+
+
+def _inner_products(one: Tensor, other: Tensor) -> Tensor:
+    """(K, B, ...), (K, B, ...) -> (K, B)."""
+    return torch.linalg.vecdot(one.flatten(2), other.flatten(2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..objective import AscentTrajectory, PerturbationSet, segment_lengths, step_size_bound
+from ..objective import AscentTrajectory, PerturbationSet, step_size_bound
 from .batch import AgentBatch
 from .stability import measure_stability
 
@@ -36,9 +36,8 @@ class LogitRecorder:
         self._last = self._proposed
 
     def secants(self, trajectory: AscentTrajectory) -> Tensor:
-        """(K, B); zero where the ascent did not move ([`segment_lengths`])."""
-        lengths = segment_lengths(trajectory)
-        return torch.where(lengths > 0, torch.stack(self._changes) / lengths, torch.zeros_like(lengths))
+        """(K, B); zero where the ascent did not move (`lengths` of [`AscentTrajectory`])."""
+        return torch.where(trajectory.lengths > 0, torch.stack(self._changes) / trajectory.lengths, 0.0)
 
 
 def ascent_metrics(

@@ -13,7 +13,6 @@ from aajr_hf.objective import (
     gradient_step_sizes,
     projected_gradient_ascent,
     segment_curvature,
-    segment_lengths,
     spectral_norm,
     step_size_bound,
 )
@@ -295,7 +294,7 @@ def test_segments_within_rounding_count_as_none():
     trajectory = projected_gradient_ascent(
         loss, torch.zeros(64, 3, 4), PerturbationSet(0.1), steps=8, step_size=torch.full((64,), 10.0)
     )
-    lengths, exact = segment_lengths(trajectory), trajectory.deltas.diff(dim=0).flatten(2).norm(dim=2)
+    lengths, exact = trajectory.lengths, trajectory.deltas.diff(dim=0).flatten(2).norm(dim=2)
     assert (exact[2:] > 0).any() and (exact[2:] < 1e-6).all() and (lengths[2:] == 0).all()
     assert torch.equal(lengths[:1], exact[:1])
     curvature = segment_curvature(trajectory)

@@ -8,7 +8,7 @@ import torch
 from torch.autograd.functional import hessian
 
 from aajr_hf import AAJRTrainer
-from aajr_hf.objective import PerturbationSet, projected_gradient_ascent, segment_curvature, segment_lengths
+from aajr_hf.objective import PerturbationSet, projected_gradient_ascent, segment_curvature
 from aajr_hf.training.monitoring import LogitRecorder
 from aajr_hf.training.stability import measure_stability
 
@@ -171,7 +171,7 @@ def test_on_a_quadratic_the_bound_holds_on_every_segment_and_implies_ascent(rule
     )
     move = trajectory.deltas.diff(dim=0).flatten(2)
     v = move / move.norm(dim=2, keepdim=True).clamp_min(TINY)
-    expected = torch.einsum("tbi,bij,tbj->tb", v, full, v) * (segment_lengths(trajectory) > 0)
+    expected = torch.einsum("tbi,bij,tbj->tb", v, full, v) * (trajectory.lengths > 0)
     torch.testing.assert_close(found.curvature, expected, rtol=1e-5, atol=1e-5)
     assert (found.smoothness.effective >= expected.abs() * (1 - 1e-5) - 1e-5).all()
     assert (found.smoothness.effective > expected.amax(dim=0) + 1).any()  # the lower side decides
