@@ -231,8 +231,8 @@ def test_a_step_within_the_bound_satisfies_inequality_25_whatever_the_rule(choic
     eta = gradient_step_sizes(trajectory, rule)
     within = eta * bound <= 1
     slack = 1e-10 * (1 + trajectory.losses.abs().amax(dim=0))
-    missing = shortfall(replace(trajectory, step_sizes=eta.clamp_min(1e-300)))
-    assert ((missing <= slack) | ~within).all()
+    missing = shortfall(replace(trajectory, step_sizes=eta))
+    assert ((missing <= slack) | ~within | (trajectory.lengths == 0)).all()
     assert ((trajectory.losses.diff(dim=0) >= -slack) | ~within).all()
 
 
