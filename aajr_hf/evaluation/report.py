@@ -17,7 +17,7 @@ from rich.text import Text
 from .. import __version__
 from .attack_report import attack_cells, sanity_cells, sanity_sentences
 from .plots import draw_plots
-from .results import check_results, multiples, number_text, times, value
+from .results import check_results, multiples, number_text, percent_text, times, value
 from .stability_plots import draw_stability
 from .stability_report import runs_with_stability, stability_cells, stability_sentences
 
@@ -162,11 +162,6 @@ def render_page(template: str, **values) -> bytes:
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template(template).render(version=__version__, **values).encode()
-
-
-def percent_text(share: float | None) -> str:
-    """A share in percent, to one decimal place."""
-    return "-" if share is None else f"{share:.1f}".replace("100.0", "100")
 
 
 def points_text(points: float, sign: str = "-") -> str:

@@ -76,3 +76,8 @@ def number_text(number: float | None) -> str:
     if number is None:
         return "-"
     return f"{number:.0f}" if 100 <= abs(number) < 1e5 else f"{number:#.3g}".rstrip(".")
+
+
+def percent_text(share: float | None) -> str:
+    """A share in percent, to one decimal place."""
+    return "-" if share is None else f"{share:.1f}".replace("100.0", "100")

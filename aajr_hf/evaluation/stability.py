@@ -15,6 +15,7 @@ from .settings import RobustnessSettings
 from .target import Target
 
 _RULE = "normalized"
+SHARES = ("within_bound", "within_curvature", "monotone", "at_boundary")
 
 
 def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTrajectory, Stability]:
@@ -64,8 +65,8 @@ def stability_numbers(batches: list[Stability]) -> dict[str, Any]:
         `amplification` (the secant, `||J v||`) and `step_size` (eta). `per_example`: the three quartiles of the largest of the last
         three along the ascent (`largest_...`), and of `loss_smoothness` (L_loss), `residual` (C), `effective_smoothness` (L_eff) and
         `step_size_bound` (1 / L_eff). `shares`: for each step the percentage of examples whose step is `within_bound`
-        (`eta <= 1 / L_eff`), is `monotone`, and ends `at_boundary`. Where a step is within the bound,
-        `monotone_within_bound`: the percentage of these that are monotone.
+        (`eta <= 1 / L_eff`) and `within_curvature` (`eta <= 1 / max_t |kappa_t|`), is `monotone`, and ends `at_boundary`. Where
+        there is such a step, `monotone_within_bound` and `monotone_within_curvature`: the percentage of those that are monotone.
     """
 
     def joined(name: str) -> Tensor:
@@ -84,15 +85,16 @@ def stability_numbers(batches: list[Stability]) -> dict[str, Any]:
     largest = {f"largest_{name}": values.amax(dim=0) for name, values in steps.items() if name != "curvature"}
     terms = {"loss_smoothness": "loss", "residual": "residual", "effective_smoothness": "effective"}
     bound = {name: of_smoothness(field) for name, field in (terms | {"step_size_bound": "step_size_bound"}).items()}
-    shares = {name: joined(name) for name in ("within_bound", "monotone", "at_boundary")}
+    shares = {name: joined(name) for name in SHARES}
     numbers = {
         "per_step": {name: _quartiles(values).tolist() for name, values in steps.items()},
         "per_example": {name: _quartiles(values).tolist() for name, values in (largest | bound).items()},
         "shares": {name: (100 * values.mean(dim=1)).tolist() for name, values in shares.items()},
     }
-    within = shares["within_bound"].bool()
-    if within.any():
-        numbers["monotone_within_bound"] = 100 * float(shares["monotone"][within].mean())
+    for name in ("within_bound", "within_curvature"):
+        within = shares[name].bool()
+        if within.any():
+            numbers[f"monotone_{name}"] = 100 * float(shares["monotone"][within].mean())
     return numbers
 
 

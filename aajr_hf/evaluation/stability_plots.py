@@ -16,7 +16,12 @@ from .stability_report import runs_with_stability
 _DASHED = (0, (3, 2))
 # More bands than these cover each other.
 _BANDS = 4
-_SHARES = {"within_bound": "$\\eta_t \\leq 1/L_{eff}$", "monotone": "monotone", "at_boundary": "at the boundary"}
+_SHARES = {
+    "within_bound": "$\\eta_t \\leq 1/L_{eff}$",
+    "within_curvature": "$\\eta_t \\leq 1/\\max|\\kappa|$",
+    "monotone": "monotone",
+    "at_boundary": "at the boundary",
+}
 
 
 def draw_stability(results: dict[str, Any]) -> dict[str, bytes]:
@@ -31,49 +36,56 @@ def draw_stability(results: dict[str, Any]) -> dict[str, bytes]:
     return {
         "stability_curvature.png": render(lambda figure: _draw_curvature(figure, results)),
         "stability_steps.png": render(lambda figure: _draw_step_sizes(figure, results)),
-        "stability_shares.png": render(lambda figure: _draw_shares(figure, results), 7.2),
+        "stability_shares.png": render(lambda figure: _draw_shares(figure, results)),
     }
 
 
 def _draw_curvature(figure: Figure, results: dict[str, Any]) -> None:
-    label = "$L_{eff}$ (dashed)"
-    _draw_against(figure, results, "absolute_curvature", "effective_smoothness", label).set_ylabel(
-        "$|\\kappa_t|$, absolute curvature (log scale)"
-    )
+    bounds = {"$L_{eff}$ (dashed)": (_DASHED, lambda medians: medians["effective_smoothness"])}
+    label = "$|\\kappa_t|$, absolute curvature (log scale)"
+    _draw_against(figure, results, "absolute_curvature", bounds, label)
 
 
 def _draw_step_sizes(figure: Figure, results: dict[str, Any]) -> None:
-    label = "$1/L_{eff}$ (dashed)"
-    _draw_against(figure, results, "step_size", "step_size_bound", label).set_ylabel(
-        "$\\eta_t$, step size as of a gradient step (log scale)"
-    )
+    bounds = {
+        "$1/L_{eff}$ (dashed)": (_DASHED, lambda medians: medians["step_size_bound"]),
+        "1/max|κ| (dotted)": (":", lambda medians: 1 / (medians["largest_absolute_curvature"] or math.inf)),
+    }
+    _draw_against(figure, results, "step_size", bounds, "$\\eta_t$, step size (log scale),\nas of a gradient step")
 
 
-def _draw_against(figure: Figure, results: dict[str, Any], solid: str, dashed: str, label: str) -> Axes:
-    """Of each run a median at every step, within its quartiles, and one over all of them."""
+def _draw_against(figure: Figure, results: dict[str, Any], field: str, bounds: dict[str, tuple], label: str) -> None:
+    """
+    Of each run the median at every step, within its quartiles, and levels of the whole ascent: by their label the style of
+    their lines, and what they are, from the medians over examples.
+    """
     axes, handles, runs = figure.add_subplot(), [], runs_with_stability(results)
     styles = run_styles(results)
     for name, run in runs.items():
         color, marker = styles[name]
-        low, middle, high = (_positive(values) for values in zip(*run["stability"]["per_step"][solid], strict=True))
+        low, middle, high = (_positive(values) for values in zip(*run["stability"]["per_step"][field], strict=True))
         handles += axes.plot(
             range(len(middle)), middle, marker=marker, markersize=6, linewidth=1.8, color=color, label=shown(name)
         )
         if len(runs) <= _BANDS:
             axes.fill_between(range(len(middle)), low, high, color=color, alpha=0.12, linewidth=0)
-        bound = run["stability"]["per_example"][dashed][1]
-        if bound > 0:
-            axes.axhline(bound, linestyle=_DASHED, linewidth=1.4, color=color)
-    handles.append(Line2D([], [], color="0.35", linestyle=_DASHED, linewidth=1.4, label=label))
-    axes.set_yscale("log")
+        medians = {name: quartiles[1] for name, quartiles in run["stability"]["per_example"].items()}
+        for style, level in bounds.values():
+            if level(medians) > 0:
+                axes.axhline(level(medians), linestyle=style, linewidth=1.4, color=color)
+    for bound, (style, _) in bounds.items():
+        handles.append(Line2D([], [], color="0.35", linestyle=style, linewidth=1.4, label=bound))
+    if any(value > 0 for line in axes.lines for value in line.get_ydata()):
+        axes.set_yscale("log")
+    axes.set_ylabel(label)
     _label_steps(axes)
     legend(figure, handles)
-    return axes
 
 
 def _draw_shares(figure: Figure, results: dict[str, Any]) -> None:
     handles, styles = [], run_styles(results)
-    for axes, (field, title) in zip(figure.subplots(1, 3, sharey=True), _SHARES.items(), strict=True):
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axes, (field, title) in zip(grid.flat, _SHARES.items(), strict=True):
         handles = []
         for i, (name, run) in enumerate(runs_with_stability(results).items()):
             color, marker = styles[name]
@@ -84,8 +96,11 @@ def _draw_shares(figure: Figure, results: dict[str, Any]) -> None:
             handles += axes.plot(range(len(shares)), shares, marker=marker, color=color, label=shown(name), **style)
         axes.set(ylim=(-3, 103), title=title)
         _label_steps(axes)
-    figure.axes[0].set_ylabel("examples (%)")
+        axes.label_outer()
+    for axes in grid[:, 0]:
+        axes.set_ylabel("examples (%)")
     legend(figure, handles)
+    figure.set_figheight(figure.get_figheight() + 1.2)
 
 
 def _label_steps(axes: Axes) -> None:

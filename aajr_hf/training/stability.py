@@ -75,6 +75,11 @@ class Stability:
         """(K, B), whether `eta <= 1 / L_eff`."""
         return None if self.smoothness is None else self.step_sizes * self.smoothness.effective <= 1
 
+    @property
+    def within_curvature(self) -> Tensor:
+        """(K, B), whether `eta <= 1 / max_t |kappa_t|`: what Theorem 3 needs, with the curvature measured, not bounded."""
+        return self.step_sizes * self.largest_curvature <= 1
+
 
 def measure_stability(
     trajectory: AscentTrajectory,
