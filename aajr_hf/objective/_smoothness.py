@@ -59,7 +59,8 @@ def segment_curvature(trajectory: AscentTrajectory) -> Tensor:
     """
     `kappa_t = <v, grad g(delta_{t+1}) - grad g(delta_t)> / ||d||` with `d = delta_{t+1} - delta_t` and `v = d/||d||`: the
     mean curvature of g on each segment between two gradients of the trajectory, shape (K-1, B), free of further
-    evaluations. Zero where the ascent did not move (`lengths` of [`AscentTrajectory`]). Theorem 3 needs the two-sided bound: use its absolute value.
+    evaluations. Zero where the ascent did not move (`lengths` of [`AscentTrajectory`]). Theorem 3 needs the two-sided bound: use
+    its absolute value.
     """
     lengths = trajectory.lengths[:-1]
     along = _inner_products(trajectory.deltas[:-1].diff(dim=0), trajectory.gradients().diff(dim=0))

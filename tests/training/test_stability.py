@@ -6,10 +6,12 @@ import numpy
 import pytest
 import torch
 from torch.autograd.functional import hessian
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aajr_hf import AAJRTrainer
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent, segment_curvature
-from aajr_hf.training.monitoring import LogitRecorder
+from aajr_hf.training import mixin
+from aajr_hf.training.monitoring import LogitRecorder, ascent_metrics
 from aajr_hf.training.stability import measure_stability
 
 from .completions import dpo, grpo, step
@@ -126,6 +128,44 @@ def test_one_step_has_no_curvature(tmp_path):
     _, log, _ = step(trainer(tmp_path, ascent_steps=1))
     assert "aajr/curvature" not in log and log["aajr/residual_curvature"] == 0
     assert log["aajr/effective_smoothness"] > 0
+
+
+class Synchronisations(TorchDispatchMode):
+    """Operations that wait for the device: values that Python reads, and shapes that depend on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().split("::")[-1]
+        by_mask = name.startswith("index") and any(i is not None and i.dtype == torch.bool for i in args[1] or ())
+        if by_mask or name.startswith(("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")):
+            self.found.append(name)
+        return function(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("scope", ["sequence", "token"])
+@pytest.mark.parametrize("rule", ["gradient", "normalized", "sign"])
+def test_the_metrics_wait_for_nothing(tmp_path, monkeypatch, rule, scope):
+    def observed(*arguments):
+        with Synchronisations() as mode:
+            metrics = ascent_metrics(*arguments)
+        assert mode.found == []
+        found.append(metrics)
+        return metrics
+
+    found = []
+    monkeypatch.setattr(mixin, "ascent_metrics", observed)
+    step(trainer(tmp_path, ascent_step_rule=rule, ascent_step_size=0.1, perturbation_scope=scope))
+    assert len(found) == 1
+
+
+def test_what_waits_is_seen():
+    with Synchronisations() as mode:
+        values = torch.arange(3.0)
+        values[values > 0].sum().item()
+    assert mode.found == ["index.Tensor", "_local_scalar_dense"]
 
 
 def measured(loss_of, policy, state, ball, loss_smoothness, steps=4, rule="gradient", **kwargs):
