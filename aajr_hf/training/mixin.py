@@ -195,8 +195,9 @@ class AAJRMixin(CheckpointMixin, FiniteMixin, HubMixin):
             metrics |= {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
         else:
             ascent.trajectory.losses[-1] = losses.detach()
+            loss_smoothness, step_rule = system.smoothness(), self.args.ascent_step_rule
             metrics |= ascent_metrics(
-                ascent.trajectory, ascent.recorder, ascent.ball, system.batch, system.smoothness()
+                ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
             )
         strength = self.args.regularizer_lambda * self._ramp() / self._accumulation(num_items_in_batch)
         known = control_variate(self.args, ascent, logits, clean)

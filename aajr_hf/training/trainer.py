@@ -35,11 +35,25 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     without an adversary; for the worst case see `aajr evaluate`.
 
     Metrics, per log interval: `aajr/clean_loss`, `aajr/adversarial_loss` (means of `g(0)` and `g(delta_K)`),
-    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`; the secant
-    `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits with the others), `aajr/delta_norm`,
-    `aajr/embedding_norm`, `aajr/boundary_fraction` (examples whose perturbation ends on the ball's boundary),
-    `aajr/monotone_fraction` (steps that did not lower the loss), `aajr/effective_smoothness`, `aajr/step_size_bound`; of every
-    step, before clipping, `aajr/gradient_norm` and `aajr/gradient_norm_squared` (means, from which their variance follows).
+    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`; that of the
+    secants with the others), `aajr/delta_norm`, `aajr/embedding_norm`; of every step, before clipping, `aajr/gradient_norm` and
+    `aajr/gradient_norm_squared` (means, from which their variance follows).
+
+    Of the inner ascent, from what it has computed anyway (Theorems 2 and 3; means over examples):
+
+    - `aajr/boundary_fraction`, `aajr/boundary_step_fraction`: examples whose perturbation ends at the ball's boundary, and steps
+      that end there (with one ball per token: the share of its tokens).
+    - `aajr/monotone_fraction`: steps that did not lower the loss.
+    - `aajr/secant_amplification`: `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits, which is `||J v||` along the steps.
+    - `aajr/curvature`, `aajr/largest_curvature`: kappa_t, the mean curvature of g on the segment between two gradients, and
+      its largest absolute value along the ascent. The last step has no gradient at its end; absent with one step.
+    - `aajr/loss_smoothness`: L_loss, a bound on the curvature of g in the logits.
+    - `aajr/residual_curvature`: C, estimated as what `max_t |kappa_t|` has beyond `L_loss max_t ||J v||^2`.
+    - `aajr/effective_smoothness`, `aajr/step_size_bound`: L_eff, the sum of the two, and the reciprocal of its mean.
+    - `aajr/within_bound_fraction`: steps with `eta <= 1 / L_eff`, where eta is the step size with the rule `gradient`, divided by
+      `||grad g||` with `normalized`, and `||d||^2 / <grad g, d>` of the step d with `sign` ([`gradient_step_sizes`]).
+
+    Curvature and secants are means over segments, and say nothing of the points between: L_eff is an estimate, no bound.
 
     Raises:
         ValueError: for settings or data that cannot be trained on, before training starts where that is possible.

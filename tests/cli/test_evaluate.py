@@ -36,11 +36,12 @@ def test_all_attacks_in_every_world(world, tmp_path, capsys):
     assert run["attacks"].keys() == by_multiple | own_radius
     assert all(run["attacks"][name]["radius"] > 0 for name in own_radius)
     assert set(run["attacks"]["random"]["cost"]) == {"0.5", "1", "2"}
+    assert [len(shares) for shares in run["stability"]["shares"].values()] == [3] * 4
     assert len(run["sanity"]) == 6 and all(rule.keys() == {"rule", "passed", "detail"} for rule in run["sanity"])
     assert results["settings"]["attacks"] == ["pga", "random", "transfer", "token"]
     assert results["settings"]["transfer_from"] == folder
     printed, page = capsys.readouterr().out, (report / "report.html").read_text()
-    for text in ("Other attacks", "Checks of the attack", "token substitutions"):
+    for text in ("Other attacks", "Checks of the attack", "token substitutions", "Stability of the inner ascent"):
         assert text in printed and text in page
 
 
