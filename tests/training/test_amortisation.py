@@ -108,7 +108,7 @@ def test_the_control_variate_is_what_the_outer_passes_say(tmp_path):
     model.train()
     system = run._system_loss(inputs, None)
     policy = system.policy(model, None)
-    ascent = ascend(run.args, policy, system.per_example, 1.0, keep_products=False)
+    ascent = ascend(run.args, policy, system, 1.0, keep_products=False)
     ends = policy(ascent.delta), policy()
     assert control_variate(run.args, ascent, *ends) is None  # nothing is drawn
     run.args.penalty_trajectory, run.args.penalty_fraction = "sample", 0.25
@@ -131,7 +131,7 @@ def test_an_example_that_does_not_move_has_no_secant(tmp_path):
     inputs = run._prepare_inputs(next(iter(run.get_train_dataloader())))
     system = run._system_loss(inputs, None)
     policy = system.policy(run.model, None)
-    ascent = ascend(run.args, policy, system.per_example, 1.0, keep_products=False)
+    ascent = ascend(run.args, policy, system, 1.0, keep_products=False)
     ascent.trajectory.deltas[-1, 0] = 0
     known = control_variate(run.args, ascent, policy(ascent.delta), policy())
     gradients = torch.autograd.grad(known.sum(), list(run.model.parameters()))
