@@ -40,6 +40,11 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
         world_for([arguments.model_name_or_path], arguments.environment, "`environment`")
     if arguments.environment_examples < 1:
         raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
+    template = config.chat_template_path
+    if template is not None and template.endswith((".jinja", ".j2")) and not Path(template).is_file():
+        raise UserError(
+            f"`chat_template_path`: there is no file {template}; a relative path begins in the working directory."
+        )
     resume = checkpoint_to_resume(config)
     held = _held(Path(config.output_dir))
     if held and resume is None and not arguments.overwrite:

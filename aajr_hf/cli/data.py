@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The suffix of a file, and the loader of the datasets library that reads it.
-_LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+# Of the files that are read.
+_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
 @dataclass
@@ -58,6 +58,13 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
             if getattr(arguments, name) != type(arguments).__dataclass_fields__[name].default:
                 raise UserError(f"`{name}` is about the rows of `dataset_name`, and `environment` is given: unset it.")
         return Data(arguments.environment, _of_world(arguments))
+    if not arguments.dataset_name.strip():
+        raise UserError("`dataset_name` is empty: name a dataset of the Hub, a folder or a file.")
+    if arguments.dataset_config and (arguments.dataset_format == "bfcl" or Path(arguments.dataset_name).is_file()):
+        raise UserError(
+            f"`dataset_config` is a part of a dataset of the Hub, and {arguments.dataset_name} has none: unset it "
+            '(`--dataset_config ""` where a recipe sets it).'
+        )
     use_exact_json()
     try:
         if arguments.dataset_format == "bfcl":
@@ -68,12 +75,9 @@ def load_data(arguments: TrainArguments, text_field: str = "text") -> Data:
                 for split, files in local.items()
             }
         else:
-            path, options = arguments.dataset_name, {"name": arguments.dataset_config}
-            if Path(path).is_file():
-                path, options = _LOADERS[Path(path).suffix], {"data_files": {arguments.dataset_train_split: path}}
             splits = {
                 split: _of_dataset(read, split, arguments.dataset_format, text_field)
-                for split, read in _datasets(path, **options).items()
+                for split, read in _datasets(arguments).items()
             }
     except UserError:
         raise
@@ -154,13 +158,16 @@ def _of_dataset(read: Callable[[], Dataset], name: str, dataset_format: str, tex
     return lambda: check_rows(read(), f"the split {name!r}", dataset_format, text_field)
 
 
-def _datasets(path: str, **options) -> dict[str, Callable[[], Dataset]]:
+def _datasets(arguments: TrainArguments) -> dict[str, Callable[[], Dataset]]:
     """
     What reads each split of a dataset. The datasets library would load all of them for the sake of one; where they are
     Parquet files of their own, which most of the Hub's are, only those that are read are loaded.
     """
     from datasets import load_dataset, load_dataset_builder
 
+    path, options = arguments.dataset_name, {"name": arguments.dataset_config or None}
+    if Path(path).is_file():
+        path, options = "parquet", {"data_files": {arguments.dataset_train_split: path}}
     builder = load_dataset_builder(path, **options)
     files = builder.config.data_files if builder.name == "parquet" else None
     if not files:
@@ -172,7 +179,7 @@ def _datasets(path: str, **options) -> dict[str, Callable[[], Dataset]]:
             return load_dataset("parquet", data_files={split: list(files[split])}, split=split)
         except Exception as error:  # the library has errors of many kinds for what it cannot read
             reason = one_line(error.__cause__ or error)
-            raise ValueError(f"the split {split!r} of {path} cannot be loaded: {reason}") from error
+            raise ValueError(f"the split {split!r} of {arguments.dataset_name} cannot be loaded: {reason}") from error
 
     return {str(split): functools.partial(load, str(split)) for split in files}
 
@@ -187,22 +194,22 @@ def _local_files(arguments: TrainArguments) -> dict[str, list[str]] | None:
     """
     from datasets import load_dataset_builder
 
-    path, readable = Path(arguments.dataset_name), ", ".join(_LOADERS)
+    path, readable = Path(arguments.dataset_name), ", ".join(_SUFFIXES)
     if path.is_file():
-        if path.suffix not in _LOADERS:
+        if path.suffix not in _SUFFIXES:
             raise UserError(f"`dataset_name`: {path} must be a folder, or a file that ends in {readable}.")
         return None if path.suffix == ".parquet" else {arguments.dataset_train_split: [str(path)]}
     if not path.is_dir():
-        if path.suffix in _LOADERS or arguments.dataset_name.startswith(("/", ".", "~")):
+        if path.suffix in _SUFFIXES or arguments.dataset_name.startswith(("/", ".", "~")):
             raise UserError(f"`dataset_name`: there is no file or folder {path}.")
         return None
-    if not any(file.suffix in _LOADERS for file in path.rglob("*")):
+    if not any(file.suffix in _SUFFIXES for file in path.rglob("*")):
         raise UserError(f"`dataset_name`: the folder {path} holds no file that ends in {readable}.")
-    builder = load_dataset_builder(str(path), name=arguments.dataset_config)
+    builder = load_dataset_builder(str(path), name=arguments.dataset_config or None)
     files = {str(split): list(found) for split, found in builder.config.data_files.items()}
     used = {file for found in files.values() for file in found}
-    left = sorted(f.name for f in path.rglob("*") if f.suffix in _LOADERS and str(f.absolute()) not in used)
+    left = sorted(f.name for f in path.rglob("*") if f.suffix in _SUFFIXES and str(f.absolute()) not in used)
     if left and not (path / "README.md").is_file():
         logger.warning(f"{path} is read as {builder.name}, without {', '.join(left[:5])}: give one of them alone.")
-    plain = builder.name in ("json", "csv") and all(Path(file).suffix in _LOADERS for file in used)
+    plain = builder.name in ("json", "csv") and all(Path(file).suffix in _SUFFIXES for file in used)
     return files if plain else None

@@ -38,7 +38,9 @@ def user_errors() -> Iterator[None]:
     except SafetensorError as error:
         raise UserError(f"A file of weights is damaged: {one_line(error)}") from error
     except TemplateError as error:
-        raise UserError(f"The tokenizer's chat template: {one_line(error)}") from error
+        raise UserError(
+            f"The tokenizer's chat template refuses the data (see `chat_template_path`): {one_line(error)}"
+        ) from error
     except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
         raise UserError(one_line(error)) from error
 

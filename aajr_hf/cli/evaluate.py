@@ -245,6 +245,7 @@ def evaluate(
     from ..evaluation.attack_report import attack_tables
     from ..evaluation.membership import membership_tables
     from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
+    from ..evaluation.stability_report import stability_tables
 
     results = measure(models, settings, examples, world, transfer_from)
     with user_errors():
@@ -254,7 +255,7 @@ def evaluate(
         write_report(results, output / "report.html")
     printed = Console()
     printed.print(results_table(results))
-    for table in [*attack_tables(results), *membership_tables(results)]:
+    for table in attack_tables(results) + membership_tables(results) + stability_tables(results):
         printed.print()
         printed.print(table)
     for sentence in summary_sentences(results):

@@ -29,8 +29,8 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--perturbed_tokens",
         choices=("prompt", *OBSERVED_ROLES),
-        default="prompt",
-        help="what the attack moves: all of the prompt, or what users and tools, or one of them, said (default: %(default)s)",
+        default="observation",
+        help="what the attack moves: what users and tools, or one of them, said, or all of the prompt (default: %(default)s)",
     )
     group.add_argument(
         "--max_new_tokens", type=int, help="of an answer (default: twice those of the reference answer, and 32)"

@@ -52,8 +52,6 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--examples", type=int, help="training examples of a world (default: 16000)")
     arguments = parser.parse_args(argv)
     _check(arguments)
-    with user_errors():
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
     if arguments.dataset_name is not None:
         data = TrainArguments(
             dataset_name=arguments.dataset_name,
@@ -91,6 +89,13 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
     if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
         raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
+    if not os.access(home := _home(arguments.output), os.W_OK) or not home.is_dir():
+        raise UserError(f"{arguments.output} cannot be made: {home} is no folder that can be written to.")
+
+
+def _home(output: Path) -> Path:
+    """The nearest folder above `output` that is there."""
+    return next(folder for folder in output.absolute().parents if folder.exists())
 
 
 def init_agent(output: Path, environment: str, *, seed: int, steps: int, examples: int) -> float:
@@ -165,8 +170,8 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
     from ..training.trainer import AAJRTrainer
     from .progress import TrainingProgress
 
-    # Built beside its final place, then renamed: an interruption leaves no half-written model there.
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as building:
+    # Built near its final place, on the same disk, then renamed: an interruption leaves no half-written model there.
+    with tempfile.TemporaryDirectory(dir=_home(output), prefix=f".{output.name}-") as building:
         with user_errors():
             trainer = AAJRTrainer(
                 model,
@@ -196,6 +201,7 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
         tokenizer.save_pretrained(whole)
         # Where `aajr train` leaves it too, and `aajr evaluate` finds it.
         (whole / "train_results.json").write_text(json.dumps(result.metrics, indent=4) + "\n")
+        output.parent.mkdir(parents=True, exist_ok=True)
         if output.exists():
             output.rmdir()
         os.replace(whole, output)

@@ -130,7 +130,7 @@ def token_kinds(inputs: dict[str, Tensor], config: AAJRConfig) -> list[str]:
 
     actions = (inputs["labels"][0] != -100).tolist()
     perturbed = [False] * len(actions)
-    if config.epsilon > 0:
+    if config.epsilon > 0 or config.penalty_active:
         perturbed = AgentBatch.from_inputs(inputs, config.perturbed_tokens).perturbable[0].tolist()
     return [
         "perturbed" if touched else "action" if acts else "neither"
@@ -139,6 +139,7 @@ def token_kinds(inputs: dict[str, Tensor], config: AAJRConfig) -> list[str]:
 
 
 def _what(config: AAJRConfig) -> str:
-    if config.epsilon == 0:
-        return "The recipe has no adversary (`epsilon` is 0)."
-    return f"The adversary moves the embeddings of `perturbed_tokens`: {config.perturbed_tokens}."
+    if config.epsilon == 0 and not config.penalty_active:
+        return "The recipe has no adversary and no penalty."
+    who = "The adversary moves" if config.epsilon > 0 else "`epsilon` is 0, and the penalty is along directions of"
+    return f"{who} the embeddings of `perturbed_tokens`: {config.perturbed_tokens}."

@@ -54,7 +54,7 @@ def render(draw: Callable[[Figure], None], width: float = 5.6) -> bytes:
     return buffer.getvalue()
 
 
-def _styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def run_styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each run, the same in every plot; their pairs repeat after 56 runs only."""
     return {name: (_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(results["runs"])}
 
@@ -96,7 +96,7 @@ def draw_by_radius(
     def heights(run: dict[str, Any], fields: tuple[str, str]) -> list[float]:
         return [run[fields[0]], *(run[fields[1]][m] for m in attacks)]
 
-    for i, (name, (color, marker)) in enumerate(_styles(results).items()):
+    for i, (name, (color, marker)) in enumerate(run_styles(results).items()):
         run = results["runs"][name]
         # Earlier lines are wider and their markers larger, so that a run with the same numbers leaves them visible.
         size = max(4.0, 9.0 - i)
@@ -114,7 +114,7 @@ def draw_by_radius(
 def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
     axes, top = figure.add_subplot(), multiples(results)[-1]
     points = [(run["nominal_success"], run["worst_case_success"][top]) for run in results["runs"].values()]
-    styles = list(_styles(results).values())
+    styles = list(run_styles(results).values())
     for (color, marker), point in zip(styles, points, strict=True):
         # Hollow, so that the other one of two equal points can be seen.
         axes.plot(*point, marker, color=color, markerfacecolor="none", markersize=9, markeredgewidth=2)
@@ -178,7 +178,7 @@ def _free_place(width: float, height: float, x: float, y: float, frame: Bbox, ta
 def _draw_bars(figure: Figure, results: dict[str, Any]) -> None:
     axes, width, handles = figure.add_subplot(), 0.8 / len(results["runs"]), []
     values = [run[field] for run in results["runs"].values() for field in _BARS.values() if run[field] > 0]
-    for i, (name, (color, _)) in enumerate(_styles(results).items()):
+    for i, (name, (color, _)) in enumerate(run_styles(results).items()):
         heights = [results["runs"][name][field] for field in _BARS.values()]
         places = [group - 0.4 + (i + 0.5) * width for group in range(len(_BARS))]
         handles.append(axes.bar(places, heights, 0.9 * width, color=color, label=shown(name)))

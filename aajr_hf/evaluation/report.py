@@ -18,7 +18,9 @@ from .. import __version__
 from .attack_report import attack_cells, sanity_cells, sanity_sentences
 from .membership import HEADERS, membership_cells, membership_sentences
 from .plots import draw_plots
-from .results import check_results, multiples, times, value
+from .results import check_results, multiples, number_text, percent_text, times, value
+from .stability_plots import draw_stability
+from .stability_report import runs_with_stability, stability_cells, stability_sentences
 
 _OTHER_COLUMNS = {
     ("nom.", "cost"): "nominal_cost",
@@ -106,15 +108,15 @@ def write_json(results: dict[str, Any], path: str | Path) -> None:
 
 def write_plots(results: dict[str, Any], folder: str | Path) -> list[Path]:
     """
-    Write `worst_case.png`, `trade_off.png` and `amplification.png`, each atomically; folders are made as needed.
+    Write the images of [`draw_plots`] and [`draw_stability`], each atomically; folders are made as needed.
 
     Returns:
-        The three paths.
+        Their paths.
 
     Raises:
         ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
     """
-    images = draw_plots(results)
+    images = draw_plots(results) | draw_stability(results)
     for name, image in images.items():
         replace_file(Path(folder) / name, image)
     return [Path(folder) / name for name in images]
@@ -127,9 +129,12 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
     Raises:
         ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
     """
-    images = {Path(name).stem: base64.b64encode(image).decode() for name, image in draw_plots(results).items()}
+    drawn = draw_plots(results) | draw_stability(results)
+    images = {Path(name).stem: base64.b64encode(image).decode() for name, image in drawn.items()}
     headers, rows = _cells(results)
     attack_headers, attack_rows = attack_cells(results)
+    stability_headers, stability_rows = stability_cells(results)
+    measured = runs_with_stability(results).values()
     page = render_page(
         "report.html.j2",
         sentences=summary_sentences(results),
@@ -140,6 +145,10 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
         checks=sanity_cells(results),
         membership_headers=HEADERS,
         membership_rows=membership_cells(results),
+        stability_headers=stability_headers,
+        stability_rows=stability_rows,
+        stability_sentences=stability_sentences(results),
+        stability_steps=max((len(run["stability"]["shares"]["monotone"]) for run in measured), default=0),
         images=images,
         top=times(multiples(results)[-1]),
         train_epsilon=results["train_epsilon"],
@@ -158,21 +167,9 @@ def render_page(template: str, **values) -> bytes:
     return environment.get_template(template).render(version=__version__, **values).encode()
 
 
-def percent_text(share: float | None) -> str:
-    """A share in percent, to one decimal place."""
-    return "-" if share is None else f"{share:.1f}".replace("100.0", "100")
-
-
 def points_text(points: float, sign: str = "-") -> str:
     """Points of success to one decimal place, with `sign="+"` always with a sign; what rounds to nothing has none."""
     return f"{round(points, 1):{sign if round(points, 1) else '-'}.1f}".replace("-0.0", "0.0")
-
-
-def number_text(number: float | None) -> str:
-    """A number to three digits."""
-    if number is None:
-        return "-"
-    return f"{number:.0f}" if 100 <= abs(number) < 1e5 else f"{number:#.3g}".rstrip(".")
 
 
 def _cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[tuple[str, bool]]]]:

@@ -30,7 +30,8 @@ def check_results(results: dict[str, Any]) -> None:
     for name, run in runs.items():
         numbers = {field: run.get(field) for field in _NUMBERS}
         numbers |= {f"{field}.{m}": value(run, field, m) for field in _BY_MULTIPLE for m in radii}
-        numbers |= _attack_numbers(run)
+        for measured in ("attacks", "stability"):
+            numbers |= _paths(run.get(measured, {}), measured)
         if run.get("train_seconds") is not None:
             numbers["train_seconds"] = run["train_seconds"]
         for field, number in numbers.items():
@@ -41,14 +42,12 @@ def check_results(results: dict[str, Any]) -> None:
             raise ValueError(f"settings, field {field!r}: expected a finite number, got {number!r}")
 
 
-def _attack_numbers(run: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of the other attacks, where there are some, by their path."""
-    numbers = {}
-    for name, attack in run.get("attacks", {}).items():
-        for field, number in attack.items():
-            by_multiple = number if isinstance(number, dict) else {None: number}
-            numbers |= {".".join(filter(None, ("attacks", name, field, m))): n for m, n in by_multiple.items()}
-    return numbers
+def _paths(numbers: Any, path: str) -> dict[str, Any]:
+    """The numbers of nested objects and lists, by their path."""
+    if not isinstance(numbers, dict | list):
+        return {path: numbers}
+    inner = numbers.items() if isinstance(numbers, dict) else enumerate(numbers)
+    return {place: n for name, value in inner for place, n in _paths(value, f"{path}.{name}").items()}
 
 
 def value(run: dict[str, Any], field: str, multiple: str | None = None) -> float | None:
@@ -70,3 +69,15 @@ def multiples_of(run: dict[str, Any]) -> list[str]:
 def times(multiple: str) -> str:
     """A multiple of the training radius as people read it: `"2.0"` is "2x"."""
     return f"{float(multiple):g}x"
+
+
+def number_text(number: float | None) -> str:
+    """A number to three digits."""
+    if number is None:
+        return "-"
+    return f"{number:.0f}" if 100 <= abs(number) < 1e5 else f"{number:#.3g}".rstrip(".")
+
+
+def percent_text(share: float | None) -> str:
+    """A share in percent, to one decimal place."""
+    return "-" if share is None else f"{share:.1f}".replace("100.0", "100")

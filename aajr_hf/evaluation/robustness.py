@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..objective import (
+    AscentTrajectory,
     PerturbationSet,
-    projected_gradient_ascent,
     random_unit_direction,
     spectral_norm,
     squared_amplification,
@@ -20,12 +20,14 @@ from ..objective import (
 from ..training.batch import AgentBatch
 from ..training.data import encode_examples
 from ..training.policy import AgentPolicy, fixed_seed, forward_ad_ready, frozen_parameters
+from ..training.stability import Stability
 from .attack import worst_case
 from .means import Means
 from .membership import add_membership, examples_of
 from .other_attacks import OtherAttacks
 from .sanity import sanity_rules
 from .settings import RobustnessSettings
+from .stability import inner_ascent, stability_numbers
 from .target import Target, success
 from .token_attack import draw_substitutions, number_substitutions
 
@@ -53,10 +55,10 @@ def evaluate_agent(
         `nominal_success`, `sampled_success`, `worst_case_success`, `sampled_worst_case_success` (percent; the latter two
         by multiple of the training epsilon), `nominal_cost`, `worst_case_cost` (expected system cost), `amplification`
         (mean `||J u_t||` of the logits along ascent directions), `amplification_profile` (the same at each point t of the
-        ascent), `random_amplification` (along random directions), `spectral_norm`, `embedding_norm` and `examples`; of
-        the attacks beside PGA, `attacks` ([`OtherAttacks`]); where some were asked for, `sanity` ([`sanity_rules`]); where
-        there is a budget, `membership`: it, and the percent of `examples` that are within it `along_ascent` (F_ad) and
-        `everywhere` (F_gamma), see [`add_membership`].
+        ascent), `random_amplification` (along random directions), `spectral_norm`, `embedding_norm` and `examples`;
+        `stability` of that ascent ([`stability_numbers`]); of the attacks beside PGA, `attacks` ([`OtherAttacks`]); where some
+        were asked for, `sanity` ([`sanity_rules`]); where there is a budget, `membership`: it, and the percent of `examples` that
+        are within it `along_ascent` (F_ad) and `everywhere` (F_gamma), see [`add_membership`].
 
     Raises:
         ValueError: if the attack `transfer` has no model, or the attack `token` finds no numbers.
@@ -65,14 +67,14 @@ def evaluate_agent(
         raise ValueError("The attack `transfer` needs a model to make its perturbations on.")
     model = model.eval()
     substitutions = number_substitutions(tokenizer, rows) if "token" in settings.attacks else None
-    totals = Means()
+    totals, stabilities = Means(), []
     others = OtherAttacks(settings, totals, on_progress, transfer_from)
     with fixed_seed(model.device, settings.seed), frozen_parameters(model), contextlib.ExitStack() as stack:
         if transfer_from is not None:
             stack.enter_context(frozen_parameters(transfer_from.eval()))
         for start, batch in _batches(tokenizer, rows, settings.batch_size, model.device):
             target = Target(model, batch)
-            _measure_batch(target, settings, totals, on_progress)
+            stabilities.append(_measure_batch(target, settings, totals, on_progress))
             trials = None
             if substitutions is not None:
                 drawn = enumerate(substitutions[start : start + len(batch)], start)
@@ -87,6 +89,7 @@ def evaluate_agent(
     numbers["amplification_profile"] = list(numbers["amplification_profile"].values())
     if settings.budget is not None:
         numbers["membership"] |= {"budget": settings.budget, "examples": examples_of(settings, len(rows))}
+    numbers["stability"] = stability_numbers(stabilities)
     rules = sanity_rules(numbers)
     return numbers | ({"sanity": rules} if rules else {})
 
@@ -104,7 +107,7 @@ def nominal_success(
     return 100 * float(torch.cat(found).mean())
 
 
-def _measure_batch(target: Target, settings: RobustnessSettings, totals: Means, on_progress) -> None:
+def _measure_batch(target: Target, settings: RobustnessSettings, totals: Means, on_progress) -> Stability:
     origin, mask = target.origin, target.batch.perturbable
     totals.add(target.scale, "embedding_norm")
     nominal = target.outcome(origin)
@@ -120,23 +123,16 @@ def _measure_batch(target: Target, settings: RobustnessSettings, totals: Means, 
         totals.add(100 * worst.sampled, "sampled_worst_case_success", f"{multiple:g}")
         totals.add(worst.cost, "worst_case_cost", f"{multiple:g}")
         on_progress()
-    _measure_amplification(target, settings, totals)
+    trajectory, stability = inner_ascent(target, settings)
+    _measure_amplification(target, trajectory, settings, totals)
     on_progress()
+    return stability
 
 
-def _measure_amplification(target: Target, settings: RobustnessSettings, totals: Means) -> None:
+def _measure_amplification(
+    target: Target, trajectory: AscentTrajectory, settings: RobustnessSettings, totals: Means
+) -> None:
     policy, origin, mask = target.policy, target.origin, target.batch.perturbable
-    radius = settings.train_epsilon * target.scale
-    trajectory = projected_gradient_ascent(
-        target.cost,
-        origin,
-        PerturbationSet(radius),
-        steps=settings.ascent_steps,
-        step_size=2.5 * radius / settings.ascent_steps,
-        step_rule="normalized",
-        mask=mask,
-        final_loss=False,
-    )
     with forward_ad_ready(target.model), torch.no_grad():
         along_ascent = trajectory_amplification(policy, origin, trajectory).sqrt()
         totals.add(along_ascent, "amplification")

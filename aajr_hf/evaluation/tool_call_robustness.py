@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class ToolCallSettings:
         train_epsilon: Radius of the l2 ball of training, in mean norms of the embeddings that are perturbed.
         multiples: Radii of the attack, in multiples of it.
         attack_steps, attack_restarts: Strength of the attack on the reference answer's negative log-likelihood.
-        perturbed_tokens: What the attack moves: `prompt`, or `observation` (what users and tools said).
+        perturbed_tokens: What the attack moves: `prompt`, or what was said by users and tools (`observation`) or one of them
+            (`user`, `tool`).
         max_new_tokens: How long an answer may be; None for twice the reference and 32 more.
         batch_size: Examples per forward.
         seed: Of the attack's random starts.
@@ -40,7 +41,7 @@ class ToolCallSettings:
     multiples: tuple[float, ...] = (0.5, 1.0, 2.0)
     attack_steps: int = 20
     attack_restarts: int = 3
-    perturbed_tokens: str = "prompt"
+    perturbed_tokens: str = "observation"
     max_new_tokens: int | None = None
     batch_size: int = 16
     seed: int = 0
@@ -150,13 +151,13 @@ def evaluate_tool_calls(
         ValueError, jinja2.TemplateError: as [`ToolCaller`].
     """
     caller = ToolCaller(model, tokenizer, rows, settings.max_new_tokens)
+    batches = list(_batches(model, tokenizer, rows, settings))  # all of them first: a row may have nothing to attack
     totals = Means()
     _add(totals, caller.reference_verdicts, "reference")
     failures: dict[str, dict[str, int]] = {}
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
-        for start in range(0, len(rows), settings.batch_size):
-            batch = rows[start : start + settings.batch_size]
-            target = _target(model, tokenizer, batch, settings.perturbed_tokens)
+        for batch, encoded in batches:
+            target = Target(model, encoded)
             totals.add(target.scale, "embedding_norm")
             with torch.no_grad():
                 totals.add(target.nll(target.origin), "nominal_nll")
@@ -182,12 +183,14 @@ def evaluate_tool_calls(
     return totals.result() | {"failures": failures, "examples": len(rows)}
 
 
-def _target(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], perturbed_tokens: str
-) -> Target:
-    inputs = encode_examples(tokenizer, rows, candidates=False, perturbed_tokens=perturbed_tokens)
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
-    return Target(model, AgentBatch.from_inputs(inputs, perturbed_tokens))
+def _batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], settings: ToolCallSettings
+) -> Iterator[tuple[list[dict[str, Any]], AgentBatch]]:
+    for start in range(0, len(rows), settings.batch_size):
+        batch = rows[start : start + settings.batch_size]
+        inputs = encode_examples(tokenizer, batch, candidates=False, perturbed_tokens=settings.perturbed_tokens)
+        inputs = {name: value.to(model.device) for name, value in inputs.items()}
+        yield batch, AgentBatch.from_inputs(inputs, settings.perturbed_tokens, first=start)
 
 
 def _add(totals: Means, verdicts: list[Verdict], name: str, *more: str) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jsonschema import Draft202012Validator, SchemaError
 from jsonschema.validators import validator_for
 
-from .tool_calls import ToolCall, as_accepted, parse_json, read_call, short
+from ..training.rows import check_messages
+from ..training.tools import as_tools, offered_tools, parsed
+from .tool_calls import ToolCall, as_accepted, read_call, short
 
 
 def read_rows(rows: list[dict[str, Any]], numbers: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """
-    Rows with `prompt`, `completion` (messages), `tools` and perhaps `accepted`, each of them or its JSON text, as rows
-    whose columns are Python objects: `tools` a list or None, the arguments of calls objects, messages without null
-    fields. Where nothing is said about what is accepted, it is the completion's own calls.
+    Rows with `prompt` and `completion`, or `messages`, and `tools` and perhaps `accepted`, each of them or its JSON text, as
+    rows of `prompt`, `completion` (of `messages`, the last turn that calls a tool), `tools` and `accepted` that are Python
+    objects: `tools` a list or None, the arguments of calls objects, messages without null fields. Where nothing is said
+    about what is accepted, it is the completion's own calls.
 
     Args:
         numbers: By which errors name the rows; None for their places in the list.
@@ -25,9 +28,17 @@ def read_rows(rows: list[dict[str, Any]], numbers: Sequence[int] | None = None) 
     """
     if not rows:
         raise ValueError("There is no row to evaluate: give data that has some.")
-    read = [_read_row(row, f"Row {n}") for n, row in zip(numbers or range(len(rows)), rows, strict=True)]
+    read = []
+    for number, row in zip(numbers or range(len(rows)), rows, strict=True):
+        try:
+            read.append(_read_row(row))
+        except ValueError as error:
+            raise ValueError(f"Row {number}: {str(error).removesuffix('.')}.") from error
     if not any(reference_calls(row["completion"]) for row in read):
-        raise ValueError("No row's `completion` calls a tool: give data with `tool_calls`.")
+        raise ValueError(
+            "No row calls a tool: give data whose messages have `tool_calls`, beside a column `tools`; calls written in a "
+            "message's text are not read, as nothing says which tools they are of."
+        )
     return read
 
 
@@ -36,34 +47,40 @@ def reference_calls(completion: list[dict[str, Any]]) -> list[ToolCall]:
     return [read_call(call) for message in completion for call in message.get("tool_calls", [])]
 
 
-def _read_row(row: dict[str, Any], where: str) -> dict[str, Any]:
-    def column(name: str, kind: str, fits: Callable[[Any], bool]) -> Any:
-        value = row.get(name)
-        try:
-            value = parse_json(value) if isinstance(value, str) else value
-        except ValueError as error:
-            raise ValueError(f"{where}: `{name}` is no JSON: {error}.") from error
-        if not fits(value):
-            raise ValueError(f"{where}: `{name}` must be {kind}; got {short(value)}.")
-        return value
-
-    def messages(name: str) -> list[dict[str, Any]]:
-        try:
-            return [_message(message) for message in column(name, "a list of messages", _are_messages)]
-        except ValueError as error:
-            raise ValueError(f"{where}: `{name}`: {error}.") from error
-
-    prompt, completion = messages("prompt"), messages("completion")
-    tools = column("tools", "a list of tools, each with a `name`", lambda tools: tools is None or _are_tools(tools))
-    tools = [{"type": "function", "function": tool.get("function", tool)} for tool in tools or []]
-    _check_schemas(tools, where)
-    accepted = column("accepted", "a list of {name: {argument: [values]}}", lambda a: a is None or _are_accepted(a))
-    accepted = as_accepted(reference_calls(completion)) if accepted is None else accepted
+def _read_row(row: dict[str, Any]) -> dict[str, Any]:
+    if row.get("messages") is not None and row.get("completion") is None:
+        prompt, completion = _last_calls(_messages("messages", row["messages"]))
+    else:
+        prompt, completion = (_messages(name, row.get(name)) for name in ("prompt", "completion"))
+    offered_tools(row.get("tools"))
+    tools = [{"type": "function", "function": tool.get("function", tool)} for tool in as_tools(row.get("tools")) or []]
+    _check_schemas(tools)
+    accepted = row.get("accepted")
+    accepted = parsed("`accepted`", accepted) if isinstance(accepted, str) else accepted
+    if accepted is None:
+        accepted = as_accepted(reference_calls(completion))
+    elif not _are_accepted(accepted):
+        raise ValueError(f"`accepted` must be a list of {{name: {{argument: [values]}}}}; got {short(accepted)}")
     # No list at all where there is none: some templates announce an empty one.
     return {"prompt": prompt, "completion": completion, "tools": tools or None, "accepted": accepted}
 
 
-def _check_schemas(tools: list[dict[str, Any]], where: str) -> None:
+def _messages(name: str, value: Any) -> list[dict[str, Any]]:
+    value = parsed(f"`{name}`", value) if isinstance(value, str) else value
+    check_messages(name, value)
+    return list(map(_message, value))
+
+
+def _last_calls(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What precedes the last turn of the assistant that calls a tool (where none does, the last at all), and that turn."""
+    turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    last = max((number for number in turns if "tool_calls" in messages[number]), default=max(turns, default=0))
+    if not turns or last == 0:
+        raise ValueError("`messages` has no turn of the assistant after another message")
+    return messages[:last], [messages[last]]
+
+
+def _check_schemas(tools: list[dict[str, Any]]) -> None:
     for tool in tools:
         name, schema = tool["function"]["name"], tool["function"].get("parameters") or {}
         try:
@@ -71,19 +88,8 @@ def _check_schemas(tools: list[dict[str, Any]], where: str) -> None:
         except SchemaError as error:
             path = "/".join(map(str, error.absolute_path)) or "its top"
             raise ValueError(
-                f"{where}: `tools`: the parameters of {name!r} are no JSON Schema: at {path}, {error.message}."
+                f"`tools`: the parameters of {name!r} are no JSON Schema: at {path}, {error.message}"
             ) from error
-
-
-def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and m.get("role") for m in value)
-
-
-def _are_tools(value: Any) -> bool:
-    functions = (
-        [t.get("function", t) if isinstance(t, dict) else t for t in value] if isinstance(value, list) else [None]
-    )
-    return all(isinstance(f, dict) and isinstance(f.get("name"), str) for f in functions)
 
 
 def _are_accepted(value: Any) -> bool:

@@ -10,7 +10,7 @@ from ._forward_mode import RecordedProducts, checkpointed
 from ._jacobian import aajr_penalty, directional_jacobian, squared_amplification, trajectory_amplification
 from ._norms import frobenius_norm_squared, random_unit_direction, spectral_norm, top_singular_direction
 from ._perturbation import PerturbationSet
-from ._smoothness import effective_smoothness, segment_curvature, step_size_bound
+from ._smoothness import effective_smoothness, gradient_step_sizes, segment_curvature, step_size_bound
 
 __all__ = [
     "AscentTrajectory",
@@ -21,6 +21,7 @@ __all__ = [
     "directional_jacobian",
     "effective_smoothness",
     "frobenius_norm_squared",
+    "gradient_step_sizes",
     "projected_gradient_ascent",
     "random_unit_direction",
     "segment_curvature",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -15,6 +16,9 @@ STEP_RULES = ("gradient", "normalized", "sign")
 
 # eps0 of equation 12: keeps the direction finite where the gradient vanishes.
 EPS0 = 1e-12
+
+# Units in the last place of a perturbation: a shorter segment is rounding, of which forwards do more than sums.
+_ROUNDING_ULPS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,23 @@ class AscentTrajectory:
         }
         single = ("directions", "gradient_norms", "step_sizes")
         return AscentTrajectory(**ends, **{name: getattr(self, name)[steps, rows][None] for name in single})
+
+    def first(self, steps: int) -> AscentTrajectory:
+        """The trajectory as it was after so many steps."""
+        ends = {"deltas": self.deltas[: steps + 1], "losses": self.losses[: steps + 1]}
+        return AscentTrajectory(
+            **ends, **{f.name: getattr(self, f.name)[:steps] for f in fields(self) if f.name not in ends}
+        )
+
+    @functools.cached_property
+    def lengths(self) -> Tensor:
+        """
+        `||delta_{t+1} - delta_t||`, (K, B); zero where that is the rounding of an ascent that has arrived, by which a quotient
+        would be noise.
+        """
+        lengths = self.deltas.diff(dim=0).flatten(2).norm(dim=2)
+        rounding = _ROUNDING_ULPS * torch.finfo(lengths.dtype).eps * self.deltas[1:].flatten(2).norm(dim=2)
+        return torch.where(lengths > rounding, lengths, 0.0)
 
     @property
     def steps(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._ascent import AscentTrajectory
+from ._ascent import EPS0, STEP_RULES, AscentTrajectory
 
 
 def effective_smoothness(
@@ -29,14 +29,44 @@ def step_size_bound(effective_smoothness: float | Tensor) -> float | Tensor:
     return 1 / effective_smoothness
 
 
+def gradient_step_sizes(trajectory: AscentTrajectory, step_rule: str) -> Tensor:
+    """
+    The eta of each step that Theorem 3 compares with `1 / L_eff`, shape (K, B).
+
+    Of a step d the proof needs `<grad g(delta_t), d> >= ||d||^2 / eta`, which the projection of `delta_t + eta grad g(delta_t)`
+    onto a convex set has. So eta is with the rule
+
+    - `"gradient"` the step size;
+    - `"normalized"` `step size / ||grad||`: the same point as a gradient step of that eta;
+    - `"sign"`, whose step follows no gradient, the smallest eta for which the inequality holds, `||d||^2 / <grad, d>`: without
+      a projection `step size * n / ||grad||_1`, with n the coordinates whose gradient is not zero. The length of the step over
+      `||grad||_2` is smaller (Cauchy-Schwarz), and with it the theorem is wrong. Zero where the example did not move,
+      infinite where its projected step goes against the gradient.
+    """
+    if step_rule == "gradient":
+        return trajectory.step_sizes
+    if step_rule == "normalized":
+        return trajectory.step_sizes / (trajectory.gradient_norms + EPS0)
+    if step_rule != "sign":
+        raise ValueError(f"`step_rule` must be one of {STEP_RULES}, got {step_rule!r}.")
+    lengths = trajectory.lengths
+    ascent = _inner_products(trajectory.deltas.diff(dim=0), trajectory.gradients())
+    eta = torch.where(ascent > 0, lengths.square() / ascent, float("inf"))
+    return torch.where(lengths > 0, eta, 0.0)
+
+
 def segment_curvature(trajectory: AscentTrajectory) -> Tensor:
     """
     `kappa_t = <v, grad g(delta_{t+1}) - grad g(delta_t)> / ||d||` with `d = delta_{t+1} - delta_t` and `v = d/||d||`: the
     mean curvature of g on each segment between two gradients of the trajectory, shape (K-1, B), free of further
-    evaluations. Zero where the ascent did not move. Theorem 3 needs the two-sided bound: use its absolute value.
+    evaluations. Zero where the ascent did not move (`lengths` of [`AscentTrajectory`]). Theorem 3 needs the two-sided bound: use
+    its absolute value.
     """
-    move = (trajectory.deltas[1:-1] - trajectory.deltas[:-2]).flatten(2)
-    change = trajectory.gradients().diff(dim=0).flatten(2)
-    squared = move.square().sum(dim=-1)
-    safe = torch.where(squared > 0, squared, torch.ones_like(squared))
-    return torch.where(squared > 0, (move * change).sum(dim=-1) / safe, torch.zeros_like(squared))
+    lengths = trajectory.lengths[:-1]
+    along = _inner_products(trajectory.deltas[:-1].diff(dim=0), trajectory.gradients().diff(dim=0))
+    return torch.where(lengths > 0, along / lengths.square(), 0.0)
+
+
+def _inner_products(one: Tensor, other: Tensor) -> Tensor:
+    """(K, B, ...), (K, B, ...) -> (K, B)."""
+    return torch.linalg.vecdot(one.flatten(2), other.flatten(2))

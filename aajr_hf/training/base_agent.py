@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from .tools import as_tools
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "tool", "assistant")
@@ -24,7 +25,14 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
 # With the markup of calls that Hermes and Qwen write, which those who read calls know.
-TOOL_CHAT_TEMPLATE = """{%- if tools -%}
+TOOL_CHAT_TEMPLATE = """{%- macro text(content) -%}
+{%- if content is string -%}{{- content -}}{%- else -%}
+{%- for part in content or [] -%}
+{{- part['text'] if part['type'] == 'text' else raise_exception('no ' ~ part['type'] ~ ' can be read') -}}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- if tools -%}
 {{- '<|tools|>' -}}
 {%- for tool in tools -%}{{- tool | tojson + '\n' -}}{%- endfor -%}
 {{- '<|end|>' -}}
@@ -33,7 +41,7 @@ TOOL_CHAT_TEMPLATE = """{%- if tools -%}
 {{- '<|' + message['role'] + '|>' -}}
 {%- if message['role'] == 'assistant' -%}
 {%- generation -%}
-{{- message['content'] or '' -}}
+{{- text(message['content']) -}}
 {%- for call in message['tool_calls'] or [] -%}
 {%- set function = call['function'] or call -%}
 {{- '<tool_call>{"name": ' + (function['name'] | tojson) + ', "arguments": ' -}}
@@ -43,7 +51,7 @@ TOOL_CHAT_TEMPLATE = """{%- if tools -%}
 {{- '<|end|>' -}}
 {%- endgeneration -%}
 {%- else -%}
-{{- message['content'] + '<|end|>' -}}
+{{- text(message['content']) + '<|end|>' -}}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
@@ -95,9 +103,7 @@ def render(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> str:
         messages = row["prompt"] + row["completion"]
     if not isinstance(messages, list):
         return row["text"] if messages is None else messages
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    return tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+    return tokenizer.apply_chat_template(messages, tools=as_tools(row.get("tools")), tokenize=False)
 
 
 def small_llama(tokenizer: PreTrainedTokenizerFast, seed: int, context: int = 512) -> LlamaForCausalLM:

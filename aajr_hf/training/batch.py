@@ -86,9 +86,9 @@ class AgentBatch:
         return hidden.gather(1, self.action_positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
     @classmethod
-    def from_inputs(cls, inputs: dict[str, Tensor], perturbed_tokens: str) -> AgentBatch:
+    def from_inputs(cls, inputs: dict[str, Tensor], perturbed_tokens: str, first: int = 0) -> AgentBatch:
         """
-        Read the collator's output.
+        Read the collator's output; `first` is the number of its first example, for errors.
 
         Raises:
             ValueError: for left padding, an example without perturbable or without action tokens.
@@ -107,7 +107,7 @@ class AgentBatch:
         positions, valid, labels = action_logits(inputs["labels"])
         for name, found in (("perturbable", perturbable.any(dim=1)), ("action", valid.any(dim=1))):
             if not bool(found.all()):
-                raise ValueError(missing_tokens_message(name, perturbed_tokens, int((~found).nonzero()[0])))
+                raise ValueError(missing_tokens_message(name, perturbed_tokens, first + int((~found).nonzero()[0])))
         candidates = {}
         if "candidate_tokens" in inputs:
             here = (positions == inputs["candidate_position"][:, None]) & valid
@@ -160,9 +160,7 @@ def missing_tokens_message(kind: str, perturbed_tokens: str, row: int) -> str:
         who = " or ".join(role for role in ("user", "tool") if perturbed_tokens in (role, "observation"))
         remedy = f"give every example a {who} message before an action, or set `perturbed_tokens` to prompt"
     else:
-        remedy = (
-            "use prompt/completion examples with a prompt, or `assistant_only_loss`; or set `perturbed_tokens` to all"
-        )
+        remedy = "use prompt/completion examples with a prompt, or set `perturbed_tokens` to all"
     return f"Example {row} has no {kind} token: {remedy}."
 
 

@@ -192,6 +192,11 @@ def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
             raise ValueError(missing_tokens_message("action", perturbed_tokens, row))
         inputs = {name: torch.tensor([example[name]]) for name in columns if name != "candidate_position"}
         if not perturbable_tokens(inputs, perturbed_tokens).any():
+            if all(label != -100 for label in labels):
+                raise ValueError(
+                    f"In example {row} every token is an action, and none is left to perturb: set `assistant_only_loss` to true "
+                    "(messages), or `completion_only_loss` (prompts and completions), or `perturbed_tokens` to all."
+                )
             raise ValueError(missing_tokens_message("perturbable", perturbed_tokens, row))
         position = example.get("candidate_position")
         if position is not None and (position + 1 >= len(labels) or labels[position + 1] == -100):

@@ -13,7 +13,8 @@ from typing import Any
 from datasets import Dataset, Features, Json, List, Value
 
 from .exact_json import use_exact_json
-from .rows import RowError, check_row
+from .rows import check_row
+from .tools import RowError, no_constant
 
 # Where a row stands, and the row, or why it is none.
 Item = tuple[str, object]
@@ -65,7 +66,7 @@ def json_rows(file: Path) -> Iterator[Item]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 if text.strip():
-                    yield place, json.loads(text, parse_constant=_no_constant)
+                    yield place, json.loads(text, parse_constant=no_constant)
             except UnicodeDecodeError as error:
                 yield place, RowError(f"is not UTF-8: {error.reason} at byte {error.start}")
             except (ValueError, RecursionError) as error:
@@ -73,7 +74,7 @@ def json_rows(file: Path) -> Iterator[Item]:
 
 
 def _listed_rows(file: Path) -> Iterator[Item]:
-    decoder = json.JSONDecoder(parse_constant=_no_constant)
+    decoder = json.JSONDecoder(parse_constant=no_constant)
     position = line = 0
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -104,12 +105,13 @@ def _after_space(text: str, position: int) -> int:
     return position
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no value of JSON")
-
-
 def csv_rows(file: Path) -> Iterator[Item]:
-    """The rows of a file of comma-separated values, whose first line names the fields."""
+    """
+    The rows of a file of comma-separated values, whose first line names the fields.
+
+    Raises:
+        ValueError: where it leaves a field without a name, or names two alike: one of them would be lost.
+    """
     csv.field_size_limit(2**31 - 1)  # a page of text is more than its default
     # Bytes that are not UTF-8 become surrogates, which `dataset_of` finds.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
@@ -123,6 +125,10 @@ def csv_rows(file: Path) -> Iterator[Item]:
                     return
                 if names is None:
                     names = values
+                    if unclear := [name for name in names if not name.strip() or names.count(name) > 1]:
+                        raise ValueError(
+                            f"{file} has the field {unclear[0]!r} more than once, or without a name: name each once"
+                        )
                 elif values and len(values) != len(names):
                     yield place, RowError(f"has {len(values)} values for {len(names)} fields")
                 elif values:
@@ -135,18 +141,24 @@ def csv_rows(file: Path) -> Iterator[Item]:
 def sound_rows(
     items: Iterable[Item], count: RowCount, text_field: str = "text"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows that can be trained on, all of the first one's format, and their numbers; `count` takes the others."""
+    """
+    The rows that can be trained on, and their numbers; `count` takes the others.
+
+    Raises:
+        ValueError: where some are of another format than the first: nothing says which of them are meant.
+    """
     first = None
     for number, (place, row) in enumerate(items):
         try:
             if isinstance(row, RowError):
                 raise row
             kind = check_row(row, text_field)
-            if kind != (first := first or kind):
-                raise RowError(f"holds {kind}, and the rows before it {first}")
         except RowError as error:
             count.add(place, error)
             continue
+        first = first or (place, kind)
+        if kind != first[1]:
+            raise ValueError(f"{place} holds {kind}, and {first[0]} {first[1]}: give rows of one format")
         count.sound += 1
         yield number, row
 
@@ -154,7 +166,7 @@ def sound_rows(
 def dataset_of(items: Callable[[], Iterable[Item]], text_field: str = "text") -> tuple[Dataset, RowCount]:
     """
     The dataset of the sound rows among `items()`, which is called twice, and how many are not. Messages are kept as they
-    are: as columns of Arrow, each would get the fields of all others.
+    are: as columns of Arrow, each would get the fields of all others. Columns that no sound row has are left out.
     """
     use_exact_json()
     count, digest, kinds = RowCount(), hashlib.sha256(), {}
@@ -162,12 +174,14 @@ def dataset_of(items: Callable[[], Iterable[Item]], text_field: str = "text") ->
         digest.update(json.dumps(row).encode())
         for name, value in row.items():
             kinds.setdefault(name, set()).update(_kinds(value))
-    features = Features({name: _feature(found) for name, found in kinds.items()})
+    features = Features({name: _feature(found) for name, found in kinds.items() if found})
     if not count.sound:
         return Dataset.from_dict({}), count
 
     def rows() -> Iterator[dict[str, Any]]:
         for _, row in sound_rows(_encodable(items()), RowCount(), text_field):
+            if "chat_template_kwargs" in features and row.get("chat_template_kwargs") is None:
+                row = row | {"chat_template_kwargs": {}}  # which TRL unpacks
             # A text in a column of JSON is a text, and not what it may say in JSON.
             yield {
                 name: json.dumps(value) if isinstance(feature, Json) and isinstance(value, str) else value
@@ -194,7 +208,12 @@ def _encodable(items: Iterable[Item]) -> Iterator[Item]:
 def _kinds(value: object) -> set[Any]:
     if value is None:
         return set()
-    return {("list", frozenset(map(type, value)))} if isinstance(value, list) else {type(value)}
+    return {("list", frozenset(map(_type, value)))} if isinstance(value, list) else {_type(value)}
+
+
+def _type(value: object) -> type:
+    """Of integers, too, only those that Arrow can hold."""
+    return object if isinstance(value, int) and not -(2**63) <= value < 2**63 else type(value)
 
 
 def _feature(kinds: set[Any]) -> Any:

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from trl import maybe_convert_to_chatml
 
 from .files import Item, json_rows
-from .rows import RowError
+from .tools import RowError
 
 FORMATS = ("trl", "bfcl", "toolbench")
 # From BFCL's names of types to JSON Schema's; "any" is a schema without a type.
@@ -30,6 +30,8 @@ def in_trl_format(items: Iterable[Item], dataset_format: str) -> Iterator[Item]:
             if dataset_format == "toolbench" and not isinstance(row, RowError):
                 row = toolbench_row(row)
             elif isinstance(row, dict):
+                if row.get("messages") is not None and row.get("conversations") is None:
+                    row = {field: value for field, value in row.items() if field != "conversations"}
                 row = maybe_convert_to_chatml(row)
         except RowError as error:
             row = error

@@ -81,8 +81,8 @@ class PolicyLoss(TRLSystemLoss):
 
         -min(r_t A, clip(r_t, 1 - low, 1 + high) A) + beta KL_t,    r_t = pi(y_t | s + delta, y_<t) / pi_old(y_t | s, y_<t)
 
-    (KL_t times r_t with `use_bias_correction_kl`), where y, its advantage A, `pi_old` and the reference in the KL term are constants of the clean prompt s; without TRL's
-    `old_per_token_logps`, `pi_old` is the policy at the first logits that are asked about, which must be those of delta = 0.
+    (KL_t times r_t with `use_bias_correction_kl`), where y, its advantage A, `pi_old` and the reference in the KL term are
+    constants of the clean prompt s; without TRL's `old_per_token_logps`, `pi_old` is the policy at the first logits that are asked about, which must be those of delta = 0.
 
     Args:
         inputs: The micro-batch of B completions as TRL samples and scores it.

@@ -211,8 +211,9 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
             metrics |= {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
         else:
             ascent.trajectory.losses[-1] = losses.detach()
+            loss_smoothness, step_rule = system.smoothness(), self.args.ascent_step_rule
             metrics |= ascent_metrics(
-                ascent.trajectory, ascent.recorder, ascent.ball, system.batch, system.smoothness()
+                ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
             )
         weight = schedules.strength * (self.args.regularizer_lambda if self.budget is None else self.budget.weight)
         strength = weight / self._accumulation(num_items_in_batch)

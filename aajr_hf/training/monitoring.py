@@ -5,16 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..objective import (
-    AscentTrajectory,
-    PerturbationSet,
-    effective_smoothness,
-    segment_curvature,
-    step_size_bound,
-)
+from ..objective import AscentTrajectory, PerturbationSet, step_size_bound
 from .batch import AgentBatch
-
-_ON_BOUNDARY = 1 - 1e-3
+from .stability import measure_stability
 
 
 class LogitRecorder:
@@ -43,12 +36,8 @@ class LogitRecorder:
         self._last = self._proposed
 
     def secants(self, trajectory: AscentTrajectory) -> Tensor:
-        """(K, B); zero where the ascent did not move."""
-        moves = trajectory.deltas.diff(dim=0).flatten(2).norm(dim=2)
-        changes = torch.stack(self._changes)
-        return torch.where(
-            moves > 0, changes / moves.clamp_min(torch.finfo(moves.dtype).tiny), torch.zeros_like(moves)
-        )
+        """(K, B); zero where the ascent did not move (`lengths` of [`AscentTrajectory`])."""
+        return torch.where(trajectory.lengths > 0, torch.stack(self._changes) / trajectory.lengths, 0.0)
 
 
 def ascent_metrics(
@@ -57,39 +46,39 @@ def ascent_metrics(
     ball: PerturbationSet,
     batch: AgentBatch,
     loss_smoothness: Tensor | None,
+    step_rule: str,
 ) -> dict[str, Tensor]:
     """
-    Scalars of one micro-batch. `loss_smoothness` (B,) is the smoothness of the system loss in the logits; where it is None,
-    nothing is said of the effective smoothness.
-
-    `effective_smoothness` is Theorem 2's bound with the secants for `||J v||`, and a residual C that is as large as the
-    curvature measured on the segments (two-sided) makes it: the larger of the two estimates.
+    Scalars of one micro-batch, means over its examples. `loss_smoothness` (B,) is the smoothness of the system loss in the
+    logits; where it is None, nothing is said of the effective smoothness and of what it allows.
     """
-    delta = trajectory.deltas[-1]
-    norms = ball.norms(delta)
-    inside = batch.perturbable if ball.scope == "token" else torch.ones_like(norms, dtype=torch.bool)
-    radius = torch.as_tensor(ball.epsilon).reshape(-1, *[1] * (norms.ndim - 1))
     secants = recorder.secants(trajectory)
+    found = measure_stability(trajectory, secants, ball, batch.perturbable, loss_smoothness, step_rule)
+    amplification = secants.mean()
     metrics = {
         "aajr/clean_loss": trajectory.losses[0].mean(),
         "aajr/adversarial_loss": trajectory.losses[-1].mean(),
-        "aajr/amplification": secants.mean(),
-        "aajr/delta_norm": delta.flatten(1).norm(dim=1).mean(),
-        "aajr/boundary_fraction": (norms >= _ON_BOUNDARY * radius)[inside].float().mean(),
-        "aajr/monotone_fraction": (trajectory.losses.diff(dim=0) >= 0).float().mean(),
+        # Where the penalty is along the ascent, its exact value takes this one's place.
+        "aajr/amplification": amplification,
+        "aajr/secant_amplification": amplification,
+        "aajr/delta_norm": trajectory.deltas[-1].flatten(1).norm(dim=1).mean(),
+        "aajr/boundary_fraction": found.at_boundary[-1].mean(),
+        "aajr/boundary_step_fraction": found.at_boundary.mean(),
+        "aajr/monotone_fraction": found.monotone.float().mean(),
     }
-    if loss_smoothness is None:
+    if len(found.curvature):
+        metrics["aajr/curvature"] = found.curvature.mean()
+        metrics["aajr/largest_curvature"] = found.largest_curvature.mean()
+    if found.smoothness is None:
         return metrics
-    gauss_newton = effective_smoothness(loss_smoothness, secants.max(dim=0).values, 0.0)
-    residual = torch.zeros_like(gauss_newton)
-    if trajectory.steps > 1:
-        curvature = segment_curvature(trajectory).abs().max(dim=0).values
-        residual = (curvature - gauss_newton).clamp_min(0)
-    smoothness = (gauss_newton + residual).mean()
+    smoothness = found.smoothness.effective.mean()
     return metrics | {
+        "aajr/loss_smoothness": found.smoothness.loss.mean(),
+        "aajr/residual_curvature": found.smoothness.residual.mean(),
         "aajr/effective_smoothness": smoothness,
-        # A loss that is flat to rounding allows any step; the largest number stands for that.
+        # Of the mean, which is finite where some examples allow any step.
         "aajr/step_size_bound": step_size_bound(smoothness.clamp_min(torch.finfo(torch.float32).tiny)),
+        "aajr/within_bound_fraction": found.within_bound.float().mean(),
     }
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Collection
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-_USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation")
+from .tools import as_tools
+
+_USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
 # Of each choice of `perturbed_tokens` that is about what was said: who said it, as chat templates call them.
 OBSERVED_ROLES = {"observation": (*_USERS, *_TOOLS), "user": _USERS, "tool": _TOOLS}
 
@@ -25,9 +26,11 @@ def chat_renderer(
     tokenizer: PreTrainedTokenizerBase, example: dict[str, Any], chat_template: str | None = None
 ) -> Callable[..., str]:
     """From messages to text, with the tools and the template's arguments of the example, as TRL renders it."""
-    tools = example.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    options = {"chat_template": chat_template, "tools": tools, **(example.get("chat_template_kwargs") or {})}
+    options = {
+        "chat_template": chat_template,
+        "tools": as_tools(example.get("tools")),
+        **(example.get("chat_template_kwargs") or {}),
+    }
     return functools.partial(tokenizer.apply_chat_template, tokenize=False, **options)
 
 
@@ -72,21 +75,27 @@ def said_by(
             spans.append((opened.pop(index), length))
     plain.append(rendering[last:])
     if "".join(plain) != text or opened:
+        said = next((str(m.get("content")) for m in messages if m["role"] in roles), "")
         raise ValueError(
-            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages whatever they say; "
-            f"this one renders {_shown(messages, roles)} otherwise than other texts. Set `perturbed_tokens` to prompt."
+            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages whatever they say, and the "
+            f"same way each time; this one does not: {said[:40]!r}. Set `perturbed_tokens` to prompt."
         )
     return text, spans
 
 
 def spans_mask(tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]) -> list[int]:
-    """1 on each token of `text`, a rendered conversation, that lies inside one of the spans."""
+    """
+    1 on each token of `text`, a rendered conversation, that lies inside one of the spans.
+
+    Raises:
+        ValueError: for a tokenizer that does not say where its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            "`perturbed_tokens` user, tool or observation needs a fast tokenizer, which says where its tokens lie in the text; "
+            f"{type(tokenizer).__name__} is none. Set `perturbed_tokens` to prompt."
+        )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return [
         int(end > begin and any(begin >= s and end <= e for s, e in spans)) for begin, end in encoded["offset_mapping"]
     ]
-
-
-def _shown(messages: Messages, roles: Collection[str]) -> str:
-    first = next(str(m.get("content")) for m in messages if m["role"] in roles)
-    return repr(first if len(first) <= 40 else first[:40] + "...")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Collection
 from typing import Any
 
+from .roles import OBSERVED_ROLES
+from .tools import RowError, check_call, is_list_of, kind_of, offered_tools
+
 # Of the chat templates in use; one that is in none of them would be rendered as nothing, and nothing would say so.
-ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython", "environment", "observation")
-_EXAMPLES = "examples need `prompt` and `completion`, `messages`, `conversations`, or `{}`"
-
-
-class RowError(ValueError):
-    """Why a row of data cannot be trained on; reads on from where the row stands."""
+ROLES = ("system", "developer", "assistant", *OBSERVED_ROLES["observation"])
+# What rows of tokens may have for each token; TRL's collator needs them of every row, or of none.
+PER_TOKEN = ("labels", "completion_mask", "assistant_masks")
 
 
 def check_row(row: object, text_field: str = "text") -> str:
@@ -26,23 +26,43 @@ def check_row(row: object, text_field: str = "text") -> str:
         RowError: says what is wrong with it.
     """
     if not isinstance(row, dict):
-        raise RowError(f"is {_kind(row)}, not an object with fields")
+        raise RowError(f"is {kind_of(row)}, not an object with fields")
     held = {name for name, value in row.items() if value is not None}
+    if not isinstance(row.get("chat_template_kwargs"), dict | None):
+        raise RowError(f"`chat_template_kwargs` must be an object; it is {kind_of(row['chat_template_kwargs'])}")
     if "input_ids" in held:
-        if not _is_list_of(row["input_ids"], int):
-            raise RowError("`input_ids` must be a list of token numbers")
-        return "tokens"
+        return _check_tokens(row, [name for name in PER_TOKEN if name in held])
     offered = offered_tools(row.get("tools"))
     if {"prompt", "completion"} <= held:
         return _check_completion(row["prompt"], row["completion"], offered)
     if "messages" in held:
         check_messages("messages", row["messages"], offered)
+        if not any(message["role"] == "assistant" and _says_something(message) for message in row["messages"]):
+            raise RowError("`messages` has no turn of the assistant that says or calls something")
         return "messages"
     if text_field in held:
         if not isinstance(row[text_field], str):
-            raise RowError(f"`{text_field}` must be a text; it is {_kind(row[text_field])}")
+            raise RowError(f"`{text_field}` must be a text; it is {kind_of(row[text_field])}")
+        if not row[text_field].strip():
+            raise RowError(f"`{text_field}` is empty")
         return "text"
-    raise RowError(f"has the fields {', '.join(map(str, row)) or '(none)'}: {_EXAMPLES.format(text_field)}")
+    raise RowError(f"has the fields {', '.join(map(str, row)) or '(none)'}: {remedy(row, text_field)}")
+
+
+def remedy(fields: Collection[str], text_field: str) -> str:
+    """What to do about rows whose fields are those of none of TRL's formats."""
+    if "ground_truth" in fields or {"question", "function"} <= set(fields):
+        return "set `dataset_format` to bfcl"
+    return f"examples need `prompt` and `completion`, `messages`, `conversations`, or `{text_field}`"
+
+
+def _check_tokens(row: dict[str, Any], per_token: list[str]) -> str:
+    for name in ("input_ids", *per_token):
+        if not is_list_of(row[name], int):
+            raise RowError(f"`{name}` must be a list of whole numbers")
+        if len(row[name]) != len(row["input_ids"]):
+            raise RowError(f"`{name}` has {len(row[name])} entries, and `input_ids` {len(row['input_ids'])}")
+    return " and ".join(["tokens", *(f"`{name}`" for name in per_token)])
 
 
 def _check_completion(prompt: object, completion: object, offered: set[str] | None) -> str:
@@ -53,7 +73,7 @@ def _check_completion(prompt: object, completion: object, offered: set[str] | No
     if not (isinstance(prompt, list) and isinstance(completion, list)):
         raise RowError(
             "`prompt` and `completion` must be two texts, or two lists of messages with `role` and `content`; they are "
-            f"{_kind(prompt)} and {_kind(completion)}"
+            f"{kind_of(prompt)} and {kind_of(completion)}"
         )
     check_messages("prompt", prompt, offered)
     check_messages("completion", completion, offered)
@@ -72,78 +92,26 @@ def check_messages(name: str, messages: object, offered: set[str] | None = None)
         RowError: names the column and the message.
     """
     if not isinstance(messages, list) or not messages:
-        raise RowError(f"`{name}` must be a list of messages with `role` and `content`; it is {_kind(messages)}")
+        raise RowError(f"`{name}` must be a list of messages with `role` and `content`; it is {kind_of(messages)}")
     for number, message in enumerate(messages):
         where = f"`{name}`[{number}]"
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise RowError(f"{where} must be a message with `role` and `content`; it is {_kind(message)}")
+            raise RowError(f"{where} must be a message with `role` and `content`; it is {kind_of(message)}")
         if message["role"] not in ROLES:
             raise RowError(
                 f"{where} has the role {message['role']!r}, which is none of {', '.join(ROLES)} (for conversations "
                 "between human and gpt, see `dataset_format`)"
             )
-        calls = message.get("tool_calls") or []
+        calls = [] if message.get("tool_calls") is None else message["tool_calls"]
+        if not isinstance(calls, list):
+            raise RowError(f"{where} must have a list of calls as its `tool_calls`; it has {kind_of(calls)}")
         content = message.get("content")
-        if not (isinstance(content, str) or _is_list_of(content, dict) or content is None and calls):
-            raise RowError(f"{where} must have a text as its `content`; it has {_kind(content)}")
-        for call in calls if isinstance(calls, list) else [calls]:
-            _check_call(where, call, offered)
-
-
-def _check_call(where: str, call: object, offered: set[str] | None) -> None:
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(f"{where} has `tool_calls` without the `name` of a `function`")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        arguments = _json(f"the arguments of {function['name']} in {where}", arguments)
-    if not isinstance(arguments, dict | None):
-        raise RowError(f"{where} calls {function['name']} with {_kind(arguments)}: `arguments` must be an object")
-    if offered is not None and function["name"] not in offered:
-        raise RowError(
-            f"{where} calls the tool {function['name']!r}, which is not offered: {', '.join(sorted(offered))}"
-        )
-
-
-def offered_tools(tools: object) -> set[str] | None:
-    """
-    The names of a row's `tools`; None where there are none, or they have no names (a schema of another kind).
-
-    Raises:
-        RowError: where they are neither a list of schemas nor a JSON text of one.
-    """
-    if isinstance(tools, str):
-        tools = _json("`tools`", tools)
-    if not tools and isinstance(tools, list | None):
-        return None
-    if not _is_list_of(tools, dict):
-        raise RowError(f"`tools` must be a list of schemas, or a JSON text of one; it is {_kind(tools)}")
-    functions = [tool.get("function", tool) for tool in tools]
-    names = [function.get("name") for function in functions if isinstance(function, dict)]
-    if len(names) < len(tools) or not _is_list_of(names, str):
-        raise RowError("`tools` has a schema without a `name`")
-    return set(names)
+        if not (isinstance(content, str) or is_list_of(content, dict) or content is None and calls):
+            raise RowError(f"{where} must have a text as its `content`; it has {kind_of(content)}")
+        for call in calls:
+            check_call(where, call, offered)
 
 
 def _says_something(message: dict[str, Any]) -> bool:
     content = message.get("content")
     return bool(message.get("tool_calls") or (content.strip() if isinstance(content, str) else content))
-
-
-def _json(name: str, text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"{name} must be JSON: {error}") from None
-
-
-def _is_list_of(value: object, kind: type) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "missing"
-    names = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
-    name = names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-    return f"{name} without content" if isinstance(value, list | dict) and not value else name

@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import logging
-from trl import SFTTrainer
+from trl import SFTTrainer, is_conversational, maybe_convert_to_chatml
 
 from .batch import EXTRA_COLUMNS, AgentBatch
 from .config import AAJRConfig
@@ -35,14 +35,28 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     without an adversary; for the worst case see `aajr evaluate`.
 
     Metrics, per log interval: `aajr/clean_loss`, `aajr/adversarial_loss` (means of `g(0)` and `g(delta_K)`),
-    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`; the secant
-    `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits with the others), `aajr/delta_norm`,
-    `aajr/embedding_norm`, `aajr/boundary_fraction` (examples whose perturbation ends on the ball's boundary),
-    `aajr/monotone_fraction` (steps that did not lower the loss), `aajr/effective_smoothness`, `aajr/step_size_bound`; of every
-    step, before clipping, `aajr/gradient_norm` and `aajr/gradient_norm_squared` (means, from which their variance follows).
+    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`; that of the
+    secants with the others), `aajr/delta_norm`, `aajr/embedding_norm`; of every step, before clipping, `aajr/gradient_norm` and
+    `aajr/gradient_norm_squared` (means, from which their variance follows).
     With an `amplification_budget` gamma, where the penalty is evaluated: `aajr/lambda` (the weight in force),
     `aajr/budget_violation` (mean `||J u_t|| / gamma - 1`, below 0 within the budget), `aajr/budget_excess` (mean
     `max(||J u_t|| - gamma, 0)`). With a curriculum: `aajr/adversarial_success` (share answered rightly under attack).
+
+    Of the inner ascent, from what it has computed anyway (Theorems 2 and 3; means over examples):
+
+    - `aajr/boundary_fraction`, `aajr/boundary_step_fraction`: examples whose perturbation ends at the ball's boundary, and steps
+      that end there (with one ball per token: the share of its tokens).
+    - `aajr/monotone_fraction`: steps that did not lower the loss.
+    - `aajr/secant_amplification`: `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits, which is `||J v||` along the steps.
+    - `aajr/curvature`, `aajr/largest_curvature`: kappa_t, the mean curvature of g on the segment between two gradients, and
+      its largest absolute value along the ascent. The last step has no gradient at its end; absent with one step.
+    - `aajr/loss_smoothness`: L_loss, a bound on the curvature of g in the logits.
+    - `aajr/residual_curvature`: C, estimated as what `max_t |kappa_t|` has beyond `L_loss max_t ||J v||^2`.
+    - `aajr/effective_smoothness`, `aajr/step_size_bound`: L_eff, the sum of the two, and the reciprocal of its mean.
+    - `aajr/within_bound_fraction`: steps with `eta <= 1 / L_eff`, where eta is the step size with the rule `gradient`, divided by
+      `||grad g||` with `normalized`, and `||d||^2 / <grad g, d>` of the step d with `sign` ([`gradient_step_sizes`]).
+
+    Curvature and secants are means over segments, and say nothing of the points between: L_eff is an estimate, no bound.
 
     Raises:
         ValueError: for settings or data that cannot be trained on, before training starts where that is possible.
@@ -77,7 +91,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             raise ValueError(
                 "`packing` and `padding_free` are not tried with DeepSpeed: set them to false, or use FSDP2."
             )
-        reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
+        with self.compute_loss_context_manager():  # under autocast, which some kernels need
+            reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
         if broadcast_object_list(reason)[0] is not None:
             raise ValueError(
                 "This model cannot tell the documents of one row apart: set `packing` and `padding_free` to false, or try "
@@ -85,11 +100,24 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if self._tokenizer.chat_template is None and is_conversational(
+            maybe_convert_to_chatml(next(iter(dataset), {}))
+        ):
+            raise ValueError(
+                "The data are messages, and the tokenizer has no chat template: set `chat_template_path` to one."
+            )
         if dataset_name != "train" or not args.is_active:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         given = dataset
         candidates = args.system_loss == "expected_cost"
-        if (args.perturbed_tokens in OBSERVED_ROLES or candidates) and "input_ids" not in column_names(dataset):
+        names = column_names(dataset)
+        by_role = args.perturbed_tokens in OBSERVED_ROLES
+        if by_role and "input_ids" in names and "observation_mask" not in names:
+            raise ValueError(
+                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, and the examples are tokens: give messages, or set it "
+                "to prompt."
+            )
+        if (by_role or candidates) and "input_ids" not in names:
             options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
             dataset = add_agent_columns(dataset, self._tokenizer, **options, chat_template=self.chat_template)
         dataset = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)

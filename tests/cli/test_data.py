@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from aajr_hf.cli.data import load_data, split
 from aajr_hf.cli.errors import UserError
 from aajr_hf.cli.main import main
+from aajr_hf.cli.tool_call_data import tool_call_rows
 from aajr_hf.cli.train import TrainArguments
+from aajr_hf.evaluation.tool_call_rows import read_rows
 
 from .test_main import ROOT, fails
 
@@ -102,74 +104,30 @@ def test_malformed_rows_are_refused_or_counted(bfcl_folder, caplog):
     assert data.skipped == {"train": 3} and "Skipped: 3 of 13 rows are malformed: BFCL_a.json line 2" in caplog.text
 
 
-def wrong(folder, name: str):
-    """What the test's name says, and the fields that point at it."""
-    file = folder / "a.jsonl"
-    if name == "no rows":
-        file.write_text("\n")
-    elif name == "all malformed":
-        file.write_text("{\n")
-        return file, {"skip_invalid_rows": True}
-    elif name == "a suffix":
-        file = folder / "a.txt"
-        file.write_text("a")
-    elif name == "a folder without data":
-        file = folder / "docs"
-        file.mkdir()
-        (file / "a.txt").write_text("a")
-    elif name == "a list cut off":
-        file = folder / "a.json"
-        file.write_text("[{}\n")
-    elif name == "a folder that is not there":
-        file = folder / "nowhere"
-    elif name == "no questions":
-        return folder, {"dataset_format": "bfcl"}
-    elif name == "no answers":
-        file.with_suffix(".json").write_text(lines(QUESTION))
-        return folder, {"dataset_format": "bfcl"}
-    elif name == "the wrong format":
-        write(file, TEXTS)
-        return file, {"dataset_format": "toolbench"}
-    elif name == "broken parquet":
-        file = folder / "a.parquet"
-        file.write_bytes(b"PAR1")
-    return file, {}
-
-
-WRONG = {
-    "no rows": "a.jsonl has no rows",
-    "all malformed": "has no row that can be trained on: 1 of 1 rows are malformed: a.jsonl line 1: is not JSON",
-    "a suffix": "must be a folder, or a file that ends in .json, .jsonl, .csv, .parquet",
-    "a folder without data": "docs holds no file that ends in .json",
-    "a list cut off": "a.json is a JSON list that cannot be read from line 1 on",
-    "a folder that is not there": "there is no file or folder",
-    "no questions": "holds no file of questions: give a folder with files X.json and X.answers.json",
-    "no answers": "there are no answers to",
-    "the wrong format": "6 of 6 rows are malformed: a.jsonl line 1: needs `conversations`, a list",
-    "broken parquet": "cannot be loaded",
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_data_that_is_wrong_is_one_line_that_names_the_field(tmp_path, name):
-    path, fields = wrong(tmp_path, name)
-    with pytest.raises(UserError) as error:
-        read(path, **fields)
-    assert str(error.value).startswith("`dataset_name`: ") and WRONG[name] in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_fields_that_would_change_nothing_are_refused():
-    for field, value in (("dataset_format", "bfcl"), ("skip_invalid_rows", True)):
-        with pytest.raises(UserError, match=f"`{field}` is about the rows of `dataset_name`"):
-            load_data(TrainArguments(environment="congestion", **{field: value}))
-
-
 def test_files_that_are_left_out_of_a_folder_are_named(tmp_path, caplog):
     for name in ("a.jsonl", "b.jsonl", "c.csv"):
         write(tmp_path / name, TEXTS)
     assert len(read(tmp_path)) == 12
     assert "is read as json, without c.csv" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_conversations_from_every_file_are_evaluated_alike(tmp_path, suffix):
+    def row(name, value):
+        calls = [{"type": "function", "function": {"name": name, "arguments": {name: value}}}]
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+        parameters = {"properties": {name: {"type": "string"}}}
+        return {
+            "messages": turns,
+            "tools": [{"type": "function", "function": {"name": name, "parameters": parameters}}],
+        }
+
+    rows = [row("f", "a"), row("g", 5)]
+    write(tmp_path / f"a{suffix}", rows)
+    read = read_rows(tool_call_rows(str(tmp_path / f"a{suffix}"), "trl", None))
+    assert [row["accepted"] for row in read] == [[{"f": {"f": ["a"]}}], [{"g": {"g": [5]}}]]
+    assert [row["tools"] for row in read] == [row["tools"] for row in rows]
+    assert all(row["prompt"] == [{"role": "user", "content": "?"}] for row in read)
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +163,11 @@ def test_an_agent_of_a_dataset_is_an_ordinary_model_that_renders_tools(tool_agen
     assert tokenizer.decode(encoded["input_ids"]) == text
     assert tokenizer.decode(kept) == f"{said}{said}<|end|>There.<|end|>"
     assert tokenizer.decode(kept, skip_special_tokens=True) == f"{said}{said}There."
+    parts = [
+        m | {"content": [{"type": "text", "text": part} for part in m["content"] or ""]}
+        for m in prompt + answer + more
+    ]
+    assert tokenizer.apply_chat_template(parts, tools=tools, tokenize=False) == text
     # What the model is asked to go on from is what it is trained on.
     asked = tokenizer.apply_chat_template(prompt, tools=tools, add_generation_prompt=True)["input_ids"]
     assert encoded["input_ids"][: len(asked)] == asked
@@ -216,9 +179,10 @@ def test_an_agent_of_a_dataset_is_an_ordinary_model_that_renders_tools(tool_agen
 def test_an_agent_is_made_of_every_format(tmp_path, rows):
     write(tmp_path / "a.jsonl", rows)
     assert (
-        main(["init-agent", str(tmp_path / "agent"), "--dataset_name", str(tmp_path / "a.jsonl"), "--steps", "1"]) == 0
+        main(["init-agent", str(tmp_path / "b/agent"), "--dataset_name", str(tmp_path / "a.jsonl"), "--steps", "1"])
+        == 0
     )
-    assert AutoTokenizer.from_pretrained(tmp_path / "agent")("story")["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "b" / "agent")("story")["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +196,7 @@ def test_an_agent_is_made_of_every_format(tmp_path, rows):
         (["--dataset_name", "tokens.jsonl"], "rows of tokens (`input_ids`) belong to a tokenizer"),
         (["--dataset_name", "a.jsonl", "--dataset_format", "xml"], "--dataset_format"),
         (["--dataset_format", "bfcl"], "`--dataset_format` needs `--dataset_name`"),
+        (["--dataset_name", "parts.jsonl"], "no image can be read"),
     ],
     ids=lambda value: " ".join(value)[-20:] if isinstance(value, list) else "",
 )
@@ -239,8 +204,10 @@ def test_agents_that_cannot_be_made(tmp_path, monkeypatch, capsys, arguments, me
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "a.jsonl", [{"question": "a"}])
     write(tmp_path / "tokens.jsonl", [{"input_ids": [1, 2]}])
-    assert message in fails(capsys, "init-agent", "agent", *arguments)
-    assert not (tmp_path / "agent").exists()
+    image = {"role": "user", "content": [{"type": "image"}]}
+    write(tmp_path / "parts.jsonl", [{"messages": [image, {"role": "assistant", "content": "a"}]}])
+    assert message in fails(capsys, "init-agent", "deep/down/agent", *arguments)
+    assert not (tmp_path / "deep").exists()
 
 
 FAST = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu", "true", "--bf16", "false"]

@@ -36,12 +36,15 @@ def test_all_attacks_in_every_world(world, tmp_path, capsys):
     assert run["attacks"].keys() == by_multiple | own_radius
     assert all(run["attacks"][name]["radius"] > 0 for name in own_radius)
     assert set(run["attacks"]["random"]["cost"]) == {"0.5", "1", "2"}
+    assert [len(shares) for shares in run["stability"]["shares"].values()] == [3] * 4
     assert len(run["sanity"]) == 6 and all(rule.keys() == {"rule", "passed", "detail"} for rule in run["sanity"])
     assert results["settings"]["attacks"] == ["pga", "random", "transfer", "token"]
     assert results["settings"]["transfer_from"] == folder
     printed, page = capsys.readouterr().out, (report / "report.html").read_text()
     assert run["membership"]["budget"] == 20 and run["membership"]["examples"] == 5
-    for text in ("Other attacks", "Checks of the attack", "token substitutions", "Amplification budget", "F_gamma"):
+    for text in ("Other attacks", "Checks of the attack", "token substitutions", "Stability of the inner ascent"):
+        assert text in printed and text in page
+    for text in ("Amplification budget", "F_gamma"):
         assert text in printed and text in page
 
 

@@ -161,7 +161,7 @@ def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
     if arguments.environment is None:
         data = made_up_data(tmp_path / "data", arguments)
         texts = [file.read_text().replace('\\"', '"') for file in (tmp_path / "data").iterdir()]
-        flags = ["--dataset_name", str(data)]
+        flags = ["--dataset_name", str(data), "--dataset_config", ""]
     else:
         rows = expert_rows(arguments.environment, 32, seed=0)
         texts = [message["content"] for row in rows for message in row["prompt"] + row["completion"]]

@@ -41,3 +41,39 @@ def results():
             "environment": "congestion",
         },
     }
+
+
+def make_stability(scale, within=(0.0, 25.0, 50.0)):
+    def quartiles(middle):
+        return [middle / 2, middle, middle * 2]
+
+    steps = {
+        "curvature": [-3.0, 1.0, 0.0],
+        "absolute_curvature": [3.0, 1.0, 0.0],
+        "amplification": [7.0, 6.0, 5.0],
+        "step_size": [0.1, 0.2, 0.3],
+    }
+    examples = {
+        "largest_absolute_curvature": 3.0,
+        "largest_amplification": 7.0,
+        "largest_step_size": 0.3,
+        "loss_smoothness": 40.0,
+        "residual": 0.0,
+        "effective_smoothness": 1960.0,
+        "step_size_bound": 5.1e-4,
+    }
+    shares = {"within_bound": [0.0] * 3, "within_curvature": list(within), "monotone": [100.0, 95.0, 90.0]}
+    return {
+        "per_step": {name: [sorted(quartiles(scale * value)) for value in values] for name, values in steps.items()},
+        "per_example": {name: quartiles(scale * value) for name, value in examples.items()},
+        "shares": shares | {"at_boundary": [0.0, 100.0, 100.0]},
+        "monotone_within_curvature": 98.0,
+    }
+
+
+@pytest.fixture
+def stable_results(results):
+    """The same, with the stability of two of the four."""
+    results["runs"]["adversarial"]["stability"] = make_stability(1.0)
+    results["runs"]["aajr"]["stability"] = make_stability(0.5, within=(100.0, 100.0, 100.0))
+    return results

@@ -9,6 +9,7 @@ import torch
 
 from aajr_hf.evaluation import tool_call_robustness
 from aajr_hf.evaluation.generation import generate, render_prompts
+from aajr_hf.evaluation.target import Target
 from aajr_hf.evaluation.tool_call_robustness import ToolCaller, ToolCallSettings, evaluate_tool_calls
 from aajr_hf.evaluation.tool_call_rows import read_rows
 from aajr_hf.evaluation.tool_calls import FAILURES, Verdict
@@ -79,7 +80,8 @@ def test_attacked_answers_are_those_to_the_perturbed_embeddings():
 
 def test_the_adversary_sees_the_tools_and_the_answer_that_is_asked_for():
     agent, tokenizer = caller()
-    batch = tool_call_robustness._target(agent, tokenizer, READ, "prompt").batch
+    settings = ToolCallSettings(perturbed_tokens="prompt")
+    ((_, batch),) = tool_call_robustness._batches(agent, tokenizer, READ, settings)
     for i, (prompt, reference) in enumerate(zip(*render_prompts(tokenizer, READ), strict=True)):
         assert "heat" in tokenizer.decode(prompt)
         ids = prompt + reference
@@ -119,7 +121,8 @@ def test_the_attack_finds_the_worst_within_its_radius_and_moves_what_it_may(monk
             assert 0.9 * SMALL.train_epsilon < delta.norm() / units[-1] <= SMALL.train_epsilon * 1.0001
         assert numbers["embedding_norm"] == pytest.approx(float(torch.stack(units).mean()), rel=1e-5)
         # What is reported is what it did.
-        batch = tool_call_robustness._target(agent, tokenizer, READ, tokens)
+        settings = ToolCallSettings(perturbed_tokens=tokens)
+        batch = Target(agent, next(tool_call_robustness._batches(agent, tokenizer, READ, settings))[1])
         with torch.no_grad():
             assert numbers["worst_case_nll"]["1"] == pytest.approx(float(batch.nll(deltas).mean()), rel=1e-4)
 

@@ -237,6 +237,21 @@ def test_what_a_table_leaves_null_is_no_field_of_a_message():
     assert read_rows([row])[0]["prompt"] == [{"role": "user", "content": "?"}]
 
 
+def test_a_conversation_is_asked_for_its_last_calls():
+    row = calling("?", TOOLS, [("dim", {"room": "den"})])
+    (asked,), (called,) = row.pop("prompt"), row.pop("completion")
+    said = {"role": "assistant", "content": "Done."}
+    other = called | {"tool_calls": [{"function": {"name": "heat", "arguments": '{"room": "den", "degrees": 1}'}}]}
+    result = {"role": "tool", "content": "{}"}
+    conversations = [[asked, called, result, other, result, said], [asked, called, result, said], [asked, said]]
+    first, second, third = read_rows([row | {"messages": messages} for messages in conversations])
+    assert first["prompt"] == [asked, called, result] and first["tools"] == TOOLS
+    assert reference_calls(first["completion"]) == [("heat", {"room": "den", "degrees": 1})]
+    assert first["accepted"] == [{"heat": {"room": ["den"], "degrees": [1]}}]
+    assert (second["prompt"], second["completion"]) == ([asked], [called])
+    assert (third["prompt"], third["completion"], third["accepted"]) == ([asked], [said], [])
+
+
 GOOD = calling("?", TOOLS, [("dim", {"room": "den"})])
 
 
@@ -246,16 +261,17 @@ GOOD = calling("?", TOOLS, [("dim", {"room": "den"})])
         ([], "There is no row"),
         (
             [{"prompt": [{"role": "user", "content": "?"}], "completion": [{"role": "assistant", "content": "!"}]}],
-            "No row's",
+            "No row calls a tool: give data whose messages have `tool_calls`, beside a column `tools`",
         ),
-        ([GOOD, {}], "Row 1: `prompt` must be a list of messages; got None"),
-        ([GOOD | {"prompt": "[{"}], "Row 0: `prompt` is no JSON"),
+        ([GOOD, {}], "^Row 1: `prompt` must be a list of messages with `role` and `content`; it is missing.$"),
+        ([GOOD | {"prompt": "[{"}], "^Row 0: `prompt` must be JSON"),
         (
             [GOOD | {"completion": [{"role": "assistant", "tool_calls": [{"name": 1}]}]}],
-            "Row 0: `completion`: .* no call",
+            "^Row 0: `completion`.0. has `tool_calls` without the `name`",
         ),
-        ([GOOD | {"tools": [{"description": "?"}]}], "Row 0: `tools` must be a list of tools"),
-        ([GOOD | {"tools": "{}"}], "Row 0: `tools` must be a list of tools"),
+        ([{"messages": GOOD["completion"]}], "Row 0: `messages` has no turn of the assistant after another message"),
+        ([GOOD | {"tools": [{"description": "?"}]}], "Row 0: `tools` has a schema without a `name`"),
+        ([GOOD | {"tools": "{}"}], "Row 0: `tools` must be a list of schemas"),
         (
             [GOOD | {"tools": [tool("f", x={"type": "dict"})]}],
             "Row 0: `tools`: the parameters of 'f' .* properties/x/type",

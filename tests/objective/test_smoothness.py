@@ -1,5 +1,7 @@
 """Theorems 2 and 3 on policies whose constants are known: `z = W s`, so that C = 0 and J = W everywhere."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from aajr_hf.objective import (
     PerturbationSet,
     effective_smoothness,
+    gradient_step_sizes,
     projected_gradient_ascent,
     segment_curvature,
     spectral_norm,
@@ -183,3 +186,117 @@ def test_theorem_3_is_sharp_on_a_concave_quadratic(norm, factor, holds):
     trajectory = projected_gradient_ascent(loss, state, PerturbationSet(100.0, norm), steps=1, step_size=step)
     missing = shortfall(trajectory)
     assert (missing <= 1e-9).all() if holds else (missing > 0.1).all()
+
+
+@pytest.mark.parametrize("rule", ["gradient", "normalized", "sign"])
+def test_the_step_size_of_a_rule_is_that_of_the_gradient_step_it_stands_for(rule):
+    """Where the ball does not bind: `||d||^2 / <grad, d>`, whatever the rule."""
+    _, loss, _ = problem("saddle")
+    state = states(3, 3, 4)
+    mask = torch.rand(3, 3) < 0.7
+    mask[:, 0] = True
+    trajectory = projected_gradient_ascent(
+        loss,
+        state,
+        PerturbationSet(1e9),
+        steps=3,
+        step_size=torch.tensor([0.1, 0.2, 0.3]),
+        step_rule=rule,
+        mask=mask,
+    )
+    move, gradients = trajectory.deltas.diff(dim=0).flatten(2), trajectory.gradients().flatten(2)
+    eta = gradient_step_sizes(trajectory, rule)
+    torch.testing.assert_close(eta, move.square().sum(dim=2) / (move * gradients).sum(dim=2), rtol=1e-9, atol=0)
+    if rule == "gradient":
+        assert torch.equal(eta[0], torch.tensor([0.1, 0.2, 0.3]).double())
+    if rule == "sign":
+        count = (gradients != 0).sum(dim=2)
+        expected = torch.tensor([0.1, 0.2, 0.3]) * count / gradients.abs().sum(dim=2)
+        torch.testing.assert_close(eta, expected.double(), rtol=1e-6, atol=0)
+
+
+@given(CHOICES, st.sampled_from(["gradient", "normalized", "sign"]), st.floats(-3, 1), st.booleans())
+def test_a_step_within_the_bound_satisfies_inequality_25_whatever_the_rule(choice, rule, magnitude, masked):
+    """With L_eff from the spectral norm; wherever the ball binds, and for a sign step in an l2 ball, too."""
+    seed, kind, norm, scope = choice
+    torch.manual_seed(seed)
+    policy, loss, smoothness = problem(kind)
+    state = states(3, 3, 4)
+    mask = torch.rand(3, 3) < 0.7 if masked else None
+    ball = PerturbationSet(10 ** (torch.rand(3).double() * 3 - 2), norm, scope)
+    bound = effective_smoothness(smoothness, torch.linalg.matrix_norm(policy.weight.detach(), 2), 0.0)
+    trajectory = projected_gradient_ascent(
+        loss, state, ball, steps=5, step_size=10**magnitude, step_rule=rule, mask=mask
+    )
+    eta = gradient_step_sizes(trajectory, rule)
+    within = eta * bound <= 1
+    slack = 1e-10 * (1 + trajectory.losses.abs().amax(dim=0))
+    missing = shortfall(replace(trajectory, step_sizes=eta))
+    assert ((missing <= slack) | ~within | (trajectory.lengths == 0)).all()
+    assert ((trajectory.losses.diff(dim=0) >= -slack) | ~within).all()
+
+
+def test_the_length_of_a_sign_step_over_the_norm_of_the_gradient_is_no_step_size_of_theorem_3():
+    """A large gradient in one coordinate, small ones in many: the step is mostly across it, and the loss falls."""
+    gradient = torch.full((1, 101), 1e-3, dtype=torch.float64)
+    gradient[0, 0] = 1.0
+    step = 0.5 / 101**0.5  # so that the length over the norm is half of 1 / L_eff, with L_eff = 1
+    trajectory = projected_gradient_ascent(
+        lambda delta: delta @ gradient[0] - 0.5 * delta[:, 1:].square().sum(dim=1) - 0.5 * delta[:, 0].square(),
+        torch.zeros_like(gradient),
+        PerturbationSet(100.0, "linf"),
+        steps=1,
+        step_size=step,
+        step_rule="sign",
+    )
+    by_length = trajectory.deltas[1].norm() / trajectory.gradient_norms[0]
+    eta = gradient_step_sizes(trajectory, "sign")
+    assert by_length < 0.51 and eta > 1
+    assert trajectory.losses[1] < trajectory.losses[0]
+
+
+def test_the_step_size_of_a_sign_step_that_stays_or_goes_against_the_gradient():
+    """At the boundary of an l2 ball, a projected sign step can lower the loss to first order: no step size allows that."""
+    ball = PerturbationSet(1.0)
+    gradient = torch.tensor([[5.0, 0.1], [1.0, 1.0]]).double()
+    start = torch.tensor([[1.0, 0.05], [0.5**0.5, 0.5**0.5]]).double()
+    trajectory = projected_gradient_ascent(
+        lambda x: (x * gradient).sum(dim=1),
+        torch.zeros(2, 2).double(),
+        ball,
+        steps=1,
+        step_size=3.0,
+        step_rule="sign",
+        start=start,
+    )
+    eta = gradient_step_sizes(trajectory, "sign")[0]
+    assert torch.isinf(eta[0]) and trajectory.losses[1, 0] < trajectory.losses[0, 0]
+    still = projected_gradient_ascent(
+        lambda x: (x * gradient).sum(dim=1),
+        torch.zeros(2, 2).double(),
+        PerturbationSet(0.0),
+        steps=1,
+        step_size=3.0,
+        step_rule="sign",
+    )
+    assert torch.equal(gradient_step_sizes(still, "sign"), torch.zeros(1, 2).double())
+    with pytest.raises(ValueError, match="`step_rule` must be one of"):
+        gradient_step_sizes(still, "steepest")
+
+
+def test_segments_within_rounding_count_as_none():
+    """An ascent that has arrived at the boundary moves by rounding: quotients by such moves would be noise."""
+    slope = torch.randn(64, 12)
+
+    def loss(state):
+        return (state.flatten(1) * slope).sum(dim=1) + 0.01 * state.flatten(1).square().sum(dim=1)
+
+    trajectory = projected_gradient_ascent(
+        loss, torch.zeros(64, 3, 4), PerturbationSet(0.1), steps=8, step_size=torch.full((64,), 10.0)
+    )
+    lengths, exact = trajectory.lengths, trajectory.deltas.diff(dim=0).flatten(2).norm(dim=2)
+    assert (exact[2:] > 0).any() and (exact[2:] < 1e-6).all() and (lengths[2:] == 0).all()
+    assert torch.equal(lengths[:1], exact[:1])
+    curvature = segment_curvature(trajectory)
+    torch.testing.assert_close(curvature[0], torch.full((64,), 0.02), rtol=1e-3, atol=1e-4)
+    assert (curvature[2:] == 0).all() and (gradient_step_sizes(trajectory, "sign")[2:] == 0).all()

@@ -122,16 +122,22 @@ def shared_memory():
         buffer.unlink()
 
 
+@pytest.fixture(scope="module")
+def extensions(tmp_path_factory) -> str:
+    """A folder of this run for what DeepSpeed compiles: in the user's, the lock of a killed build stops every later one."""
+    return str(tmp_path_factory.mktemp("extensions"))
+
+
 @pytest.mark.usefixtures("shared_memory")
 @pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None or shutil.which("g++") is None,
     reason="needs deepspeed, and a C++ compiler for the collectives that it builds on a CPU",
 )
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_deepspeed_trains_as_one_process_that_accumulates(stage, tmp_path, one_process):
+def test_deepspeed_trains_as_one_process_that_accumulates(stage, tmp_path, one_process, extensions):
     names = ["full-checkpointed", "lora-plain", "finite-difference"]
     flags = ("--num_processes", "2", "--mixed_precision", "no")
-    environment = {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2"}
+    environment = {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2", "TORCH_EXTENSIONS_DIR": extensions}
     launch(f"zero{stage}", tmp_path, *names, "resume:full-checkpointed", flags=flags, **environment)
     for name in names:
         actual = result(tmp_path, name)

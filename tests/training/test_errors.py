@@ -116,7 +116,7 @@ def _replaced(**columns) -> Dataset:
             {"system_loss": "expected_cost"},
             "completion of example 1 differs from all",
         ),
-        (Dataset.from_dict({"text": ["take 1 via a", "take 2 via b"]}), {}, "Example 0 has no perturbable token"),
+        (Dataset.from_dict({"text": ["take 1 via a", "take 2 via b"]}), {}, "In example 0 every token is an action"),
         (dataset(2), {"max_length": 5, "system_loss": "expected_cost"}, "No training example is left.*`max_length`"),
     ],
     ids=["no-observation", "no-costs", "few-costs", "one-action", "same-token", "other-start", "no-prompt", "cut-off"],

@@ -10,7 +10,7 @@ from datasets import Dataset, load_dataset
 from aajr_hf.training.exact_json import use_exact_json
 from aajr_hf.training.files import RowCount, csv_rows, dataset_of, json_rows, sound_rows
 from aajr_hf.training.loading import check_rows
-from aajr_hf.training.rows import RowError
+from aajr_hf.training.tools import RowError
 
 
 def places(items) -> list[tuple[str, object]]:
@@ -92,17 +92,49 @@ def test_values_may_be_long_and_must_be_unicode(tmp_path):
 
 def test_malformed_rows_are_counted_and_the_first_five_shown():
     items = [(f"line {n}", {"text": "a"} if n % 2 else {"text": n}) for n in range(20)]
-    items += [("line 20", {"messages": [{"role": "user", "content": "a"}]})]
     count = RowCount()
     assert [number for number, _ in sound_rows(items, count)] == list(range(1, 20, 2))
-    assert (count.sound, count.malformed, len(count.shown)) == (10, 11, 5)
-    assert str(count).startswith("11 of 21 rows are malformed: line 0: `text` must be a text; it is a number; line 2:")
-    assert str(count).endswith("and 6 more")
-    count = RowCount()
-    list(sound_rows(items[1:2] + items[-1:], count))
-    assert count.shown == ["line 20: holds messages, and the rows before it text"]
+    assert (count.sound, count.malformed, len(count.shown)) == (10, 10, 5)
+    assert str(count).startswith("10 of 20 rows are malformed: line 0: `text` must be a text; it is a number; line 2:")
+    assert str(count).endswith("and 5 more")
 
 
+def test_rows_of_several_formats_are_refused_whichever_comes_first():
+    items = [("line 1", {"text": "a"}), ("line 2", {"prompt": "a", "completion": "b"})]
+    for first, second in (items, items[::-1]):
+        with pytest.raises(ValueError, match=f"{second[0]} holds .*, and {first[0]} .*: give rows of one format"):
+            list(sound_rows([first, second], RowCount()))
+
+
+@pytest.mark.parametrize("header", ["text,text", "text,", "text, "])
+def test_a_header_must_name_each_field_once(tmp_path, header):
+    file = tmp_path / "a.csv"
+    file.write_text(f"{header}\na,b\n")
+    with pytest.raises(ValueError, match="a.csv has the field '.*' more than once, or without a name"):
+        list(csv_rows(file))
+
+
+def test_integers_that_arrow_cannot_hold_are_kept():
+    for value in (10**20, -(2**63) - 1, [1, 2**63], {"a": 10**20}):
+        dataset, _ = dataset_of(lambda value=value: [("1", {"text": "a", "id": value}), ("2", {"text": "b", "id": 1})])
+        assert dataset["id"][:] == [value, 1]
+
+
+def test_columns_without_values_are_no_columns():
+    """TRL would take the rows for prompts, and unpack nothing."""
+    rows = [{"prompt": None, "messages": CHAT, "chat_template_kwargs": given} for given in (None, {"x": 1})]
+    made, _ = dataset_of(lambda: [(str(n), row) for n, row in enumerate(rows)])
+    loaded, _ = check_rows(Dataset.from_list(rows), "the data")
+    for dataset in (made, loaded):
+        assert list(dataset) == [
+            {"messages": CHAT, "chat_template_kwargs": {}},
+            {"messages": CHAT, "chat_template_kwargs": {"x": 1}},
+        ]
+    plain, _ = check_rows(Dataset.from_list([{"prompt": None, "messages": CHAT}]), "the data")
+    assert plain.column_names == ["messages"]
+
+
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 ROWS = [
     {
         "messages": [
@@ -177,6 +209,7 @@ def test_half_a_character_is_a_malformed_row():
 def test_rows_of_a_dataset_are_selected_and_conversations_converted():
     dataset = Dataset.from_list(
         [
+            {"conversations": None},
             {"conversations": [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]},
             {"conversations": []},
             {"conversations": [{"from": "gpt", "value": "b"}]},
@@ -184,10 +217,38 @@ def test_rows_of_a_dataset_are_selected_and_conversations_converted():
     )
     kept, count = check_rows(dataset, "the data")
     assert kept[:]["messages"] == [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]
-    assert [shown.split(":")[0] for shown in count.shown] == ["row 1 of the data", "row 2 of the data"]
+    assert [shown.split(":")[0] for shown in count.shown] == [f"row {n} of the data" for n in (0, 2, 3)]
     kept, count = check_rows(dataset, "the data", "toolbench")
-    assert len(kept) == 2 and count.shown[0].startswith("row 1 of the data: `conversations`")
+    assert len(kept) == 2 and count.shown[1].startswith("row 2 of the data: `conversations`")
     tokens = Dataset.from_dict({"input_ids": [[1, 2]]})
     assert check_rows(tokens, "the data")[0] is tokens
     with pytest.raises(ValueError, match="the data has the columns question"):
         check_rows(Dataset.from_dict({"question": ["a"]}), "the data")
+    with pytest.raises(ValueError, match="set `dataset_format` to bfcl"):
+        check_rows(Dataset.from_list([{"question": "a", "function": "b", "tools": [{"name": "f"}]}]), "the data")
+    kept, count = check_rows(Dataset.from_dict({"input_ids": [[1, 2], [1], None], "labels": [[1, 2]] * 3}), "the data")
+    assert len(kept) == 1 and count.malformed == 2
+
+
+def test_calls_of_arrow_have_the_arguments_of_their_own_rows():
+    """As those of the same rows in a file of JSON."""
+
+    def row(name, value):
+        arguments = {name: value, "list": [{name: value}, None], "empty": {}}
+        call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        properties = {name: {"type": "string", "enum": [None, "a"]} | ({"default": "a"} if name == "f" else {})}
+        tool = {"type": "function", "function": {"name": name, "parameters": {"properties": properties}}}
+        turn = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return {
+            "messages": [{"role": "user", "content": "a"}, turn],
+            "tools": [tool],
+            "accepted": [{name: {name: [value]}}],
+        }
+
+    rows = [row("f", "1"), row("g", 2), row("content", True)]
+    kept, count = check_rows(Dataset.from_list(rows), "the data")
+    assert not count.malformed and all(map(same, kept, rows))
+    talk = [each | {"messages": CHAT} for each in rows]
+    assert all(map(same, check_rows(Dataset.from_list(talk), "the data")[0], talk))
+    plain = Dataset.from_list([{"messages": CHAT}])
+    assert check_rows(plain, "the data")[0] is plain

@@ -124,6 +124,8 @@ def test_models_that_mix_documents_are_found_out():
     # ALiBi has no position that could begin anew; OPT counts its positions itself.
     bloom = BloomForCausalLM(BloomConfig(hidden_size=16, n_layer=1, n_head=2, **SMALL))
     assert "the document before it" in packing_failure(bloom)
+    assert "the document before it" in packing_failure(bloom.bfloat16())  # less than its precision, and yet a leak
+    assert packing_failure(tiny_model(torch.bfloat16)) is None
     opt = OPTForCausalLM(OPTConfig(hidden_size=16, ffn_dim=16, num_hidden_layers=1, num_attention_heads=2, **SMALL))
     assert packing_failure(opt)
     assert gpt2.training and not bloom.eval().training

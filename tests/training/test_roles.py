@@ -7,6 +7,7 @@ import json
 
 import pytest
 from datasets import Dataset
+from transformers import ByT5Tokenizer
 
 from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.training.base_agent import train_tokenizer
@@ -15,7 +16,7 @@ from aajr_hf.training.data import agent_columns
 from aajr_hf.training.roles import OBSERVED_ROLES, chat_renderer, said_by, spans_mask
 
 from .templates import TEMPLATES, WITH_TOOLS, shipped
-from .tiny import TOKENIZER, tiny_model, trainer_arguments
+from .tiny import TOKENIZER, tiny_model, trainer, trainer_arguments
 
 # One token a byte, so that no token reaches over the end of what was said.
 BYTES = train_tokenizer([""])
@@ -78,9 +79,10 @@ def test_messages_may_have_parts_and_tools_of_another_name():
     parts = [{"role": "user", "content": [{"type": "text", "text": "one "}, {"type": "text", "text": "two"}]}]
     text, spans = said(tokenizer, parts, "observation")
     assert [text[begin:end] for begin, end in spans] == ["one", "two"]
-    ipython = [{"role": "user", "content": "go"}, {"role": "ipython", "content": "went"}]
-    text, spans = said(with_template(TEMPLATES["chatml"]), ipython, "tool")
-    assert [text[begin:end] for begin, end in spans] == ["went"]
+    for role in ("ipython", "environment", "function"):
+        messages = [{"role": "user", "content": "go"}, {"role": role, "content": "went"}]
+        text, spans = said(with_template(TEMPLATES["chatml"]), messages, "tool")
+        assert [text[begin:end] for begin, end in spans] == ["went"]
 
 
 def test_what_the_template_leaves_out_is_not_looked_for_elsewhere():
@@ -96,8 +98,19 @@ def test_a_template_that_reads_what_it_renders_is_found_out(content):
         text, spans = said(with_template(template), messages, "user")
         assert [text[begin:end] for begin, end in spans] == ["USER"]
         return
-    with pytest.raises(ValueError, match="renders 'user' otherwise"):
+    with pytest.raises(ValueError, match="renders messages whatever they say.*'user'"):
         said(with_template(template), messages, "user")
+
+
+def test_a_template_that_is_never_the_same_is_found_out_where_nobody_spoke():
+    template = "{{ range(0, 10**4) | random }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(ValueError, match="the same way each time"):
+        said(with_template(template), [{"role": "user", "content": "user"}], "tool")
+
+
+def test_a_slow_tokenizer_is_refused():
+    with pytest.raises(ValueError, match="needs a fast tokenizer.*ByT5Tokenizer is none"):
+        spans_mask(ByT5Tokenizer(), "user", [(0, 4)])
 
 
 def test_tokens_that_reach_into_the_markup_are_left_out():
@@ -152,3 +165,27 @@ def test_every_assistant_turn_is_an_action_and_what_precedes_it_may_be_perturbed
         assert not bool((batch.perturbable & (inputs["labels"] != -100)).any())
     run.train()
     assert run.state.log_history[0]["aajr/penalty"] > 0
+
+
+def test_tokens_have_no_roles(tmp_path):
+    tokens = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}])
+    with pytest.raises(ValueError, match="`perturbed_tokens=user` needs messages, and the examples are tokens"):
+        trainer(tmp_path, data=tokens, perturbed_tokens="user")
+
+
+def test_a_conversation_of_actions_alone_says_what_makes_the_rest_observations(tmp_path):
+    rows = Dataset.from_list([{"messages": CONVERSATION[:3]}])
+    with pytest.raises(ValueError, match="every token is an action.*`assistant_only_loss`.*`completion_only_loss`"):
+        trainer(tmp_path, data=rows, perturbed_tokens="user")
+
+
+def test_a_template_that_is_missing_is_named(tmp_path):
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template.*`chat_template_path`"):
+        AAJRTrainer(
+            tiny_model(vocab_size=len(tokenizer)),
+            AAJRConfig(**trainer_arguments(tmp_path)),
+            train_dataset=Dataset.from_list([{"messages": CONVERSATION[:3]}]),
+            processing_class=tokenizer,
+        )

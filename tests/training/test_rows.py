@@ -6,7 +6,9 @@ import json
 
 import pytest
 
-from aajr_hf.training.rows import RowError, check_row, offered_tools
+from aajr_hf.training.roles import OBSERVED_ROLES
+from aajr_hf.training.rows import check_row
+from aajr_hf.training.tools import RowError, as_tools, offered_tools
 
 USER = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "b"}
@@ -20,12 +22,14 @@ def calls(name="f", arguments=None, **more):
 
 SOUND = [
     ({"text": "a"}, "text"),
-    ({"text": ""}, "text"),
     ({"input_ids": [1, 2]}, "tokens"),
     ({"prompt": "a", "completion": "b"}, "prompt and completion as texts"),
     ({"prompt": [USER], "completion": [ANSWER], "text": None}, "prompt and completion as messages"),
     ({"messages": [USER, ANSWER, {"role": "tool", "content": "c"}, ANSWER]}, "messages"),
-    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, ANSWER]}, "messages"),
+    ({"messages": [{"role": role, "content": "a"} for role in OBSERVED_ROLES["observation"]] + [ANSWER]}, "messages"),
+    ({"messages": [USER, ANSWER], "chat_template_kwargs": {"enable_thinking": False}}, "messages"),
+    ({"input_ids": [1, 2], "labels": [-100, 2]}, "tokens and `labels`"),
     ({"prompt": [USER], "completion": [calls()], "tools": [TOOL]}, "prompt and completion as messages"),
     (
         {"prompt": [USER], "completion": [calls(content="")], "tools": json.dumps([TOOL])},
@@ -41,7 +45,17 @@ MALFORMED = [
     ({"prompt": "a"}, "has the fields prompt"),
     ({"prompt": "a", "completion": None}, "has the fields prompt, completion"),
     ({"text": 5}, "`text` must be a text; it is a number"),
+    ({"text": ""}, "`text` is empty"),
+    ({"id": "a", "ground_truth": []}, "has the fields id, ground_truth: set `dataset_format` to bfcl"),
+    ({"question": [], "function": []}, "set `dataset_format` to bfcl"),
     ({"input_ids": "12"}, "`input_ids` must be"),
+    ({"input_ids": [1, None]}, "`input_ids` must be"),
+    ({"input_ids": [1, 2], "labels": [1, 2.5]}, "`labels` must be a list of whole numbers"),
+    ({"input_ids": [1, 2], "labels": [1]}, "`labels` has 1 entries, and `input_ids` 2"),
+    ({"messages": [USER, ANSWER], "chat_template_kwargs": "a"}, "`chat_template_kwargs` must be an object"),
+    ({"messages": [USER]}, "has no turn of the assistant that says or calls something"),
+    ({"messages": [USER, {"role": "assistant", "content": " "}]}, "has no turn of the assistant that says"),
+    ({"messages": [USER, calls() | {"tool_calls": calls()["tool_calls"][0]}]}, "must have a list of calls"),
     ({"prompt": "a", "completion": " "}, "`completion` is empty"),
     ({"prompt": [USER], "completion": [{"role": "assistant", "content": ""}]}, "`completion` is empty"),
     ({"prompt": [USER], "completion": []}, "`completion` must be a list of messages"),
@@ -86,3 +100,4 @@ def test_the_field_of_texts_can_have_another_name():
 def test_tools_are_known_by_their_names():
     assert offered_tools([TOOL, {"name": "g"}]) == {"f", "g"}
     assert offered_tools(None) is offered_tools([]) is offered_tools("[]") is None
+    assert as_tools(json.dumps([TOOL])) == as_tools([TOOL]) == [TOOL] and as_tools("[]") == []

@@ -1,0 +1,95 @@
+"""The stability of the inner ascent as a table and sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from .results import number_text, percent_text
+
+# Header in two lines -> of the numbers of each example, whose median is shown.
+_MEDIANS = {
+    ("max", "|κ|"): "largest_absolute_curvature",
+    ("max", "|Jv|"): "largest_amplification",
+    ("", "L_loss"): "loss_smoothness",
+    ("", "C"): "residual",
+    ("", "L_eff"): "effective_smoothness",
+    ("1 /", "L_eff"): "step_size_bound",
+    ("max", "η"): "largest_step_size",
+}
+# Header in two lines -> of the shares of steps, whose mean over the steps is shown.
+_SHARES = {
+    ("η≤1/", "L_eff"): "within_bound",
+    ("η≤1/", "|κ|"): "within_curvature",
+    ("mono-", "tone"): "monotone",
+    ("boun-", "dary"): "at_boundary",
+}
+
+
+def stability_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Headers in two lines, and one row of texts a run; no rows where no run has its stability measured."""
+    rows = []
+    for name, run in runs_with_stability(results).items():
+        numbers = run["stability"]
+        medians = [_short(numbers["per_example"][field][1]) for field in _MEDIANS.values()]
+        rows.append([name, *medians, *(percent_text(mean_share(numbers, field)) for field in _SHARES.values())])
+    return [("run", ""), *_MEDIANS, *_SHARES], rows
+
+
+def stability_tables(results: dict[str, Any]) -> list[Table]:
+    """A rich table, where there is something to show."""
+    headers, rows = stability_cells(results)
+    if not rows:
+        return []
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    table.title, table.title_justify, table.caption_justify = "Stability of the inner ascent", "left", "left"
+    table.caption = (
+        "Medians over examples; then shares of all steps, in percent. L_eff is\n"
+        "L_loss max |Jv|² + C as measured: an estimate, no bound between the points."
+    )
+    for first, second in headers:
+        is_name = first == "run"
+        table.add_column(
+            f"{first}\n{second}", justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return [table]
+
+
+def stability_sentences(results: dict[str, Any]) -> list[str]:
+    """One sentence a run: how often the condition of Theorem 3 held, and whether the loss rose."""
+    return [
+        f"{name}: {_condition(run['stability'], 'within_bound', 'η ≤ 1/L_eff')}, "
+        f"{_condition(run['stability'], 'within_curvature', 'η ≤ 1/max |κ|')}; the loss did not fall in "
+        f"{percent_text(mean_share(run['stability'], 'monotone'))}% of all steps."
+        for name, run in runs_with_stability(results).items()
+    ]
+
+
+def _condition(numbers: dict[str, Any], field: str, words: str) -> str:
+    monotone = numbers.get(f"monotone_{field}")
+    rose = "" if monotone is None else f" (the loss did not fall in {percent_text(monotone)}% of these)"
+    return f"{percent_text(mean_share(numbers, field))}% of the steps have {words}{rose}"
+
+
+def _short(number: float) -> str:
+    """To three digits, in at most eight characters."""
+    if number == 0 or 1e-2 <= abs(number) < 1e4:
+        return number_text(number)
+    mantissa, exponent = f"{number:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def runs_with_stability(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Runs whose stability was measured, by name."""
+    return {name: run for name, run in results["runs"].items() if run.get("stability")}
+
+
+def mean_share(numbers: dict[str, Any], field: str) -> float:
+    """Of all steps, in percent."""
+    shares = numbers["shares"][field]
+    return sum(shares) / len(shares)

@@ -1,0 +1,85 @@
+"""The tools that a row offers and the calls that it makes, in TRL's formats."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class RowError(ValueError):
+    """Why a row of data cannot be trained on; reads on from where the row stands."""
+
+
+def as_tools(tools: object) -> list[dict[str, Any]] | None:
+    """
+    A row's `tools`, which may be a JSON text of them, as TRL hands them to the chat template.
+
+    Raises:
+        RowError: where they are neither a list of schemas nor a JSON text of one.
+    """
+    tools = parsed("`tools`", tools) if isinstance(tools, str) else tools
+    if tools is not None and tools != [] and not is_list_of(tools, dict):
+        raise RowError(f"`tools` must be a list of schemas, or a JSON text of one; it is {kind_of(tools)}")
+    return tools
+
+
+def offered_tools(tools: object) -> set[str] | None:
+    """
+    The names of a row's `tools`; None where there are none.
+
+    Raises:
+        RowError: as [`as_tools`], and where one has no name.
+    """
+    tools = as_tools(tools)
+    if not tools:
+        return None
+    functions = [tool.get("function", tool) for tool in tools]
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    if len(names) < len(tools) or not is_list_of(names, str):
+        raise RowError("`tools` has a schema without a `name`")
+    return set(names)
+
+
+def check_call(where: str, call: object, offered: set[str] | None) -> None:
+    """
+    Raises:
+        RowError: for what is no call, or calls a tool that is not `offered` (None: any may be).
+    """
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise RowError(f"{where} has `tool_calls` without the `name` of a `function`")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = parsed(f"the arguments of {function['name']} in {where}", arguments)
+    if not isinstance(arguments, dict | None):
+        raise RowError(f"{where} calls {function['name']} with {kind_of(arguments)}: `arguments` must be an object")
+    if offered is not None and function["name"] not in offered:
+        raise RowError(
+            f"{where} calls the tool {function['name']!r}, which is not offered: {', '.join(sorted(offered))}"
+        )
+
+
+def parsed(name: str, text: str) -> Any:
+    """What a JSON text says; the error calls it `name`."""
+    try:
+        return json.loads(text, parse_constant=no_constant)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{name} must be JSON: {error}") from None
+
+
+def no_constant(name: str) -> None:
+    """Python's parser knows NaN and Infinity."""
+    raise ValueError(f"{name} is no value of JSON")
+
+
+def is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
+
+
+def kind_of(value: object) -> str:
+    """What an error calls a value."""
+    if value is None:
+        return "missing"
+    names = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
+    name = names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+    return f"{name} without content" if isinstance(value, list | dict) and not value else name
