@@ -1,0 +1,151 @@
+"""
+Whether training meets an amplification budget, wherever lambda begins.
+
+    for world in congestion commons hide_and_seek; do aajr init-agent outputs/$world --environment $world; done
+    python scripts/budget.py --models outputs/congestion outputs/commons outputs/hide_and_seek --output docs/results
+
+Trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the lambda that this run has
+found. With the settings of recipes/congestion/aajr-amortised.yaml, but a learning rate that stays, so that the end of a run is no
+result of its schedule. Runs that are there, in `--work`, are not made again. Writes budget.md, .png and .json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from transformers import AutoConfig
+
+from aajr_hf.cli.main import main as aajr
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPE = ROOT / "recipes" / "congestion" / "aajr-amortised.yaml"
+# Evaluations of the penalty over which a mean is taken: each is of four points drawn from the ascents of a batch.
+WINDOW = 20
+
+
+def train(model: Path, world: str, start: float, budget: float, steps: int, folder: Path) -> dict[str, list[float]]:
+    """What was logged wherever the penalty was evaluated: `step`, `lambda` in force and `ratio` of the amplification to the budget."""
+    state = folder / "trainer_state.json"
+    if not state.is_file():
+        settings = {
+            "environment": world,
+            "model_name_or_path": model,
+            "output_dir": folder,
+            "overwrite": "true",
+            "amplification_budget": budget,
+            "regularizer_lambda": start,
+            "max_steps": steps,
+            "lr_scheduler_type": "constant_with_warmup",
+            "learning_rate": 5e-4,
+            "aajr_warmup_ratio": 0.1,
+            "logging_steps": 4,
+        }
+        flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+        if aajr(["train", "--config", str(RECIPE), *flags]) != 0:
+            sys.exit(2)
+    logs = [log for log in json.loads(state.read_text())["log_history"] if "aajr/lambda" in log]
+    return {
+        "step": [log["step"] for log in logs],
+        "lambda": [log["aajr/lambda"] for log in logs],
+        "ratio": [log["aajr/amplification"] / budget for log in logs],
+        "clean_loss": [log["aajr/clean_loss"] for log in logs],
+    }
+
+
+def running(values: list[float]) -> list[float]:
+    """Means over the last WINDOW values."""
+    return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - WINDOW) : i + 1])]
+
+
+def summary(run: dict[str, list[float]]) -> dict[str, float | int | None]:
+    """Over the last quarter of a run, and where its running mean came within a tenth of the budget for the first time."""
+    last = len(run["ratio"]) // 4
+    smooth = running(run["ratio"])
+    within = [step for i, step in enumerate(run["step"]) if i + 1 >= WINDOW and abs(smooth[i] - 1) <= 0.1]
+    return {
+        "ratio": sum(run["ratio"][-last:]) / last,
+        "lambda": sum(run["lambda"][-last:]) / last,
+        "clean_loss": sum(run["clean_loss"][-last:]) / last,
+        "first_step_within": within[0] if within else None,
+    }
+
+
+def plot(results: list[dict], file: Path) -> None:
+    worlds = list(dict.fromkeys(r["world"] for r in results))
+    figure = Figure(figsize=(3.4 * len(worlds), 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(2, len(worlds), sharex=True, squeeze=False)
+    for column, world in enumerate(worlds):
+        above, below = grid[:, column]
+        above.axhspan(0.9, 1.1, color="0.9")
+        for r in (r for r in results if r["world"] == world):
+            label = "from 0" if r["start"] == 0 else f"from {r['start']:.1g}"
+            above.plot(r["run"]["step"], running(r["run"]["ratio"]), label=label)
+            below.plot(r["run"]["step"], r["run"]["lambda"])
+        above.set(yscale="log", title=world)
+        below.set_yscale("symlog", linthresh=1e-7)
+        below.set_xlabel("optimizer step")
+        above.legend(frameon=False, title="lambda")
+    grid[0, 0].set_ylabel("mean amplification / budget")
+    grid[1, 0].set_ylabel("lambda in force")
+    figure.savefig(file, dpi=150)
+
+
+def page(results: list[dict], budget: float) -> str:
+    """The results as a page of Markdown."""
+    lines = [
+        "# Amplification budgets",
+        "",
+        f"Made by `scripts/budget.py`: agents trained with `amplification_budget: {budget:g}`, from lambda = 0 and from 100 times the "
+        "lambda that this run has found. The amplification is the mean of the last quarter of the run, over the budget: 1 is on it, "
+        "less is within it. Each logged value is of four points drawn from the ascents of a batch, so what counts are means over "
+        f"{WINDOW} of them; the first step within is the first at which such a mean is within a tenth of the budget.",
+        "",
+        "| world | lambda at first | amplification / budget | lambda at last | first step within | clean loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        s = r["summary"]
+        first = "never" if s["first_step_within"] is None else f"{s['first_step_within']} of {r['run']['step'][-1]}"
+        lines.append(
+            f"| {r['world']} | {r['start']:.2g} | {s['ratio']:.2f} | {s['lambda']:.2g} | {first} | {s['clean_loss']:.3f} |"
+        )
+    return "\n".join([*lines, "", "![the way to the budget](budget.png)"]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", type=Path, required=True, help="folders of agents of built-in worlds")
+    parser.add_argument("--budget", type=float, default=25.0, help="gamma (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="of each run (default: %(default)s)")
+    parser.add_argument("--work", type=Path, default=Path("outputs/budget"), help="of the runs (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder (default: %(default)s)")
+    arguments = parser.parse_args()
+    missing = [model for model in arguments.models if not (model / "config.json").is_file()]
+    if missing:
+        print(f"error: `--models`: there is no agent in {missing[0]}: see aajr init-agent", file=sys.stderr)
+        sys.exit(2)
+    results = []
+    for model in arguments.models:
+        world = getattr(AutoConfig.from_pretrained(model), "aajr_environment", "congestion")
+        start = 0.0
+        for name in ("zero", "large"):
+            folder = arguments.work / f"{world}-{name}"
+            run = train(model, world, start, arguments.budget, arguments.steps, folder)
+            results.append({"world": world, "start": start, "summary": summary(run), "run": run})
+            start = 100 * results[-1]["summary"]["lambda"]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    recorded = {"budget": arguments.budget, "steps": arguments.steps, "results": results}
+    (arguments.output / "budget.json").write_text(json.dumps(recorded) + "\n")
+    (arguments.output / "budget.md").write_text(page(results, arguments.budget))
+    plot(results, arguments.output / "budget.png")
+    print(page(results, arguments.budget))
+
+
+if __name__ == "__main__":
+    main()
