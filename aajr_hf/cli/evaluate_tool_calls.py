@@ -11,7 +11,8 @@ from .measuring import load_agents, measure_each, weights_of
 from .parsing import ArgumentParser
 from .tool_call_data import tool_call_rows
 
-_ONLY_HERE = ("dataset_format", "dataset_split", "skip_invalid_rows", "perturbed_tokens", "max_new_tokens")
+_DATA = ("dataset_config", "dataset_format", "dataset_split")
+_ONLY_HERE = (*_DATA, "skip_invalid_rows", "perturbed_tokens", "max_new_tokens")
 _ONLY_WORLDS = ("environment", "attacks", "transfer_from", "token_trials", "sanity", "budget")
 
 
@@ -19,6 +20,7 @@ def add_options(parser: ArgumentParser) -> None:
     """The options of an evaluation on tool calls."""
     group = parser.add_argument_group("tool calls, in place of a world")
     group.add_argument("--dataset_name", metavar="NAME", help="rows that ask for tool calls")
+    group.add_argument("--dataset_config", metavar="NAME", help="of a dataset of the Hub, the configuration")
     group.add_argument(
         "--dataset_format", choices=FORMATS, default="trl", help="how they are written (default: %(default)s)"
     )
@@ -99,7 +101,7 @@ def evaluate(models: dict[str, str], arguments) -> dict[str, Any]:
         settings.progress_steps(len(rows)),
         lambda _, model, tokenizer, on_progress: evaluate_tool_calls(model, tokenizer, rows, settings, on_progress),
     )
-    data = {name: getattr(arguments, name) for name in ("dataset_name", "dataset_format", "dataset_split")}
+    data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
     recorded = data | {"examples": len(rows)} | weights_of(models) | asdict(settings)
     results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
     with user_errors():
@@ -122,7 +124,11 @@ def _rows(arguments) -> list[dict[str, Any]]:
     from ..evaluation.tool_call_rows import read_rows
 
     rows = tool_call_rows(
-        arguments.dataset_name, arguments.dataset_format, arguments.dataset_split, arguments.skip_invalid_rows
+        arguments.dataset_name,
+        arguments.dataset_format,
+        arguments.dataset_split,
+        skip_invalid_rows=arguments.skip_invalid_rows,
+        config=arguments.dataset_config,
     )
     drawn = np.random.default_rng(arguments.seed).permutation(len(rows))[: arguments.examples]
     numbers = sorted(map(int, drawn))

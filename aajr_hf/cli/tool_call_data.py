@@ -10,20 +10,29 @@ from .train import TrainArguments
 
 
 def tool_call_rows(
-    name: str, dataset_format: str, split: str | None, skip_invalid_rows: bool = False
+    name: str,
+    dataset_format: str,
+    split: str | None,
+    skip_invalid_rows: bool = False,
+    config: str | None = None,
 ) -> list[dict[str, Any]]:
     """
     Rows with `prompt`, `completion`, `tools` and, where known, `accepted`.
 
     Args:
-        name, dataset_format, skip_invalid_rows: As the fields of `aajr train`.
+        name, dataset_format, skip_invalid_rows, config: As the fields `dataset_name`, ... of `aajr train`.
         split: None for `test`, or the only one.
 
     Raises:
         UserError: for what cannot be read, and for malformed rows; names the field.
     """
     data = load_data(
-        TrainArguments(dataset_name=name, dataset_format=dataset_format, skip_invalid_rows=skip_invalid_rows)
+        TrainArguments(
+            dataset_name=name,
+            dataset_config=config,
+            dataset_format=dataset_format,
+            skip_invalid_rows=skip_invalid_rows,
+        )
     )
     if split is None:
         split = next(iter(data.splits)) if len(data.splits) == 1 else "test"

@@ -83,6 +83,8 @@ def _last_calls(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], l
 def _check_schemas(tools: list[dict[str, Any]]) -> None:
     for tool in tools:
         name, schema = tool["function"]["name"], tool["function"].get("parameters") or {}
+        if isinstance(schema, dict) and not isinstance(schema.get("$schema", ""), str):
+            raise ValueError(f"`tools`: the parameters of {name!r} are no JSON Schema: `$schema` must be a text")
         try:
             validator_for(schema, Draft202012Validator).check_schema(schema)
         except SchemaError as error:

@@ -80,6 +80,7 @@ def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path)
         (["--dataset_name", "x.jsonl", "--batch_size", "0"], "`--batch_size` must be at least 1; got 0"),
         (["--dataset_name", "x.jsonl"], "`dataset_name`: there is no file or folder x.jsonl"),
         (["--skip_invalid_rows"], "`--skip_invalid_rows` is for tool calls"),
+        (["--dataset_config", "part"], "`--dataset_config` is for tool calls"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -97,6 +98,22 @@ def test_a_row_that_cannot_be_used_is_named_before_a_model_is_loaded(data, tmp_p
     assert "1 of 5 rows are malformed: calls.jsonl line 5: `tools` has a schema without a `name`" in message
     # Without it, the model is what is wrong.
     assert "nowhere" in fails(capsys, *asked, "--skip_invalid_rows")
+
+
+def test_parameters_that_are_no_schema_are_named(tmp_path, capsys):
+    for number, (parameters, words) in enumerate(
+        (({"$schema": ["a"]}, "`$schema` must be a text"), ({"type": 1}, "at type"))
+    ):
+        data = tmp_path / f"{number}.jsonl"
+        tools = [{"type": "function", "function": {"name": "dim", "parameters": parameters}}]
+        data.write_text(json.dumps(ROWS[0] | {"tools": json.dumps(tools)}) + "\n")
+        message = fails(capsys, "evaluate", "nowhere", "--dataset_name", str(data))
+        assert "Row 0: `tools`: the parameters of 'dim' are no JSON Schema" in message and words in message
+
+
+def test_a_part_of_a_dataset_is_asked_for_by_its_name(data, capsys):
+    asked = ["evaluate", "nowhere", "--dataset_name", str(data), "--dataset_config", "part"]
+    assert "`dataset_config` is a part of a dataset of the Hub, and" in fails(capsys, *asked)
 
 
 def test_an_agent_that_calls_no_tools_is_refused_and_nothing_is_written(agent, data, tmp_path, capsys):  # noqa: F811
