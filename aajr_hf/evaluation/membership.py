@@ -118,8 +118,12 @@ def membership_sentences(results: dict[str, Any]) -> list[str]:
         )
         sentences.append(
             f"{name}: {inside:.1f}% of {member['examples']} examples keep the budget {member['budget']:g} along the adversary's "
-            f"directions, {member['everywhere']:.1f}% in every direction; {theorem}. These are examples at the points of one ascent, "
-            "not all states, and the spectral norm is a lower bound, so that fewer may be in F_gamma."
+            f"directions, {member['everywhere']:.1f}% in every direction; {theorem}."
+        )
+    if sentences:
+        sentences.append(
+            "Budgets are checked for examples at the points of one ascent, not for all states; the spectral norm is a lower "
+            "bound, so that fewer may be in F_gamma."
         )
     return sentences
 
