@@ -99,7 +99,9 @@ def make_trainer(case: Case, variant: Variant, folder: str, model, script: Scrip
         trainer_class, config = SFTTrainer, SFTConfig(**arguments)
     else:
         trainer_class = AAJRTrainer
-        config = AAJRConfig(**arguments, ascent_steps=case.ascent_steps, **variant.fields)
+        # Without the warm-up: within a tenth of so many steps nothing would move.
+        arguments |= {"aajr_warmup_ratio": 0.0, "ascent_steps": case.ascent_steps}
+        config = AAJRConfig(**arguments | variant.fields)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "<eos>": 2}, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
     trainer = trainer_class(
