@@ -52,7 +52,7 @@ def train(model: Path, world: str, start: float, budget: float, steps: int, fold
     return {
         "step": [log["step"] for log in logs],
         "lambda": [log["aajr/lambda"] for log in logs],
-        "ratio": [log["aajr/amplification"] / budget for log in logs],
+        "ratio": [1 + log["aajr/budget_violation"] for log in logs],
         "clean_loss": [log["aajr/clean_loss"] for log in logs],
     }
 

@@ -54,13 +54,10 @@ def ascent_metrics(
     """
     secants = recorder.secants(trajectory)
     found = measure_stability(trajectory, secants, ball, batch.perturbable, loss_smoothness, step_rule)
-    amplification = secants.mean()
     metrics = {
         "aajr/clean_loss": trajectory.losses[0].mean(),
         "aajr/adversarial_loss": trajectory.losses[-1].mean(),
-        # Where the penalty is along the ascent, its exact value takes this one's place.
-        "aajr/amplification": amplification,
-        "aajr/secant_amplification": amplification,
+        "aajr/secant_amplification": secants.mean(),
         "aajr/delta_norm": trajectory.deltas[-1].flatten(1).norm(dim=1).mean(),
         "aajr/boundary_fraction": found.at_boundary[-1].mean(),
         "aajr/boundary_step_fraction": found.at_boundary.mean(),

@@ -35,8 +35,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     without an adversary; for the worst case see `aajr evaluate`.
 
     Metrics, per log interval: `aajr/clean_loss`, `aajr/adversarial_loss` (means of `g(0)` and `g(delta_K)`),
-    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`; that of the
-    secants with the others), `aajr/delta_norm`, `aajr/embedding_norm`; of every step, before clipping, `aajr/gradient_norm` and
+    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`, where the
+    penalty is evaluated; that of the secants with the others), `aajr/delta_norm`, `aajr/embedding_norm`; of every step, before clipping, `aajr/gradient_norm` and
     `aajr/gradient_norm_squared` (means, from which their variance follows).
     With an `amplification_budget` gamma, where the penalty is evaluated: `aajr/lambda` (the weight in force),
     `aajr/budget_violation` (mean `||J u_t|| / gamma - 1`, below 0 within the budget), `aajr/budget_excess` (mean

@@ -258,7 +258,10 @@ def test_the_interval_multiplies_lambda_and_skips_the_steps_between(tmp_path):
     run = trainer(tmp_path, penalty_interval=2, regularizer_lambda=0.01, max_steps=4, learning_rate=1e-12)
     run.train()
     logs = [log for log in run.state.log_history if "aajr/clean_loss" in log]
-    assert ["aajr/penalty" in log for log in logs] == [True, False, True, False]
+    for name in ("aajr/penalty", "aajr/amplification"):  # the secants' has a name of its own
+        assert [name in log for log in logs] == [True, False, True, False]
+    _, adversarial = one_step(tmp_path, regularizer="none")
+    assert adversarial["aajr/amplification"] == adversarial["aajr/secant_amplification"] > 0
     once, _ = one_step(tmp_path, penalty_interval=2, regularizer_lambda=0.01)
     double, _ = one_step(tmp_path, regularizer_lambda=0.02)
     assert_same_gradient(once, double, 1e-10)
