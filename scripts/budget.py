@@ -5,8 +5,8 @@ Whether training meets an amplification budget, wherever lambda begins.
     python scripts/budget.py --models outputs/congestion outputs/commons outputs/hide_and_seek --output docs/results
 
 Trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the lambda that this run has
-found. With the settings of recipes/congestion/aajr-amortised.yaml, but a learning rate that stays, so that the end of a run is no
-result of its schedule. Runs that are there, in `--work`, are not made again. Writes budget.md, .png and .json.
+found. With the settings of recipes/congestion/aajr-amortised.yaml, but the default warm-up and a learning rate that stays at 5e-4, so
+that the end of a run is no result of its schedule. Runs that are there, in `--work`, are not made again. Writes budget.md, .png and .json.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def plot(results: list[dict], file: Path) -> None:
             below.plot(r["run"]["step"], r["run"]["lambda"])
         above.set(yscale="log", title=world)
         below.set_yscale("symlog", linthresh=1e-7)
+        below.set_ylim(bottom=0)
         below.set_xlabel("optimizer step")
         above.legend(frameon=False, title="lambda")
     grid[0, 0].set_ylabel("mean amplification / budget")
@@ -126,6 +127,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("outputs/budget"), help="of the runs (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.steps < 8 * WINDOW:
+        parser.error(f"argument --steps: must be at least {8 * WINDOW}")
     missing = [model for model in arguments.models if not (model / "config.json").is_file()]
     if missing:
         print(f"error: `--models`: there is no agent in {missing[0]}: see aajr init-agent", file=sys.stderr)
@@ -135,10 +138,13 @@ def main() -> None:
         world = getattr(AutoConfig.from_pretrained(model), "aajr_environment", "congestion")
         start = 0.0
         for name in ("zero", "large"):
-            folder = arguments.work / f"{world}-{name}"
+            if name == "large":
+                start = 100 * results[-1]["summary"]["lambda"]
+                if start == 0:
+                    parser.error(f"argument --budget: agents of {world} meet {arguments.budget:g} without a penalty")
+            folder = arguments.work / f"{world}-{arguments.budget:g}-{arguments.steps}-{name}"
             run = train(model, world, start, arguments.budget, arguments.steps, folder)
             results.append({"world": world, "start": start, "summary": summary(run), "run": run})
-            start = 100 * results[-1]["summary"]["lambda"]
     arguments.output.mkdir(parents=True, exist_ok=True)
     recorded = {"budget": arguments.budget, "steps": arguments.steps, "results": results}
     (arguments.output / "budget.json").write_text(json.dumps(recorded) + "\n")

@@ -66,6 +66,7 @@ def compare_runs(runs: dict[str, str], arguments) -> dict[str, Any]:
     from ..evaluation.compare import compare, read_run
     from ..evaluation.compare_report import TABLE_WIDTH, comparison_table, write_comparison
     from ..evaluation.compare_sentences import comparison_sentences
+    from ..evaluation.membership import membership_tables
     from ..evaluation.report import write_json
 
     with user_errors():
@@ -84,7 +85,8 @@ def compare_runs(runs: dict[str, str], arguments) -> dict[str, Any]:
     console = Console()
     # Narrower the table would lose digits; a pipe is taken for 80 characters wide.
     console.width = max(TABLE_WIDTH, console.width)
-    console.print(comparison_table(comparison))
+    for table in [comparison_table(comparison), *membership_tables(results)]:
+        console.print(table)
     for sentence in comparison_sentences(comparison):
         console.print(sentence, soft_wrap=True, markup=False)
     console.print(f"Report: {output / 'comparison.html'}", soft_wrap=True, markup=False)

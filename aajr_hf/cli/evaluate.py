@@ -173,13 +173,19 @@ def by_name(models: list[str]) -> dict[str, str]:
 
 def with_averages(models: dict[str, str]) -> dict[str, str]:
     """The models, each followed by the average of its weights where it was trained with one: NAME-ema."""
-    from ..training.ema import FOLDER
+    from ..training.ema import average_in
 
     found: dict[str, str] = {}
     for name, path in models.items():
         found[name] = path
-        if (Path(path) / FOLDER).is_dir() and f"{name}-{FOLDER}" not in models:
-            found[f"{name}-{FOLDER}"] = str(Path(path) / FOLDER)
+        average = average_in(path)
+        if average is not None and str(average) not in models.values():
+            of_average = f"{name}-{average.name}"
+            if of_average in models:
+                raise UserError(
+                    f"{of_average} is the average of {name}'s weights: give {models[of_average]} another name."
+                )
+            found[of_average] = str(average)
     return found
 
 

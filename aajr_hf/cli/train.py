@@ -15,7 +15,7 @@ from trl import ModelConfig
 from ..environments import WORLDS
 from ..training.checkpoints import DiskFullError, newest_checkpoint
 from ..training.config import AAJRConfig
-from ..training.ema import FOLDER
+from ..training.ema import remove_average
 from ..training.formats import FORMATS
 from ..training.model_card import DATA, EVALUATION
 from .checks import check_arguments
@@ -222,8 +222,9 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
 
 def _clear(output: Path) -> None:
     """Of a run that is replaced: its checkpoints, which would be taken for this one's, and what is known of its agent and data."""
-    for stale in (*output.glob("checkpoint-*"), output / EVALUATION, output / FOLDER):
+    for stale in (*output.glob("checkpoint-*"), output / EVALUATION):
         shutil.rmtree(stale, ignore_errors=True)
+    remove_average(output)
     (output / DATA).unlink(missing_ok=True)
 
 

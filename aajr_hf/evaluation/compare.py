@@ -13,6 +13,7 @@ from trl import SFTConfig
 
 from ..training.checkpoints import INCOMPLETE
 from ..training.config import CHOICES, AAJRConfig
+from ..training.ema import is_average
 from ..training.model_card import RECIPE
 from ..training.recipe import with_radius
 from .results import check_results, multiples
@@ -40,7 +41,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     How the agent in a folder was trained: what its recipe says, what it leaves out being a default.
 
     Returns:
-        `method` (one of `METHODS`), `regularizer_lambda` (None without a penalty), `epsilon` and `seed` (None for an agent
+        `method` (one of `METHODS`), `regularizer_lambda` (None without a penalty or with a budget), `epsilon` and `seed` (None for an agent
         without a recipe, method `base`), `recipe` (what else differs from the defaults) and `gradient_norm`, see
         [`gradient_norms`].
 
@@ -70,8 +71,10 @@ def _read_recipe(file: Path) -> dict[str, Any]:
     regularizer = recipe.get("regularizer", AAJRConfig.regularizer)
     if regularizer not in CHOICES["regularizer"]:
         raise ValueError(f"{file}: `regularizer` must be one of {', '.join(CHOICES['regularizer'])}.")
-    budget = recipe.get("amplification_budget")  # with which lambda may begin at 0
-    if regularizer != "none" and (numbers["regularizer_lambda"] > 0 or budget is not None):
+    if regularizer != "none" and recipe.get("amplification_budget") is not None:
+        method = regularizer
+        numbers["regularizer_lambda"] = None  # only where it began
+    elif regularizer != "none" and numbers["regularizer_lambda"] > 0:
         method = regularizer
     else:
         method = "adversarial" if numbers["epsilon"] > 0 else "sft"
@@ -84,6 +87,8 @@ def _read_recipe(file: Path) -> dict[str, Any]:
         and not name.startswith(_ASIDE_PREFIXES)
         and value != defaults.get(name)
     }
+    if is_average(file.parent):
+        others["weights"] = "average"
     return {"method": method} | numbers | {"recipe": others}
 
 

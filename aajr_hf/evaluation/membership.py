@@ -122,8 +122,8 @@ def membership_sentences(results: dict[str, Any]) -> list[str]:
         )
     if sentences:
         sentences.append(
-            "Budgets are checked for examples at the points of one ascent, not for all states; the spectral norm is a lower "
-            "bound, so that fewer may be in F_gamma."
+            "Budgets are checked for examples at the points of the evaluation's own ascent, which need not be that of training, "
+            "and not for all states; the spectral norm is a lower bound, so that fewer may be in F_gamma."
         )
     return sentences
 

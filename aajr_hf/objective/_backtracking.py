@@ -60,8 +60,8 @@ class Backtracking:
         The next point, and the eta (B,) that led there, at most the given one. An example for which none is found stays. The
         gradient at the `last` point is not needed, and is that of the point before.
         """
-        # Larger steps are all projected to the same place.
-        crossing = 2 * per_radius(self.ball, point.delta) / (per_example_norm(point.gradient) + _TINY)
+        # Longer than the ball is wide, a step leads nowhere that matters: the projection keeps little but its direction.
+        crossing = _diameter(self.ball, point.delta, self.mask) / (per_example_norm(point.gradient) + _TINY)
         eta = crossing if eta is None else torch.minimum(eta, crossing)
         delta, loss, gradient = point.delta.clone(), point.loss.clone(), point.gradient.clone()
         pending = torch.arange(len(eta), device=eta.device)
@@ -103,9 +103,15 @@ class Backtracking:
         return (loss if apart else loss[rows]).detach(), pull
 
 
-def per_radius(ball: PerturbationSet, like: Tensor) -> Tensor:
-    """The ball's radius of each example, (B,)."""
-    return torch.as_tensor(ball.epsilon, dtype=like.dtype, device=like.device).expand(len(like))
+def _diameter(ball: PerturbationSet, like: Tensor, mask: Tensor | None) -> Tensor:
+    """The l2 distance between the two points of each example's ball that are farthest apart, (B,)."""
+    radius = torch.as_tensor(ball.epsilon, dtype=like.dtype, device=like.device).expand(len(like))
+    if ball.norm == "l2" and ball.scope == "sequence":
+        return 2 * radius
+    free = torch.ones_like(like) if mask is None else expand_mask(mask, like).expand_as(like)
+    # A product of intervals, one for each free coordinate, or of balls, one for each free vector.
+    factors = free if ball.norm == "linf" else free.amax(dim=-1, keepdim=True)
+    return 2 * radius * factors.flatten(1).sum(dim=1).sqrt()
 
 
 def _judge(point: Point, candidate: Tensor, tried: Tensor, eta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

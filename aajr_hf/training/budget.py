@@ -30,6 +30,7 @@ class AmplificationBudget(TrainerCallback):
         lambda <- min(max((lambda + f) q^(0.04 n) - f, 0), c),    weight of the penalty in force: lambda q^(1/4),
         q = mean max(a - gamma, 0) / mean max(gamma - a, 0),      cut to [e^-2.5, e^2.5]
 
+    Both means leave out examples in which the loss has no gradient, and so no direction (of GRPO, those without an advantage).
     The ratio q of excess to slack is 1 where the mean amplification is gamma, like a / gamma; and where a penalty that is far too
     large has pushed all examples into the budget it is 0, however little they are below it. The multiplier moves by factors where
     it is large, and where it is small by additions, of the size f, a hundredth of the system loss over gamma^2: so it can reach
@@ -61,10 +62,13 @@ class AmplificationBudget(TrainerCallback):
         """lambda in force."""
         return self.state["multiplier"] * math.exp(_AUGMENTATION * self._log_ratio())
 
-    def observe(self, amplification: float, excess: float, loss: float) -> None:
-        """Means over a micro-batch of all processes: of a, of `max(a - gamma, 0)`, and of the system loss."""
-        # a - gamma is excess minus slack.
-        self._seen.append((excess, max(excess - (amplification - self.budget), 0.0), abs(loss)))
+    def observe(self, excess: float, slack: float, magnitude: float) -> None:
+        """
+        Means over a micro-batch of all processes: of `max(a - gamma, 0)`, of `max(gamma - a, 0)` where the loss has a gradient,
+        and of the absolute system loss. Where no example had a gradient, nothing was seen.
+        """
+        if excess > 0 or slack > 0:
+            self._seen.append((excess, slack, magnitude))
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if not self._seen:

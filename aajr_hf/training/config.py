@@ -32,6 +32,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         self._check_choices()
         self._check_numbers()
         self._resolve_step_size()
+        if self.amplification_budget is not None:
+            self._check_budget()
         if self.is_active:
             self._check_combinations()
         super().__post_init__()
@@ -121,13 +123,22 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 f"`ascent_steps` must be at least 1 with the regularizer {self.regularizer}, which is evaluated along "
                 "the ascent; or set `regularizer` to none."
             )
-        if self.amplification_budget is not None and self.regularizer != "aajr":
-            raise ValueError("`amplification_budget` applies to `regularizer` aajr alone; unset it.")
         if self.follows_success and self.aajr_warmup_ratio == 0:
             raise ValueError("`aajr_warmup_ratio` must be above 0 with a `curriculum`, whose length it is.")
         for name, (value, supported) in self._unsupported().items():
             if value != supported:
                 raise ValueError(f"`{name}` must be {supported} while AAJR is active{_where(name)}; got {value}.")
+
+    def _check_budget(self) -> None:
+        if self.regularizer != "aajr":
+            raise ValueError("`amplification_budget` applies to `regularizer` aajr alone; unset it.")
+        # Which waits for the end of lambda's warm-up before it raises lambda.
+        if self.lambda_schedule == "curriculum":
+            raise ValueError("`lambda_schedule` must be linear, cosine or constant with an `amplification_budget`.")
+        if self.lambda_schedule != "constant" and self.aajr_warmup_ratio > 0.5:
+            raise ValueError(
+                f"`aajr_warmup_ratio` must be at most 0.5 with an `amplification_budget`; got {self.aajr_warmup_ratio}."
+            )
 
     def _unsupported(self) -> dict[str, tuple[Any, Any]]:
         """Fields of TRL's that must have a certain value: name to what it is and must be."""
@@ -182,5 +193,5 @@ def _where(name: str) -> str:
 
 def _require(config: AAJRConfigMixin, name: str, holds, requirement: str) -> None:
     value = getattr(config, name)
-    if not math.isfinite(value) or not holds(value):
+    if not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
         raise ValueError(f"`{name}` must be a finite number, {requirement}; got {value}.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,27 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
-# The model's folder in `output_dir`, and the file in a checkpoint.
-FOLDER, _FILE = "ema", "ema.safetensors"
+from .checkpoints import INCOMPLETE
+
+# The model's folder in `output_dir`, what marks it as an average, and the file in a checkpoint.
+FOLDER, _MARK, _FILE = "ema", "average.json", "ema.safetensors"
+
+
+def average_in(folder: str | Path) -> Path | None:
+    """The average that lies beside the model in a folder, if there is one that is whole."""
+    found = Path(folder) / FOLDER
+    return found if is_average(found) and not (found / INCOMPLETE).exists() else None
+
+
+def is_average(folder: str | Path) -> bool:
+    """Whether the model in a folder is the average of a run's weights."""
+    return (Path(folder) / _MARK).is_file()
+
+
+def remove_average(folder: str | Path) -> None:
+    """Of an earlier run in a folder; any other model in a folder of that name stays."""
+    if is_average(Path(folder) / FOLDER):
+        shutil.rmtree(Path(folder) / FOLDER)
 
 
 class AverageMixin:
@@ -21,8 +42,8 @@ class AverageMixin:
 
     average: WeightAverage | None = None
 
-    def _check_average(self) -> None:
-        """Begin the average, if one is asked for; raise ValueError where parameters are not whole."""
+    def _begin_average(self) -> None:
+        """If one is asked for; raise ValueError where parameters are not whole."""
         if self.args.ema_decay is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -31,12 +52,26 @@ class AverageMixin:
         self.add_callback(self.average)
 
     def save_final(self) -> None:
-        """As [`CheckpointMixin.save_final`]; the average's model lies in `output_dir/ema`."""
+        """As [`CheckpointMixin.save_final`]; the average's model lies in `output_dir/ema`, where no other run's stays."""
+        if self.args.should_save:
+            remove_average(self.args.output_dir)
         super().save_final()
+        if self.average is None:
+            return
+        folder = Path(self.args.output_dir) / FOLDER
+
+        def save() -> None:
+            if self.args.should_save:
+                (folder / _MARK).write_text(json.dumps({"decay": self.average.decay, "step": self.state.global_step}))
+            self.save_model(str(folder), _internal_call=True)
+
+        with self.average.in_place():
+            self._in_whole(folder, save, is_new=False)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
         if self.average is not None:
-            folder = Path(self.args.output_dir) / FOLDER
-            with self.average.in_place():
-                self._in_whole(folder, lambda: self.save_model(str(folder), _internal_call=True), is_new=False)
+            self.average.load(self.state.best_model_checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

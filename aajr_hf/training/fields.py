@@ -154,7 +154,8 @@ class RegularizerFields:
         amplification_budget (`float`, *optional*):
             gamma_adv, in the units of `aajr/amplification`. If set, lambda is found during training, from `regularizer_lambda`
             on, such that the mean amplification is at most this; examples within it are left alone (the penalty is
-            `max(a_t - gamma_adv, 0)^2`). While the warm-up lasts, lambda may fall, but not grow.
+            `max(a_t - gamma_adv, 0)^2`; where the penalty is estimated from some points, in expectation). While lambda's
+            warm-up lasts, its multiplier may fall, but not grow.
         penalty_output (`str`, *optional*, defaults to `"logits"`):
             Output whose Jacobian is penalised: `"logits"`, `"centered_logits"` (minus their mean over the vocabulary),
             `"log_probs"` or `"probs"`.
@@ -209,7 +210,8 @@ class RegularizerFields:
             instead of becoming robust; compare methods with fixed ones.
         ema_decay (`float`, *optional*):
             If set, an exponential moving average of the trained weights is kept with this decay (0.999, say; less in the first
-            steps), and saved in `output_dir/ema` beside them, a model like any other.
+            steps), and saved in `output_dir/ema` beside them, a model like any other, by `trainer.save_final()`, with which
+            `aajr train` ends.
 
         > Parameters that control what happens when something goes wrong
 
@@ -226,10 +228,18 @@ class RegularizerFields:
     )
     regularizer: str = _choice("regularizer", "aajr", "Which Jacobian is penalised.")
     regularizer_lambda: float = field(
-        default=1e-3, metadata={"help": "Weight of the penalty. 0 is adversarial training alone."}
+        default=1e-3,
+        metadata={
+            "help": "Weight of the penalty, or with amplification_budget where it begins. Without one, 0 is adversarial training "
+            "alone."
+        },
     )
     amplification_budget: float | None = field(
-        default=None, metadata={"help": "If set, lambda is found such that the mean amplification is at most this."}
+        default=None,
+        metadata={
+            "help": "If set, lambda is found such that the mean of aajr/amplification is at most this; only what is beyond it is "
+            "penalised."
+        },
     )
     penalty_output: str = _choice("penalty_output", "logits", "Output whose Jacobian is penalised.")
     penalty_reduction: str = _choice(

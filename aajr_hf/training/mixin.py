@@ -85,7 +85,7 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         self._dropout = uses_dropout(self.model)
         if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
             raise ValueError("DeepSpeed takes its steps itself: `on_nonfinite` must be stop with it.")
-        self._check_average()
+        self._begin_average()
         if args.is_active:
             self._check_support()
         self.estimator = self._choose_estimator() if args.penalty_active else None
@@ -228,6 +228,8 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
             rest, values = self._penalise(ascent, known)
             loss = loss + strength * self.args.penalty_interval * rest
             metrics |= values
+        if self.budget is not None:
+            metrics["aajr/loss_magnitude"] = losses.abs().mean()
         if self.args.follows_success:
             metrics["aajr/adversarial_success"] = system.success(logits).float().mean()
         values = self._record(loss, metrics | system.metrics(ascent.recorder.clean))
@@ -241,10 +243,10 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
             self.schedules.observe(values["aajr/adversarial_success"])
         if self.budget is None or weight is None:
             return
-        amplification = values["aajr/amplification"]
-        self.budget.observe(amplification, values["aajr/budget_excess"], values["aajr/adversarial_loss"])
+        excess, slack = values["aajr/budget_excess"], values["aajr/budget_slack"]
+        self.budget.observe(excess, slack, values["aajr/loss_magnitude"])
         self._metrics["train"]["aajr/lambda"].append(weight)
-        self._metrics["train"]["aajr/budget_violation"].append(amplification / self.budget.budget - 1)
+        self._metrics["train"]["aajr/budget_violation"].append((excess - slack) / self.budget.budget)
 
     def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """
@@ -262,7 +264,11 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         if amplification is not None:
             metrics["aajr/amplification"] = amplification.mean(dim=0).mean()
             if self.budget is not None:
-                metrics["aajr/budget_excess"] = (amplification - self.budget.budget).clamp_min(0).mean()
+                beyond = amplification - self.budget.budget
+                # Where the loss has no gradient there is no direction, and the amplification is 0 of nothing.
+                moved = points.ascent.trajectory.gradient_norms[list(points.steps)] > 0
+                metrics["aajr/budget_excess"] = beyond.clamp_min(0).mean()
+                metrics["aajr/budget_slack"] = ((-beyond).clamp_min(0) * moved).mean()
         return rest, metrics
 
     def _difference_step(self, ascent: PromptAscent) -> float:

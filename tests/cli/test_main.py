@@ -118,10 +118,8 @@ def test_a_mistake_in_a_recipe_is_one_line(recipe, message, capsys, tmp_path, mo
 def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
     recipe = str(ROOT / "recipes" / "congestion" / "aajr.yaml")
     trained, report = tmp_path / "aajr", tmp_path / "report"
-    assert (
-        main(["train", "--config", recipe, "--model_name_or_path", str(agent), "--output_dir", str(trained), *FAST])
-        == 0
-    )
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(trained), *FAST]
+    assert main(["train", "--config", recipe, *where, "--amplification_budget", "5", "--ema_decay", "0.9"]) == 0
     assert AutoModelForCausalLM.from_pretrained(trained).num_parameters() > 1e6
     adapter = tmp_path / "lora"
     where = ["--model_name_or_path", str(agent), "--output_dir", str(adapter)]
@@ -138,13 +136,18 @@ def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
     assert main(["evaluate", *models, *small]) == 0
     printed = capsys.readouterr().out
     results = json.loads((report / "results.json").read_text())
-    assert list(results["runs"]) == ["base", "aajr", "lora"] and results["train_epsilon"] == AAJRConfig.epsilon
+    assert (
+        list(results["runs"]) == ["base", "aajr", "aajr-ema", "lora"]
+        and results["train_epsilon"] == AAJRConfig.epsilon
+    )
     for name, run in results["runs"].items():
         assert name in printed
         assert set(run["worst_case_success"]) == set(run["sampled_worst_case_success"]) == {"0.5", "1", "2"}
         assert all(run[key] >= 0 for key in ("nominal_success", "sampled_success", "nominal_cost"))
         assert run["spectral_norm"] >= run["random_amplification"] > 0
         assert run["worst_case_cost"]["2"] >= run["worst_case_cost"]["0.5"] >= run["nominal_cost"] - 1e-6
+    budgets = {name: run["membership"]["budget"] for name, run in results["runs"].items() if "membership" in run}
+    assert budgets == {"aajr": 5, "aajr-ema": 5}
     assert results["runs"]["aajr"]["train_seconds"] > 0 and results["runs"]["base"]["train_seconds"] is None
     assert "<html" in (report / "report.html").read_text()
     assert {"report.html", "results.json"} < {path.name for path in report.iterdir()}

@@ -43,6 +43,20 @@ def test_the_ascent_climbs_and_its_steps_are_projected_gradient_steps(norm, scop
         torch.testing.assert_close(trajectory.deltas[t + 1][moved[t]], expected[moved[t]], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("norm", "scope"), BALLS)
+def test_where_nothing_curves_three_steps_reach_the_boundary(norm, scope, masked):
+    """Of a linear loss every step satisfies the inequality, in a space of any dimension and for a ball of any shape."""
+    weight, state = states(2, 16, 48), torch.zeros(2, 16, 48, dtype=torch.float64)
+    mask = torch.arange(16).expand(2, 16) < 9 if masked else None
+    ball = PerturbationSet(0.5, norm, scope)
+    trajectory = ascend(
+        lambda x: (weight * x).flatten(1).sum(dim=1), state, ball, steps=3, step_size="auto", mask=mask
+    )
+    best = (weight * ball.project(1e9 * weight, mask)).flatten(1).sum(dim=1)
+    assert (trajectory.losses[-1] > 0.97 * best).all()
+
+
 def test_the_check_sees_a_step_that_is_too_long():
     """The same check fails for a fixed step far above what backtracking finds, so it is able to fail."""
     loss, state, ball = Loss(10.0), states(4, 3, 4), PerturbationSet(10.0)

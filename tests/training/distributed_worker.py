@@ -36,6 +36,7 @@ CASES = {
 CASES["finite-difference"] = {"jacobian_estimator": "finite_difference", "optim": "sgd"}
 CASES["global"] = {"regularizer": "global_spectral"}
 CASES["amortised"] = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 2}
+CASES["curriculum"] = {"epsilon_schedule": "curriculum", "aajr_warmup_ratio": 1.0, "curriculum_threshold": 1e-9}
 CASES["budget"] = {"amplification_budget": 3.0, "regularizer_lambda": 0.0}
 
 # Of other trainers, on their own data.

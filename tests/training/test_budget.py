@@ -10,6 +10,7 @@ import torch
 
 from aajr_hf.training.budget import AmplificationBudget
 
+from .completions import grpo
 from .tiny import assert_same_gradient, dataset, one_step, tiny_model, trainer
 
 
@@ -23,7 +24,7 @@ def end_step(control, step, *observations):
     for amplifications, loss in observations:
         amplifications = torch.as_tensor(amplifications)
         excess = (amplifications - control.budget).clamp_min(0).mean()
-        control.observe(float(amplifications.mean()), float(excess), loss)
+        control.observe(float(excess), float((control.budget - amplifications).clamp_min(0).mean()), abs(loss))
     control.on_step_end(None, SimpleNamespace(global_step=step), None)
 
 
@@ -47,6 +48,13 @@ def test_the_update_is_that_of_the_formula():
         control = controller(2.0, 0.1)
         end_step(control, 1, ([amplification], 1.0))
         assert control.weight == pytest.approx(control.state["multiplier"] * math.exp(sign * 2.5 / 4))
+
+
+def test_where_nothing_has_a_direction_nothing_is_learnt():
+    control = controller(2.0, 0.1)
+    control.observe(0.0, 0.0, 0.0)
+    control.on_step_end(None, SimpleNamespace(global_step=1), None)
+    assert control.state == {"multiplier": 0.1} and control.weight == 0.1
 
 
 def test_the_multiplier_is_bounded_by_the_problem_and_waits_for_the_warm_up():
@@ -136,6 +144,17 @@ def test_examples_within_the_budget_get_no_gradient_from_the_penalty(tmp_path):
     beyond, _ = one_step(tmp_path, amplification_budget=1.0, regularizer_lambda=1.0)
     with pytest.raises(AssertionError, match="relative difference"):
         assert_same_gradient(beyond, plain, 0.1)
+
+
+@pytest.mark.parametrize("all_alike", [False, True])
+def test_completions_without_an_advantage_are_no_slack(tmp_path, all_alike):
+    settings = {"amplification_budget": 1e3, "regularizer_lambda": 0.1, "max_steps": 2}
+    run = grpo(tmp_path, tiny_model(torch.float32), **settings)
+    if all_alike:
+        run.reward_funcs = [lambda completion_ids, **_: [1.0] * len(completion_ids)]
+    run.train()
+    first, second = run.state.log_history[:2]
+    assert (first["aajr/budget_slack"] == 0) == all_alike == (second["aajr/lambda"] == 0.1)
 
 
 @pytest.mark.parametrize("amortised", [False, True])

@@ -239,3 +239,10 @@ def test_what_a_run_leaves_says_which_trainer_made_it(tmp_path):
     card = (tmp_path / "README.md").read_text()
     assert "`AAJRDPOTrainer`" in card and "- dpo" in card and "aajr train" not in card and "system_loss" not in card
     assert read_run(tmp_path)["epsilon"] == 0.1
+
+
+def test_success_is_a_pair_that_is_preferred_rightly(tmp_path):
+    run = dpo(tmp_path, epsilon=1e-9, epsilon_schedule="curriculum", aajr_warmup_ratio=1.0, max_steps=3)
+    run.train()
+    shares = [log["aajr/adversarial_success"] for log in run.state.log_history[:3]]
+    assert shares == [log["rewards/accuracies"] for log in run.state.log_history[:3]] and 0 < sum(shares) < 3

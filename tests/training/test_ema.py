@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+from aajr_hf import AAJRConfig, AAJRTrainer
+from aajr_hf.cli.errors import UserError
 from aajr_hf.cli.evaluate import with_averages
 from aajr_hf.evaluation.agents import load_agent
+from aajr_hf.evaluation.compare import read_run
+from aajr_hf.training.checkpoints import INCOMPLETE
 
-from .tiny import dataset, tiny_model, trainer
+from .tiny import WORDS, dataset, tiny_model, trainer, trainer_arguments
 
 SETTINGS = {"optim": "adamw_torch", "learning_rate": 1e-2, "max_steps": 6, "epsilon": 0.0, "regularizer": "none"}
 
@@ -54,7 +61,9 @@ def test_the_average_is_saved_as_a_second_model(tmp_path, adapter):
     assert found == {"agent": str(tmp_path / "run"), "agent-ema": str(tmp_path / "run" / "ema")}
     raw, averaged = (load_agent(path)[0](input_ids=torch.arange(5)[None]).logits for path in found.values())
     assert torch.allclose(averaged, inside, atol=1e-5) and not torch.allclose(raw, averaged, atol=1e-3)
-    assert (tmp_path / "run" / "ema" / "recipe.yaml").is_file()
+    # Not another seed of the same run.
+    raw, averaged = (read_run(Path(path))["recipe"] for path in found.values())
+    assert averaged == raw | {"weights": "average"}
 
 
 def test_a_resumed_average_is_that_of_the_undisturbed_run(tmp_path):
@@ -69,6 +78,44 @@ def test_a_resumed_average_is_that_of_the_undisturbed_run(tmp_path):
     (tmp_path / "checkpoint-2" / "ema.safetensors").unlink()
     with pytest.raises(ValueError, match="`ema_decay`: .*checkpoint-2 has no average"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_what_is_no_average_of_this_run_is_not_shown_as_one(tmp_path):
+    folder = tmp_path / "run"
+    run = trainer(folder, tiny_model(torch.float32), dataset(16), ema_decay=0.9, **SETTINGS)
+    run.train()
+    run.save_final()
+    assert list(with_averages({"a": str(folder)})) == ["a", "a-ema"]
+    with pytest.raises(UserError, match="a-ema is the average of a's weights"):
+        with_averages({"a": str(folder), "a-ema": "another"})
+    (folder / "ema" / INCOMPLETE).write_text("")
+    assert list(with_averages({"a": str(folder)})) == ["a"]
+    # A later run without an average leaves none of an earlier one's.
+    trainer(folder, tiny_model(torch.float32), dataset(16), **SETTINGS).save_final()
+    assert not (folder / "ema").exists()
+    # Another run in a folder of this name is none.
+    other = trainer(folder / "ema", tiny_model(torch.float32), dataset(16), **SETTINGS)
+    other.save_final()
+    trainer(folder, tiny_model(torch.float32), dataset(16), **SETTINGS).save_final()
+    assert (folder / "ema" / "model.safetensors").is_file() and list(with_averages({"a": str(folder)})) == ["a"]
+
+
+def test_the_best_models_average_is_that_of_its_step(tmp_path):
+    best = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    best |= {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    settings = SETTINGS | best | {"ema_decay": 0.9, "save_total_limit": 3}
+    run = AAJRTrainer(
+        tiny_model(torch.float32),
+        AAJRConfig(**trainer_arguments(tmp_path, **settings)),
+        train_dataset=dataset(16),
+        eval_dataset=dataset(4),
+        processing_class=copy.deepcopy(WORDS),
+    )
+    run.train()
+    assert run.state.best_model_checkpoint.endswith("checkpoint-2")  # the highest loss
+    expected = load_file(tmp_path / "checkpoint-2" / "ema.safetensors")
+    with run.average.in_place():
+        assert all(torch.equal(p, expected[name]) for name, p in run.model.named_parameters() if name in expected)
 
 
 def test_small_steps_of_bfloat16_are_not_lost():
