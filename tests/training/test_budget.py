@@ -132,7 +132,7 @@ def test_training_meets_the_budget_from_nothing_and_from_a_hundred_times_too_muc
     last = [log["aajr/amplification"] for log in logs[-30:]]
     assert sum(last) / len(last) == pytest.approx(3.0, rel=0.1)
     for log in logs:
-        assert log["aajr/budget_violation"] == pytest.approx(log["aajr/amplification"] / 3 - 1)
+        assert log["aajr/budget_violation"] == pytest.approx(log["aajr/amplification"] / 3 - 1, abs=1e-5)
     assert 0.01 < logs[-1]["aajr/lambda"] < 0.1  # wherever it began
 
 
