@@ -222,7 +222,8 @@ def _sensitivity(final: dict[str, list[dict]]) -> str:
         "along the ascent",
         "along random directions",
         "spectral norm",
-        "gradient norm: variation",
+        "gradient norm: variance",
+        "its root over the mean",
         "monotone steps",
     ]
     rows = []
@@ -230,16 +231,14 @@ def _sensitivity(final: dict[str, list[dict]]) -> str:
         cells = [
             interval([run[f] for run in runs], 2) for f in ("amplification", "random_amplification", "spectral_norm")
         ]
-        variation = [
-            run["gradient_norm_variance"] ** 0.5 / run["gradient_norm"] for run in runs if run.get("gradient_norm")
-        ]
+        known = [(run["gradient_norm_variance"], run["gradient_norm"]) for run in runs if run.get("gradient_norm")]
+        variance, variation = [v for v, _ in known], [v**0.5 / mean for v, mean in known]
         monotone = [100 * run["monotone_fraction"] for run in runs if "monotone_fraction" in run]
-        cells += [interval(values, 2) if values else "-" for values in (variation, monotone)]
+        cells += [interval(values, 2) if values else "-" for values in (variance, variation, monotone)]
         rows.append([name, *cells])
     text = (
         "Amplification of the logits. A random direction of the prompt's embeddings is all but orthogonal to the ascent directions (there "
-        "are thousands of dimensions and three of these). Gradient norm: standard deviation over all training steps in units of the "
-        "mean. Monotone: percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
+        "are thousands of dimensions and three of these). Gradient norm: before clipping, over all steps of a training. Monotone: percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
     )
     return f"{text}\n\n{_rows(header, rows)}"
 
