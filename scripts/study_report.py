@@ -238,7 +238,8 @@ def _sensitivity(final: dict[str, list[dict]]) -> str:
         rows.append([name, *cells])
     text = (
         "Amplification of the logits. A random direction of the prompt's embeddings is all but orthogonal to the ascent directions (there "
-        "are thousands of dimensions and three of these). Gradient norm: before clipping, over all steps of a training. Monotone: percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
+        "are thousands of dimensions and three of these). Gradient norm: before clipping, over all steps of a training. Monotone: "
+        "percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
     )
     return f"{text}\n\n{_rows(header, rows)}"
 
