@@ -3,7 +3,7 @@ Does an adapter need a high rank to become robust? One base agent, fine-tuned wi
 of several ranks and by three families of full-rank adapters of as many parameters, several seeds each, all attacked alike.
 
     python scripts/rank_study.py                       # an hour or two on two cores
-    python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output /tmp/rank
+    python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output outputs/rank
 
 Each adapter is given the learning rate with which an agent of one more seed has the highest worst-case success, on other
 observations than those of the results: of `RATES`, tried from the second on towards the better ones. Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of
