@@ -179,7 +179,7 @@ def with_averages(models: dict[str, str]) -> dict[str, str]:
     for name, path in models.items():
         found[name] = path
         average = average_in(path)
-        if average is not None and str(average) not in models.values():
+        if average is not None and average not in map(Path, models.values()):
             of_average = f"{name}-{average.name}"
             if of_average in models:
                 raise UserError(

@@ -41,9 +41,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     How the agent in a folder was trained: what its recipe says, what it leaves out being a default.
 
     Returns:
-        `method` (one of `METHODS`), `regularizer_lambda` (None without a penalty or with a budget), `epsilon` and `seed` (None for an agent
-        without a recipe, method `base`), `recipe` (what else differs from the defaults) and `gradient_norm`, see
-        [`gradient_norms`].
+        `method` (one of `METHODS`), `regularizer_lambda` (None without a penalty or with a budget), `epsilon` and `seed` (None
+        for an agent without a recipe, method `base`), `recipe` (what else differs from the defaults, and whether the weights
+        are an average) and `gradient_norm`, see [`gradient_norms`].
 
     Raises:
         ValueError, OSError: for a model that was not written to its end, and for a recipe or a trainer_state.json that

@@ -52,8 +52,9 @@ def _read_row(row: dict[str, Any]) -> dict[str, Any]:
         prompt, completion = _last_calls(_messages("messages", row["messages"]))
     else:
         prompt, completion = (_messages(name, row.get(name)) for name in ("prompt", "completion"))
-    offered_tools(row.get("tools"))
-    tools = [{"type": "function", "function": tool.get("function", tool)} for tool in as_tools(row.get("tools")) or []]
+    tools = as_tools(row.get("tools"))
+    offered_tools(tools)  # each has a name
+    tools = [{"type": "function", "function": tool.get("function", tool)} for tool in tools or []]
     _check_schemas(tools)
     accepted = row.get("accepted")
     accepted = parsed("`accepted`", accepted) if isinstance(accepted, str) else accepted

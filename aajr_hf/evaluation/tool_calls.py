@@ -12,6 +12,8 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from ..training.tools import no_constant
+
 # Why an answer is not valid, in the order in which it is looked for.
 FAILURES = {
     "unfinished": "not over when its tokens were",
@@ -133,12 +135,8 @@ def read_call(value: Any) -> ToolCall:
     return ToolCall(value["name"], arguments)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
 # Without Python's own NaN and Infinity.
-JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+JSON = json.JSONDecoder(parse_constant=no_constant)
 
 
 def parse_json(text: str) -> Any:

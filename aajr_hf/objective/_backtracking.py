@@ -111,6 +111,7 @@ def _diameter(ball: PerturbationSet, like: Tensor, mask: Tensor | None) -> Tenso
     free = torch.ones_like(like) if mask is None else expand_mask(mask, like).expand_as(like)
     # A product of intervals, one for each free coordinate, or of balls, one for each free vector.
     factors = free if ball.norm == "linf" else free.amax(dim=-1, keepdim=True)
+    # At least one: where nothing is free, nothing moves, whatever the step.
     return 2 * radius * factors.flatten(1).sum(dim=1).clamp_min(1).sqrt()
 
 

@@ -215,9 +215,8 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
             metrics |= ascent_metrics(
                 ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
             )
-            if not (
-                self.args.penalty_active and self.args.regularizer == "aajr"
-            ):  # else the exact one, where it is computed
+            is_exact = self.args.penalty_active and self.args.regularizer == "aajr"
+            if not is_exact:  # else it is there where the penalty is evaluated
                 metrics["aajr/amplification"] = metrics["aajr/secant_amplification"]
         weight = schedules.strength * (self.args.regularizer_lambda if self.budget is None else self.budget.weight)
         strength = weight / self._accumulation(num_items_in_batch)

@@ -1,6 +1,17 @@
 """Results of four agents for the tests of reports and plots."""
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def draw(function, results):
+    """The figure that a function of the plots draws of results."""
+    figure = Figure(figsize=(5.6, 4.3), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    function(figure, results)
+    figure.canvas.draw()
+    return figure
 
 
 def make_run(nominal, sampled, worst, *, amplification=10.0, seconds=None, examples=512):

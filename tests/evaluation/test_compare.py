@@ -38,6 +38,7 @@ class TestReadRun:
             ({"epsilon": 0.0, "regularizer_lambda": 0}, ("sft", None, 0.0, 42)),
             ({"regularizer": "none", "seed": 3}, ("adversarial", None, 0.25, 3)),
             ({"regularizer_lambda": 0.0, "epsilon": 0.1}, ("adversarial", None, 0.1, 42)),
+            ({"amplification_budget": 5.0, "regularizer_lambda": 0.0}, ("aajr", None, 0.25, 42)),
             ({"regularizer": "global_spectral", "regularizer_lambda": "6e-4"}, ("global_spectral", 6e-4, 0.25, 42)),
         ],
     )

@@ -3,21 +3,11 @@ import sys
 
 import matplotlib.image
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
 from aajr_hf.evaluation import plots
 
-from .conftest import make_run
-
-
-def draw(function, results):
-    figure = Figure(figsize=(5.6, 4.3), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    function(figure, results)
-    figure.canvas.draw()
-    return figure
+from .conftest import draw, make_run
 
 
 class TestDrawPlots:

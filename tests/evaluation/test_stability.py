@@ -11,8 +11,6 @@ from dataclasses import replace
 import matplotlib.image
 import pytest
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from aajr_hf.evaluation import report, stability_plots
 from aajr_hf.evaluation.robustness import evaluate_agent
@@ -21,6 +19,7 @@ from aajr_hf.evaluation.target import Target
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 
+from .conftest import draw
 from .test_report import page, piped
 from .tiny import ROWS, SMALL, TOKENIZER, trained
 
@@ -158,14 +157,6 @@ class TestReport:
     def test_json_round_trip(self, stable_results, tmp_path):
         report.write_json(stable_results, tmp_path / "results.json")
         assert json.loads((tmp_path / "results.json").read_text()) == stable_results
-
-
-def draw(function, results):
-    figure = Figure(figsize=(5.6, 4.3), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    function(figure, results)
-    figure.canvas.draw()
-    return figure
 
 
 class TestPlots:
