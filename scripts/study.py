@@ -1,7 +1,8 @@
 """
 Does AAJR pay? In each world one base agent, fine-tuned with equal steps by plain training, adversarial training, AAJR and the
-penalties that it competes with: four settings of each on tuning seeds, then the best one on fresh seeds and fresh observations,
-attacked, shocked and measured.
+penalties that it competes with: four settings of each on tuning seeds (learning rates without a penalty; with one, lambdas at
+the rate that adversarial training does best with), then the best one on fresh seeds and fresh observations, attacked, shocked
+and measured.
 
     python scripts/study.py --preset smoke             # nothing but whether it runs
     python scripts/study.py --preset small             # one world, two seeds: within an hour on two cores
@@ -16,7 +17,6 @@ run) and study.md (what they say) to `--output`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -26,86 +26,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import yaml
+from study_settings import METHODS, PRESETS, ROOT, TUNED_AS, Preset, Run, base_agent, settings_of
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation.report import replace_file
-from aajr_hf.training.model_card import weights_digest
-
-ROOT = Path(__file__).resolve().parent.parent
-EPSILON = 0.25
-# In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5.
-MULTIPLES = (0.4, 0.8, 1.2, 2.0)
-# Relative radii of the adversary that acts in episodes.
-IN_EPISODES = (0.2, 0.5)
-# Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
-SHOCKS = {
-    "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 1},
-    "commons": {"greedy_newcomer": 3, "bad_season": 40},
-    "hide_and_seek": {"faster_seeker": 1, "false_sightings": 1},
-}
-LAMBDAS = (6e-6, 5e-5, 4e-4, 3e-3)
-RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-# Of each method: its recipe, what it changes there, and the field of which four values are tried.
-METHODS: dict[str, tuple[str, dict, str]] = {
-    "sft": ("sft", {}, "learning_rate"),
-    "adversarial": ("adversarial", {}, "learning_rate"),
-    "global_spectral": ("global", {}, "regularizer_lambda"),
-    "local_spectral": (
-        "global",
-        {"regularizer": "local_spectral", "penalty_trajectory": "sample"},
-        "regularizer_lambda",
-    ),
-    "global_frobenius": ("global", {"regularizer": "global_frobenius"}, "regularizer_lambda"),
-    "random_direction": ("aajr", {"regularizer": "random_direction"}, "regularizer_lambda"),
-    "aajr": ("aajr", {"penalty_trajectory": "all", "penalty_fraction": 1.0}, "regularizer_lambda"),
-    "aajr_amortised": ("aajr-amortised", {}, "regularizer_lambda"),
-}
-# Of the base agents: where 900 steps do not reach 99 % of the expert's answers.
-BASE_OPTIONS = {"commons": ("--steps", "1200", "--examples", "24000")}
-# The amortised penalty is the exact one in the mean: both have the lambda that is found with the cheaper one.
-TUNED_AS = {"aajr": "aajr_amortised"}
-# That of all methods that are not tuned by it.
-LEARNING_RATE = 2e-3
-
-
-@dataclass(frozen=True)
-class Preset:
-    """How much is run: the first tuning seed is 100, so that none is one of the results."""
-
-    worlds: tuple[str, ...]
-    steps: int
-    tuning_seeds: tuple[int, ...]
-    seeds: tuple[int, ...]
-    tuning_examples: int
-    examples: int
-    episodes: int
-
-
-PRESETS = {
-    "smoke": Preset(("hide_and_seek",), 2, (100,), (0,), 8, 8, 1),
-    "small": Preset(("hide_and_seek",), 100, (100,), (0, 1), 100, 200, 5),
-    "full": Preset(("hide_and_seek", "congestion", "commons"), 200, (100, 101), (0, 1, 2, 3, 4), 200, 300, 12),
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One agent: `value` is that of the field that is tuned; None for the base agent, which is not trained."""
-
-    world: str
-    method: str
-    value: float | None
-    seed: int
-    phase: str
-
-    @property
-    def label(self) -> str:
-        value = "" if self.value is None else f"-{self.value:g}"
-        return f"{self.world}-{self.method}{value}-{self.seed}"
 
 
 class Study:
@@ -117,8 +44,12 @@ class Study:
         self._lock = threading.Lock()
 
     def results(self, runs: list[Run]) -> list[dict]:
-        with ThreadPoolExecutor(self.jobs) as pool:
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
             return list(pool.map(self._result, runs))
+        finally:
+            # Where one fails, or at Ctrl-C, the others are not begun.
+            pool.shutdown(cancel_futures=True)
 
     def _result(self, run: Run) -> dict:
         file = self.work / f"{run.label}.json"
@@ -151,15 +82,26 @@ def choose(tuned: list[dict]) -> float:
     The value with the best sampled success, averaged over tuning seeds, no attack and all radii: it falls where the agent is
     dull or unsure, as well as where it is not robust, and prefers no radius.
     """
-    values = sorted({result["value"] for result in tuned})
+    scores = tuning_scores(tuned)
+    return max(scores, key=scores.get)
 
-    def score(value: float) -> float:
-        mine = [result for result in tuned if result["value"] == value]
-        return statistics.mean(
-            success for r in mine for success in (r["sampled_success"], *r["sampled_worst_case_success"].values())
+
+def tuning_scores(tuned: list[dict]) -> dict[float, float]:
+    """Of each value that was tried, in rising order, the mean by which [`choose`] judges it."""
+    return {
+        value: statistics.mean(
+            success
+            for run in tuned
+            if value_of(run) == value
+            for success in (run["sampled_success"], *run["sampled_worst_case_success"].values())
         )
+        for value in sorted(map(value_of, tuned))
+    }
 
-    return max(values, key=score)
+
+def value_of(run: dict) -> float:
+    """What was tuned: lambda where there is a penalty, and the learning rate where there is none."""
+    return run["learning_rate"] if run["regularizer_lambda"] is None else run["regularizer_lambda"]
 
 
 def part_of(shard: str | None, units: list) -> list:
@@ -207,27 +149,30 @@ def run_study(arguments: argparse.Namespace) -> None:
     preset = PRESETS[arguments.preset]
     work = (arguments.work or ROOT / "outputs" / f"study-{arguments.preset}").resolve()
     work.mkdir(parents=True, exist_ok=True)
-    worlds = arguments.worlds or preset.worlds
-    # By world and method, so that no shard waits for another.
-    # One unit is tuned once, and trained by all methods that share its setting.
-    tuned_methods = dict.fromkeys(TUNED_AS.get(method, method) for method in ("base", *arguments.methods))
-    units = part_of(arguments.shard, [(world, method) for world in worlds for method in tuned_methods])
-    for world in dict.fromkeys(world for world, _ in units):
-        make_base(world, work)
     output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
     if output.resolve() == work:
         raise ValueError(f"`--output` must be another folder than `--work`; got {output}.")
-    restore(output / "study.json", work, preset)
-    tuning = tuning_runs(units, preset)
+    # One unit is tuned once, and trained by all methods that share its setting.
+    tuned_methods = dict.fromkeys(TUNED_AS.get(method, method) for method in ("base", *arguments.methods))
+    worlds = arguments.worlds or preset.worlds
+    units = part_of(arguments.shard, [(world, method) for world in worlds for method in tuned_methods])
+    worlds = list(dict.fromkeys(world for world, _ in units))
+    for world in worlds:
+        make_base(world, work)
+    others = restore(output / "study.json", worlds, work, preset)
+    rates = rate_runs(units, preset)
     wanted = [(w, m) for w, like in units for m in ("base", *arguments.methods) if TUNED_AS.get(m, m) == like]
-    expected = len(tuning) + len(wanted) * len(preset.seeds)
+    lambdas = [unit for unit in units if is_penalised(unit[1])]
+    each = len(preset.tuning_seeds)
+    expected = len(rates) + sum(each * len(METHODS[m].values()) for _, m in lambdas) + len(wanted) * len(preset.seeds)
     study = Study(arguments.preset, work, arguments.jobs, arguments.device, expected)
     try:
-        tuned = study.results(tuning)
+        tuned = study.results(rates)
+        tuned += study.results(lambda_runs(lambdas, tuned, preset))
         study.results(final_runs(wanted, tuned, preset))
     finally:
         # Also of what there is when it is interrupted, and of the runs of other shards.
-        runs = [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
+        runs = others + [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
         if runs:
             from study_report import write_report
 
@@ -235,67 +180,78 @@ def run_study(arguments: argparse.Namespace) -> None:
             print(f"{len(runs)} runs: {output / 'study.json'}, {output / 'study.md'}")
 
 
-def tuning_runs(units: list[tuple[str, str]], preset: Preset) -> list[Run]:
+def is_penalised(method: str) -> bool:
+    return method in METHODS and METHODS[method].unit is not None
+
+
+def rate_runs(units: list[tuple[str, str]], preset: Preset) -> list[Run]:
+    """What finds learning rates: of the methods without a penalty, and of adversarial training for all that have one."""
+    rated = [(world, "adversarial" if is_penalised(method) else method) for world, method in units if method != "base"]
     return [
-        Run(world, method, value, seed, "tuning")
-        for world, method in units
-        if method != "base"
-        for value in (RATES if METHODS[method][2] == "learning_rate" else LAMBDAS)
+        Run(world, method, rate, None, seed, "tuning")
+        for world, method in dict.fromkeys(rated)
+        for rate in METHODS[method].values()
         for seed in preset.tuning_seeds
     ]
 
 
+def lambda_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) -> list[Run]:
+    return [
+        Run(world, method, best(world, "adversarial", tuned), value, seed, "tuning")
+        for world, method in units
+        for value in METHODS[method].values()
+        for seed in preset.tuning_seeds
+    ]
+
+
+def best(world: str, method: str, tuned: list[dict]) -> float:
+    return choose([run for run in tuned if (run["world"], run["method"]) == (world, method)])
+
+
 def final_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) -> list[Run]:
-    runs = []
+    """By seed, so that what there is after a while compares all methods."""
+    settings = {}
     for world, method in units:
-        like = TUNED_AS.get(method, method)
-        mine = [result for result in tuned if (result["world"], result["method"]) == (world, like)]
-        value = choose(mine) if mine else None
-        runs += [Run(world, method, value, seed, "result") for seed in preset.seeds]
-    return runs
+        rate, weight = None, None
+        if method != "base":
+            rate = best(world, "adversarial" if is_penalised(method) else method, tuned)
+        if is_penalised(method):
+            weight = best(world, TUNED_AS.get(method, method), tuned)
+        settings[world, method] = rate, weight
+    return [Run(*unit, *setting, seed, "result") for seed in preset.seeds for unit, setting in settings.items()]
 
 
-def restore(results: Path, work: Path, preset: Preset) -> None:
-    """Put the runs of earlier results back to where they are looked for, and refuse those of another preset."""
+def restore(results: Path, worlds: list[str], work: Path, preset: Preset) -> list[dict]:
+    """
+    Put the runs of earlier results back to where they are looked for.
+
+    Returns:
+        Those of other worlds, which stay as they are.
+
+    Raises:
+        ValueError: if runs of these worlds had other settings or another base agent.
+    """
     earlier = json.loads(results.read_text()) if results.is_file() else []
     kept = {file: json.loads(file.read_text()) for file in work.glob("*.json")}
     for place, runs in ((f"`--output`: {results}", earlier), (f"`--work`: {work}", kept.values())):
         for run in runs:
-            if run["settings"] != settings_of(run["world"], run["method"], preset, work):
+            told = (run["world"], run["method"])
+            if run["world"] in worlds and run["settings"] != settings_of(*told, preset, work):
                 raise ValueError(f"{place} holds runs of other settings or another base agent: give another folder.")
     for run in earlier:
         file = work / f"{Run(*(run[name] for name in Run.__dataclass_fields__)).label}.json"
-        if file not in kept:
+        if run["world"] in worlds and file not in kept:
             replace_file(file, (json.dumps(run, indent=2) + "\n").encode())
-
-
-def settings_of(world: str, method: str, preset: Preset, work: Path) -> str:
-    """A digest of all that the run of a method depends on beside its seed and its setting."""
-    recipe, *changes = METHODS.get(method, (None, {}, None))
-    file = ROOT / "recipes" / "congestion" / f"{recipe}.yaml"
-    told = yaml.safe_load(file.read_text()) if recipe else None
-    base = weights_digest(work / f"base-{world}")
-    parts = [
-        asdict(preset) | {"worlds": None},
-        told,
-        changes,
-        LEARNING_RATE,
-        EPSILON,
-        MULTIPLES,
-        IN_EPISODES,
-        SHOCKS,
-        base,
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    present = {run["world"] for run in kept.values()} | set(worlds)
+    return [run for run in earlier if run["world"] not in present]
 
 
 def make_base(world: str, work: Path) -> None:
-    base = work / f"base-{world}"
-    if base.is_dir():
+    if base_agent(world, work).is_dir():
         return
+    base = work / f"base-{world}"
     command = [sys.executable, "-m", "aajr_hf", "init-agent", str(base), "--environment", world]
-    failed = subprocess.run([*command, *BASE_OPTIONS.get(world, ())]).returncode
-    if failed and not base.is_dir():  # which another shard may have made meanwhile
+    if subprocess.run(command).returncode and not base.is_dir():  # which another shard may have made meanwhile
         raise RuntimeError(f"the base agent of {world} could not be made.")
 
 

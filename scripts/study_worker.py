@@ -9,10 +9,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from study import (
+from study_settings import (
+    ATTACK_STEPS,
+    EPISODE_STEPS,
     EPSILON,
     IN_EPISODES,
-    LEARNING_RATE,
     METHODS,
     MULTIPLES,
     PRESETS,
@@ -20,6 +21,7 @@ from study import (
     SHOCKS,
     Preset,
     Run,
+    base_agent,
     settings_of,
 )
 
@@ -28,10 +30,10 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
     """The folder of the agent; None if its numbers were not finite: the setting is too strong."""
     from aajr_hf.cli.main import main as aajr
 
-    base = work / f"base-{run.world}"
+    base = base_agent(run.world, work)
     if run.method == "base":
         return base
-    recipe, changes, tuned = METHODS[run.method]
+    method = METHODS[run.method]
     options = {
         "model_name_or_path": base,
         "output_dir": work / run.label,
@@ -40,17 +42,18 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
         "environment_seed": 1 + run.seed,
         "max_steps": preset.steps,
         "epsilon": 0.0 if run.method == "sft" else EPSILON,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": run.learning_rate,
         "seed": run.seed,
         "use_cpu": device == "cpu",
         "logging_steps": 50,
         "disable_tqdm": True,
         "overwrite": True,
-        **changes,
-        tuned: run.value,
+        **method.changes,
     }
+    if run.regularizer_lambda is not None:
+        options["regularizer_lambda"] = run.regularizer_lambda
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    status = aajr(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *arguments])
+    status = aajr(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{method.recipe}.yaml"), *arguments])
     diverged = status == 1 and any((work / run.label).glob("_nonfinite-*"))
     if status and not diverged:
         sys.exit(status)
@@ -67,7 +70,7 @@ def measure(run: Run, preset: Preset, folder: Path) -> dict:
     settings = RobustnessSettings(
         train_epsilon=EPSILON,
         multiples=MULTIPLES,
-        attack_steps=10 if tuning else 20,
+        attack_steps=ATTACK_STEPS,
         attack_restarts=1,
         spectral_examples=32,
         seed=run.seed,
@@ -97,7 +100,7 @@ def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, e
 
     kind, magnitude = WORLDS[run.world], SHOCKS[run.world][shock] if shock else 0
     worlds = [kind(shock=shock, magnitude=magnitude) for _ in range(min(preset.episodes, 12))]
-    player = ModelPlayer(*agent, attack=None if epsilon is None else AttackSettings(epsilon, 8, 1))
+    player = ModelPlayer(*agent, attack=None if epsilon is None else AttackSettings(epsilon, EPISODE_STEPS, 1))
     opponent = Experts() if kind.two_sided else None
     records = [r for some in play(worlds, episode_seeds(preset.episodes, run.seed), player, opponent) for r in some]
     means = {name: sum(r["metrics"][name] for r in records) / len(records) for name in records[0]["metrics"]}
@@ -137,10 +140,7 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = arguments.device.partition(":")[2]
     run, preset, work = Run(**json.loads(arguments.run)), PRESETS[arguments.preset], arguments.work
     folder = train(run, preset, work, arguments.device)
-    _, _, tuned = METHODS.get(run.method, (None, None, None))
     result = vars(run) | {
-        "tuned": tuned,
-        "lambda": run.value if tuned == "regularizer_lambda" else None,
         "steps": 0 if run.method == "base" else preset.steps,
         "settings": settings_of(run.world, run.method, preset, work),
     }

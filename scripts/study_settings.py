@@ -1,0 +1,121 @@
+"""What `study.py` runs: worlds, methods, the values that are tried for each, and how much of everything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import yaml
+
+from aajr_hf.training.model_card import weights_digest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Base agents of the committed results, in bfloat16, so that every machine starts from the same ones.
+AGENTS = ROOT / "docs" / "results" / "agents"
+EPSILON = 0.25
+# In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5.
+MULTIPLES = (0.4, 0.8, 1.2, 2.0)
+ATTACK_STEPS = 10
+# Relative radii of the adversary that acts in episodes, and its steps.
+IN_EPISODES, EPISODE_STEPS = (0.2, 0.5), 5
+# Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
+SHOCKS = {
+    "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 1},
+    "commons": {"greedy_newcomer": 3, "bad_season": 40},
+    "hide_and_seek": {"faster_seeker": 1, "false_sightings": 1},
+}
+# Tried where there is no penalty. A penalty is trained at the rate that adversarial training without it does best with.
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+# Tried where there is one: its weight at the start, in nats.
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A recipe of `recipes/congestion` and what is changed there."""
+
+    recipe: str
+    changes: dict[str, str] = field(default_factory=dict)
+    # The lambda at which the penalty of a base agent is about one: the inverse of what was measured for the agents of
+    # congestion and commons (aajr 0.2 to 1.8 million, spectral norms 3 to 9, Frobenius 7 to 11, random directions 1,200 to
+    # 2,100). None where there is no penalty.
+    unit: float | None = None
+
+    def values(self) -> tuple[float, ...]:
+        """The learning rates or lambdas that are tried."""
+        return RATES if self.unit is None else tuple(float(f"{strength * self.unit:.3g}") for strength in STRENGTHS)
+
+
+METHODS = {
+    "sft": Method("sft"),
+    "adversarial": Method("adversarial"),
+    "global_spectral": Method("global", unit=2e-7),
+    "local_spectral": Method(
+        "global", {"regularizer": "local_spectral", "penalty_trajectory": "sample"}, unit=2e-7
+    ),
+    "global_frobenius": Method("global", {"regularizer": "global_frobenius"}, unit=1e-7),
+    "random_direction": Method("aajr", {"regularizer": "random_direction"}, unit=5e-4),
+    "aajr": Method("aajr", {"penalty_trajectory": "all", "penalty_fraction": "1.0"}, unit=1e-6),
+    "aajr_amortised": Method("aajr-amortised", unit=1e-6),
+}
+# The amortised penalty is the exact one in the mean: both have the lambda that is found with the cheaper one.
+TUNED_AS = {"aajr": "aajr_amortised"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much is run: the first tuning seed is 100, so that none is one of the results."""
+
+    worlds: tuple[str, ...]
+    steps: int
+    tuning_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    tuning_examples: int
+    examples: int
+    episodes: int
+
+
+PRESETS = {
+    "smoke": Preset(("hide_and_seek",), 2, (100,), (0,), 8, 8, 1),
+    "small": Preset(("hide_and_seek",), 100, (100,), (0, 1), 100, 200, 5),
+    "full": Preset(("hide_and_seek", "congestion", "commons"), 200, (100, 101), (0, 1, 2, 3, 4), 200, 300, 12),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One agent. The base agent is not trained; lambda is None where there is no penalty."""
+
+    world: str
+    method: str
+    learning_rate: float | None
+    regularizer_lambda: float | None
+    seed: int
+    phase: str
+
+    @property
+    def label(self) -> str:
+        values = [f"{value:g}" for value in (self.learning_rate, self.regularizer_lambda) if value is not None]
+        return "-".join([self.world, self.method, *values, str(self.seed)])
+
+
+def base_agent(world: str, work: Path) -> Path:
+    """The folder of a world's base agent: one of the work folder, or else that of the committed results."""
+    own = work / f"base-{world}"
+    return own if own.is_dir() else AGENTS / world
+
+
+def settings_of(world: str, method: str, preset: Preset, work: Path) -> str:
+    """A digest of all that the run of a method depends on beside what [`Run`] says."""
+    told = METHODS.get(method)
+    recipe = yaml.safe_load((ROOT / "recipes" / "congestion" / f"{told.recipe}.yaml").read_text()) if told else None
+    parts = [
+        asdict(preset) | {"worlds": None},
+        recipe,
+        told and told.changes,
+        [EPSILON, MULTIPLES, ATTACK_STEPS, IN_EPISODES, EPISODE_STEPS, SHOCKS[world]],
+        weights_digest(base_agent(world, work)),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
