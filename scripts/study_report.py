@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from study import EPSILON
+from study import is_penalised, tuning_scores, value_of
+from study_settings import ATTACK_STEPS, EPISODE_STEPS, EPSILON
 
 from aajr_hf.evaluation.report import replace_file
 from aajr_hf.evaluation.student import mean_interval
@@ -20,20 +21,21 @@ UNREGULARISED = ("base", "sft", "adversarial")
 RADII = ("1.2", "2")
 ORDER = (*UNREGULARISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
 
-INTRODUCTION = """# Does AAJR pay?
+INTRODUCTION = f"""# Does AAJR pay?
 
-`python scripts/study.py --preset full` makes this page and `study.json`, in which every run stands. In each world one base agent is
-fine-tuned with equal steps ({steps}) by each method, with frozen embeddings and, but for plain training, against the same adversary
-(epsilon 0.25 of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of each method (the learning rate
-where there is no penalty, lambda at a learning rate of 0.002 where there is one) are tried on tuning seeds; the one with
-the best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on fresh
-observations; training data are others for every seed, too. `aajr` evaluates its penalty at all points of the ascent, the others theirs
-at a random part of them; with the mean the same, it takes its lambda from `aajr_amortised`. Largest singular values are taken after two
-power iterations.
+`python scripts/study.py --preset full` makes this page and `study.json`, in which every run stands; the base agents are in `agents/`. In
+each world one base agent is fine-tuned with equal steps ({{steps}}) by each method, with frozen embeddings and, but for plain training,
+against the same adversary (epsilon {EPSILON} of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of each
+method are tried on tuning seeds: learning rates where there is no penalty; where there is one, lambdas that give it a weight of about
+0.01, 0.1, 1 and 10 nats at the start, at the rate that adversarial training without it does best with, so that adversarial training is
+every penalty's lambda of zero, all else equal. The setting with the best sampled success, averaged over no attack and the four
+radii, is trained again on fresh seeds and measured on fresh observations; training data are others for every seed, too. `aajr`
+evaluates its penalty at all points of the ascent, the others theirs at a random part of them; with the mean the same, it takes
+its lambda from `aajr_amortised`. Largest singular values are taken after two power iterations.
 
 Success is the share of held-out observations that are answered as the expert does, to the token: greedily, and in brackets by sampling at
 temperature 1, which shows where a penalty was met by smaller logits. The attack is projected gradient ascent on the expected
-system cost, 20 steps, the best iterate of each example. Numbers with a ± are means over seeds with their 95 % confidence
+system cost, {ATTACK_STEPS} steps, the best iterate of each example. Numbers with a ± are means over seeds with their 95 % confidence
 intervals (Student's t over seeds; paired by seed where two methods are compared), those in brackets, costs and times means alone. Times are
 of two runs at once on one thread each, and beside other work."""
 
@@ -63,6 +65,7 @@ def _world(runs: list[dict]) -> list[str]:
     return [
         *left_out,
         _table(final),
+        _settings(tuning),
         "### The price of robustness",
         _prices(final),
         "### AAJR against each baseline",
@@ -77,7 +80,7 @@ def _world(runs: list[dict]) -> list[str]:
 def by_method(runs: list[dict]) -> dict[str, list[dict]]:
     """The runs of each method, in the order of the page, those of a method by seed."""
     return {
-        name: sorted((run for run in runs if run["method"] == name), key=lambda run: (run["seed"], run["value"] or 0))
+        name: sorted((run for run in runs if run["method"] == name), key=lambda run: (run["seed"], value_of(run) or 0))
         for name in ORDER
         if any(run["method"] == name for run in runs)
     }
@@ -138,8 +141,8 @@ def _table(final: dict[str, list[dict]]) -> str:
     ]
     rows = []
     for name, runs in final.items():
-        value = runs[0]["value"]
-        setting = "-" if value is None else f"{'lambda' if runs[0]['lambda'] is not None else 'rate'} {value:g}"
+        value = value_of(runs[0])
+        setting = "-" if value is None else f"{'lambda' if is_penalised(name) else 'rate'} {value:g}"
         cells = [f"{interval([nominal(r) for r in runs])} ({statistics.mean(sampled(r) for r in runs):.1f})"]
         for radius in radii:
             greedy = [run["worst_case_success"][radius] for run in runs]
@@ -149,6 +152,28 @@ def _table(final: dict[str, list[dict]]) -> str:
         seconds = [run["train_seconds"] for run in runs if "train_seconds" in run]
         rows.append([name, setting, *cells, f"{cost:.2f}", f"{statistics.mean(seconds):.0f}" if seconds else "-"])
     return _rows(header, rows)
+
+
+def _settings(tuning: dict[str, list[dict]]) -> str:
+    """What was tried, and how the choice was made."""
+    rows = []
+    for name, runs in tuning.items():
+        scores = tuning_scores(runs)
+        chosen = max(scores, key=scores.get)
+        cells = [f"{value:g}: {score:.1f}" for value, score in scores.items()]
+        rows.append(
+            [name, *(f"**{cell}**" if value == chosen else cell for value, cell in zip(scores, cells, strict=True))]
+        )
+    rates = {run["learning_rate"] for name, runs in tuning.items() if is_penalised(name) for run in runs}
+    text = (
+        "Settings that were tried (learning rates without a penalty, lambdas with one"
+        f"{', at a rate of ' + ' or '.join(f'{rate:g}' for rate in sorted(rates)) if rates else ''}), each with its score on the "
+        "tuning seeds: sampled success in percent, averaged over no attack and the four radii. The best one is in bold; where it is the "
+        "first or the last, a better one may lie beyond."
+    )
+    widest = max(map(len, rows), default=1)
+    header = ["method", *(f"setting {i}" for i in range(1, widest))]
+    return f"{text}\n\n{_rows(header, [row + ['-'] * (widest - len(row)) for row in rows])}" if rows else ""
 
 
 def _prices(final: dict[str, list[dict]]) -> str:
@@ -199,7 +224,7 @@ def _matched(ours: str, tuning: dict[str, list[dict]]) -> str:
                 row += [interval(d, sign=True) for d in matched_differences(tuning[ours], tuning[name], a, b)]
     title = (
         f"Points that `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched "
-        "nominal success: over the four settings of each method, by tuning seed and on the tuning observations, attacked in 10 steps; the "
+        "nominal success: over the four settings of each method, by tuning seed and on the tuning observations; the "
         "two seeds give wide intervals."
     )
     return f"{title}\n\n{_rows(header, list(rows.values()))}"
@@ -261,5 +286,8 @@ def _shocks(final: dict[str, list[dict]]) -> str:
         for name, runs in final.items()
         if all(run.get("shocked") for run in runs)
     ]
-    text = "Whole episodes of ten agents, greedy answers: the world's success in percent, with the shock and the attack named."
+    text = (
+        "Whole episodes of ten agents, greedy answers: the world's success in percent, with the shock and the attack named; the attack "
+        f"moves the embeddings of every prompt of the agents' by so much of their norm, in {EPISODE_STEPS} steps."
+    )
     return f"### Episodes\n\n{text}\n\n{_rows(['method', *conditions], rows)}"

@@ -52,9 +52,7 @@ METHODS = {
     "sft": Method("sft"),
     "adversarial": Method("adversarial"),
     "global_spectral": Method("global", unit=2e-7),
-    "local_spectral": Method(
-        "global", {"regularizer": "local_spectral", "penalty_trajectory": "sample"}, unit=2e-7
-    ),
+    "local_spectral": Method("global", {"regularizer": "local_spectral", "penalty_trajectory": "sample"}, unit=2e-7),
     "global_frobenius": Method("global", {"regularizer": "global_frobenius"}, unit=1e-7),
     "random_direction": Method("aajr", {"regularizer": "random_direction"}, unit=5e-4),
     "aajr": Method("aajr", {"penalty_trajectory": "all", "penalty_fraction": "1.0"}, unit=1e-6),

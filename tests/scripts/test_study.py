@@ -9,22 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from aajr_hf.environments import expert_rows
+from aajr_hf.environments import expert_rows, held_out_rows
+from aajr_hf.evaluation.agents import load_agent
+from aajr_hf.evaluation.robustness import nominal_success
 from aajr_hf.training.base_agent import small_llama, train_tokenizer
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from study import METHODS, PRESETS, choose, part_of  # noqa: E402
+from study import Study, choose, lambda_runs, part_of, rate_runs, restore  # noqa: E402
 from study_report import matched_differences, nominal, page, worst  # noqa: E402
+from study_settings import METHODS, PRESETS, Run, base_agent, settings_of  # noqa: E402
 
 
 def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_and_seek"):
     return {
         "world": world,
         "method": method,
-        "value": None if method == "base" else value,
-        "lambda": None if method in ("base", "sft", "adversarial") else value,
+        "learning_rate": None if method == "base" else value if method in ("sft", "adversarial") else 2e-3,
+        "regularizer_lambda": None if method in ("base", "sft", "adversarial") else value,
         "seed": seed,
         "phase": phase,
         "steps": 300,
@@ -62,6 +65,31 @@ def test_shards_are_disjoint_and_complete():
             part_of(wrong, units)
 
 
+def test_penalties_are_trained_at_the_rate_that_adversarial_training_does_best_with():
+    preset = PRESETS["full"]
+    units = [
+        ("commons", "sft"),
+        ("commons", "aajr_amortised"),
+        ("congestion", "global_spectral"),
+        ("congestion", "base"),
+    ]
+    rates = rate_runs(units, preset)
+    # Found once in each world that has a penalty, whether adversarial training is one of the units or not.
+    assert {(r.world, r.method) for r in rates} == {
+        ("commons", "sft"),
+        *((w, "adversarial") for w in ("commons", "congestion")),
+    }
+    assert len(rates) == len(set(rates)) == 3 * 4 * len(preset.tuning_seeds)
+    tuned = [run("adversarial", r.seed, 90, 50, value=r.learning_rate, phase="tuning", world=r.world) for r in rates]
+    best = {"commons": 8e-3, "congestion": 1e-3}
+    for result in tuned:
+        result["sampled_success"] += 9 * (result["learning_rate"] == best[result["world"]])
+    lambdas = lambda_runs(units[1:3], tuned, preset)
+    assert {(r.world, r.learning_rate) for r in lambdas} == set(best.items())
+    assert {r.regularizer_lambda for r in lambdas if r.world == "commons"} == {1e-8, 1e-7, 1e-6, 1e-5}
+    assert {r.regularizer_lambda for r in lambdas if r.world == "congestion"} == {2e-9, 2e-8, 2e-7, 2e-6}
+
+
 def test_no_seed_serves_both_tuning_and_results():
     for preset in PRESETS.values():
         assert not set(preset.seeds) & set(preset.tuning_seeds)
@@ -89,6 +117,15 @@ def test_the_page_states_differences_with_their_intervals():
     assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
 
 
+def test_the_page_shows_what_was_tried():
+    runs = [run("adversarial", 0, 95, 50), run("aajr", 0, 90, 60)]
+    runs += [run("aajr", seed, 80 + seed / 10, 50, value=1e-4, phase="tuning") for seed in (100, 101)]
+    runs += [run("aajr", seed, 95, 50, value=1e-3, phase="tuning") for seed in (100, 101)]
+    text = page(runs)
+    # Means of 90.05 - 5, 45, 40 and of 95 - 5, 45, 40.
+    assert "| aajr | 0.0001: 56.7 | **0.001: 58.3** |" in text and "at a rate of 0.002)" in text
+
+
 def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
     lost = {name: value for name, value in run("aajr", 1, 0, 0).items() if "amplification" not in name} | {
         "diverged": True
@@ -109,22 +146,24 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     lines = [line for line in first.stdout.splitlines() if "min left" in line]
-    # The base agent once, four settings on the tuning seed, the best of them on the other, by both estimates.
-    assert len(lines) == 7 and lines[-1].startswith("7/7")
+    # Four rates and four lambdas on the tuning seed; on the other the best lambda, by both estimates, and the base agent.
+    assert len(lines) == 11 and lines[-1].startswith("11/11")
     runs = json.loads((tmp_path / "out" / "study.json").read_text())
     assert sorted((r["method"], r["seed"]) for r in runs) == [
         ("aajr", 0),
         ("aajr_amortised", 0),
         *[("aajr_amortised", 100)] * 4,
+        *[("adversarial", 100)] * 4,
         ("base", 0),
     ]
     exact, amortised = (
         next(r for r in runs if r["method"] == m and r["seed"] == 0) for m in ("aajr", "aajr_amortised")
     )
-    assert exact["lambda"] == amortised["lambda"]
+    for setting in ("learning_rate", "regularizer_lambda"):
+        assert exact[setting] == amortised[setting] is not None
     assert all(r["steps"] == (0 if r["method"] == "base" else 2) for r in runs)
-    # Among the agents, their prices, their sensitivity, and their episodes.
-    assert (tmp_path / "out" / "study.md").read_text().count("| aajr_amortised |") == 4
+    # Among the agents, their settings, their prices, their sensitivity, and their episodes.
+    assert (tmp_path / "out" / "study.md").read_text().count("| aajr_amortised |") == 5
     # Nothing twice: not even where only the results are left of it.
     for file in (tmp_path / "work").glob("*.json"):
         file.unlink()
@@ -136,6 +175,38 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     assert refused.returncode == 2 and "holds runs of other settings" in refused.stderr
 
 
+def test_runs_of_other_worlds_stay_as_they_are(tmp_path):
+    preset, results, work = PRESETS["full"], tmp_path / "study.json", tmp_path / "work"
+    work.mkdir()
+    mine = run("aajr", 0, 90, 60, world="commons") | {"settings": settings_of("commons", "aajr", preset, work)}
+    others = run("aajr", 0, 90, 60, world="congestion") | {"settings": "of another base agent"}
+    results.write_text(json.dumps([mine, others]))
+    assert restore(results, ["commons"], work, preset) == [others]
+    assert [json.loads(file.read_text()) for file in work.glob("*.json")] == [mine]
+    with pytest.raises(ValueError, match="holds runs of other settings or another base agent"):
+        restore(results, ["congestion"], work, preset)
+
+
+def test_where_a_run_fails_the_others_are_not_begun(tmp_path):
+    study = Study("smoke", tmp_path, 1, "cpu", 3)
+    begun = []
+
+    def fail(run, file):
+        begun.append(run.seed)
+        raise RuntimeError("failed")
+
+    study._measure = fail
+    with pytest.raises(RuntimeError, match="failed"):
+        study.results([Run("commons", "aajr", 1e-3, 1e-6, seed, "result") for seed in range(9)])
+    assert len(begun) < 9
+
+
+@pytest.mark.parametrize("world", PRESETS["full"].worlds)
+def test_every_world_has_a_base_agent_beside_the_results(world, tmp_path):
+    agent = load_agent(str(base_agent(world, tmp_path)))
+    assert nominal_success(*agent, held_out_rows(world, 100, seed=0)) >= 97
+
+
 def test_every_method_is_a_recipe_that_is_there():
-    for recipe, _, _ in METHODS.values():
-        assert (SCRIPTS.parent / "recipes" / "congestion" / f"{recipe}.yaml").is_file()
+    for method in METHODS.values():
+        assert (SCRIPTS.parent / "recipes" / "congestion" / f"{method.recipe}.yaml").is_file()
