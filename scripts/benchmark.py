@@ -41,6 +41,7 @@ _DEFINITIONS = {
     "between_mib": "in use between two steps: libraries (CPU), weights and optimizer state",
     "flops": "operations of one optimizer step; measured by torch.utils.flop_counter, theoretical in units of F, a "
     "forward with logits at the action's positions: input gradient 2F, outer step 3F, jvp with backward 6F",
+    "monitoring_share": "of the host's time in a step, what the metrics of the inner ascent take; by cProfile, over ten intervals",
     "time ratios": "median over rounds of the ratio within a round",
     "memory ratios": "of above_model_mib",
 }
@@ -139,6 +140,7 @@ def run_case(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict
             "step_seconds": None if times is None else quartiles(times) | {"rounds": times},
             "memory": measured["memory"],
             "flops": flops(case, variant, measured["flops"]),
+            "monitoring_share": measured["monitoring_share"],
         }
         memory = measured["memory"]
         peak = f"{memory['above_model_mib']:.0f} MiB above the model" if memory else "peak memory not measurable here"

@@ -10,7 +10,7 @@ class Ratio(NamedTuple):
     """What one way of training costs in units of another."""
 
     name: str
-    quantity: str  # "time" or "memory"
+    quantity: str  # "time", "memory", or "share" of one way's own time
     numerator: str
     denominator: str
     target: float | None = None
@@ -27,13 +27,16 @@ RATIOS = (
     Ratio("exact_memory_vs_adversarial", "memory", "exact_checkpointed", "adversarial_checkpointed", 1.25),
     Ratio("exact_memory_vs_adversarial_unchecked", "memory", "exact_checkpointed", "adversarial"),
     Ratio("amortised_memory_vs_adversarial", "memory", "amortised", "adversarial_and_clean"),
+    Ratio("monitoring_of_adversarial", "share", "adversarial", "adversarial", 0.01),
+    Ratio("monitoring_of_exact", "share", "exact", "exact", 0.01),
 )
 
 
 _LEGEND = (
     "Peak: above the loaded model (activations, gradients, optimizer state); act.: activations, above weights,\n"
     "gradients and optimizer state. GFLOP: of one optimizer step; F is a forward with logits at the action's\n"
-    "positions. Time ratios: medians over rounds of the ratio within a round; memory ratios: of the peaks."
+    "positions. Time ratios: medians over rounds of the ratio within a round; memory ratios: of the peaks.\n"
+    "Monitoring: the part of the host's time that the metrics of the inner ascent take."
 )
 
 
@@ -44,6 +47,8 @@ def ratios(variants: dict[str, dict]) -> dict[str, float | None]:
 
 
 def _ratio(ratio: Ratio, numerator: dict, denominator: dict) -> float | None:
+    if ratio.quantity == "share":
+        return numerator["monitoring_share"]
     quantity = "step_seconds" if ratio.quantity == "time" else "memory"
     if numerator[quantity] is None or denominator[quantity] is None:
         return None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import cProfile
 import ctypes
 import gc
 import logging
+import pstats
 import sys
 import tempfile
 import time
@@ -23,6 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTConfig, SFTTrainer
 
 from aajr_hf import AAJRConfig, AAJRTrainer
+from aajr_hf.training import monitoring
 
 # A block of steps of some length each time the generator is asked; it measures where it is resumed.
 Script = Generator[int, None, None]
@@ -142,6 +145,7 @@ def measured_steps(connection: Connection, case: Case, variant: Variant, model: 
     memory = PeakMemory(case)
     yield variant.interval
     memory.stop()
+    share = yield from monitoring_share(variant)
     gradients = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     connection.send(
         {
@@ -149,8 +153,31 @@ def measured_steps(connection: Connection, case: Case, variant: Variant, model: 
             "memory": memory.report(optimizer_bytes=2 * gradients, gradient_bytes=gradients),
             "flops": counter.get_total_flops() / variant.interval,
             "parameters": sum(p.numel() for p in model.parameters()),
+            "monitoring_share": share,
         }
     )
+
+
+def monitoring_share(variant: Variant) -> Generator[int, None, float | None]:
+    """
+    Of the host's time, what goes into the metrics of the inner ascent (the following of its logits and the stability
+    report), as a profiler sees it, which is itself a burden on them; None without an ascent.
+    """
+    if not variant.ascends:
+        return None
+    profile = cProfile.Profile()
+    started = time.perf_counter()
+    profile.enable()
+    yield 10 * variant.interval
+    profile.disable()
+    seconds = time.perf_counter() - started
+    # By function: calls without recursion, calls, time in it, time in it and what it calls.
+    spent = {
+        name: cumulative
+        for (file, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items()
+        if file == monitoring.__file__
+    }
+    return sum(spent[name] for name in ("propose", "accept", "ascent_metrics")) / seconds
 
 
 def _uncounted_operations() -> dict:

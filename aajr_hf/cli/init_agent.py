@@ -47,9 +47,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--steps",
         type=int,
-        help="optimizer steps (default: 900 of 64 examples of a world, 100 of 8 of a dataset)",
+        help="optimizer steps (default: 1200 of 64 examples of a world, 100 of 8 of a dataset)",
     )
-    parser.add_argument("--examples", type=int, help="training examples of a world (default: 16000)")
+    parser.add_argument("--examples", type=int, help="training examples of a world (default: 24000)")
     arguments = parser.parse_args(argv)
     _check(arguments)
     if arguments.dataset_name is not None:
@@ -65,8 +65,8 @@ def run(argv: list[str]) -> int:
         arguments.output,
         arguments.environment or "congestion",
         seed=arguments.seed,
-        steps=arguments.steps or 900,
-        examples=arguments.examples or 16000,
+        steps=arguments.steps or 1200,
+        examples=arguments.examples or 24000,
     )
     print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers are the expert's.")
     if success < TARGET_SUCCESS:

@@ -116,6 +116,10 @@ def test_the_command_measures_and_writes_what_it_promises(tmp_path, monkeypatch,
         # Attention inside a jvp is not shared, and its math kernel multiplies masked scores, too.
         assert 0.9 < counts[name] < 1.25, name
 
+    shares = {name: entry["monitoring_share"] for name, entry in entries.items()}
+    assert shares["sft"] is None and shares["plain"] is None
+    assert 0 < shares["exact"] < 0.2 and 0 < shares["adversarial"] < 0.3
+
     output = capsys.readouterr().out
     assert files[1].read_text() in output
     tables = [line for line in files[1].read_text().splitlines() if line.startswith("|")]
