@@ -44,12 +44,9 @@ class Study:
         self._lock = threading.Lock()
 
     def results(self, runs: list[Run]) -> list[dict]:
-        pool = ThreadPoolExecutor(self.jobs)
-        try:
+        with ThreadPoolExecutor(self.jobs) as pool:
+            # Where one fails, or at Ctrl-C, `map` itself cancels those that are not begun.
             return list(pool.map(self._result, runs))
-        finally:
-            # Where one fails, or at Ctrl-C, the others are not begun.
-            pool.shutdown(cancel_futures=True)
 
     def _result(self, run: Run) -> dict:
         file = self.work / f"{run.label}.json"
@@ -99,8 +96,8 @@ def tuning_scores(tuned: list[dict]) -> dict[float, float]:
     }
 
 
-def value_of(run: dict) -> float:
-    """What was tuned: lambda where there is a penalty, and the learning rate where there is none."""
+def value_of(run: dict) -> float | None:
+    """What was tuned: lambda where there is a penalty, the learning rate where there is none; None of the base agent."""
     return run["learning_rate"] if run["regularizer_lambda"] is None else run["regularizer_lambda"]
 
 

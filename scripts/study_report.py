@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from study import is_penalised, tuning_scores, value_of
+from study import choose, is_penalised, tuning_scores, value_of
 from study_settings import ATTACK_STEPS, EPISODE_STEPS, EPSILON
 
 from aajr_hf.evaluation.report import replace_file
@@ -65,7 +65,7 @@ def _world(runs: list[dict]) -> list[str]:
     return [
         *left_out,
         _table(final),
-        _settings(tuning),
+        *([_settings(tuning)] if tuning else []),
         "### The price of robustness",
         _prices(final),
         "### AAJR against each baseline",
@@ -155,25 +155,24 @@ def _table(final: dict[str, list[dict]]) -> str:
 
 
 def _settings(tuning: dict[str, list[dict]]) -> str:
-    """What was tried, and how the choice was made."""
+    """What was tried, and how the choice was made; methods whose tuning is not over have empty cells."""
     rows = []
     for name, runs in tuning.items():
-        scores = tuning_scores(runs)
-        chosen = max(scores, key=scores.get)
-        cells = [f"{value:g}: {score:.1f}" for value, score in scores.items()]
-        rows.append(
-            [name, *(f"**{cell}**" if value == chosen else cell for value, cell in zip(scores, cells, strict=True))]
-        )
-    rates = {run["learning_rate"] for name, runs in tuning.items() if is_penalised(name) for run in runs}
+        chosen, scores = choose(runs), tuning_scores(runs).items()
+        cells = [
+            f"**{value:g}: {score:.1f}**" if value == chosen else f"{value:g}: {score:.1f}" for value, score in scores
+        ]
+        rows.append([name, *cells])
+    rates = sorted({run["learning_rate"] for name, runs in tuning.items() if is_penalised(name) for run in runs})
     text = (
         "Settings that were tried (learning rates without a penalty, lambdas with one"
-        f"{', at a rate of ' + ' or '.join(f'{rate:g}' for rate in sorted(rates)) if rates else ''}), each with its score on the "
+        f"{', at a rate of ' + ' or '.join(f'{rate:g}' for rate in rates) if rates else ''}), each with its score on the "
         "tuning seeds: sampled success in percent, averaged over no attack and the four radii. The best one is in bold; where it is the "
         "first or the last, a better one may lie beyond."
     )
-    widest = max(map(len, rows), default=1)
+    widest = max(map(len, rows))
     header = ["method", *(f"setting {i}" for i in range(1, widest))]
-    return f"{text}\n\n{_rows(header, [row + ['-'] * (widest - len(row)) for row in rows])}" if rows else ""
+    return f"{text}\n\n{_rows(header, [row + ['-'] * (widest - len(row)) for row in rows])}"
 
 
 def _prices(final: dict[str, list[dict]]) -> str:

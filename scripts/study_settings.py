@@ -38,9 +38,9 @@ class Method:
 
     recipe: str
     changes: dict[str, str] = field(default_factory=dict)
-    # The lambda at which the penalty of a base agent is about one: the inverse of what was measured for the agents of
-    # congestion and commons (aajr 0.2 to 1.8 million, spectral norms 3 to 9, Frobenius 7 to 11, random directions 1,200 to
-    # 2,100). None where there is no penalty.
+    # The lambda at which the penalty of a base agent is about one: the inverse of `aajr/penalty` in the first two steps of
+    # `aajr train` from the agents of congestion and commons, with all points and a learning rate and a lambda of 1e-9 (aajr
+    # 0.2 to 1.8 million, spectral norms 3 to 9, Frobenius 7 to 11, random directions 1,200 to 2,100). None without a penalty.
     unit: float | None = None
 
     def values(self) -> tuple[float, ...]:

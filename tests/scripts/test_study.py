@@ -21,6 +21,7 @@ sys.path.insert(0, str(SCRIPTS))
 from study import Study, choose, final_runs, lambda_runs, part_of, rate_runs, restore  # noqa: E402
 from study_report import matched_differences, nominal, page, worst  # noqa: E402
 from study_settings import METHODS, PRESETS, Run, base_agent, settings_of  # noqa: E402
+from study_worker import train  # noqa: E402
 
 
 def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_and_seek"):
@@ -102,6 +103,23 @@ def test_penalties_are_trained_at_the_rate_that_adversarial_training_does_best_w
         ("base", None, None, 1),
     ]
     assert len(finals) == 3 * len(preset.seeds)
+
+
+def test_a_run_is_trained_with_its_own_setting(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("aajr_hf.cli.main.main", lambda argv: told.append(argv) or 0)
+    for run in (
+        Run("commons", "local_spectral", 8e-3, 2e-7, 3, "result"),
+        Run("commons", "adversarial", 4e-3, None, 3, "result"),
+        Run("commons", "sft", 1e-3, None, 3, "result"),
+    ):
+        train(run, PRESETS["full"], tmp_path, "cpu")
+    options = [dict(zip(argv[3::2], argv[4::2], strict=True)) for argv in told]
+    assert [o["--learning_rate"] for o in options] == ["0.008", "0.004", "0.001"]
+    assert [o.get("--regularizer_lambda") for o in options] == ["2e-07", None, None]
+    assert [o["--epsilon"] for o in options] == ["0.25", "0.25", "0.0"]
+    assert [o.get("--regularizer") for o in options] == ["local_spectral", None, None]
+    assert all(o["--environment_seed"] == "4" and o["--seed"] == "3" for o in options)
 
 
 def test_no_seed_serves_both_tuning_and_results():
