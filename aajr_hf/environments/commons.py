@@ -208,11 +208,11 @@ class CommonsEnv(TextWorld):
         if greed:
             wanted[-1] = self._greedy(greed)
         best = [lake.expert().units for lake in self._lakes][: -1 if greed else None]
-        if any(best):
-            self._fertile += 1
-            self._harvest += sum(map(min, wanted, best)) / sum(best)
         part = min(1.0, self._stock / max(sum(wanted), 1))
         catches = [part * units for units in wanted]
+        if any(best):
+            self._fertile += 1
+            self._harvest += sum(map(min, catches, best)) / sum(best)
         self._overused += sum(units > self._lakes[0].share for units in wanted)
         self._gains = [gain + units for gain, units in zip(self._gains, catches, strict=True)]
         left = self._stock - sum(catches)

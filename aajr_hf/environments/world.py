@@ -86,7 +86,7 @@ class TextWorld(ParallelEnv):
         self.render_mode = render_mode
         self._rng = np.random.default_rng()
         self._current: dict[str, Observation] = {}
-        self._observation_space = gymnasium.spaces.Text(max_length=64 + 4 * agents, charset=_CHARACTERS)
+        self._observation_space = gymnasium.spaces.Text(max_length=80 + 4 * agents, charset=_CHARACTERS)
         self._action_space = gymnasium.spaces.Text(max_length=64, charset=_CHARACTERS)
 
     @classmethod

@@ -63,6 +63,21 @@ def test_the_harvest_is_the_share_of_what_experts_catch_and_ends_with_the_lake()
     assert env.metrics()["harvest"] == pytest.approx((1 + second + 1) / 4)
 
 
+def test_what_was_wanted_of_a_lake_that_others_empty_is_not_harvested():
+    env = CommonsEnv(agents=10, steps=1)
+    env.reset(seed=0)
+    best = [lake.expert().units for lake in env._lakes]
+    # 90 units of 40: each of the agents gets 4 of its 9, whatever the experts would have taken.
+    env.step(dict.fromkeys(env.agents, "catch 9 at a tell 1"))
+    assert env.metrics()["harvest"] == pytest.approx(sum(min(units, 4) for units in best) / sum(best))
+    env.reset(seed=0)
+    env.step({agent: f"catch {2 if agent == 'agent_0' else 9} at a tell 1" for agent in env.agents})
+    part = 40 / (2 + 9 * 9)
+    caught = [2 * part] + [9 * part] * 9
+    assert env.metrics()["harvest"] == pytest.approx(sum(map(min, caught, best)) / sum(best))
+    assert caught[0] < best[0]
+
+
 def test_equality_is_one_minus_gini():
     env = CommonsEnv(agents=2, steps=1)
     env.reset(seed=0)

@@ -35,6 +35,23 @@ def test_pettingzoo_accepts_the_world(name):
 
 
 @EVERY_WORLD
+@pytest.mark.parametrize("agents", [None, 10, 100])
+def test_observations_and_answers_stay_in_their_spaces(name, agents):
+    world = WORLDS[name]
+    env = world(agents=world.fewest_agents if agents is None else min(agents, world.most_agents))
+    seen = 0
+    for seed in range(3):
+        texts, _ = env.reset(seed=seed)
+        while env.agents:
+            answers = env.expert_actions()
+            assert all(env.observation_space(agent).contains(text) for agent, text in texts.items()), texts
+            assert all(env.action_space(agent).contains(answer) for agent, answer in answers.items()), answers
+            seen += len(answers)
+            texts = env.step(answers)[0]
+    assert seen > 10
+
+
+@EVERY_WORLD
 def test_the_same_seed_gives_the_same_episode_and_the_same_data(name):
     one, other = WORLDS[name](agents=5), WORLDS[name](agents=5)
     for env in (one, other):
