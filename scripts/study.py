@@ -101,6 +101,28 @@ def value_of(run: dict) -> float | None:
     return run["learning_rate"] if run["regularizer_lambda"] is None else run["regularizer_lambda"]
 
 
+def superseded(runs: list[dict]) -> list[dict]:
+    """
+    Of a world's runs, those whose setting is not what all of its tuning runs choose: of a smaller grid, or of another
+    machine that chose otherwise.
+    """
+    tuning = [run for run in runs if run["phase"] == "tuning"]
+
+    def chosen(method: str, rate: float | None = None) -> float | None:
+        tuned = [run for run in tuning if run["method"] == method and rate in (None, run["learning_rate"])]
+        return choose(tuned) if tuned else None
+
+    def is_old(run: dict) -> bool:
+        method, own_rate = run["method"], None
+        if is_penalised(method):
+            own_rate = run["learning_rate"]
+            if chosen("adversarial") not in (None, own_rate):
+                return True
+        return run["phase"] == "result" and chosen(TUNED_AS.get(method, method), own_rate) not in (None, value_of(run))
+
+    return [run for run in runs if is_old(run)]
+
+
 def part_of(shard: str | None, units: list) -> list:
     """
     Of `units`, those of shard "I/N".
@@ -226,21 +248,20 @@ def restore(results: Path, worlds: list[str], work: Path, preset: Preset) -> lis
         Those of other worlds, which stay as they are.
 
     Raises:
-        ValueError: if runs of these worlds had other settings or another base agent.
+        ValueError: if runs of these worlds, or any in `work`, had other settings or another base agent.
     """
     earlier = json.loads(results.read_text()) if results.is_file() else []
     kept = {file: json.loads(file.read_text()) for file in work.glob("*.json")}
-    for place, runs in ((f"`--output`: {results}", earlier), (f"`--work`: {work}", kept.values())):
+    asked = [run for run in earlier if run["world"] in worlds]
+    for place, runs in ((f"`--output`: {results}", asked), (f"`--work`: {work}", kept.values())):
         for run in runs:
-            told = (run["world"], run["method"])
-            if run["world"] in worlds and run["settings"] != settings_of(*told, preset, work):
+            if run["settings"] != settings_of(run["world"], run["method"], preset, work):
                 raise ValueError(f"{place} holds runs of other settings or another base agent: give another folder.")
-    for run in earlier:
-        file = work / f"{Run(*(run[name] for name in Run.__dataclass_fields__)).label}.json"
+    files = {work / f"{Run(*(run[name] for name in Run.__dataclass_fields__)).label}.json": run for run in earlier}
+    for file, run in files.items():
         if run["world"] in worlds and file not in kept:
             replace_file(file, (json.dumps(run, indent=2) + "\n").encode())
-    present = {run["world"] for run in kept.values()} | set(worlds)
-    return [run for run in earlier if run["world"] not in present]
+    return [run for file, run in files.items() if run["world"] not in worlds and file not in kept]
 
 
 def make_base(world: str, work: Path) -> None:

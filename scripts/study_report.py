@@ -8,36 +8,40 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from study import choose, is_penalised, tuning_scores, value_of
-from study_settings import ATTACK_STEPS, EPISODE_STEPS, EPSILON
+from study import choose, is_penalised, superseded, tuning_scores, value_of
+from study_settings import EPISODE_STEPS, EPSILON, MEASURES
 
+from aajr_hf.environments import WORLDS
+from aajr_hf.evaluation.compare import UNPENALISED
 from aajr_hf.evaluation.report import replace_file
 from aajr_hf.evaluation.student import mean_interval
 from aajr_hf.evaluation.trade_off import matched
 
 AAJR = ("aajr", "aajr_amortised")
-UNREGULARISED = ("base", "sft", "adversarial")
 # The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and 0.5.
 RADII = ("1.2", "2")
-ORDER = (*UNREGULARISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
+ORDER = (*UNPENALISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
 
 INTRODUCTION = f"""# Does AAJR pay?
 
-`python scripts/study.py --preset full` makes this page and `study.json`, in which every run stands; the base agents are in `agents/`. In
-each world one base agent is fine-tuned with equal steps ({{steps}}) by each method, with frozen embeddings and, but for plain training,
-against the same adversary (epsilon {EPSILON} of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of each
-method are tried on tuning seeds: learning rates where there is no penalty; where there is one, lambdas that give it a weight of about
-0.01, 0.1, 1 and 10 nats at the start, at the rate that adversarial training without it does best with, so that adversarial training is
-every penalty's lambda of zero, all else equal. The setting with the best sampled success, averaged over no attack and the four
-radii, is trained again on fresh seeds and measured on fresh observations; training data are others for every seed, too. `aajr`
-evaluates its penalty at all points of the ascent, the others theirs at a random part of them; with the mean the same, it takes
-its lambda from `aajr_amortised`. Largest singular values are taken after two power iterations.
+`python scripts/study.py` makes this page and `study.json`, in which every run stands; the base agents are in `docs/results/agents`.
+In each world one base agent is fine-tuned with equal steps by each method, with frozen embeddings and, but for plain training,
+against the same adversary (up to epsilon {EPSILON} of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of
+each method are tried on tuning seeds: learning rates where there is no penalty; where there is one, lambdas that would give the base agents'
+penalties a weight of about 0.01, 0.1, 1 and 10 nats, at the rate that adversarial training without it does best with, so that
+adversarial training is every penalty's lambda of zero, all else equal. Epsilon and lambda grow over the first 30 % of the steps. The
+setting with the best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on
+fresh observations; training data are others for every seed, too.
+
+`aajr` evaluates its penalty at all points of the ascent, `aajr_amortised` at a few, drawn at random, with the same mean; both have the lambda
+found with the latter. `local_spectral` and `random_direction` are evaluated at points of the ascent, too, the global ones between observations
+of the batch. The largest singular value is taken after two power iterations in training, after {MEASURES.power_iterations} in the tables.
 
 Success is the share of held-out observations that are answered as the expert does, to the token: greedily, and in brackets by sampling at
-temperature 1, which shows where a penalty was met by smaller logits. The attack is projected gradient ascent on the expected
-system cost, {ATTACK_STEPS} steps, the best iterate of each example. Numbers with a ± are means over seeds with their 95 % confidence
-intervals (Student's t over seeds; paired by seed where two methods are compared), those in brackets, costs and times means alone. Times are
-of two runs at once on one thread each, and beside other work."""
+temperature 1, which shows where a penalty was met by smaller logits. The attack is one projected gradient ascent on the expected
+system cost, from the clean embeddings, {MEASURES.attack_steps} steps, the best iterate of each example. Numbers with a ± are means over seeds with
+their 95 % confidence intervals (Student's t over seeds; paired by seed where two methods are compared), those in brackets, costs and
+times means alone. Times are of several runs at once, beside other work."""
 
 
 def write_report(runs: list[dict], folder: Path) -> None:
@@ -47,8 +51,7 @@ def write_report(runs: list[dict], folder: Path) -> None:
 
 
 def page(runs: list[dict]) -> str:
-    steps = max(run["steps"] for run in runs)
-    parts = [INTRODUCTION.format(steps=steps)]
+    parts = [INTRODUCTION]
     for world in dict.fromkeys(run["world"] for run in runs):
         here = [run for run in runs if run["world"] == world]
         parts += [f"## `{world}`", *_world(here)]
@@ -56,14 +59,22 @@ def page(runs: list[dict]) -> str:
 
 
 def _world(runs: list[dict]) -> list[str]:
+    old = superseded(runs)
+    runs = [run for run in runs if run not in old]
     tuning = by_method([run for run in runs if run["phase"] == "tuning"])
     diverged = [run for run in runs if run["phase"] == "result" and run.get("diverged")]
     final = by_method([run for run in runs if run["phase"] == "result" and not run.get("diverged")])
     if not final:
         return [f"Tuning is under way: {len(runs)} runs."]
-    left_out = [f"Not finite, and left out: {', '.join(sorted(_name(run) for run in diverged))}."] if diverged else []
+    notes = [f"Each agent was trained for {' or '.join(sorted({str(r['steps']) for r in runs if r['steps']}))} steps."]
+    if WORLDS[runs[0]["world"]].two_sided:
+        notes.append("Held-out observations are of one side alone, training data of both.")
+    if old:
+        notes.append(f"Left out, because tuning now chooses other settings: {len(old)} runs.")
+    if diverged:
+        notes.append(f"Not finite, and left out: {', '.join(sorted(_name(run) for run in diverged))}.")
     return [
-        *left_out,
+        " ".join(notes),
         _table(final),
         *([_settings(tuning)] if tuning else []),
         "### The price of robustness",
@@ -176,22 +187,25 @@ def _settings(tuning: dict[str, list[dict]]) -> str:
 
 
 def _prices(final: dict[str, list[dict]]) -> str:
-    """What each penalty costs in nominal success, against the best of the methods without one."""
-    rows, best = [], {}
-    free = [name for name in UNREGULARISED if name in final]
+    """Nominal success that each method gives up against the best one without a penalty, and each penalty against its lambda of 0."""
+    numbers = {"greedy": nominal, "sampled": sampled}
+    free = [name for name in UNPENALISED if name in final]
     if not free:
         return "No run without a penalty is there yet."
-    for label, number in (("greedy", nominal), ("sampled", sampled)):
-        best[label] = max(free, key=lambda name: statistics.mean(number(run) for run in final[name]))
+    best = {label: max(free, key=lambda name: statistics.mean(map(numbers[label], final[name]))) for label in numbers}
+    rows = []
     for name, runs in final.items():
-        if name not in UNREGULARISED:
-            prices = (paired(final[best[label]], runs, f) for label, f in (("greedy", nominal), ("sampled", sampled)))
-            rows.append([name, *(interval(price, sign=True) for price in prices)])
+        of_best = [interval(paired(final[best[label]], runs, numbers[label]), sign=True) for label in numbers]
+        zero = final.get("adversarial", []) if name not in UNPENALISED else []
+        rows.append(
+            [name, *of_best, *(interval(paired(zero, runs, number), sign=True) for number in numbers.values())]
+        )
     text = (
-        f"Points of nominal success that each penalty costs against the best run without one (greedy: {best['greedy']}, sampled: "
-        f"{best['sampled']}), paired by seed."
+        f"Points of nominal success below the best method without a penalty (greedy: {best['greedy']}, sampled: {best['sampled']}); and "
+        "below adversarial training alone, all else equal, which is what the penalty itself costs. Paired by seed."
     )
-    return f"{text}\n\n{_rows(['method', 'greedy', 'sampled'], rows)}"
+    header = ["method", *numbers, *(f"{label}, of the penalty" for label in numbers)]
+    return f"{text}\n\n{_rows(header, rows)}"
 
 
 def _against(ours: str, final: dict[str, list[dict]]) -> str:
@@ -205,7 +219,7 @@ def _against(ours: str, final: dict[str, list[dict]]) -> str:
         for name, runs in final.items()
         if name not in AAJR
     ]
-    title = f"Points that `{ours}` is ahead of each baseline, each at its own best setting, paired by seed:"
+    title = f"Points that `{ours}` is ahead of each baseline, at the chosen settings, paired by seed:"
     return f"{title}\n\n{_rows(['baseline', *numbers], rows)}"
 
 
@@ -220,11 +234,12 @@ def _matched(ours: str, tuning: dict[str, list[dict]]) -> str:
                 f"{prefix}worst case at {epsilon(radius)}, nominal matched",
             ]
             for name, row in rows.items():
-                row += [interval(d, sign=True) for d in matched_differences(tuning[ours], tuning[name], a, b)]
+                differences = matched_differences(tuning[ours], tuning[name], a, b)
+                row += [", ".join(f"{value:+.1f}" for value in values) or "-" for values in differences]
     title = (
-        f"Points that `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched "
-        "nominal success: over the four settings of each method, by tuning seed and on the tuning observations; the "
-        "two seeds give wide intervals."
+        f"Points that `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched nominal "
+        "success, for each tuning seed: among the settings of each method that are at or above the highest level that both "
+        "reach, the best one, on the tuning observations. Nothing is interpolated, so one of the two can be well above the level."
     )
     return f"{title}\n\n{_rows(header, list(rows.values()))}"
 
@@ -285,8 +300,10 @@ def _shocks(final: dict[str, list[dict]]) -> str:
         for name, runs in final.items()
         if all(run.get("shocked") for run in runs)
     ]
+    kind = WORLDS[next(iter(final.values()))[0]["world"]]
+    opponents = ", of which the opponents are scripted experts and are not attacked" if kind.two_sided else ""
     text = (
-        "Whole episodes of ten agents, greedy answers: the world's success in percent, with the shock and the attack named; the attack "
-        f"moves the embeddings of every prompt of the agents' by so much of their norm, in {EPISODE_STEPS} steps."
+        f"Whole episodes of ten agents{opponents}; greedy answers. The world's success in percent, with the shock and the attack named; the "
+        f"attack moves the embeddings of every prompt of the agent's by so much of their norm, in {EPISODE_STEPS} steps."
     )
     return f"### Episodes\n\n{text}\n\n{_rows(['method', *conditions], rows)}"

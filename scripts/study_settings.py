@@ -9,15 +9,17 @@ from pathlib import Path
 
 import yaml
 
+from aajr_hf.evaluation.settings import RobustnessSettings
 from aajr_hf.training.model_card import weights_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Base agents of the committed results, in bfloat16, so that every machine starts from the same ones.
 AGENTS = ROOT / "docs" / "results" / "agents"
 EPSILON = 0.25
-# In multiples of it: relative radii of 0.1, 0.2, 0.3 and 0.5.
-MULTIPLES = (0.4, 0.8, 1.2, 2.0)
-ATTACK_STEPS = 10
+# How agents are attacked and measured; the radii are relative ones of 0.1, 0.2, 0.3 and 0.5.
+MEASURES = RobustnessSettings(
+    train_epsilon=EPSILON, multiples=(0.4, 0.8, 1.2, 2.0), attack_steps=10, attack_restarts=1, spectral_examples=32
+)
 # Relative radii of the adversary that acts in episodes, and its steps.
 IN_EPISODES, EPISODE_STEPS = (0.2, 0.5), 5
 # Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
@@ -106,14 +108,15 @@ def base_agent(world: str, work: Path) -> Path:
 
 
 def settings_of(world: str, method: str, preset: Preset, work: Path) -> str:
-    """A digest of all that the run of a method depends on beside what [`Run`] says."""
+    """A digest of all that the run of a method depends on beside what [`Run`] says, but for the code itself."""
     told = METHODS.get(method)
     recipe = yaml.safe_load((ROOT / "recipes" / "congestion" / f"{told.recipe}.yaml").read_text()) if told else None
     parts = [
-        asdict(preset) | {"worlds": None},
+        # More worlds or seeds leave the runs of the others as they are.
+        asdict(preset) | dict.fromkeys(("worlds", "seeds", "tuning_seeds")),
         recipe,
         told and told.changes,
-        [EPSILON, MULTIPLES, ATTACK_STEPS, IN_EPISODES, EPISODE_STEPS, SHOCKS[world]],
+        [asdict(MEASURES), IN_EPISODES, EPISODE_STEPS, SHOCKS[world]],
         weights_digest(base_agent(world, work)),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

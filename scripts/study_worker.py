@@ -7,15 +7,15 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from study_settings import (
-    ATTACK_STEPS,
     EPISODE_STEPS,
     EPSILON,
     IN_EPISODES,
+    MEASURES,
     METHODS,
-    MULTIPLES,
     PRESETS,
     ROOT,
     SHOCKS,
@@ -63,21 +63,13 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
 def measure(run: Run, preset: Preset, folder: Path) -> dict:
     from aajr_hf.environments import held_out_rows
     from aajr_hf.evaluation.agents import load_agent
-    from aajr_hf.evaluation.robustness import RobustnessSettings, evaluate_agent
+    from aajr_hf.evaluation.robustness import evaluate_agent
 
     agent = load_agent(str(folder))
     tuning = run.phase == "tuning"
-    settings = RobustnessSettings(
-        train_epsilon=EPSILON,
-        multiples=MULTIPLES,
-        attack_steps=ATTACK_STEPS,
-        attack_restarts=1,
-        spectral_examples=32,
-        seed=run.seed,
-    )
     # Settings are chosen on other observations than those of the results: their seeds differ.
     rows = held_out_rows(run.world, preset.tuning_examples if tuning else preset.examples, seed=run.seed)
-    numbers = evaluate_agent(*agent, rows, settings)
+    numbers = evaluate_agent(*agent, rows, replace(MEASURES, seed=run.seed))
     return numbers if tuning else numbers | {"shocked": shocked(run, preset, agent)}
 
 
@@ -145,7 +137,7 @@ def main() -> None:
         "settings": settings_of(run.world, run.method, preset, work),
     }
     if folder is None:
-        zero = {f"{multiple:g}": 0.0 for multiple in MULTIPLES}
+        zero = {f"{multiple:g}": 0.0 for multiple in MEASURES.multiples}
         result |= {"diverged": True, "nominal_success": 0.0, "sampled_success": 0.0}
         result |= {"worst_case_success": zero, "sampled_worst_case_success": zero}
     else:

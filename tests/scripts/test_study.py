@@ -18,7 +18,7 @@ from aajr_hf.training.base_agent import small_llama, train_tokenizer
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from study import Study, choose, final_runs, lambda_runs, part_of, rate_runs, restore  # noqa: E402
+from study import Study, choose, final_runs, lambda_runs, part_of, rate_runs, restore, superseded  # noqa: E402
 from study_report import matched_differences, nominal, page, worst  # noqa: E402
 from study_settings import METHODS, PRESETS, Run, base_agent, settings_of  # noqa: E402
 from study_worker import train  # noqa: E402
@@ -141,11 +141,17 @@ def test_the_page_states_differences_with_their_intervals():
     runs += [run("aajr", seed, 90 + seed, 60 + 2 * seed) for seed in (0, 1, 2)]
     text = page(runs)
     assert "| aajr | lambda 0.001 | 91.0 ± 2.5 (86.0) | 67.0 ± 5.0 (57.0) | 62.0 ± 5.0 (52.0) | 0.50 | 80 |" in text
+    assert "300 steps." in text
     # Against adversarial: nominal -5, -4, -3; worst case 10, 11, 12.
     assert "| adversarial | -4.0 ± 2.5 | -4.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 |" in text
     assert "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 1.00 ± 0.00 | 0.50 ± 0.00 | 90.00 ± 0.00 |" in text
     # The best without a penalty is the base agent, at 100.
     assert "(greedy: base, sampled: base)" in text and "| aajr | +9.0 ± 2.5 | +9.0 ± 2.5 |" in text
+    # Against adversarial training: what the penalty itself costs.
+    assert "| aajr | +9.0 ± 2.5 | +9.0 ± 2.5 | +4.0 ± 2.5 | +4.0 ± 2.5 |" in text
+    assert "| adversarial | +5.0 ± 0.0 | +5.0 ± 0.0 | - | - |" in text
+    assert "the opponents are scripted experts" in text
+    assert "the opponents" not in page([run("base", 0, 100, 20, world="commons")])
     assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
 
 
@@ -154,8 +160,30 @@ def test_the_page_shows_what_was_tried():
     runs += [run("aajr", seed, 80 + seed / 10, 50, value=1e-4, phase="tuning") for seed in (100, 101)]
     runs += [run("aajr", seed, 95, 50, value=1e-3, phase="tuning") for seed in (100, 101)]
     text = page(runs)
+    runs += [run("adversarial", seed, seed - 10, 50, phase="tuning", value=2e-3) for seed in (100, 101)]
+    # Each seed's difference, not an interval of two of them: at a worst case of 50, nominal 95 against 90 and 91.
+    assert "| adversarial | +5.0, +4.0 | +0.0, +0.0 |" in page(runs)
     # Means of 90.05 - 5, 45, 40 and of 95 - 5, 45, 40.
     assert "| aajr | 0.0001: 56.7 | **0.001: 58.3** |" in text and "at a rate of 0.002)" in text
+
+
+def test_runs_of_settings_that_tuning_no_longer_chooses_are_no_further_seeds():
+    tuned = [run("adversarial", 100, 90, 50, value=2e-3, phase="tuning")]
+    tuned += [
+        run("aajr_amortised", 100, 90, reached, value=v, phase="tuning") for v, reached in ((1e-3, 50), (1e-2, 40))
+    ]
+    results = [run("base", 0, 100, 20), run("adversarial", 0, 90, 50, value=2e-3), run("sft", 0, 100, 20)]
+    results += [run("aajr_amortised", 0, 90, 50), run("aajr", 0, 90, 50)]
+    assert superseded(tuned + results) == []
+    # Another lambda; then a better rate, at which no penalty has been trained yet.
+    other = run("aajr", 1, 90, 50, value=1e-2)
+    assert superseded([*tuned, *results, other]) == [other]
+    faster = run("adversarial", 100, 95, 60, value=4e-3, phase="tuning")
+    penalised = [r for r in tuned + results if r["regularizer_lambda"] is not None]
+    old = superseded([*tuned, *results, faster])
+    assert sorted(map(id, old)) == sorted(map(id, [*penalised, results[1]]))
+    text = page([*tuned, *results, faster])
+    assert "tuning now chooses other settings: 5 runs." in text and "aajr_amortised |" not in text
 
 
 def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
@@ -205,6 +233,15 @@ def test_runs_of_other_worlds_stay_as_they_are(tmp_path):
     results.write_text(json.dumps([mine, others]))
     assert restore(results, ["commons"], work, preset) == [others]
     assert [json.loads(file.read_text()) for file in work.glob("*.json")] == [mine]
+    # Beside a run of another world, made on another machine, say.
+    file = work / f"{Run('congestion', 'aajr', 2e-3, 1e-3, 3, 'result').label}.json"
+    made = others | {"seed": 3, "settings": settings_of("congestion", "aajr", preset, work)}
+    file.write_text(json.dumps(made))
+    assert restore(results, ["commons"], work, preset) == [others]
+    file.write_text(json.dumps(made | {"settings": "stale"}))
+    with pytest.raises(ValueError, match="--work.*holds runs of other settings or another base agent"):
+        restore(results, ["commons"], work, preset)
+    file.unlink()
     with pytest.raises(ValueError, match="holds runs of other settings or another base agent"):
         restore(results, ["congestion"], work, preset)
 
