@@ -5,21 +5,16 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 from study import choose, is_penalised, superseded, tuning_scores, value_of
+from study_compare import AAJR, Methods, against, at_matched, epsilon, interval, nominal, prices, rows_of, sampled
 from study_settings import EPISODE_STEPS, EPSILON, MEASURES
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation.compare import UNPENALISED
 from aajr_hf.evaluation.report import replace_file
-from aajr_hf.evaluation.student import mean_interval
-from aajr_hf.evaluation.trade_off import matched
 
-AAJR = ("aajr", "aajr_amortised")
-# The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and 0.5.
-RADII = ("1.2", "2")
 ORDER = (*UNPENALISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
 
 INTRODUCTION = f"""# Does AAJR pay?
@@ -51,19 +46,19 @@ def write_report(runs: list[dict], folder: Path) -> None:
 
 
 def page(runs: list[dict]) -> str:
+    worlds = {
+        name: [run for run in runs if run["world"] == name] for name in dict.fromkeys(run["world"] for run in runs)
+    }
     parts = [INTRODUCTION]
-    for world in dict.fromkeys(run["world"] for run in runs):
-        here = [run for run in runs if run["world"] == world]
-        parts += [f"## `{world}`", *_world(here)]
+    for name, here in worlds.items():
+        parts += [f"## `{name}`", *_world(here)]
+    if len(worlds) > 1:
+        parts += _all_worlds(list(worlds.values()))
     return "\n\n".join(parts) + "\n"
 
 
 def _world(runs: list[dict]) -> list[str]:
-    old = superseded(runs)
-    runs = [run for run in runs if run not in old]
-    tuning = by_method([run for run in runs if run["phase"] == "tuning"])
-    diverged = [run for run in runs if run["phase"] == "result" and run.get("diverged")]
-    final = by_method([run for run in runs if run["phase"] == "result" and not run.get("diverged")])
+    final, tuning, old = _final(runs), _tuning(runs), superseded(runs)
     if not final:
         return [f"Tuning is under way: {len(runs)} runs."]
     notes = [f"Each agent was trained for {' or '.join(sorted({str(r['steps']) for r in runs if r['steps']}))} steps."]
@@ -71,24 +66,49 @@ def _world(runs: list[dict]) -> list[str]:
         notes.append("Held-out observations are of one side alone, training data of both.")
     if old:
         notes.append(f"Left out, because tuning now chooses other settings: {len(old)} runs.")
+    diverged = sorted(_name(run) for run in _current(runs, "result") if run.get("diverged"))
     if diverged:
-        notes.append(f"Not finite, and left out: {', '.join(sorted(_name(run) for run in diverged))}.")
+        notes.append(f"Not finite, and left out: {', '.join(diverged)}.")
     return [
         " ".join(notes),
         _table(final),
         *([_settings(tuning)] if tuning else []),
         "### The price of robustness",
-        _prices(final),
+        prices(final),
         "### AAJR against each baseline",
-        *(_against(ours, final) for ours in AAJR if ours in final),
-        *(_matched(ours, tuning) for ours in AAJR if ours in tuning),
+        *(against(ours, [final]) for ours in AAJR if ours in final),
+        *(at_matched(ours, [tuning]) for ours in AAJR if ours in tuning),
         "### What is left of the sensitivity, and the inner loop",
         _sensitivity(final),
         _shocks(final),
     ]
 
 
-def by_method(runs: list[dict]) -> dict[str, list[dict]]:
+def _all_worlds(worlds: list[list[dict]]) -> list[str]:
+    finals, tunings = [_final(runs) for runs in worlds], [_tuning(runs) for runs in worlds]
+    return [
+        "## All worlds",
+        "The pairs of all worlds together. An interval takes them for independent, which those of one world are not quite: it says little of "
+        "what a fourth world would show.",
+        *(against(ours, finals) for ours in AAJR if any(ours in final for final in finals)),
+        *(at_matched(ours, tunings) for ours in AAJR if any(ours in tuning for tuning in tunings)),
+    ]
+
+
+def _current(runs: list[dict], phase: str) -> list[dict]:
+    old = superseded(runs)
+    return [run for run in runs if run["phase"] == phase and run not in old]
+
+
+def _final(runs: list[dict]) -> Methods:
+    return by_method([run for run in _current(runs, "result") if not run.get("diverged")])
+
+
+def _tuning(runs: list[dict]) -> Methods:
+    return by_method(_current(runs, "tuning"))
+
+
+def by_method(runs: list[dict]) -> Methods:
     """The runs of each method, in the order of the page, those of a method by seed."""
     return {
         name: sorted((run for run in runs if run["method"] == name), key=lambda run: (run["seed"], value_of(run) or 0))
@@ -101,46 +121,7 @@ def _name(run: dict) -> str:
     return f"{run['method']} with seed {run['seed']}"
 
 
-def interval(values: list[float], digits: int = 1, sign: bool = False) -> str:
-    if not values:
-        return "-"
-    mean, half = mean_interval(values)
-    return f"{mean:{'+' if sign else ''}.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
-
-
-def paired(ours: list[dict], theirs: list[dict], number: Callable[[dict], float]) -> list[float]:
-    """Differences of a number between the runs of equal seeds."""
-    others = {run["seed"]: run for run in theirs}
-    return [number(run) - number(others[run["seed"]]) for run in ours if run["seed"] in others]
-
-
-def nominal(run: dict) -> float:
-    return run["nominal_success"]
-
-
-def sampled(run: dict) -> float:
-    return run["sampled_success"]
-
-
-def worst(radius: str) -> Callable[[dict], float]:
-    return lambda run: run["worst_case_success"][radius]
-
-
-def sampled_worst(radius: str) -> Callable[[dict], float]:
-    return lambda run: run["sampled_worst_case_success"][radius]
-
-
-def epsilon(radius: str) -> str:
-    """A multiple of the training radius as a relative epsilon."""
-    return f"{EPSILON * float(radius):g}"
-
-
-def _rows(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _table(final: dict[str, list[dict]]) -> str:
+def _table(final: Methods) -> str:
     radii = sorted(next(iter(final.values()))[0]["worst_case_success"], key=float)
     header = [
         "method",
@@ -162,10 +143,10 @@ def _table(final: dict[str, list[dict]]) -> str:
         cost = statistics.mean(run.get("nominal_cost", math.nan) for run in runs)
         seconds = [run["train_seconds"] for run in runs if "train_seconds" in run]
         rows.append([name, setting, *cells, f"{cost:.2f}", f"{statistics.mean(seconds):.0f}" if seconds else "-"])
-    return _rows(header, rows)
+    return rows_of(header, rows)
 
 
-def _settings(tuning: dict[str, list[dict]]) -> str:
+def _settings(tuning: Methods) -> str:
     """What was tried, and how the choice was made; methods whose tuning is not over have empty cells."""
     rows = []
     for name, runs in tuning.items():
@@ -183,79 +164,10 @@ def _settings(tuning: dict[str, list[dict]]) -> str:
     )
     widest = max(map(len, rows))
     header = ["method", *(f"setting {i}" for i in range(1, widest))]
-    return f"{text}\n\n{_rows(header, [row + ['-'] * (widest - len(row)) for row in rows])}"
+    return f"{text}\n\n{rows_of(header, [row + ['-'] * (widest - len(row)) for row in rows])}"
 
 
-def _prices(final: dict[str, list[dict]]) -> str:
-    """Nominal success that each method gives up against the best one without a penalty, and each penalty against its lambda of 0."""
-    numbers = {"greedy": nominal, "sampled": sampled}
-    free = [name for name in UNPENALISED if name in final]
-    if not free:
-        return "No run without a penalty is there yet."
-    best = {label: max(free, key=lambda name: statistics.mean(map(numbers[label], final[name]))) for label in numbers}
-    rows = []
-    for name, runs in final.items():
-        of_best = [interval(paired(final[best[label]], runs, numbers[label]), sign=True) for label in numbers]
-        zero = final.get("adversarial", []) if name not in UNPENALISED else []
-        rows.append(
-            [name, *of_best, *(interval(paired(zero, runs, number), sign=True) for number in numbers.values())]
-        )
-    text = (
-        f"Points of nominal success below the best method without a penalty (greedy: {best['greedy']}, sampled: {best['sampled']}); and "
-        "below adversarial training alone, all else equal, which is what the penalty itself costs. Paired by seed."
-    )
-    header = ["method", *numbers, *(f"{label}, of the penalty" for label in numbers)]
-    return f"{text}\n\n{_rows(header, rows)}"
-
-
-def _against(ours: str, final: dict[str, list[dict]]) -> str:
-    """Differences to each baseline, each method at its own best setting."""
-    numbers = {"nominal": nominal, "sampled": sampled}
-    for radius in RADII:
-        at = f"worst case at {epsilon(radius)}"
-        numbers |= {at: worst(radius), f"sampled {at}": sampled_worst(radius)}
-    rows = [
-        [name, *(interval(paired(final[ours], runs, number), sign=True) for number in numbers.values())]
-        for name, runs in final.items()
-        if name not in AAJR
-    ]
-    title = f"Points that `{ours}` is ahead of each baseline, at the chosen settings, paired by seed:"
-    return f"{title}\n\n{_rows(['baseline', *numbers], rows)}"
-
-
-def _matched(ours: str, tuning: dict[str, list[dict]]) -> str:
-    """At equal robustness and at equal nominal success, over the settings that were tried on the tuning seeds."""
-    header, rows = ["baseline"], {name: [name] for name in tuning if name not in AAJR}
-    for radius in RADII:
-        pairs = (("", nominal, worst(radius)), ("sampled ", sampled, sampled_worst(radius)))
-        for prefix, a, b in pairs:
-            header += [
-                f"{prefix}nominal, {epsilon(radius)} matched",
-                f"{prefix}worst case at {epsilon(radius)}, nominal matched",
-            ]
-            for name, row in rows.items():
-                differences = matched_differences(tuning[ours], tuning[name], a, b)
-                row += [", ".join(f"{value:+.1f}" for value in values) or "-" for values in differences]
-    title = (
-        f"Points that `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched nominal "
-        "success, for each tuning seed: among the settings of each method that are at or above the highest level that both "
-        "reach, the best one, on the tuning observations. Nothing is interpolated, so one of the two can be well above the level."
-    )
-    return f"{title}\n\n{_rows(header, list(rows.values()))}"
-
-
-def matched_differences(ours: list[dict], theirs: list[dict], a, b) -> tuple[list[float], list[float]]:
-    """For each seed, by how much `ours` is ahead in `a` where `b` is matched, and in `b` where `a` is."""
-    at_worst, at_nominal = [], []
-    for seed in sorted({run["seed"] for run in ours} & {run["seed"] for run in theirs}):
-        points = [[(a(run), b(run)) for run in runs if run["seed"] == seed] for runs in (ours, theirs)]
-        found = matched(*points)
-        at_worst.append(found.nominal_at_worst[0] - found.nominal_at_worst[1])
-        at_nominal.append(found.worst_at_nominal[0] - found.worst_at_nominal[1])
-    return at_worst, at_nominal
-
-
-def _sensitivity(final: dict[str, list[dict]]) -> str:
+def _sensitivity(final: Methods) -> str:
     header = [
         "method",
         "along the ascent",
@@ -280,10 +192,10 @@ def _sensitivity(final: dict[str, list[dict]]) -> str:
         "are thousands of dimensions and three of these). Gradient norm: before clipping, over all steps of a training. Monotone: "
         "percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
     )
-    return f"{text}\n\n{_rows(header, rows)}"
+    return f"{text}\n\n{rows_of(header, rows)}"
 
 
-def _shocks(final: dict[str, list[dict]]) -> str:
+def _shocks(final: Methods) -> str:
     conditions = list(
         dict.fromkeys(name for runs in final.values() for run in runs for name in run.get("shocked") or {})
     )
@@ -306,4 +218,4 @@ def _shocks(final: dict[str, list[dict]]) -> str:
         f"Whole episodes of ten agents{opponents}; greedy answers. The world's success in percent, with the shock and the attack named; the "
         f"attack moves the embeddings of every prompt of the agent's by so much of their norm, in {EPISODE_STEPS} steps."
     )
-    return f"### Episodes\n\n{text}\n\n{_rows(['method', *conditions], rows)}"
+    return f"### Episodes\n\n{text}\n\n{rows_of(['method', *conditions], rows)}"

@@ -19,7 +19,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 from study import Study, choose, final_runs, lambda_runs, part_of, rate_runs, restore, superseded  # noqa: E402
-from study_report import matched_differences, nominal, page, worst  # noqa: E402
+from study_compare import matched_differences, nominal, worst  # noqa: E402
+from study_report import page  # noqa: E402
 from study_settings import METHODS, PRESETS, Run, base_agent, settings_of  # noqa: E402
 from study_worker import train  # noqa: E402
 
@@ -153,6 +154,16 @@ def test_the_page_states_differences_with_their_intervals():
     assert "the opponents are scripted experts" in text
     assert "the opponents" not in page([run("base", 0, 100, 20, world="commons")])
     assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
+
+
+def test_all_worlds_together_pool_the_pairs_of_each():
+    runs = [run("adversarial", 0, 90, 50), run("aajr", 0, 91, 50), run("base", 0, 100, 20)]
+    runs += [run("adversarial", seed, 90, 50, world="commons") for seed in (0, 1)]
+    runs += [run("aajr", seed, 92 + seed, 50, world="commons") for seed in (0, 1)]
+    assert "All worlds" not in page([r for r in runs if r["world"] == "commons"])
+    text = page(runs).partition("## All worlds")[2]
+    # 1 of hide_and_seek, 2 and 3 of commons; base in one world alone.
+    assert "| adversarial | +2.0 ± 2.5 |" in text and "| base | -9.0 |" in text
 
 
 def test_the_page_shows_what_was_tried():
