@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Checks the code's style and formatting, then runs the tests, in a .venv that it makes or brings up to date first.
 #
-#     scripts/test.sh                                  everything but the slow tests
+#     scripts/test.sh                                  everything
 #     scripts/test.sh tests/test_FILE.py::test_NAME    one test; arguments go to pytest
-#     scripts/test.sh -m slow                          the slow tests
 #
 # The tests need no network and no GPU; those marked `gpu` need a CUDA device.
 set -euo pipefail

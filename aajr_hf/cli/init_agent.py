@@ -16,8 +16,8 @@ from .errors import UserError, user_errors
 from .parsing import ArgumentParser
 from .train import TrainArguments
 
-DESCRIPTION = """Make a base agent from nothing: a tokenizer trained on the text of a world or of a dataset, and a Llama of one
-million parameters trained on the world's experts, or for a few steps on the dataset. The folder loads as any Hugging Face
+DESCRIPTION = """Make a base agent from nothing: a tokenizer trained on the text of a world or of a dataset, and a Llama of 1 to
+1.5 million parameters trained on the world's experts, or for a few steps on the dataset. The folder loads as any Hugging Face
 model does.
 
     aajr init-agent outputs/agent

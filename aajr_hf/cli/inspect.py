@@ -10,7 +10,7 @@ from ..training.config import AAJRConfig
 from .data import load_data, split
 from .errors import UserError, user_errors
 from .launch import LaunchArguments
-from .parsing import RecipeParser
+from .parsing import HelpFormatter, RecipeParser
 from .train import COMMON_FIELDS, TrainArguments
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ class InspectArguments:
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
     from rich.console import Console
 
     parser = RecipeParser(
@@ -60,7 +58,7 @@ def run(argv: list[str]) -> int:
         prog="aajr inspect",
         usage="aajr inspect --config RECIPE [--example N] [--FIELD VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     argv = parser.check(argv)
     with tempfile.TemporaryDirectory() as folder:  # nothing is written to the run's own

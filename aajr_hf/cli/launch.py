@@ -22,7 +22,7 @@ _NOT_PASSED_ON = {"--config_file", "--config-file", "--module", "--no_python", "
 class LaunchArguments:
     """On how many processes; passed on to `accelerate launch`."""
 
-    _argument_group_name = "several processes (every option of `accelerate launch` may stand here, too)"
+    _argument_group_name = "several processes (`aajr train` takes every option of `accelerate launch`, too)"
 
     accelerate_config: str | None = field(
         default=None,

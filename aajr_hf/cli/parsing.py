@@ -86,6 +86,15 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """With the defaults that a field's help does not tell itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = action.help or ""
+        is_told = "efault" in told or action.default in (None, False, argparse.SUPPRESS)
+        return told if is_told else f"{told} (default: %(default)s)"
+
+
 class RecipeParser(TrlParser):
     """
     `TrlParser` for recipes: fields come from a YAML file given by `--config` and from the command line, which wins.
@@ -99,6 +108,9 @@ class RecipeParser(TrlParser):
         super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
         # TrlParser takes it out of the arguments itself; declared so that the help shows it.
         self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
+        if "--resume_from_checkpoint" in self._option_string_actions:  # whose help says that it is not used
+            help_text = "Checkpoint to go on from, or `auto`: the newest whole one in `output_dir`, if there is one."
+            self._option_string_actions["--resume_from_checkpoint"].help = help_text
         self.add_argument("--help_all", action="help", help="show all fields, those of TRL and Transformers included")
 
     def _add_dataclass_arguments(self, dtype: type) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from ..training.config import AAJRConfig
 from .data import load_data, split
 from .errors import UserError, user_errors
-from .parsing import RecipeParser
+from .launch import LaunchArguments
+from .parsing import HelpFormatter, RecipeParser
 from .train import COMMON_FIELDS, TrainArguments
 
 DESCRIPTION = """Measure which rank an adapter needs: the singular spectra of the adversary's directions, of their images, and
@@ -39,20 +40,18 @@ class RankArguments:
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
     parser = RecipeParser(
-        (RankArguments, TrainArguments, AAJRConfig),
+        (RankArguments, TrainArguments, LaunchArguments, AAJRConfig),
         common=COMMON_FIELDS,
         prog="aajr rank",
         usage="aajr rank --model DIR --config RECIPE [--FIELD VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     with tempfile.TemporaryDirectory() as folder:
         # What is measured is the model as it stands, adapter merged; the trainer wants a folder, and writes nothing.
         fixed = {"adapter": "full", "gradient_checkpointing": "false", "bf16": "false", "output_dir": folder}
-        arguments, data, config = parser.parse(argv + [part for k, v in fixed.items() for part in (f"--{k}", v)])
+        arguments, data, _, config = parser.parse(argv + [part for k, v in fixed.items() for part in (f"--{k}", v)])
         config.adapter_options = None
         config.per_device_train_batch_size = arguments.batch_size
         rank(arguments, data, config)

@@ -23,7 +23,7 @@ from .data import load_data, split
 from .errors import Interrupted, RunError, UserError, user_errors
 from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
-from .parsing import RecipeParser
+from .parsing import HelpFormatter, RecipeParser
 
 logger = logging.getLogger(__name__)
 
@@ -109,19 +109,20 @@ class TrainArguments(ModelConfig):
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_test_split: str = field(default="test", metadata={"help": "Split for `eval_strategy`."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the model that `output_dir` holds."})
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace what `output_dir` holds: the model, its checkpoints and its evaluation."},
+    )
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
     parser = RecipeParser(
         (TrainArguments, LaunchArguments, AAJRConfig),
         common=COMMON_FIELDS,
         prog="aajr train",
         usage="aajr train --config RECIPE [--FIELD VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     argv, flags = split_flags(parser, argv)
     argv = parser.check(argv)

@@ -60,14 +60,14 @@ class AdversaryFields:
         perturbed_tokens (`str`, *optional*, defaults to `"prompt"`):
             `"prompt"`: every token that is no action and before one; of these `"observation"`: what users and tools said,
             without markup, `"user"` and `"tool"`: what users or tools alone said; `"all"`: every token but padding,
-            actions included.
+            actions included. DPO and GRPO take `"prompt"` alone.
 
         > Parameters that control the ascent (equation 11)
 
         ascent_steps (`int`, *optional*, defaults to `3`):
             K, the number of steps of projected gradient ascent.
         ascent_step_size (`float` or `str`, *optional*):
-            Step size eta, in the units of epsilon. `"auto"` finds, by backtracking per example, one that satisfies
+            Step size eta, in the units of epsilon (squared with the rule `"gradient"`). `"auto"` finds, by backtracking per example, one that satisfies
             inequality 25. If `None`, `2.5 * epsilon / ascent_steps`, or `"auto"` with the rule `"gradient"`.
         ascent_step_rule (`str`, *optional*, defaults to `"normalized"`):
             `"normalized"`: steps of unit norm per example; `"gradient"`: the gradient itself (the paper); `"sign"`.
@@ -173,7 +173,8 @@ class RegularizerFields:
             Part of each micro-batch on which the penalty is evaluated, drawn at random. With the regularizer `"aajr"`
             and a clean loss, only its difference from what the clean and the adversarial pass tell is estimated.
         penalty_interval (`int`, *optional*, defaults to `1`):
-            Evaluate the penalty every n-th optimizer step, with n times lambda.
+            Evaluate the penalty every n-th optimizer step, with n times lambda; where part of it is known from the clean and the
+            adversarial pass, that part counts once in every step.
 
         > Parameters that control the warm-up
 
@@ -182,7 +183,7 @@ class RegularizerFields:
             one, the penalty of a sensitive model can be so steep that the first steps go astray.
         epsilon_schedule (`str`, *optional*, defaults to `"linear"`):
             `"linear"`: epsilon grows linearly from 0; `"cosine"`: slowly at first and at last; `"curriculum"`: linearly, but only
-            in steps in which the agent succeeds under attack; `"constant"`: it is there from the first step on.
+            in steps in which the agent succeeds under attack (not with GRPO); `"constant"`: it is there from the first step on.
         lambda_schedule (`str`, *optional*, defaults to `"linear"`):
             The same for the weight of the penalty.
         ascent_steps_schedule (`str`, *optional*, defaults to `"constant"`):
@@ -199,14 +200,14 @@ class RegularizerFields:
             (`"gralora"`, `"lokr"`, `"loha"`), or any rank (`"dora"`, `"hira"`, `"randlora"`, `"shira"`, `"oft"`, `"boft"`,
             `"fourierft"`, `"waveft"`, `"c3a"`, `"glora"`); that of `"tinylora"` is 2.
         adapter_rank (`int`, *optional*, defaults to `16`):
-            Size of the adapter, the larger, the more expressive: PEFT's `r`, and for families whose own size means something
+            Size of the adapter, the larger, the more expressive: PEFT's `r` (`u` of `"tinylora"`), and for families whose own size means something
             else (`"randlora"`, `"oft"`, `"boft"`, `"fourierft"`, `"waveft"`, `"c3a"`) the size at which they train as many
             parameters as a LoRA of this rank, as nearly as the layers' widths allow.
         adapter_options (`dict[str, Any]` or `str`, *optional*):
             Fields of PEFT's configuration class, which win over what `adapter_rank` sets: a mapping, on the command line
             as JSON. `target_modules` are all linear layers but the LM head otherwise.
         freeze_embeddings (`bool`, *optional*, defaults to `False`):
-            Keep the input embeddings fixed. A model with trainable embeddings can meet a penalty by moving them
+            Keep the input embeddings fixed, and so the LM head where it is tied to them. A model with trainable embeddings can meet a penalty by moving them
             instead of becoming robust; compare methods with fixed ones.
         ema_decay (`float`, *optional*):
             If set, an exponential moving average of the trained weights is kept with this decay (0.999, say; less in the first
@@ -217,8 +218,8 @@ class RegularizerFields:
 
         on_nonfinite (`str`, *optional*, defaults to `"stop"`):
             Where a loss, a penalty, a perturbation or a gradient is not finite: `"stop"` before the weights change, or
-            `"skip"` the step, count it (`aajr/skipped_steps`) and go on. The first such step is kept in `output_dir`, for
-            `aajr replay`.
+            `"skip"` the step, count it (`aajr/skipped_steps`) and go on. In SFT, the first such step is kept in `output_dir`,
+            for `aajr replay`.
     """
 
     _argument_group_name = _GROUP

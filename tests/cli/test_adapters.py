@@ -90,7 +90,9 @@ def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):  
         assert runs["adapter"][name] == pytest.approx(runs["merged"][name], rel=1e-3)
 
     output = ["--output", str(tmp_path / "rank"), "--examples", "8", "--batch_size", "4"]
-    assert main(["rank", "--model", str(adapter), "--config", RECIPE, *output]) == 0
+    recipe = tmp_path / "launched.yaml"  # on how many processes it was trained does not matter here
+    recipe.write_text(Path(RECIPE).read_text() + "accelerate_config: ddp\nnum_processes: 2\n")
+    assert main(["rank", "--model", str(adapter), "--config", str(recipe), *output]) == 0
     assert "covers 95%" in capsys.readouterr().out
     result = json.loads((tmp_path / "rank" / "rank.json").read_text())
     assert result["base"] == str(agent) and (tmp_path / "rank" / "rank.png").stat().st_size > 10_000
