@@ -46,7 +46,16 @@ class Grid:
         return target if self.is_free(target) else None
 
     def distances(self, origin: Cell) -> dict[Cell, int]:
-        """Moves from `origin` to every cell that can be reached."""
+        """Moves from `origin` to every cell that can be reached; searched once."""
+        if origin not in self._distances:
+            self._distances[origin] = self._search(origin)
+        return self._distances[origin]
+
+    @cached_property
+    def _distances(self) -> dict[Cell, dict[Cell, int]]:
+        return {}
+
+    def _search(self, origin: Cell) -> dict[Cell, int]:
         found, queue = {origin: 0}, deque([origin])
         while queue:
             cell = queue.popleft()
