@@ -11,7 +11,7 @@ and measured.
 
 Finished runs are kept in `--work` and not repeated: start it again to go on, or to add the runs of other machines, whose
 files are put into the same folder. Runs that stand in the results already are taken from there. Writes study.json (every
-run) and study.md (what they say) to `--output`.
+run), study.md (what they say) and study.png to `--output`.
 """
 
 from __future__ import annotations

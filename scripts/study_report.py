@@ -9,6 +9,7 @@ from pathlib import Path
 
 from study import choose, is_penalised, superseded, tuning_scores, value_of
 from study_compare import AAJR, Methods, against, at_matched, epsilon, interval, nominal, prices, rows_of, sampled
+from study_plot import draw_differences
 from study_settings import EPISODE_STEPS, EPSILON, MEASURES
 
 from aajr_hf.environments import WORLDS
@@ -38,9 +39,18 @@ system cost, from the clean embeddings, {MEASURES.attack_steps} steps, the best 
 their 95 % confidence intervals (Student's t over seeds; paired by seed where two methods are compared), those in brackets, costs and
 times means alone. Times are of several runs at once, beside other work."""
 
+PICTURE = """![Points ahead of adversarial training](study.png)
+
+Sampled success of each method against that of adversarial training alone, at the chosen settings, paired by seed, with 95 % confidence intervals."""
+
 
 def write_report(runs: list[dict], folder: Path) -> None:
+    """Write `study.json`, `study.md` and, where there is something to compare, `study.png`."""
     text = page(runs)
+    picture = draw_differences({world: _final(here) for world, here in by_world(runs).items()})
+    if picture:
+        text = text.replace(INTRODUCTION, f"{INTRODUCTION}\n\n{PICTURE}", 1)
+        replace_file(folder / "study.png", picture)
     replace_file(folder / "study.json", (json.dumps(runs, indent=1) + "\n").encode())
     replace_file(folder / "study.md", text.encode())
 
@@ -106,6 +116,12 @@ def _final(runs: list[dict]) -> Methods:
 
 def _tuning(runs: list[dict]) -> Methods:
     return by_method(_current(runs, "tuning"))
+
+
+def by_world(runs: list[dict]) -> dict[str, list[dict]]:
+    return {
+        name: [run for run in runs if run["world"] == name] for name in dict.fromkeys(run["world"] for run in runs)
+    }
 
 
 def by_method(runs: list[dict]) -> Methods:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from peft import LilyConfig, PeftConfig, get_peft_model

@@ -20,7 +20,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from study import Study, choose, final_runs, lambda_runs, part_of, rate_runs, restore, superseded  # noqa: E402
 from study_compare import matched_differences, nominal, worst  # noqa: E402
-from study_report import page  # noqa: E402
+from study_report import page, write_report  # noqa: E402
 from study_settings import METHODS, PRESETS, Run, base_agent, settings_of  # noqa: E402
 from study_worker import train  # noqa: E402
 
@@ -154,6 +154,18 @@ def test_the_page_states_differences_with_their_intervals():
     assert "the opponents are scripted experts" in text
     assert "the opponents" not in page([run("base", 0, 100, 20, world="commons")])
     assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
+
+
+def test_the_picture_stands_on_the_page_where_there_is_something_to_compare(tmp_path):
+    runs = [run("adversarial", seed, 90, 50) for seed in (0, 1)]
+    write_report(runs, tmp_path)
+    assert not (tmp_path / "study.png").exists() and "study.png" not in (tmp_path / "study.md").read_text()
+    # One method without a seed in common, one with a single one, and one in this world alone.
+    runs += [run("sft", 2, 90, 50), run("aajr", 1, 91, 60), run("base", 0, 100, 20), run("base", 1, 100, 21)]
+    runs += [run("adversarial", 0, 90, 50, world="commons"), run("aajr", 0, 91, 60, world="commons")]
+    write_report(runs, tmp_path)
+    assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Points ahead of adversarial training](study.png)" in (tmp_path / "study.md").read_text()
 
 
 def test_all_worlds_together_pool_the_pairs_of_each():
