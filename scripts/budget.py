@@ -16,7 +16,6 @@ import json
 import sys
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from transformers import AutoConfig
 
@@ -78,7 +77,6 @@ def summary(run: dict[str, list[float]]) -> dict[str, float | int | None]:
 def plot(results: list[dict], file: Path) -> None:
     worlds = list(dict.fromkeys(r["world"] for r in results))
     figure = Figure(figsize=(3.4 * len(worlds), 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(2, len(worlds), sharex=True, squeeze=False)
     for column, world in enumerate(worlds):
         above, below = grid[:, column]

@@ -6,7 +6,6 @@ import io
 import json
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aajr_hf.evaluation.student import mean_interval
@@ -120,7 +119,6 @@ def plot(runs: list[dict]) -> bytes:
     """Nominal and worst-case success by adapter, each seed and the mean with its interval, as a PNG."""
     groups = _groups(runs)
     figure = Figure(figsize=(6.4, 1.2 + 0.36 * len(groups)), dpi=220, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     rows = range(len(groups))
     for column, color, text, shift in (

@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aajr_hf.environments import held_out_rows
@@ -90,7 +89,6 @@ def cost(model, tokenizer, world: str, *, steps: int, batch_size: int, batches: 
 
 def plot(losses: dict[str, list[float]], file: Path) -> None:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, values in losses.items():
         axes.plot([-value for value in values], label=name)

@@ -22,11 +22,7 @@ RESULTS = "results.json"
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
-    parser = ArgumentParser(
-        prog="aajr compare", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("compare", description=DESCRIPTION)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -54,7 +50,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def compare_runs(runs: dict[str, str], arguments) -> dict[str, Any]:
+def compare_runs(runs: dict[str, str], arguments) -> None:
     """
     Describe and measure runs, by name, print and write.
 
@@ -90,7 +86,6 @@ def compare_runs(runs: dict[str, str], arguments) -> dict[str, Any]:
     for sentence in comparison_sentences(comparison):
         console.print(sentence, soft_wrap=True, markup=False)
     console.print(f"Report: {output / 'comparison.html'}", soft_wrap=True, markup=False)
-    return comparison
 
 
 def _refuse_measuring(parser: ArgumentParser, arguments) -> None:

@@ -16,9 +16,7 @@ KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_atte
 
 
 def run(argv: list[str]) -> int:
-    ArgumentParser(
-        prog="aajr env", description="Print the versions and devices to copy into a bug report."
-    ).parse_args(argv)
+    ArgumentParser("env", description="Print the versions and devices to copy into a bug report.").parse_args(argv)
     import torch
 
     print(f"- Platform: {platform.platform()}")

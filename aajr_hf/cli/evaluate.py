@@ -22,11 +22,7 @@ self-contained report.html.
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
-    parser = ArgumentParser(
-        prog="aajr evaluate", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("evaluate", description=DESCRIPTION)
     parser.add_argument(
         "models", nargs="+", metavar="[NAME=]MODEL", help="model or adapter folder, or Hub name; shown under NAME"
     )
@@ -236,12 +232,9 @@ def measure(
 
 def evaluate(
     models: dict[str, str], output: Path, settings, examples: int, world: str, transfer_from: str | None = None
-) -> dict[str, Any]:
+) -> None:
     """
     [`measure`], write `results.json`, plots and `report.html` into `output` and print the tables.
-
-    Returns:
-        The results of [`measure`].
 
     Raises:
         UserError: for a model that cannot be loaded or attacked; nothing is written then.
@@ -250,15 +243,14 @@ def evaluate(
 
     from ..evaluation.attack_report import attack_tables
     from ..evaluation.membership import membership_tables
-    from ..evaluation.report import results_table, summary_sentences, write_json, write_plots, write_report
+    from ..evaluation.report import results_table, summary_sentences, write_json, write_report
     from ..evaluation.stability_report import stability_tables
 
     results = measure(models, settings, examples, world, transfer_from)
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
-        write_plots(results, output)
-        write_report(results, output / "report.html")
+        write_report(results, output)
     printed = Console()
     printed.print(results_table(results))
     for table in attack_tables(results) + membership_tables(results) + stability_tables(results):
@@ -267,7 +259,6 @@ def evaluate(
     for sentence in summary_sentences(results):
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
-    return results
 
 
 def _check_agents(agents: dict, rows: list[dict[str, Any]], settings, source) -> None:

@@ -59,12 +59,9 @@ def check_options(arguments, parser: ArgumentParser) -> None:
         raise UserError(f"`--max_new_tokens` must be at least 1; got {arguments.max_new_tokens}.")
 
 
-def evaluate(models: dict[str, str], arguments) -> dict[str, Any]:
+def evaluate(models: dict[str, str], arguments) -> None:
     """
     Measure models, by name, write `results.json`, a plot and `report.html` into `--output` and print the tables.
-
-    Returns:
-        The results: `{"runs": {name: numbers}, "train_epsilon": ..., "settings": {...}}`.
 
     Raises:
         UserError: for rows or models that cannot be used; nothing is written then.
@@ -114,7 +111,6 @@ def evaluate(models: dict[str, str], arguments) -> dict[str, Any]:
     for sentence in tool_call_sentences(results):
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {arguments.output / 'report.html'}", soft_wrap=True)
-    return results
 
 
 def _rows(arguments) -> list[dict[str, Any]]:

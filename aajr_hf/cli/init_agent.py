@@ -30,9 +30,7 @@ TARGET_SUCCESS = 99.0
 
 
 def run(argv: list[str]) -> int:
-    parser = ArgumentParser(
-        prog="aajr init-agent", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("init-agent", description=DESCRIPTION)
     parser.add_argument("output", metavar="OUT", type=Path, help="folder to make; must not exist, or be empty")
     parser.add_argument(
         "--environment", choices=list(WORLDS), help="world of the agent (default: congestion, without --dataset_name)"

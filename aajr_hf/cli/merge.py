@@ -18,11 +18,7 @@ _TOLERANCE = 1e-5
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
-    parser = ArgumentParser(
-        prog="aajr merge", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("merge", description=DESCRIPTION)
     parser.add_argument("adapter", metavar="DIR", help="folder of the adapter, such as `aajr train` writes")
     parser.add_argument("output", metavar="OUT", type=Path, help="folder of the merged model; must not exist")
     arguments = parser.parse_args(argv)
@@ -49,7 +45,8 @@ def merge(adapter: str, output: Path) -> float:
 
     from ..training.adapters import load_adapter
     from ..training.loading import load_tokenizer
-    from ..training.model_card import DATA, RECIPE
+    from ..training.model_card import DATA
+    from ..training.recipe import RECIPE
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"There is no adapter in {adapter} (no adapter_config.json): give the folder of one.")

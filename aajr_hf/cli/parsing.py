@@ -80,7 +80,10 @@ def _fits(value: object, hint: object) -> bool:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` whose errors are [`UserError`]s."""
+    """`argparse.ArgumentParser` of one `aajr` command, whose errors are [`UserError`]s."""
+
+    def __init__(self, command: str, **kwargs):
+        super().__init__(f"aajr {command}", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def error(self, message: str):
         raise UserError(f"{message} (see {self.prog} --help)")

@@ -25,11 +25,7 @@ _LONGEST_WAIT = 60.0
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
-    parser = ArgumentParser(
-        prog="aajr push", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("push", description=DESCRIPTION)
     parser.add_argument("folder", metavar="DIR", type=Path, help="folder of the agent, as `aajr train` writes it")
     parser.add_argument("repo", metavar="REPO", help="name of the repository, USER/NAME; made if it does not exist")
     parser.add_argument("--private", action="store_true", help="make the repository private, if it is made")
@@ -75,7 +71,8 @@ def _add_evaluation(folder: Path, evaluation: Path) -> None:
 
 
 def _make_card(folder: Path, repo: str) -> None:
-    from ..training.model_card import RECIPE, is_own_card, write_model_card
+    from ..training.model_card import is_own_card, write_model_card
+    from ..training.recipe import RECIPE
 
     if not (folder / RECIPE).is_file():
         print(f"{folder} has no {RECIPE}: it is pushed without a new model card.", file=sys.stderr)

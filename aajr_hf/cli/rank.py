@@ -6,7 +6,6 @@ import json
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..training.config import AAJRConfig
 from .data import load_data, split
@@ -58,7 +57,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> dict[str, Any]:
+def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> None:
     """
     Measure, print and write.
 
@@ -93,7 +92,6 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
     console.print(rank_table(result))
     console.print(result["recommendation"]["sentence"], soft_wrap=True)
     console.print(f"Written: {output / 'rank.json'}, {output / 'rank.png'}", soft_wrap=True)
-    return result
 
 
 def _check(arguments: RankArguments, config: AAJRConfig) -> None:

@@ -15,11 +15,7 @@ random numbers that it had, on one process; print where the numbers stop being f
 
 
 def run(argv: list[str]) -> int:
-    import argparse
-
-    parser = ArgumentParser(
-        prog="aajr replay", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser("replay", description=DESCRIPTION)
     parser.add_argument("dump", metavar="DUMP", type=Path, help="folder _nonfinite-STEP of a run")
     parser.add_argument("--process", type=int, help="whose data (default: the first where something was not finite)")
     arguments = parser.parse_args(argv)

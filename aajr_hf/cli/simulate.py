@@ -41,14 +41,8 @@ def run(argv: list[str]) -> int:
 
 
 def _parser() -> ArgumentParser:
-    import argparse
-
-    parser = ArgumentParser(
-        prog="aajr simulate",
-        description=DESCRIPTION,
-        epilog="shocks, and what their magnitude counts:\n" + _shocks(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    epilog = "shocks, and what their magnitude counts:\n" + _shocks()
+    parser = ArgumentParser("simulate", description=DESCRIPTION, epilog=epilog)
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help=f"model or adapter folder, Hub name, or {SCRIPTED}: the experts")
     add(
@@ -115,13 +109,9 @@ def _check(arguments) -> None:
         raise UserError(f"`--picture` must be the name of a .gif or .png file; got {picture}.")
 
 
-def simulate(arguments, name: str) -> list[dict[str, Any]]:
+def simulate(arguments, name: str) -> None:
     """
     Play the episodes in the world of this name, write them as they are over, and print the table.
-
-    Returns:
-        The records of the episodes, as they stand in the file: what was asked for beside what `evaluation.simulation`
-        says of each.
 
     Raises:
         UserError: for a world or a model that cannot be had; nothing is written then.
@@ -148,7 +138,6 @@ def simulate(arguments, name: str) -> list[dict[str, Any]]:
     console.print(simulation_table(records))
     console.print(f"{steps} agent-steps in {seconds:.1f} s: {steps / seconds:.0f} a second.", highlight=False)
     console.print(f"Episodes: {file}", soft_wrap=True, highlight=False)
-    return records
 
 
 def _play(worlds: list[Any], players: list[Any], arguments, settings: dict, file: Path, records: list[dict]) -> None:

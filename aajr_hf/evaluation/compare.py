@@ -8,14 +8,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-import yaml
 from trl import SFTConfig
 
 from ..training.checkpoints import INCOMPLETE
 from ..training.config import CHOICES, AAJRConfig
 from ..training.ema import is_average
-from ..training.model_card import RECIPE
-from ..training.recipe import with_radius
+from ..training.recipe import RECIPE, recipe_in, with_radius
 from .results import check_results, multiples
 from .trade_off import Point, difference_margin, matched, price_of_robustness
 
@@ -51,22 +49,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     if (folder / INCOMPLETE).exists():
         raise ValueError(f"The model in {folder} was not written to its end: resume its run, or give another.")
-    file = folder / RECIPE
-    if not file.is_file():
+    if not (folder / RECIPE).is_file():
         run = {"method": "base", "regularizer_lambda": None, "epsilon": None, "seed": None, "recipe": None}
     else:
-        run = _read_recipe(file)
+        run = _read_recipe(folder)
     return run | {"gradient_norm": _read_gradients(folder / "trainer_state.json")}
 
 
-def _read_recipe(file: Path) -> dict[str, Any]:
-    try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{file} is not a mapping of fields to values.")
-    recipe = with_radius(recipe)
+def _read_recipe(folder: Path) -> dict[str, Any]:
+    file, recipe = folder / RECIPE, with_radius(recipe_in(folder))
     numbers = {name: _number(file, recipe, name) for name in ("regularizer_lambda", "epsilon", "seed")}
     regularizer = recipe.get("regularizer", AAJRConfig.regularizer)
     if regularizer not in CHOICES["regularizer"]:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from ..objective import AscentTrajectory, spectral_norm
-from ..training.model_card import RECIPE
 from ..training.policy import fixed_seed, forward_ad_ready
+from ..training.recipe import RECIPE, recipe_in
 from .attack_report import plain_table
 from .means import Means
 from .settings import RobustnessSettings
@@ -33,15 +32,15 @@ def budget_of(folder: str | Path) -> float | None:
     file = Path(folder) / RECIPE
     if not file.is_file():
         return None
+    recipe = recipe_in(Path(folder))
+    budget = recipe.get("amplification_budget")
+    measured = {"penalty_output": "logits", "penalty_reduction": "sum"}
+    if budget is None or any(recipe.get(name, value) != value for name, value in measured.items()):
+        return None
     try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-        budget = recipe.get("amplification_budget")
-        measured = {"penalty_output": "logits", "penalty_reduction": "sum"}
-        if budget is None or any(recipe.get(name, value) != value for name, value in measured.items()):
-            return None
         return float(budget)
-    except (yaml.YAMLError, AttributeError, ValueError, TypeError) as error:
-        raise ValueError(f"The budget in {file} cannot be read: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: `amplification_budget` must be a number; got {budget!r}.") from error
 
 
 def add_membership(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
@@ -47,7 +46,6 @@ def render(draw: Callable[[Figure], None], width: float = 5.6) -> bytes:
     """What `draw` draws on a new figure, `width` inches wide, as a PNG."""
     # Without pyplot, which would keep the figures and the choice of backend globally.
     figure = Figure(figsize=(width, 4.3), dpi=220, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     draw(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
@@ -53,7 +52,6 @@ def _least(spectra: list[dict[str, Any]], rank: int) -> str:
 def rank_plot(result: dict[str, Any]) -> bytes:
     """Coverage by rank, as a PNG: one line a spectrum, bands from the worst to the best module."""
     figure = Figure(figsize=(6.4, 4.3), dpi=220, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, label in _COLUMNS.items():
         spectra = _spectra(result, name)

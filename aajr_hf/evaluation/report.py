@@ -106,36 +106,26 @@ def write_json(results: dict[str, Any], path: str | Path) -> None:
     replace_file(Path(path), (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
 
 
-def write_plots(results: dict[str, Any], folder: str | Path) -> list[Path]:
+def write_report(results: dict[str, Any], folder: str | Path) -> None:
     """
-    Write the images of [`draw_plots`] and [`draw_stability`], each atomically; folders are made as needed.
-
-    Returns:
-        Their paths.
+    Write the plots of [`draw_plots`] and [`draw_stability`] and `report.html`, a page that needs no other file and no network:
+    summary, table, plots and settings. Each is written atomically; the folder is made as needed.
 
     Raises:
         ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
     """
     images = draw_plots(results) | draw_stability(results)
-    for name, image in images.items():
-        replace_file(Path(folder) / name, image)
-    return [Path(folder) / name for name in images]
+    files = images | {"report.html": _page(results, images)}
+    for name, content in files.items():
+        replace_file(Path(folder) / name, content)
 
 
-def write_report(results: dict[str, Any], path: str | Path) -> None:
-    """
-    Write one HTML page, atomically, that needs no other file and no network: summary, table, plots and settings.
-
-    Raises:
-        ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
-    """
-    drawn = draw_plots(results) | draw_stability(results)
-    images = {Path(name).stem: base64.b64encode(image).decode() for name, image in drawn.items()}
+def _page(results: dict[str, Any], images: dict[str, bytes]) -> bytes:
     headers, rows = _cells(results)
     attack_headers, attack_rows = attack_cells(results)
     stability_headers, stability_rows = stability_cells(results)
     measured = runs_with_stability(results).values()
-    page = render_page(
+    return render_page(
         "report.html.j2",
         sentences=summary_sentences(results),
         headers=headers,
@@ -149,13 +139,12 @@ def write_report(results: dict[str, Any], path: str | Path) -> None:
         stability_rows=stability_rows,
         stability_sentences=stability_sentences(results),
         stability_steps=max((len(run["stability"]["shares"]["monotone"]) for run in measured), default=0),
-        images=images,
+        images={Path(name).stem: base64.b64encode(image).decode() for name, image in images.items()},
         top=times(multiples(results)[-1]),
         train_epsilon=results["train_epsilon"],
         settings=results["settings"],
         everything=json.dumps(results, indent=2, allow_nan=False),
     )
-    replace_file(Path(path), page)
 
 
 def render_page(template: str, **values) -> bytes:

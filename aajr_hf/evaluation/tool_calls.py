@@ -12,7 +12,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from ..training.tools import no_constant
+from ..training.tools import no_constant, parsed
 
 # Why an answer is not valid, in the order in which it is looked for.
 FAILURES = {
@@ -129,7 +129,8 @@ def read_call(value: Any) -> ToolCall:
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError(f"{short(value)} is no call: it needs a `name`")
     arguments = value.get("arguments", value.get("parameters"))
-    arguments = {} if arguments is None else parse_json(arguments) if isinstance(arguments, str) else arguments
+    arguments = {} if arguments is None else arguments
+    arguments = parsed("the arguments", arguments) if isinstance(arguments, str) else arguments
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of {value['name']!r} are no object: {short(arguments)}")
     return ToolCall(value["name"], arguments)
@@ -137,17 +138,6 @@ def read_call(value: Any) -> ToolCall:
 
 # Without Python's own NaN and Infinity.
 JSON = json.JSONDecoder(parse_constant=no_constant)
-
-
-def parse_json(text: str) -> Any:
-    """
-    Raises:
-        ValueError: for what is no JSON, or too deeply nested.
-    """
-    try:
-        return JSON.decode(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 def standardized(text: str) -> str:

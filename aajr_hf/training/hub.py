@@ -12,8 +12,8 @@ import yaml
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
-from .model_card import DATA, RECIPE, write_model_card
-from .recipe import SFT_TRAINER, recipe_of
+from .model_card import DATA, write_model_card
+from .recipe import RECIPE, SFT_TRAINER, recipe_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .config import AAJRConfig
-from .recipe import GRPO_TRAINER, with_radius
+from .recipe import GRPO_TRAINER, recipe_in, with_radius
 from .tool_call_card import TOOL_CALL_PLOT, is_of_tool_calls, tool_call_results, tool_call_section
 
-RECIPE = "recipe.yaml"
 # Beside the recipe where malformed rows of the data were left out: how many.
 DATA = "data.json"
 EVALUATION = "evaluation"
@@ -102,9 +101,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     Raises:
         OSError, ValueError: if the recipe or the results cannot be read.
     """
-    recipe = yaml.safe_load((folder / RECIPE).read_text())
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{folder / RECIPE} is not a mapping of fields to values.")
+    recipe = recipe_in(folder)
     base = str(recipe.get("model_name_or_path") or "")
     dataset = recipe.get("dataset_name")
     on_hub = dataset is not None and not Path(dataset).exists()

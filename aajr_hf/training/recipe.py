@@ -5,15 +5,38 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import TrainingArguments
+
+# The file of a run's recipe, beside its model.
+RECIPE = "recipe.yaml"
 
 # Whose defaults depend on the machine.
 _KEPT = ("use_cpu", "bf16", "fp16")
 
 # Which a recipe is of, unless it names another `trainer`.
 SFT_TRAINER, GRPO_TRAINER = "AAJRTrainer", "AAJRGRPOTrainer"
+
+
+def recipe_in(folder: Path) -> dict[str, Any]:
+    """
+    The recipe beside a model.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: if it is none.
+    """
+    file = folder / RECIPE
+    try:
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{file} is not a mapping of fields to values.")
+    return recipe
 
 
 def is_secret(name: str) -> bool:

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard
 
 from aajr_hf.cli.main import main
 from aajr_hf.cli.push import _add_evaluation
-from aajr_hf.training.model_card import RECIPE, write_model_card
+from aajr_hf.training.model_card import write_model_card
+from aajr_hf.training.recipe import RECIPE
 
 from .test_main import agent, fails  # noqa: F401
 

@@ -100,9 +100,13 @@ def test_an_agents_own_budget(tmp_path, capsys):
     ):
         recipe.write_text(text)
         assert budget_of(tmp_path) == expected
-    for text in ("[", "words", "amplification_budget: much"):
+    for text, message in (
+        ("[", "cannot be read"),
+        ("words", "not a mapping"),
+        ("amplification_budget: much", "'much'"),
+    ):
         recipe.write_text(text)
-        with pytest.raises(ValueError, match="The budget in .*recipe.yaml cannot be read"):
+        with pytest.raises(ValueError, match=f"recipe.yaml.*{message}"):
             budget_of(tmp_path)
     assert main(["evaluate", str(tmp_path), "--budget", "0"]) == 2
     assert "`--budget` must be a finite number above 0" in capsys.readouterr().err

@@ -43,7 +43,7 @@ class Page(HTMLParser):
 
 
 def page(results, path):
-    report.write_report(results, path)
+    report.write_report(results, path.parent)
     return Page(path.read_text(encoding="utf-8"))
 
 
@@ -153,18 +153,12 @@ class TestWriteJson:
         assert path.read_text() == "old" and os.listdir(tmp_path) == ["results.json"]
 
 
-class TestWritePlots:
-    def test_writes_the_pictures_and_nothing_else(self, results, tmp_path):
-        paths = report.write_plots(results, tmp_path / "plots")
-        assert [path.name for path in paths] == ["worst_case.png", "trade_off.png", "amplification.png"]
-        assert sorted(os.listdir(tmp_path / "plots")) == sorted(path.name for path in paths)
-        assert {path.name: path.read_bytes() for path in paths} == plots.draw_plots(results)
-
-
 class TestWriteReport:
     def test_is_well_formed_and_loads_nothing_from_outside(self, results, tmp_path):
         parsed = page(results, tmp_path / "report.html")
-        assert parsed.open == [] and os.listdir(tmp_path) == ["report.html"]
+        pictures = plots.draw_plots(results)
+        assert parsed.open == [] and set(os.listdir(tmp_path)) == {"report.html", *pictures}
+        assert {name: (tmp_path / name).read_bytes() for name in pictures} == pictures
         links = [value for _, name, value in parsed.attributes if name in ("src", "href", "srcset", "data", "action")]
         assert len(links) == 3 and all(link.startswith("data:image/png;base64,iVBOR") for link in links)
         raw = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -209,5 +203,5 @@ class TestWriteReport:
 
         monkeypatch.setattr(os, "replace", refuse)
         with pytest.raises(OSError, match="disk full"):
-            report.write_report(results, path)
+            report.write_report(results, tmp_path)
         assert path.read_text() == "old" and os.listdir(tmp_path) == ["report.html"]

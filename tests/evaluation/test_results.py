@@ -7,7 +7,7 @@ import pytest
 from aajr_hf.evaluation import report
 
 
-@pytest.mark.parametrize("write", [report.write_json, report.write_plots, report.write_report])
+@pytest.mark.parametrize("write", [report.write_json, report.write_report])
 class TestRefusals:
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "high"])
     @pytest.mark.parametrize("field", ["nominal_success", "spectral_norm", "worst_case_cost.2"])

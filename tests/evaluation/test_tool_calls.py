@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aajr_hf.evaluation.tool_call_rows import read_rows, reference_calls
-from aajr_hf.evaluation.tool_calls import Answer, ToolCall, Verdict, as_accepted, judge, matches, parse_json, read_call
+from aajr_hf.evaluation.tool_calls import Answer, ToolCall, Verdict, as_accepted, judge, matches, read_call
 
 from .tool_tiny import TOOLS, calling, tool
 
@@ -218,9 +218,9 @@ def test_what_is_no_call_is_refused(value):
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", "-Infinity", "[" * 100_000, "{'a': 1}", "1 2"], ids=lambda t: t[:9])
-def test_what_is_no_json_is_refused(text):
-    with pytest.raises(ValueError):
-        parse_json(text)
+def test_arguments_that_are_no_json_are_refused(text):
+    with pytest.raises(ValueError, match="the arguments must be JSON"):
+        read_call({"name": "f", "arguments": text})
 
 
 def test_columns_are_read_from_objects_and_from_their_texts():
