@@ -37,7 +37,9 @@ class RowSpectrum:
 
     def singular_values(self) -> Tensor:
         """Descending; from a sketch, the largest ones alone."""
-        if self._test is None:
+        if self.energy == 0:
+            values = torch.zeros(self._sum.shape[1], dtype=torch.float64)
+        elif self._test is None:
             values = torch.linalg.eigvalsh(self._sum)
         else:
             core = self._test.T @ self._sum

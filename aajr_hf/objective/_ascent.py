@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -85,6 +86,10 @@ def step_direction(gradient: Tensor, rule: str) -> Tensor:
     if rule == "gradient":
         return gradient
     if rule == "normalized":
+        # By a power of two, which rounds nothing: a policy that is all but certain has gradients whose squares underflow.
+        smallest = math.frexp(torch.finfo(gradient.dtype).tiny)[1]
+        exponent = torch.frexp(gradient.flatten(1).abs().amax(dim=1)).exponent.clamp_min(smallest)
+        gradient = torch.ldexp(gradient, -exponent.reshape(-1, *[1] * (gradient.ndim - 1)))
         return gradient / per_example(per_example_norm(gradient) + EPS0, gradient)
     if rule == "sign":
         return gradient.sign()

@@ -61,7 +61,8 @@ class Backtracking:
         gradient at the `last` point is not needed, and is that of the point before.
         """
         # Longer than the ball is wide, a step leads nowhere that matters: the projection keeps little but its direction.
-        crossing = _diameter(self.ball, point.delta, self.mask) / (per_example_norm(point.gradient) + _TINY)
+        diameter = 2 * self.ball.extent(point.delta, self.mask) * torch.as_tensor(self.ball.epsilon).to(point.delta)
+        crossing = diameter / (per_example_norm(point.gradient) + _TINY)
         eta = crossing if eta is None else torch.minimum(eta, crossing)
         delta, loss, gradient = point.delta.clone(), point.loss.clone(), point.gradient.clone()
         pending = torch.arange(len(eta), device=eta.device)
@@ -78,7 +79,8 @@ class Backtracking:
                 break
             eta = eta.index_copy(0, pending, shorter[~accepted])
         else:
-            self._evaluate(pending, point.delta)  # so that each example's last evaluation is that of its point
+            # So that each example's last evaluation is that of its point: of those still pending, the point before.
+            self._evaluate(pending, delta)
         return Point(delta, loss, gradient), eta
 
     def _evaluate(self, rows: Tensor, delta: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -101,18 +103,6 @@ class Backtracking:
             return gradient if self.mask is None else gradient * expand_mask(self.mask[rows[wanted]], gradient)
 
         return (loss if apart else loss[rows]).detach(), pull
-
-
-def _diameter(ball: PerturbationSet, like: Tensor, mask: Tensor | None) -> Tensor:
-    """The l2 distance between the two points of each example's ball that are farthest apart, (B,)."""
-    radius = torch.as_tensor(ball.epsilon, dtype=like.dtype, device=like.device).expand(len(like))
-    if ball.norm == "l2" and ball.scope == "sequence":
-        return 2 * radius
-    free = torch.ones_like(like) if mask is None else expand_mask(mask, like).expand_as(like)
-    # A product of intervals, one for each free coordinate, or of balls, one for each free vector.
-    factors = free if ball.norm == "linf" else free.amax(dim=-1, keepdim=True)
-    # At least one: where nothing is free, nothing moves, whatever the step.
-    return 2 * radius * factors.flatten(1).sum(dim=1).clamp_min(1).sqrt()
 
 
 def _judge(point: Point, candidate: Tensor, tried: Tensor, eta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

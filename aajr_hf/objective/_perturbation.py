@@ -107,6 +107,19 @@ class PerturbationSet:
         rescaled = delta * (shrunk / norm.clamp_min(torch.finfo(norm.dtype).tiny))
         return torch.where(norm > epsilon, rescaled.to(delta.dtype), delta)
 
+    def extent(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
+        """
+        Half the l2 distance between the two points of the ball that are farthest apart, over epsilon: (B,), for states shaped as
+        `like`. 1 for one l2 ball; of a product of balls the square root of their number.
+        """
+        if self.norm == "l2" and self.scope == "sequence":
+            return like.new_ones(len(like))
+        free = torch.ones_like(like) if mask is None else expand_mask(mask, like).expand_as(like)
+        # A product of intervals, one for each free coordinate, or of balls, one for each free vector.
+        factors = free if self.norm == "linf" else free.amax(dim=-1, keepdim=True)
+        # At least one: where nothing is free, nothing moves, however far.
+        return factors.flatten(1).sum(dim=1).clamp_min(1).sqrt()
+
     def sample(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
         """A random start: a Gaussian (l2) or uniform (linf) point of random size inside the ball, shaped as `like`."""
         if self.norm == "linf":

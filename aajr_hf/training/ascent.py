@@ -104,7 +104,7 @@ def ascend(
             ball,
             # Without a ball to move in, all steps see the same point.
             steps=steps if config.radius > 0 else 1,
-            step_size=_step_size(config, ramp, unit, steps),
+            step_size=_step_size(config, ramp, unit, steps, ball.extent(state, policy.batch.perturbable)),
             step_rule=config.ascent_step_rule,
             mask=policy.batch.perturbable,
             final_loss=False,
@@ -115,7 +115,7 @@ def ascend(
     return ascent
 
 
-def _step_size(config: AAJRConfigMixin, ramp: float, unit: Tensor, steps: int) -> Tensor | str:
+def _step_size(config: AAJRConfigMixin, ramp: float, unit: Tensor, steps: int, extent: Tensor) -> Tensor | str:
     if config.ascent_step_size == "auto":
         return "auto"
     if config.ascent_step_rule == "gradient":
@@ -123,4 +123,6 @@ def _step_size(config: AAJRConfigMixin, ramp: float, unit: Tensor, steps: int) -
         return config.ascent_step_size * ramp * unit**2
     # All steps together go as far, however many there are.
     longer = config.ascent_steps / steps if steps else 1
-    return config.ascent_step_size * longer * ramp * unit
+    size = config.ascent_step_size * longer * ramp * unit
+    # A step of the whole gradient's unit norm; the sign's has the size in every coordinate.
+    return size * extent if config.ascent_step_rule == "normalized" else size

@@ -11,7 +11,15 @@ from typing import Any
 
 from trl import SFTConfig
 
-from .fields import CHOICES, LOCAL_REGULARIZERS, SCHEDULES, ActionLossField, AdversaryFields, RegularizerFields
+from .fields import (
+    CHOICES,
+    GLOBAL_REGULARIZERS,
+    LOCAL_REGULARIZERS,
+    SCHEDULES,
+    ActionLossField,
+    AdversaryFields,
+    RegularizerFields,
+)
 from .recipe import is_secret, without_secrets
 
 
@@ -122,6 +130,18 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             raise ValueError(
                 f"`ascent_steps` must be at least 1 with the regularizer {self.regularizer}, which is evaluated along "
                 "the ascent; or set `regularizer` to none."
+            )
+        if self.neftune_noise_alpha:
+            raise ValueError(
+                "`neftune_noise_alpha` must be unset while AAJR is active: its noise is another in every pass, so that ascent, loss "
+                "and Jacobian would be of different functions."
+            )
+        penalised = max(round(self.penalty_fraction * self.per_device_train_batch_size), 1)
+        alone = penalised == 1 and not getattr(self, "packing", False)
+        if alone and self.penalty_active and self.regularizer in GLOBAL_REGULARIZERS:
+            raise ValueError(
+                f"`regularizer` {self.regularizer} is evaluated between observations of a batch, and penalises one alone: raise "
+                "`per_device_train_batch_size` or `penalty_fraction`."
             )
         if self.follows_success and self.aajr_warmup_ratio == 0:
             raise ValueError("`aajr_warmup_ratio` must be above 0 with a `curriculum`, whose length it is.")

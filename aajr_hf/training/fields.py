@@ -34,6 +34,8 @@ CHOICES = {
 }
 # Regularizers that are evaluated along the ascent, and so need one.
 LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction")
+# Regularizers that are evaluated between the observations of a batch.
+GLOBAL_REGULARIZERS = ("global_spectral", "global_frobenius")
 
 
 def _choice(name: str, default: str, text: str):
@@ -67,7 +69,8 @@ class AdversaryFields:
         ascent_steps (`int`, *optional*, defaults to `3`):
             K, the number of steps of projected gradient ascent.
         ascent_step_size (`float` or `str`, *optional*):
-            Step size eta, in the units of epsilon (squared with the rule `"gradient"`). `"auto"` finds, by backtracking per example, one that satisfies
+            Step size eta, in the units of epsilon (squared with the rule `"gradient"`); with the rule `"normalized"`
+            it counts half the l2 diameter of the ball, whichever ball that is. `"auto"` finds, by backtracking per example, one that satisfies
             inequality 25. If `None`, `2.5 * epsilon / ascent_steps`, or `"auto"` with the rule `"gradient"`.
         ascent_step_rule (`str`, *optional*, defaults to `"normalized"`):
             `"normalized"`: steps of unit norm per example; `"gradient"`: the gradient itself (the paper); `"sign"`.

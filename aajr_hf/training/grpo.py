@@ -137,10 +137,28 @@ class PolicyLoss(TRLSystemLoss):
         return self.inputs if self._old is None else self.inputs | {"old_per_token_logps": self._old}
 
 
+@torch.no_grad()
+def position_failure(model: nn.Module) -> str | None:
+    """Why rows padded on the left, as TRL scores them, are not to this model what they are padded on the right, or None."""
+    ids = torch.tensor([[1, 2, 3, 0, 0], [0, 0, 1, 2, 3]], device=model.device)
+    mask = (ids > 0).long()
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    finally:
+        model.train(was_training)
+    right, left = logits[0, :3], logits[1, 2:]
+    change = float((right - left).norm() / right.norm())
+    found = f"logits change by {change:.1e} of their norm with the padding before them"
+    rounding = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)  # rotary angles are float32
+    return found if change > rounding**0.5 else None
+
+
 def _right_padded(inputs: dict[str, Tensor]) -> AgentBatch:
     """
     Prompts (padded on the left) and completions (on the right) as rows that are padded on the right alone, which the penalty's
-    gradients need. Models with rotary or relative positions give the same logits.
+    gradients need. To models that pass [`position_failure`] they are the same.
     """
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
@@ -198,6 +216,11 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
             "environment_factory": self.environment_factories,
             "rollout_func": self.rollout_func,
         }
+        if (reason := position_failure(self.model)) is not None:
+            raise ValueError(
+                "TRL scores prompts that are padded on the left, and this model counts its positions from the padding on: take one "
+                f"with rotary or relative positions. Reason: {reason}."
+            )
         for name, value in given.items():
             if value:
                 raise ValueError(

@@ -24,7 +24,7 @@ from .hub import HubMixin
 from .model_card import CITATION
 from .monitoring import ascent_metrics
 from .nonfinite import FiniteMixin
-from .policy import check_text_only, uses_dropout
+from .policy import check_text_only, fixed_seed, uses_dropout
 from .regularizers import penalty
 from .schedules import Schedules
 from .system_losses import SystemLoss
@@ -257,7 +257,8 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         points = draw_points(self.args, ascent, torch.Generator().manual_seed(seed))
         step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
         estimator = {"estimator": self.estimator, "difference_step": step}
-        values, amplification = penalty(self.args, points.ascent, points.steps, **estimator)
+        with fixed_seed(points.ascent.state.device, seed):  # the random directions of each process are others, too
+            values, amplification = penalty(self.args, points.ascent, points.steps, **estimator)
         rest = (values if known is None else values - known[points.rows]).mean()
         metrics = {"aajr/penalty": rest if known is None else known.mean() + rest}
         if amplification is not None:
@@ -302,12 +303,16 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         # One gathering and one transfer; every process sees the same numbers, and so stops at the same step.
         rows = self.accelerator.gather(local).view(-1, len(names)).cpu()
         values = dict(zip(names, rows.mean(dim=0).tolist(), strict=True))
+        if "action_tokens" in values:  # a mean over tokens is one of all processes' tokens
+            counts = rows[:, names.index("action_tokens")]
+            for name in ("entropy", "mean_token_accuracy"):
+                values[name] = float((rows[:, names.index(name)] * counts).sum() / counts.sum())
         losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
         if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
             return None
         recorded = self._metrics["train"]
         for name in metrics:
-            if name != "tokens":
+            if name not in ("tokens", "action_tokens"):
                 recorded[name].append(values[name])
         if "tokens" in metrics:  # of all processes and steps together
             self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size

@@ -94,11 +94,15 @@ def logit_smoothness(system_loss: str, batch: AgentBatch) -> Tensor:
 
 
 def token_metrics(logits: Tensor, batch: AgentBatch) -> dict[str, Tensor]:
-    """Mean entropy of the predictions of action tokens, in nats, and their top-1 accuracy: TRL's metrics of the same names."""
+    """
+    Mean entropy of the predictions of action tokens, in nats, and their top-1 accuracy: TRL's metrics of the same names; and how
+    many tokens these are.
+    """
     log_probs = logits.log_softmax(dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
     correct = logits.argmax(dim=-1) == batch.action_labels
     return {
         "entropy": entropy[batch.action_mask].mean(),
         "mean_token_accuracy": correct[batch.action_mask].float().mean(),
+        "action_tokens": batch.action_mask.sum(),
     }

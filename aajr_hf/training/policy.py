@@ -15,6 +15,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ..objective import checkpointed
 from .batch import AgentBatch
 
+# In the names under which layers keep the rate of what is random in them.
+_RANDOM = ("drop", "jitter", "noise")
+
 
 class AgentPolicy:
     """
@@ -169,13 +172,19 @@ def penalised_policy(policy: AgentPolicy, output: str, reduction: str) -> Callab
 
 
 def uses_dropout(model: nn.Module) -> bool:
-    """Whether a forward in training mode is random: a dropout module, or a dropout rate that a layer keeps for itself."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            return True
-        if any("drop" in name and isinstance(value, float) and value > 0 for name, value in vars(module).items()):
-            return True
-    return False
+    """
+    Whether a forward in training mode is random: a dropout module, or a rate of dropout or noise that a layer keeps for itself,
+    for each adapter perhaps.
+    """
+    return any(_is_random(module) for module in model.modules())
+
+
+def _is_random(module: nn.Module) -> bool:
+    rates = {name: value for name, value in vars(module).items() if any(word in name for word in _RANDOM)}
+    if "Dropout" in type(module).__name__:  # BOFT's, too, which is none of PyTorch's
+        rates["p"] = getattr(module, "p", 0.0)
+    values = [v for rate in rates.values() for v in (rate.values() if isinstance(rate, dict) else [rate])]
+    return any(isinstance(value, float) and value > 0 for value in values)
 
 
 @contextlib.contextmanager

@@ -24,9 +24,11 @@ def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
     """
     Perturbations delta (B, L, d) that move each example to a random interpolation between its observation and another
     one of the batch, position by position where both may be perturbed: points of the whole state space, over which the
-    global baselines take their supremum.
+    global baselines take their supremum. A single observation has no other, and stays.
     """
-    partner = torch.randperm(state.shape[0], device=state.device)
+    batch = state.shape[0]
+    others = torch.randint(1, max(batch, 2), (batch,), device=state.device)
+    partner = (torch.arange(batch, device=state.device) + others) % batch
     both = perturbable & perturbable[partner]
     weight = torch.rand(state.shape[0], 1, 1, dtype=state.dtype, device=state.device)
     return torch.where(both[..., None], weight * (state[partner] - state), torch.zeros_like(state))

@@ -40,7 +40,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     `aajr/gradient_norm_squared` (means, from which their variance follows).
     With an `amplification_budget` gamma, where the penalty is evaluated: `aajr/lambda` (the weight in force: of the schedule, the
     multiplier and its augmentation), `aajr/budget_violation` (mean `||J u_t|| / gamma - 1`, below 0 within the budget),
-    `aajr/budget_excess` and `aajr/budget_slack` (means of `max(||J u_t|| - gamma, 0)` and `max(gamma - ||J u_t||, 0)`),
+    `aajr/budget_excess` and `aajr/budget_slack` (means of `max(||J u_t|| - gamma, 0)` and `max(gamma - ||J u_t||, 0)`; an example
+    whose loss has no gradient has no direction, and counts as 0 in all three),
     `aajr/loss_magnitude` (mean `|g(delta_K)|`). With a curriculum: `aajr/adversarial_success` (share answered rightly under attack).
 
     Of the inner ascent, from what it has computed anyway (Theorems 2 and 3; means over examples):

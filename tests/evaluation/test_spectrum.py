@@ -76,3 +76,11 @@ def test_stable_rank():
     assert stable_rank(torch.tensor([2.0, 2.0, 2.0])) == pytest.approx(3)
     assert stable_rank(torch.tensor([2.0, 1e-3])) == pytest.approx(1, abs=1e-6)
     assert stable_rank(torch.zeros(2)) == 0
+
+
+@pytest.mark.parametrize("width", [7, spectrum.EXACT_SIZE + 1])
+def test_rows_of_nothing_have_a_spectrum_of_zeros(width):
+    found = RowSpectrum(width)
+    found.add(torch.zeros(3, width))
+    assert found.singular_values().tolist() == [0.0, 0.0, 0.0]
+    assert not coverage(found.singular_values()).any()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
+from aajr_hf.objective._ascent import step_direction
 
 from .policies import MLP, naive_ascent, states
 
@@ -227,3 +228,15 @@ def test_bad_arguments_name_themselves(arguments, name):
 def test_a_loss_that_is_not_one_per_example_is_refused(reduce):
     with pytest.raises(ValueError, match="`loss_fn`"):
         ascend(reduce, states(2, 3, 4), PerturbationSet(0.2))
+
+
+def test_a_step_has_unit_length_however_small_the_gradient():
+    """Where a policy is all but certain: the squares of such a gradient are zero in float32."""
+    direction = torch.tensor([[0.6, -0.8], [0.6, -0.8], [0.0, 0.0]])
+    for scale in (1e-40, 1e-30, 1e-10, 1.0, 1e30):
+        step = step_direction(scale * direction, "normalized")
+        torch.testing.assert_close(step, direction, rtol=1e-4 if scale < 1e-38 else 1e-6, atol=0)
+    # Of what does not underflow, to the bit the gradient over its norm.
+    gradient = torch.randn(64, 3, 5)
+    norm = gradient.flatten(1).norm(dim=1)[:, None, None] + 1e-12
+    assert torch.equal(step_direction(gradient, "normalized"), gradient / norm)

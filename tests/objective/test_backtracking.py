@@ -126,6 +126,30 @@ def test_a_point_that_cannot_be_improved_is_left_as_it_is():
     assert trajectory.gradient_norms[:, 0].gt(1).all()
 
 
+def test_where_one_example_finds_no_step_the_others_are_last_evaluated_at_their_new_points():
+    """Also where all are evaluated together, as under dropout: what is recorded of a point is recorded there."""
+    state = torch.zeros(2, 2, dtype=torch.float64)
+    seen, points = [], []
+
+    def loss(x):
+        seen.append(x.detach() - state)
+        # The gradient of the second example points where its loss falls, by a constant that has none.
+        rise = x.sum(dim=1) * torch.tensor([1.0, -1.0], dtype=torch.float64)
+        return rise - 2 * (rise - rise.detach()) * torch.tensor([0.0, 1.0], dtype=torch.float64)
+
+    trajectory = ascend(
+        loss,
+        state,
+        PerturbationSet(0.5),
+        steps=2,
+        step_size="auto",
+        final_loss=False,
+        on_point=lambda: points.append(seen[-1]),
+    )
+    assert trajectory.deltas[1, 0].any() and not trajectory.deltas[1, 1].any()
+    torch.testing.assert_close(torch.stack(points), trajectory.deltas[:2])
+
+
 def test_at_a_maximum_on_the_sphere_nothing_moves_any_more():
     """A linear loss is highest at epsilon times its unit gradient: the first step gets there."""
     policy = Linear(torch.randn(1, 12, dtype=torch.float64))

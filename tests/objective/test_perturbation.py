@@ -34,6 +34,19 @@ def cases(draw, scopes=SCOPES, max_scale=3):
     return ball, delta, mask
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("norm", "scope"), [(n, s) for n in NORMS for s in SCOPES])
+def test_the_extent_is_half_of_the_largest_distance_between_two_points(norm, scope, masked):
+    ball, free = PerturbationSet(0.3, norm, scope), torch.rand(3, 5, 4) < 0.6 if masked else torch.ones(3, 5, 4) > 0
+    free[0] = False
+    ones = torch.ones(3, 5, 4, dtype=torch.float64)
+    # The farthest points lie opposite each other, along a direction with as much of every factor as of any other.
+    farthest = ball.project(1e6 * ones, free).flatten(1).norm(dim=1)
+    extent = 0.3 * ball.extent(ones, free if masked else None)
+    torch.testing.assert_close(extent[1:], farthest[1:], rtol=1e-9, atol=0)
+    assert torch.isfinite(extent).all() and (extent > 0).all()
+
+
 def radii(ball: PerturbationSet, delta: torch.Tensor) -> torch.Tensor:
     """epsilon in the dtype of delta and the shape of the ball's norms."""
     epsilon = torch.as_tensor(ball.epsilon, dtype=delta.dtype).expand(delta.shape[0])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AttentionInterface
+from peft import BOFTConfig, LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from transformers import AttentionInterface, MixtralConfig, MixtralForCausalLM
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from aajr_hf import AAJRConfig, AAJRDPOConfig, AAJRGRPOConfig, AAJRTrainer
 from aajr_hf.training.batch import AgentBatch
+from aajr_hf.training.policy import uses_dropout
 
 from .tiny import ROWS, WORDS, dataset, tiny_model, trainer, trainer_arguments
 
@@ -193,6 +196,44 @@ def test_a_kernel_without_jvp_is_refused_where_exactness_is_asked_for(tmp_path):
 def test_a_random_part_of_the_batch_is_refused_with_dropout(tmp_path):
     with pytest.raises(ValueError, match="penalty_fraction"):
         trainer(tmp_path, tiny_model(attention_dropout=0.1), penalty_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoHaConfig(r=2, module_dropout=0.3),
+        LoHaConfig(r=2, rank_dropout=0.3),
+        LoKrConfig(r=2, module_dropout=0.3),
+        BOFTConfig(boft_block_size=2, boft_dropout=0.3),
+        LoraConfig(r=2, lora_dropout=0.3),
+    ],
+    ids=lambda config: str(config.peft_type.value),
+)
+def test_whatever_makes_a_forward_random_is_seen(config):
+    config.target_modules = ["q_proj"]
+    model = get_peft_model(tiny_model(torch.float32), config).train()
+    assert uses_dropout(model) and not uses_dropout(tiny_model().train())
+    off = {
+        name: 0.0
+        for name in ("module_dropout", "rank_dropout", "boft_dropout", "lora_dropout")
+        if hasattr(config, name)
+    }
+    calm = get_peft_model(tiny_model(torch.float32), dataclasses.replace(config, **off)).train()
+    assert not uses_dropout(calm)
+
+
+def test_noise_in_a_router_is_seen():
+    size = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 32,
+    }
+    experts = {"num_key_value_heads": 2, "num_local_experts": 2}
+    for noise in (0.0, 0.1):
+        model = MixtralForCausalLM(MixtralConfig(**size, **experts, router_jitter_noise=noise))
+        assert uses_dropout(model) == (noise > 0)
 
 
 def test_adapters_that_learn_a_prompt_are_refused(tmp_path):

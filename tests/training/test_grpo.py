@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 from trl import GRPOConfig, GRPOTrainer
 
 from aajr_hf import AAJRGRPOConfig
 from aajr_hf.evaluation.compare import read_run
 from aajr_hf.training.batch import AgentBatch
+from aajr_hf.training.grpo import position_failure
 
 from .completions import Reference, amplification, first_inputs, gradient, grpo, largest_difference, step
 from .tiny import assert_same_gradient, tiny_model, trainer_arguments
@@ -172,6 +174,14 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
     parts, other, _ = step(grpo(tmp_path, **small, **settings))
     assert other["aajr/penalty"] == pytest.approx(log["aajr/penalty"], rel=1e-5)
     assert_same_gradient(parts, whole, 1e-6)
+
+
+def test_a_model_that_counts_positions_from_the_padding_on_is_refused(tmp_path):
+    size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=tiny_model().config.vocab_size, **size))
+    with pytest.raises(ValueError, match="rotary or relative positions. Reason: logits change by"):
+        grpo(tmp_path, model)
+    assert position_failure(tiny_model()) is None is position_failure(tiny_model(torch.bfloat16))
 
 
 def test_epsilon_stays_the_clipping_range(tmp_path):

@@ -98,6 +98,20 @@ def test_a_loss_of_some_examples_is_that_of_all(tmp_path, make):
     assert expected[0] != expected[1]
 
 
+@pytest.mark.parametrize(("norm", "scope"), [("l2", "sequence"), ("l2", "token"), ("linf", "sequence")])
+def test_the_default_step_reaches_the_end_of_any_ball(tmp_path, norm, scope):
+    """Each step has 2.5 / K of half the ball's l2 diameter, so that K of them cross it."""
+    run = trainer(tmp_path, perturbation_norm=norm, perturbation_scope=scope, ascent_steps=3)
+    _, policy, found = ascent_of(run)
+    mask = policy.batch.perturbable
+    vectors = mask.sum(dim=1).double()
+    factors = {("l2", "sequence"): 1, ("l2", "token"): vectors, ("linf", "sequence"): vectors * found.state.shape[2]}
+    expected = 2.5 * 0.25 / 3 * found.scale * torch.as_tensor(factors[norm, scope]).sqrt()
+    torch.testing.assert_close(found.trajectory.step_sizes, expected.expand(3, -1))
+    moved = found.ball.norms(found.trajectory.deltas[-1]) / (found.scale[:, None] if scope == "token" else found.scale)
+    assert (moved.amax(dim=-1) > 0.249).all()
+
+
 def test_with_dropout_all_examples_are_tried_again(tmp_path):
     """Their masks depend on their places."""
     _, metrics = one_step(tmp_path, tiny_model(attention_dropout=0.3), epsilon=2.0, **AUTO)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from trl import SFTConfig, SFTTrainer
 
+from aajr_hf.training.regularizers import interpolations
+
 from .reference import Reference
 from .tiny import WORDS, assert_same_gradient, dataset, one_step, tiny_model, trainer, trainer_arguments
 
@@ -150,6 +152,31 @@ def test_spectral_regularizers_penalise_the_largest_singular_value(tmp_path, reg
         tmp_path, data=data, regularizer=regularizer, ascent_steps=1, regularizer_lambda=0.01, power_iterations=200
     )
     assert_same_gradient(gradient, reference.gradient(expected), 1e-4)
+
+
+def test_means_over_tokens_are_those_of_all_processes(tmp_path):
+    run = trainer(tmp_path)
+    mine = {"entropy": 1.0, "mean_token_accuracy": 1.0, "action_tokens": 1.0, "aajr/penalty": 1.0}
+    theirs = torch.tensor([0.0, 3.0, 0.0, 99.0, 3.0])  # the loss, and the same of another process
+    run.accelerator.gather = lambda local: torch.cat([local, theirs])
+    values = run._record(torch.tensor(0.0), {name: torch.tensor(value) for name, value in mine.items()})
+    assert values["mean_token_accuracy"] == pytest.approx(0.01) and values["entropy"] == pytest.approx(2.98)
+    assert values["aajr/penalty"] == 2.0 and "action_tokens" not in run._metrics["train"]
+
+
+def test_an_interpolation_is_with_another_observation_of_the_batch():
+    torch.manual_seed(0)
+    state, everywhere = torch.randn(5, 3, 2, dtype=torch.float64), torch.ones(5, 3, dtype=torch.bool)
+    partners = set()
+    for _ in range(200):
+        moves = interpolations(state, everywhere)
+        for i in range(5):
+            ratios = [(moves[i] / (state[j] - state[i])).flatten() for j in range(5) if j != i]
+            found = [j for j, ratio in enumerate(ratios) if torch.allclose(ratio, ratio[0].expand(6))]
+            assert len(found) == 1 and 0 < ratios[found[0]][0] < 1
+            partners.add((i, found[0]))
+    assert len(partners) == 20  # any of them
+    assert not interpolations(state[:1], everywhere[:1]).any()
 
 
 def test_the_global_frobenius_penalty_is_unbiased(tmp_path):
