@@ -56,7 +56,7 @@ class AdversaryFields:
             `"relative"`: epsilon counts mean l2 norms of the example's perturbed embeddings, so that one value carries
             over between models; the step size scales with it. `"absolute"`: in the units of the embeddings.
         perturbation_norm (`str`, *optional*, defaults to `"l2"`):
-            Norm of the ball, `"l2"` or `"linf"`.
+            Norm of the ball, `"l2"` or `"linf"`: every coordinate may move by epsilon then, so choose it far smaller.
         perturbation_scope (`str`, *optional*, defaults to `"sequence"`):
             `"sequence"`: one ball over all perturbed positions (the paper); `"token"`: one ball per position.
         perturbed_tokens (`str`, *optional*, defaults to `"prompt"`):
