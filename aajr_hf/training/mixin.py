@@ -303,16 +303,12 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         # One gathering and one transfer; every process sees the same numbers, and so stops at the same step.
         rows = self.accelerator.gather(local).view(-1, len(names)).cpu()
         values = dict(zip(names, rows.mean(dim=0).tolist(), strict=True))
-        if "action_tokens" in values:  # a mean over tokens is one of all processes' tokens
-            counts = rows[:, names.index("action_tokens")]
-            for name in ("entropy", "mean_token_accuracy"):
-                values[name] = float((rows[:, names.index(name)] * counts).sum() / counts.sum())
         losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
         if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
             return None
         recorded = self._metrics["train"]
         for name in metrics:
-            if name not in ("tokens", "action_tokens"):
+            if name != "tokens":
                 recorded[name].append(values[name])
         if "tokens" in metrics:  # of all processes and steps together
             self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size

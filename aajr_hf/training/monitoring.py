@@ -95,8 +95,8 @@ def logit_smoothness(system_loss: str, batch: AgentBatch) -> Tensor:
 
 def token_metrics(logits: Tensor, batch: AgentBatch) -> dict[str, Tensor]:
     """
-    Mean entropy of the predictions of action tokens, in nats, and their top-1 accuracy: TRL's metrics of the same names; and how
-    many tokens these are.
+    Mean entropy of the predictions of action tokens, in nats, and their top-1 accuracy: TRL's metrics of the same names, but that
+    means over processes weigh these alike, as those over accumulated micro-batches do, and not by their tokens.
     """
     log_probs = logits.log_softmax(dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
@@ -104,5 +104,4 @@ def token_metrics(logits: Tensor, batch: AgentBatch) -> dict[str, Tensor]:
     return {
         "entropy": entropy[batch.action_mask].mean(),
         "mean_token_accuracy": correct[batch.action_mask].float().mean(),
-        "action_tokens": batch.action_mask.sum(),
     }

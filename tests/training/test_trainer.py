@@ -154,16 +154,6 @@ def test_spectral_regularizers_penalise_the_largest_singular_value(tmp_path, reg
     assert_same_gradient(gradient, reference.gradient(expected), 1e-4)
 
 
-def test_means_over_tokens_are_those_of_all_processes(tmp_path):
-    run = trainer(tmp_path)
-    mine = {"entropy": 1.0, "mean_token_accuracy": 1.0, "action_tokens": 1.0, "aajr/penalty": 1.0}
-    theirs = torch.tensor([0.0, 3.0, 0.0, 99.0, 3.0])  # the loss, and the same of another process
-    run.accelerator.gather = lambda local: torch.cat([local, theirs])
-    values = run._record(torch.tensor(0.0), {name: torch.tensor(value) for name, value in mine.items()})
-    assert values["mean_token_accuracy"] == pytest.approx(0.01) and values["entropy"] == pytest.approx(2.98)
-    assert values["aajr/penalty"] == 2.0 and "action_tokens" not in run._metrics["train"]
-
-
 def test_an_interpolation_is_with_another_observation_of_the_batch():
     torch.manual_seed(0)
     state, everywhere = torch.randn(5, 3, 2, dtype=torch.float64), torch.ones(5, 3, dtype=torch.bool)
