@@ -56,9 +56,7 @@ def write_report(runs: list[dict], folder: Path) -> None:
 
 
 def page(runs: list[dict]) -> str:
-    worlds = {
-        name: [run for run in runs if run["world"] == name] for name in dict.fromkeys(run["world"] for run in runs)
-    }
+    worlds = by_world(runs)
     parts = [INTRODUCTION]
     for name, here in worlds.items():
         parts += [f"## `{name}`", *_world(here)]

@@ -10,7 +10,7 @@ from ..training.config import AAJRConfig
 from .data import load_data, split
 from .errors import UserError, user_errors
 from .launch import LaunchArguments
-from .parsing import HelpFormatter, RecipeParser
+from .parsing import RecipeParser
 from .train import COMMON_FIELDS, TrainArguments
 
 if TYPE_CHECKING:
@@ -58,7 +58,6 @@ def run(argv: list[str]) -> int:
         prog="aajr inspect",
         usage="aajr inspect --config RECIPE [--example N] [--FIELD VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=HelpFormatter,
     )
     argv = parser.check(argv)
     with tempfile.TemporaryDirectory() as folder:  # nothing is written to the run's own

@@ -108,7 +108,7 @@ class RecipeParser(TrlParser):
     def __init__(self, dataclass_types: Iterable[type], *, common: Iterable[str] = (), **kwargs):
         self._common = set(common)
         self._field_groups: dict[str, argparse._ArgumentGroup] = {}
-        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         # TrlParser takes it out of the arguments itself; declared so that the help shows it.
         self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
         if "--resume_from_checkpoint" in self._option_string_actions:  # whose help says that it is not used

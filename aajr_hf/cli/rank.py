@@ -11,7 +11,7 @@ from ..training.config import AAJRConfig
 from .data import load_data, split
 from .errors import UserError, user_errors
 from .launch import LaunchArguments
-from .parsing import HelpFormatter, RecipeParser
+from .parsing import RecipeParser
 from .train import COMMON_FIELDS, TrainArguments
 
 DESCRIPTION = """Measure which rank an adapter needs: the singular spectra of the adversary's directions, of their images, and
@@ -45,7 +45,6 @@ def run(argv: list[str]) -> int:
         prog="aajr rank",
         usage="aajr rank --model DIR --config RECIPE [--FIELD VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=HelpFormatter,
     )
     with tempfile.TemporaryDirectory() as folder:
         # What is measured is the model as it stands, adapter merged; the trainer wants a folder, and writes nothing.

@@ -23,7 +23,7 @@ from .data import load_data, split
 from .errors import Interrupted, RunError, UserError, user_errors
 from .launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from .launched import shard_on_cpu
-from .parsing import HelpFormatter, RecipeParser
+from .parsing import RecipeParser
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,6 @@ def run(argv: list[str]) -> int:
         prog="aajr train",
         usage="aajr train --config RECIPE [--FIELD VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=HelpFormatter,
     )
     argv, flags = split_flags(parser, argv)
     argv = parser.check(argv)

@@ -169,6 +169,17 @@ def test_an_interpolation_is_with_another_observation_of_the_batch():
     assert not interpolations(state[:1], everywhere[:1]).any()
 
 
+@pytest.mark.parametrize("regularizer", ["random_direction", "global_frobenius"])
+def test_processes_draw_other_directions(tmp_path, regularizer):
+    def penalty(process):
+        run = trainer(tmp_path, regularizer=regularizer)
+        run.draw_offset = process
+        run.train()
+        return run.state.log_history[0]["aajr/penalty"]
+
+    assert penalty(0) == penalty(0) != penalty(1)
+
+
 def test_the_global_frobenius_penalty_is_unbiased(tmp_path):
     data = dataset(1).select([0] * 4)
     run = trainer(tmp_path, data=data)
