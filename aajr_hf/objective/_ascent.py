@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ._backtracking import Backtracking, Point, next_step_size
-from ._perturbation import PerturbationSet, expand_mask, per_example, per_example_norm
+from ._backtracking import Backtracking
+from ._perturbation import PerturbationSet, per_example, per_example_norm
+from ._steps import FixedSteps, loss_at_end
 
 STEP_RULES = ("gradient", "normalized", "sign")
 
@@ -141,41 +142,33 @@ def projected_gradient_ascent(
         ValueError: for a negative number of steps, a step size that is negative, not finite or not one per example, an
             unknown rule, or `"auto"` with a rule other than `"gradient"` (inequality 25 is about plain gradient steps).
     """
-    auto = isinstance(step_size, str)
     _check_arguments(state.shape[0], steps, step_size, step_rule)
     state = state.detach()
     delta = torch.zeros_like(state) if start is None else perturbation_set.project(start.detach(), mask)
-    eta = None if auto else torch.as_tensor(step_size, dtype=state.dtype, device=state.device).expand(state.shape[0])
+    if isinstance(step_size, str):
+        rule, eta = Backtracking(loss_fn, state, perturbation_set, mask, select), None
+    else:
+        direction = functools.partial(step_direction, rule=step_rule)
+        rule = FixedSteps(loss_fn, state, perturbation_set, mask, direction, final_loss)
+        eta = torch.as_tensor(step_size, dtype=state.dtype, device=state.device).expand(state.shape[0])
     deltas, directions, losses, norms, etas = [delta], [], [], [], []
-    search = Backtracking(loss_fn, state, perturbation_set, mask, select) if auto else None
-    point = search.start(delta) if search and steps else None
+    point = rule.start(delta) if steps else None
 
     for t in range(steps):
-        if search is None:
-            point = Point(delta, *_loss_and_gradient(loss_fn, state, delta, mask))
         if on_point is not None:
             on_point()
-        loss, gradient, norm = point.loss, point.gradient, per_example_norm(point.gradient)
-        if search is None:
-            move = per_example(eta, delta) * step_direction(gradient, step_rule)
-            delta = perturbation_set.project(delta + move, mask)
-        else:
-            before, (point, eta) = point, search.step(point, eta, last=t + 1 == steps)
-            delta = point.delta
-        deltas.append(delta)
-        directions.append(gradient / per_example(norm + EPS0, gradient))
-        losses.append(loss)
+        last, before = t + 1 == steps, point
+        point, eta = rule.step(before, eta, last)
+        norm = per_example_norm(before.gradient)
+        deltas.append(point.delta)
+        directions.append(before.gradient / per_example(norm + EPS0, before.gradient))
+        losses.append(before.loss)
         norms.append(norm)
         etas.append(eta)
-        if search is not None and t + 1 < steps:
-            eta = next_step_size(before, point, eta)
+        if not last:
+            eta = rule.next_step_size(before, point, eta)
 
-    if search is not None and steps:
-        losses.append(point.loss)
-    elif final_loss:
-        losses.append(loss_fn(state + delta))
-    else:
-        losses.append(torch.full((state.shape[0],), float("nan"), dtype=state.dtype, device=state.device))
+    losses.append(point.loss if steps else loss_at_end(loss_fn, state, delta, final_loss))
 
     def stack(rows: list[Tensor], shape: torch.Size) -> Tensor:
         return torch.stack(rows) if rows else state.new_zeros((0, *shape))
@@ -208,17 +201,3 @@ def _check_arguments(batch: int, steps: int, step_size: float | Tensor | str, st
         raise ValueError(
             f"`step_size` must be a number or one number per example, shape ({batch},), got shape {tuple(values.shape)}."
         )
-
-
-def _loss_and_gradient(loss_fn, state: Tensor, delta: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        delta = delta.detach().requires_grad_(True)
-        loss = loss_fn(state + delta)
-        if loss.shape != state.shape[:1]:
-            raise ValueError(
-                f"`loss_fn` must return one loss per example, shape {tuple(state.shape[:1])}, got {tuple(loss.shape)}."
-            )
-        (gradient,) = torch.autograd.grad(loss.sum(), delta)
-    if mask is not None:
-        gradient = gradient * expand_mask(mask, gradient)
-    return loss.detach(), gradient

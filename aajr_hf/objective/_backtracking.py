@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ._perturbation import PerturbationSet, expand_mask, per_example, per_example_norm
-
-LossFn = Callable[[Tensor], Tensor]
+from ._steps import LossFn, Point, check_losses
 
 _MAX_TRIALS = 30
 # Of the step at which a quadratic satisfies inequality 25 with equality.
@@ -18,15 +17,6 @@ _SAFETY = 0.7
 # By how much a step may differ from the last one that was tried: beyond, a quadratic says little.
 _GROWTH, _SHRINKAGE = 2.0, 16.0
 _TINY = 1e-12
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of the ascent: `delta` (B, ...), `g` there (B,) and its gradient (B, ...)."""
-
-    delta: Tensor
-    loss: Tensor
-    gradient: Tensor
 
 
 @dataclass(frozen=True)
@@ -83,16 +73,21 @@ class Backtracking:
             self._evaluate(pending, delta)
         return Point(delta, loss, gradient), eta
 
+    def next_step_size(self, before: Point, after: Point, eta: Tensor) -> Tensor:
+        """The eta to try first after a step, (B,): as far as the curvature on its segment allows, at most twice as long."""
+        move = (after.delta - before.delta).flatten(1)
+        change = (after.gradient - before.gradient).flatten(1)
+        concavity = -(move * change).sum(dim=1) / move.square().sum(dim=1).clamp_min(_tiny(move))
+        allowed = _SAFETY / concavity.clamp_min(_tiny(move))
+        return torch.where(concavity > 0, torch.minimum(allowed, _GROWTH * eta), _GROWTH * eta)
+
     def _evaluate(self, rows: Tensor, delta: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The losses of some rows (n,), and what pulls the gradients of those of them that are wanted, a mask (n,)."""
         apart = self.select is not None and len(rows) < len(delta)
         with torch.enable_grad():
             leaf = (delta[rows] if apart else delta).detach().requires_grad_(True)
             loss = self.select(rows)(self.state[rows] + leaf) if apart else self.loss_fn(self.state + leaf)
-        if loss.shape != leaf.shape[:1]:
-            raise ValueError(
-                f"`loss_fn` must return one loss per example, shape {tuple(leaf.shape[:1])}, got {tuple(loss.shape)}."
-            )
+        check_losses(loss, leaf)
 
         def pull(wanted: Tensor) -> Tensor:
             places = wanted.nonzero().flatten() if apart else rows[wanted]
@@ -117,15 +112,6 @@ def _judge(point: Point, candidate: Tensor, tried: Tensor, eta: Tensor, rows: Te
     concavity = 2 * ((point.gradient[rows].flatten(1) * move).sum(dim=1) - gain) / squared.clamp_min(_tiny(squared))
     shorter = (_SAFETY / concavity.clamp_min(_tiny(squared))).nan_to_num(0.0)
     return accepted, torch.minimum(torch.maximum(shorter, eta / _SHRINKAGE), eta / 2)
-
-
-def next_step_size(before: Point, after: Point, eta: Tensor) -> Tensor:
-    """The eta to try first after a step, (B,): as far as the curvature on its segment allows, at most twice as long."""
-    move = (after.delta - before.delta).flatten(1)
-    change = (after.gradient - before.gradient).flatten(1)
-    concavity = -(move * change).sum(dim=1) / move.square().sum(dim=1).clamp_min(_tiny(move))
-    allowed = _SAFETY / concavity.clamp_min(_tiny(move))
-    return torch.where(concavity > 0, torch.minimum(allowed, _GROWTH * eta), _GROWTH * eta)
 
 
 def _tiny(like: Tensor) -> float:
