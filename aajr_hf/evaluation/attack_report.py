@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from .results import multiples, times
+from .tables import plain_table, text_table
 
 # Attack -> how it is shown. `pga` stands in the main table, and here for comparison.
 _NAMES = {
@@ -53,16 +53,11 @@ def attack_tables(results: dict[str, Any]) -> list[Table]:
     headers, rows = attack_cells(results)
     tables = []
     if rows:
-        table = plain_table("Other attacks: success in percent, greedy (sampled)")
-        table.caption = "own radius: one for each example, in mean norms of its prompt embeddings."
-        for i, header in enumerate(headers):
-            table.add_column(header, justify="left" if i < 2 else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        tables.append(table)
+        title = "Other attacks: success in percent, greedy (sampled)"
+        caption = "own radius: one for each example, in mean norms of its prompt embeddings."
+        tables.append(text_table(headers, rows, title, caption, left=2))
     if checks := sanity_cells(results):
-        table = plain_table("Checks of the attack")
-        table.caption = "One example more than the rule allows is tolerated."
+        table = plain_table("Checks of the attack", "One example more than the rule allows is tolerated.")
         for header in ("run", "rule", "", "success"):
             table.add_column(header, overflow="fold")
         for name, rule, passed, detail in checks:
@@ -82,13 +77,6 @@ def sanity_sentences(results: dict[str, Any]) -> list[str]:
         "its gradients may be masked, and a better attack may find less success."
         for name, rules in failed.items()
     ]
-
-
-def plain_table(title: str) -> Table:
-    """An empty table of a report."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.title, table.title_justify, table.caption_justify = title, "left", "left"
-    return table
 
 
 def _success(attack: dict[str, Any], radii: list[str]) -> list[str]:

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from ..objective import AscentTrajectory, spectral_norm
 from ..training.policy import fixed_seed, forward_ad_ready
 from ..training.recipe import RECIPE, recipe_in
-from .attack_report import plain_table
 from .means import Means
 from .settings import RobustnessSettings
+from .tables import text_table
 from .target import Target
 
 HEADERS = ("run", "budget", "in F_ad", "in F_gamma", "examples")
@@ -93,16 +92,11 @@ def membership_tables(results: dict[str, Any]) -> list[Table]:
     rows = membership_cells(results)
     if not rows:
         return []
-    table = plain_table("Amplification budget")
-    table.caption = (
+    caption = (
         "F_ad: at most the budget along the adversary's directions, at every point of the ascent.\n"
         "F_gamma: at most the budget in every direction there (spectral norm, a lower bound)."
     )
-    for i, header in enumerate(HEADERS):
-        table.add_column(header, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return [table]
+    return [text_table(HEADERS, rows, "Amplification budget", caption)]
 
 
 def membership_sentences(results: dict[str, Any]) -> list[str]:

@@ -6,10 +6,10 @@ import io
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich import box
 from rich.table import Table
 
 from .rank import SHARES
+from .tables import plain_table
 
 _COLUMNS = {
     "directions": "directions u",
@@ -22,7 +22,8 @@ _COLORS = {"directions": "#0072B2", "images": "#D55E00", "penalty_gradient": "#0
 
 def rank_table(result: dict[str, Any]) -> Table:
     """The share of the energy by rank: of a gradient and an update that of the module where it is least."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, caption_justify="left")
+    caption = "Share of the energy that so many directions carry; of gradient and update in the worst module."
+    table = plain_table(caption=caption, gap=2)
     found = {name: spectra for name in _COLUMNS if (spectra := _spectra(result, name))}
     table.add_column("rank", justify="right")
     for name in found:
@@ -35,7 +36,6 @@ def rank_table(result: dict[str, Any]) -> Table:
         cells = ["over 256" if None in ranks_needed else str(max(ranks_needed)) for ranks_needed in needed]
         table.add_row(f"for {share:.0%}", *cells, style="bold", end_section=share == SHARES[-1])
     table.add_row("stable rank", *(f"{max(s['stable_rank'] for s in spectra):.1f}" for spectra in found.values()))
-    table.caption = "Share of the energy that so many directions carry; of gradient and update in the worst module."
     return table
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from .plots import draw_plots
 from .results import check_results, multiples, number_text, percent_text, times, value
 from .stability_plots import draw_stability
 from .stability_report import runs_with_stability, stability_cells, stability_sentences
+from .tables import plain_table
 
 _OTHER_COLUMNS = {
     ("nom.", "cost"): "nominal_cost",
@@ -42,11 +42,11 @@ def results_table(results: dict[str, Any]) -> Table:
         A rich table; the best value of each success column is bold.
     """
     headers, rows = _cells(results)
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, caption_justify="left")
-    table.caption = (
+    caption = (
         "Success in percent: greedy decoding (sampling at temperature 1).\n"
         f"worst Nx: attacked at N times the training epsilon, {results['train_epsilon']:g}."
     )
+    table = plain_table(caption=caption, gap=0)
     # A usual name stays whole; where space is short, success folds first, between its two numbers.
     short_names = max(map(len, results["runs"]), default=0) <= 24
     table.add_column("run", no_wrap=short_names, overflow="fold")

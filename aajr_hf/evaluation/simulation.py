@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich import box
 from rich.table import Table
 
 from ..training.policy import fixed_seed
 from .simulation_players import Player
 from .student import mean_interval
+from .tables import plain_table
 
 # Far from any seed that counts up from 0, so that no episode shows what was trained on.
 _FIRST_SEED = 3 * 10**6
@@ -146,7 +146,7 @@ def simulation_table(records: list[dict[str, Any]]) -> Table:
                 numbers[f"{side}: answers {label}, %"] = 100 * counts[name] / max(counts["answers"], 1)
         for name, number in numbers.items():
             values.setdefault(name, []).append(number)
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    table = plain_table(gap=0)
     table.add_column("")
     table.add_column("  mean", justify="right")
     table.add_column("  95 % interval", justify="right")

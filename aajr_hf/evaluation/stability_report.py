@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from .results import number_text, percent_text
+from .tables import plain_table
 
 # Header in two lines -> of the numbers of each example, whose median is shown.
 _MEDIANS = {
@@ -44,12 +44,11 @@ def stability_tables(results: dict[str, Any]) -> list[Table]:
     headers, rows = stability_cells(results)
     if not rows:
         return []
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    table.title, table.title_justify, table.caption_justify = "Stability of the inner ascent", "left", "left"
-    table.caption = (
+    caption = (
         "Medians over examples; then shares of all steps, in percent. L_eff is\n"
         "L_loss max |Jv|² + C as measured: an estimate, no bound between the points."
     )
+    table = plain_table("Stability of the inner ascent", caption, gap=0)
     for first, second in headers:
         is_name = first == "run"
         table.add_column(

@@ -8,14 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from ..training.tool_call_card import TOOL_CALL_PLOT
 from .plots import draw_by_radius, render
 from .report import chance_sentences, number_text, percent_text, render_page, replace_file
 from .results import times
+from .tables import text_table
 from .tool_calls import FAILURES
 
 _NUMBERS = ("nominal_valid", "nominal_exact", "nominal_nll", "reference_valid", "reference_exact", "embedding_norm")
@@ -29,15 +28,12 @@ def tool_call_tables(results: dict[str, Any]) -> list[Table]:
     Args:
         results: `{"runs": {name: numbers of evaluate_tool_calls}, "train_epsilon": float, "settings": {...}}`.
     """
-    headers, rows = _cells(results)
-    table = _table(headers, rows)
-    table.caption = (
+    caption = (
         "Answers in percent: valid calls (exact ones).\n"
         f"worst Nx: attacked at N times the training epsilon, {results['train_epsilon']:g}."
     )
-    failures = _table(*_failure_cells(results))
-    failures.title, failures.title_justify = "Answers that are not valid, by reason", "left"
-    return [table, failures]
+    failures = text_table(*_failure_cells(results), "Answers that are not valid, by reason")
+    return [text_table(*_cells(results), caption=caption), failures]
 
 
 def tool_call_sentences(results: dict[str, Any]) -> list[str]:
@@ -146,13 +142,3 @@ def _failure_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]
         for m in ("nominal", *_multiples(results))
     ]
     return ["run", "attack", *names], rows
-
-
-def _table(headers: list[str], rows: list[list[str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, caption_justify="left")
-    for i, header in enumerate(headers):
-        table.add_column(header, justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        # Text, not str: a run's name is not markup.
-        table.add_row(*map(Text, row))
-    return table
