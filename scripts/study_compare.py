@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from study_settings import EPSILON
 
-from aajr_hf.evaluation.compare import UNPENALISED
+from aajr_hf.evaluation.runs import UNPENALISED
 from aajr_hf.evaluation.student import mean_interval
 from aajr_hf.evaluation.trade_off import matched
 

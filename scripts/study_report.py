@@ -13,8 +13,8 @@ from study_plot import draw_differences
 from study_settings import EPISODE_STEPS, EPSILON, MEASURES
 
 from aajr_hf.environments import WORLDS
-from aajr_hf.evaluation.compare import UNPENALISED
 from aajr_hf.evaluation.report import replace_file
+from aajr_hf.evaluation.runs import UNPENALISED
 
 ORDER = (*UNPENALISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
 

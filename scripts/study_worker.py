@@ -103,7 +103,7 @@ def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, e
 
 def training_numbers(folder: Path) -> dict:
     """What training itself said: time, gradient norms over all steps, and the inner loop at its end."""
-    from aajr_hf.evaluation.compare import gradient_norms
+    from aajr_hf.evaluation.runs import gradient_norms
 
     file = folder / "trainer_state.json"
     if not file.is_file():

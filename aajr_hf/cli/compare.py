@@ -59,11 +59,12 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
     """
     from rich.console import Console
 
-    from ..evaluation.compare import compare, read_run
+    from ..evaluation.compare import compare
     from ..evaluation.compare_report import TABLE_WIDTH, comparison_table, write_comparison
     from ..evaluation.compare_sentences import comparison_sentences
     from ..evaluation.membership import membership_tables
     from ..evaluation.report import write_json
+    from ..evaluation.runs import read_run
 
     with user_errors():
         described = {name: read_run(Path(path)) for name, path in runs.items()}

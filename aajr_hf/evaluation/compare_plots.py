@@ -10,9 +10,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from .compare import DECODINGS, METHODS, UNPENALISED
+from .compare import DECODINGS
 from .plots import legend, place_labels, render, shown
 from .results import times
+from .runs import METHODS, UNPENALISED
 from .trade_off import share_margin
 
 # Okabe and Ito's palette and a grey: a method has one colour in every plot of every comparison.

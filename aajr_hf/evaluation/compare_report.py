@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +15,7 @@ from .compare_plots import draw_comparison
 from .compare_sentences import comparison_sentences
 from .report import number_text, percent_text, points_text, render_page, replace_file
 from .results import multiples, times
+from .tables import plain_table
 
 PLOTS = {
     "trade_off": (
@@ -75,7 +75,7 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     if len(comparison["configurations"]) == len(rows):
         left_out.add(("seed", ""))
     kept = [i for i, header in enumerate(headers) if header not in left_out]
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, caption_justify="left")
+    table = plain_table(caption="\n".join(notes(comparison)), gap=0)
     for i in kept:
         # Folded, to leave room for all: names where they are long, success between its two numbers.
         widths = {"%": _SUCCESS_WIDTH, "points": _POINTS_WIDTH}
@@ -90,7 +90,6 @@ def comparison_table(comparison: dict[str, Any]) -> Table:
     for row in rows:
         # Text, not str: a run's name is not markup.
         table.add_row(*(Text(row[i]) for i in kept))
-    table.caption = "\n".join(notes(comparison))
     return table
 
 

@@ -14,8 +14,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from aajr_hf.evaluation import compare_plots, compare_report
-from aajr_hf.evaluation.compare import METHODS, compare, gradient_norms
+from aajr_hf.evaluation.compare import compare
 from aajr_hf.evaluation.compare_sentences import comparison_sentences
+from aajr_hf.evaluation.runs import METHODS, gradient_norms
 
 from .conftest import make_run
 from .test_compare import described

@@ -235,8 +235,8 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     made = [("adversarial", 0), *[("adversarial", 100)] * 4, ("base", 0)]
     assert sorted((r["method"], r["seed"]) for r in runs) == made
     assert all(r["steps"] == (0 if r["method"] == "base" else 2) for r in runs)
-    # Among the agents, their settings, their sensitivity, and their episodes.
-    assert (tmp_path / "out" / "study.md").read_text().count("| adversarial |") == 4
+    # Among the agents, their settings, their prices, their sensitivity, and their episodes.
+    assert (tmp_path / "out" / "study.md").read_text().count("| adversarial |") == 5
     # Nothing twice: not even where only the results are left of it.
     for file in (tmp_path / "work").glob("*.json"):
         file.unlink()

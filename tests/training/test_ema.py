@@ -15,7 +15,7 @@ from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.cli.errors import UserError
 from aajr_hf.cli.evaluate import with_averages
 from aajr_hf.evaluation.agents import load_agent
-from aajr_hf.evaluation.compare import read_run
+from aajr_hf.evaluation.runs import read_run
 from aajr_hf.training.checkpoints import INCOMPLETE
 
 from .tiny import WORDS, dataset, tiny_model, trainer, trainer_arguments

@@ -8,7 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from trl import GRPOConfig, GRPOTrainer
 
 from aajr_hf import AAJRGRPOConfig
-from aajr_hf.evaluation.compare import read_run
+from aajr_hf.evaluation.runs import read_run
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.grpo import position_failure
 
