@@ -8,7 +8,19 @@ import statistics
 from pathlib import Path
 
 from study import choose, is_penalised, superseded, tuning_scores, value_of
-from study_compare import AAJR, Methods, against, at_matched, epsilon, interval, nominal, prices, rows_of, sampled
+from study_compare import (
+    AAJR,
+    Methods,
+    against,
+    at_matched,
+    epsilon,
+    interval,
+    nominal,
+    paired,
+    prices,
+    rows_of,
+    sampled,
+)
 from study_plot import draw_differences
 from study_settings import EPISODE_STEPS, EPSILON, MEASURES
 
@@ -189,24 +201,38 @@ def _sensitivity(final: Methods) -> str:
         "spectral norm",
         "gradient norm: variance",
         "its root over the mean",
+        "the same, beyond adversarial training's",
         "monotone steps",
     ]
-    rows = []
+    rows, zero = [], _with_gradients(final.get("adversarial", []))
     for name, runs in final.items():
         cells = [
             interval([run[f] for run in runs], 2) for f in ("amplification", "random_amplification", "spectral_norm")
         ]
-        known = [(run["gradient_norm_variance"], run["gradient_norm"]) for run in runs if run.get("gradient_norm")]
-        variance, variation = [v for v, _ in known], [v**0.5 / mean for v, mean in known]
-        monotone = [100 * run["monotone_fraction"] for run in runs if "monotone_fraction" in run]
-        cells += [interval(values, 2) if values else "-" for values in (variance, variation, monotone)]
+        known = _with_gradients(runs)
+        cells += [
+            interval([run["gradient_norm_variance"] for run in known], 2),
+            interval(list(map(_variation, known)), 2),
+        ]
+        cells.append(interval(paired(known, zero, _variation), 2, sign=True) if is_penalised(name) else "-")
+        cells.append(interval([100 * run["monotone_fraction"] for run in runs if "monotone_fraction" in run], 2))
         rows.append([name, *cells])
     text = (
         "Amplification of the logits. A random direction of the prompt's embeddings is all but orthogonal to the ascent directions (there "
-        "are thousands of dimensions and three of these). Gradient norm: before clipping, over all steps of a training. Monotone: "
+        "are thousands of dimensions and three of these). Gradient norm: before clipping, over all steps of a training; the penalty's part "
+        "in its variation is what is beyond adversarial training's, paired by seed. Monotone: "
         "percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
     )
     return f"{text}\n\n{rows_of(header, rows)}"
+
+
+def _with_gradients(runs: list[dict]) -> list[dict]:
+    return [run for run in runs if run.get("gradient_norm")]
+
+
+def _variation(run: dict) -> float:
+    """The standard deviation of the gradient's norm over its mean."""
+    return run["gradient_norm_variance"] ** 0.5 / run["gradient_norm"]
 
 
 def _shocks(final: Methods) -> str:

@@ -145,7 +145,7 @@ def test_the_page_states_differences_with_their_intervals():
     assert "300 steps." in text
     # Against adversarial: nominal -5, -4, -3; worst case 10, 11, 12.
     assert "| adversarial | -4.0 ± 2.5 | -4.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 |" in text
-    assert "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 1.00 ± 0.00 | 0.50 ± 0.00 | 90.00 ± 0.00 |" in text
+    assert "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 1.00 ± 0.00 | 0.50 ± 0.00 | +0.00 ± 0.00 | 90.00 ± 0.00 |" in text
     # The best without a penalty is the base agent, at 100.
     assert "(greedy: base, sampled: base)" in text and "| aajr | +9.0 ± 2.5 | +9.0 ± 2.5 |" in text
     # Against adversarial training: what the penalty itself costs.
@@ -207,6 +207,17 @@ def test_runs_of_settings_that_tuning_no_longer_chooses_are_no_further_seeds():
     assert sorted(map(id, old)) == sorted(map(id, [*penalised, results[1]]))
     text = page([*tuned, *results, faster])
     assert "tuning now chooses other settings: 5 runs." in text and "aajr_amortised |" not in text
+
+
+def test_the_variation_of_the_gradient_is_set_against_that_without_the_penalty():
+    # Of a mean norm of 2: standard deviations of 1 and 2 without the penalty, of 4 and 6 with it.
+    runs = [run("adversarial", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 1.0), (1, 4.0))]
+    runs += [run("aajr", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 16.0), (1, 36.0))]
+    (row,) = [line for line in page(runs).splitlines() if line.startswith("| aajr | 10.50")]
+    # Differences of 1.5 and 2: a half width of 12.706 * 0.25.
+    assert row.split(" | ")[4:7] == ["26.00 ± 127.06", "2.50 ± 6.35", "+1.75 ± 3.18"]
+    (row,) = [line for line in page(runs).splitlines() if line.startswith("| adversarial | 10.50")]
+    assert row.split(" | ")[6] == "-"
 
 
 def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
