@@ -146,19 +146,19 @@ def projected_gradient_ascent(
     state = state.detach()
     delta = torch.zeros_like(state) if start is None else perturbation_set.project(start.detach(), mask)
     if isinstance(step_size, str):
-        rule, eta = Backtracking(loss_fn, state, perturbation_set, mask, select), None
+        stepping, eta = Backtracking(loss_fn, state, perturbation_set, mask, select), None
     else:
         direction = functools.partial(step_direction, rule=step_rule)
-        rule = FixedSteps(loss_fn, state, perturbation_set, mask, direction, final_loss)
+        stepping = FixedSteps(loss_fn, state, perturbation_set, mask, direction, final_loss)
         eta = torch.as_tensor(step_size, dtype=state.dtype, device=state.device).expand(state.shape[0])
     deltas, directions, losses, norms, etas = [delta], [], [], [], []
-    point = rule.start(delta) if steps else None
+    point = stepping.start(delta) if steps else None
 
     for t in range(steps):
         if on_point is not None:
             on_point()
         last, before = t + 1 == steps, point
-        point, eta = rule.step(before, eta, last)
+        point, eta = stepping.step(before, eta, last)
         norm = per_example_norm(before.gradient)
         deltas.append(point.delta)
         directions.append(before.gradient / per_example(norm + EPS0, before.gradient))
@@ -166,7 +166,7 @@ def projected_gradient_ascent(
         norms.append(norm)
         etas.append(eta)
         if not last:
-            eta = rule.next_step_size(before, point, eta)
+            eta = stepping.next_step_size(before, point, eta)
 
     losses.append(point.loss if steps else loss_at_end(loss_fn, state, delta, final_loss))
 
