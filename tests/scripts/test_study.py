@@ -145,7 +145,10 @@ def test_the_page_states_differences_with_their_intervals():
     assert "300 steps." in text
     # Against adversarial: nominal -5, -4, -3; worst case 10, 11, 12.
     assert "| adversarial | -4.0 ± 2.5 | -4.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 |" in text
-    assert "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 1.00 ± 0.00 | 0.50 ± 0.00 | +0.00 ± 0.00 | 90.00 ± 0.00 |" in text
+    assert (
+        "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 1.00 ± 0.00 | 0.50 ± 0.00 | +0.00 ± 0.00 | 90.00 ± 0.00 |"
+        in text
+    )
     # The best without a penalty is the base agent, at 100.
     assert "(greedy: base, sampled: base)" in text and "| aajr | +9.0 ± 2.5 | +9.0 ± 2.5 |" in text
     # Against adversarial training: what the penalty itself costs.
