@@ -52,6 +52,7 @@ _LLAMA_ROPE = {
 # Of the models that recipes name: model type, further fields, chat template, and special tokens, the end of a turn first.
 MODELS = {
     "outputs/agent": ("llama", {}, base_agent.CHAT_TEMPLATE, ["<|end|>"]),
+    "outputs/commons-agent": ("llama", {}, base_agent.CHAT_TEMPLATE, ["<|end|>"]),
     "outputs/tool-agent": ("llama", {}, base_agent.TOOL_CHAT_TEMPLATE, ["<|end|>"]),
     "Qwen/Qwen3-0.6B": ("qwen3", {}, shipped("qwen3"), ["<|im_end|>", "<|im_start|>"]),
     "HuggingFaceTB/SmolLM3-3B": ("smollm3", {"no_rope_layers": [1, 0]}, SMOLLM3, ["<|im_end|>", "<|im_start|>"]),
