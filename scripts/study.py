@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import threading
@@ -29,6 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from study_choice import choose, is_penalised
+from study_report import write_report
 from study_settings import METHODS, PRESETS, ROOT, TUNED_AS, Preset, Run, base_agent, settings_of
 
 from aajr_hf.environments import WORLDS
@@ -72,55 +73,6 @@ class Study:
             done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         if done.returncode:
             raise RuntimeError(f"{run.label} failed: see {log.name}")
-
-
-def choose(tuned: list[dict]) -> float:
-    """
-    The value with the best sampled success, averaged over tuning seeds, no attack and all radii: it falls where the agent is
-    dull or unsure, as well as where it is not robust, and prefers no radius.
-    """
-    scores = tuning_scores(tuned)
-    return max(scores, key=scores.get)
-
-
-def tuning_scores(tuned: list[dict]) -> dict[float, float]:
-    """Of each value that was tried, in rising order, the mean by which [`choose`] judges it."""
-    return {
-        value: statistics.mean(
-            success
-            for run in tuned
-            if value_of(run) == value
-            for success in (run["sampled_success"], *run["sampled_worst_case_success"].values())
-        )
-        for value in sorted(map(value_of, tuned))
-    }
-
-
-def value_of(run: dict) -> float | None:
-    """What was tuned: lambda where there is a penalty, the learning rate where there is none; None of the base agent."""
-    return run["learning_rate"] if run["regularizer_lambda"] is None else run["regularizer_lambda"]
-
-
-def superseded(runs: list[dict]) -> list[dict]:
-    """
-    Of a world's runs, those whose setting is not what all of its tuning runs choose: of a smaller grid, or of another
-    machine that chose otherwise.
-    """
-    tuning = [run for run in runs if run["phase"] == "tuning"]
-
-    def chosen(method: str, rate: float | None = None) -> float | None:
-        tuned = [run for run in tuning if run["method"] == method and rate in (None, run["learning_rate"])]
-        return choose(tuned) if tuned else None
-
-    def is_old(run: dict) -> bool:
-        method, own_rate = run["method"], None
-        if is_penalised(method):
-            own_rate = run["learning_rate"]
-            if chosen("adversarial") not in (None, own_rate):
-                return True
-        return run["phase"] == "result" and chosen(TUNED_AS.get(method, method), own_rate) not in (None, value_of(run))
-
-    return [run for run in runs if is_old(run)]
 
 
 def part_of(shard: str | None, units: list) -> list:
@@ -193,14 +145,8 @@ def run_study(arguments: argparse.Namespace) -> None:
         # Also of what there is when it is interrupted, and of the runs of other shards.
         runs = others + [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
         if runs:
-            from study_report import write_report
-
             write_report(runs, output)
             print(f"{len(runs)} runs: {output / 'study.json'}, {output / 'study.md'}")
-
-
-def is_penalised(method: str) -> bool:
-    return method in METHODS and METHODS[method].unit is not None
 
 
 def rate_runs(units: list[tuple[str, str]], preset: Preset) -> list[Run]:

@@ -7,7 +7,7 @@ import math
 import statistics
 from pathlib import Path
 
-from study import choose, is_penalised, superseded, tuning_scores, value_of
+from study_choice import choose, is_penalised, superseded, tuning_scores, value_of
 from study_compare import (
     AAJR,
     Methods,
@@ -16,13 +16,14 @@ from study_compare import (
     epsilon,
     interval,
     nominal,
-    paired,
     prices,
     rows_of,
     sampled,
 )
+from study_episodes import episodes
 from study_plot import draw_differences
-from study_settings import EPISODE_STEPS, EPSILON, MEASURES
+from study_settings import EPSILON, MEASURES
+from study_stability import sensitivity, stability
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation.report import replace_file
@@ -37,7 +38,8 @@ In each world one base agent is fine-tuned with equal steps by each method, with
 against the same adversary (up to epsilon {EPSILON} of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of
 each method are tried on tuning seeds: learning rates where there is no penalty; where there is one, lambdas that would give the base agents'
 penalties a weight of about 0.01, 0.1, 1 and 10 nats, at the rate that adversarial training without it does best with, so that
-adversarial training is every penalty's lambda of zero, all else equal. Epsilon and lambda grow over the first 30 % of the steps. The
+adversarial training is every penalty's lambda of zero, all else equal. Steps and schedules are the same for all methods and tuned for
+none: epsilon and lambda grow over the first 30 % of the steps. The
 setting with the best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on
 fresh observations; training data are others for every seed, too.
 
@@ -98,9 +100,12 @@ def _world(runs: list[dict]) -> list[str]:
         "### AAJR against each baseline",
         *(against(ours, [final]) for ours in AAJR if ours in final),
         *(at_matched(ours, [tuning]) for ours in AAJR if ours in tuning),
-        "### What is left of the sensitivity, and the inner loop",
-        _sensitivity(final),
-        _shocks(final),
+        "### What is left of the sensitivity",
+        sensitivity(final),
+        "### Stability: the gradient, and the inner loop",
+        stability(final),
+        "### Episodes",
+        episodes(final),
     ]
 
 
@@ -191,71 +196,3 @@ def _settings(tuning: Methods) -> str:
     widest = max(map(len, rows))
     header = ["method", *(f"setting {i}" for i in range(1, widest))]
     return f"{text}\n\n{rows_of(header, [row + ['-'] * (widest - len(row)) for row in rows])}"
-
-
-def _sensitivity(final: Methods) -> str:
-    header = [
-        "method",
-        "along the ascent",
-        "along random directions",
-        "spectral norm",
-        "gradient norm: variance",
-        "its root over the mean",
-        "the same, beyond adversarial training's",
-        "monotone steps",
-    ]
-    rows, zero = [], _with_gradients(final.get("adversarial", []))
-    for name, runs in final.items():
-        cells = [
-            interval([run[f] for run in runs], 2) for f in ("amplification", "random_amplification", "spectral_norm")
-        ]
-        known = _with_gradients(runs)
-        cells += [
-            interval([run["gradient_norm_variance"] for run in known], 2),
-            interval(list(map(_variation, known)), 2),
-        ]
-        cells.append(interval(paired(known, zero, _variation), 2, sign=True) if is_penalised(name) else "-")
-        cells.append(interval([100 * run["monotone_fraction"] for run in runs if "monotone_fraction" in run], 2))
-        rows.append([name, *cells])
-    text = (
-        "Amplification of the logits. A random direction of the prompt's embeddings is all but orthogonal to the ascent directions (there "
-        "are thousands of dimensions and three of these). Gradient norm: before clipping, over all steps of a training; the penalty's part "
-        "in its variation is what is beyond adversarial training's, paired by seed. Monotone: "
-        "percent of the adversary's steps, over the last fifty of training, that did not lower the loss."
-    )
-    return f"{text}\n\n{rows_of(header, rows)}"
-
-
-def _with_gradients(runs: list[dict]) -> list[dict]:
-    return [run for run in runs if run.get("gradient_norm")]
-
-
-def _variation(run: dict) -> float:
-    """The standard deviation of the gradient's norm over its mean."""
-    return run["gradient_norm_variance"] ** 0.5 / run["gradient_norm"]
-
-
-def _shocks(final: Methods) -> str:
-    conditions = list(
-        dict.fromkeys(name for runs in final.values() for run in runs for name in run.get("shocked") or {})
-    )
-    if not conditions:
-        return "No episodes were simulated."
-    rows = [
-        [
-            name,
-            *(
-                interval([100 * run["shocked"][c]["success"] for run in runs if c in run.get("shocked", {})])
-                for c in conditions
-            ),
-        ]
-        for name, runs in final.items()
-        if all(run.get("shocked") for run in runs)
-    ]
-    kind = WORLDS[next(iter(final.values()))[0]["world"]]
-    opponents = ", of which the opponents are scripted experts and are not attacked" if kind.two_sided else ""
-    text = (
-        f"Whole episodes of ten agents{opponents}; greedy answers. The world's success in percent, with the shock and the attack named; the "
-        f"attack moves the embeddings of every prompt of the agent's by so much of their norm, in {EPISODE_STEPS} steps."
-    )
-    return f"### Episodes\n\n{text}\n\n{rows_of(['method', *conditions], rows)}"

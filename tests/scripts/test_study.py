@@ -18,7 +18,8 @@ from aajr_hf.training.base_agent import small_llama, train_tokenizer
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
-from study import Study, choose, final_runs, lambda_runs, part_of, rate_runs, restore, superseded  # noqa: E402
+from study import Study, final_runs, lambda_runs, part_of, rate_runs, restore  # noqa: E402
+from study_choice import choose, superseded  # noqa: E402
 from study_compare import matched_differences, nominal, worst  # noqa: E402
 from study_report import page, write_report  # noqa: E402
 from study_settings import METHODS, PRESETS, Run, base_agent, settings_of  # noqa: E402
@@ -46,7 +47,10 @@ def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_an
         "gradient_norm_variance": 1.0,
         "monotone_fraction": 0.9,
         "train_seconds": 80.0,
-        "shocked": {"faster_seeker": {"success": 0.7}},
+        "shocked": {"faster_seeker": {"success": 0.7, "hidden": 0.7, "win": 0.25}},
+        "stability": {
+            "shares": {"within_bound": [0, 0, 3], "within_curvature": [20, 40, 60], "at_boundary": [0, 50, 100]}
+        },
     }
 
 
@@ -145,8 +149,12 @@ def test_the_page_states_differences_with_their_intervals():
     assert "300 steps." in text
     # Against adversarial: nominal -5, -4, -3; worst case 10, 11, 12.
     assert "| adversarial | -4.0 ± 2.5 | -4.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 | +11.0 ± 2.5 |" in text
+    # The ratios are 30 over 10, 11 and 12; without global_spectral nothing is beyond it.
+    assert "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 2.74 ± 0.62 | - |" in text
+    inner = "1.00 ± 0.00 | 0.50 ± 0.00 | +0.00 ± 0.00 | 90.00 ± 0.00 | 1.0 ± 0.0 | 40.0 ± 0.0 | 50.0 ± 0.0 |"
+    assert f"| aajr | {inner}" in text
     assert (
-        "| aajr | 11.00 ± 2.48 | 1.00 ± 0.00 | 30.00 ± 0.00 | 1.00 ± 0.00 | 0.50 ± 0.00 | +0.00 ± 0.00 | 90.00 ± 0.00 |"
+        "Of adversarial training's, `aajr` leaves 100 % along the ascent, 100 % along random directions and 100 % of the spectral norm."
         in text
     )
     # The best without a penalty is the base agent, at 100.
@@ -157,6 +165,7 @@ def test_the_page_states_differences_with_their_intervals():
     assert "the opponents are scripted experts" in text
     assert "the opponents" not in page([run("base", 0, 100, 20, world="commons")])
     assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
+    assert "| method | hidden | win |" in text and "| aajr | 0.70 ± 0.00 | 0.25 ± 0.00 |" in text
 
 
 def test_the_picture_stands_on_the_page_where_there_is_something_to_compare(tmp_path):
@@ -216,11 +225,21 @@ def test_the_variation_of_the_gradient_is_set_against_that_without_the_penalty()
     # Of a mean norm of 2: standard deviations of 1 and 2 without the penalty, of 4 and 6 with it.
     runs = [run("adversarial", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 1.0), (1, 4.0))]
     runs += [run("aajr", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 16.0), (1, 36.0))]
-    (row,) = [line for line in page(runs).splitlines() if line.startswith("| aajr | 10.50")]
     # Differences of 1.5 and 2: a half width of 12.706 * 0.25.
-    assert row.split(" | ")[4:7] == ["26.00 ± 127.06", "2.50 ± 6.35", "+1.75 ± 3.18"]
-    (row,) = [line for line in page(runs).splitlines() if line.startswith("| adversarial | 10.50")]
-    assert row.split(" | ")[6] == "-"
+    assert "| aajr | 26.00 ± 127.06 | 2.50 ± 6.35 | +1.75 ± 3.18 |" in page(runs)
+    assert "| adversarial | 2.50 ± 19.06 | 0.75 ± 3.18 | - |" in page(runs)
+
+
+def test_the_sensitivity_that_is_left_is_set_against_the_global_penalty():
+    runs = [run("adversarial", seed, 95, 50) | {"amplification": 40.0, "spectral_norm": 120.0} for seed in (0, 1)]
+    runs += [run("global_spectral", seed, 95, 50) | {"amplification": 15.0} for seed in (0, 1)]
+    runs += [run("aajr", seed, 95, 50) for seed in (0, 1)]
+    # Ratios of 30 / 15 against 30 / 10 and 30 / 11.
+    assert "| aajr | 10.50 ± 6.35 | 1.00 ± 0.00 | 30.00 ± 0.00 | 2.86 ± 1.73 | +0.86 ± 1.73 |" in page(runs)
+    assert (
+        "`aajr` leaves 26 % along the ascent, 100 % along random directions and 25 % of the spectral norm; "
+        in page(runs)
+    )
 
 
 def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
@@ -249,8 +268,8 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     made = [("adversarial", 0), *[("adversarial", 100)] * 4, ("base", 0)]
     assert sorted((r["method"], r["seed"]) for r in runs) == made
     assert all(r["steps"] == (0 if r["method"] == "base" else 2) for r in runs)
-    # Among the agents, their settings, their prices, their sensitivity, and their episodes.
-    assert (tmp_path / "out" / "study.md").read_text().count("| adversarial |") == 5
+    # Among the agents, their settings, their prices, their sensitivity, their stability, and their episodes twice.
+    assert (tmp_path / "out" / "study.md").read_text().count("| adversarial |") == 7
     # Nothing twice: not even where only the results are left of it.
     for file in (tmp_path / "work").glob("*.json"):
         file.unlink()
