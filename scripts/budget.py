@@ -62,15 +62,17 @@ def running(values: list[float]) -> list[float]:
 
 
 def summary(run: dict[str, list[float]]) -> dict[str, float | int | None]:
-    """Over the last quarter of a run, and where its running mean came within a tenth of the budget for the first time."""
+    """Over the last quarter of a run, and where its running mean first came within a tenth of the budget and last was not."""
     last = len(run["ratio"]) // 4
-    smooth = running(run["ratio"])
-    within = [step for i, step in enumerate(run["step"]) if i + 1 >= WINDOW and abs(smooth[i] - 1) <= 0.1]
+    smooth = list(zip(run["step"], running(run["ratio"]), strict=True))[WINDOW - 1 :]
+    within = [step for step, ratio in smooth if abs(ratio - 1) <= 0.1]
+    outside = [step for step, ratio in smooth if abs(ratio - 1) > 0.1]
     return {
         "ratio": sum(run["ratio"][-last:]) / last,
         "lambda": sum(run["lambda"][-last:]) / last,
         "clean_loss": sum(run["clean_loss"][-last:]) / last,
         "first_step_within": within[0] if within else None,
+        "last_step_outside": outside[-1] if outside else None,
     }
 
 
@@ -103,17 +105,17 @@ def page(results: list[dict], budget: float) -> str:
         f"Made by `scripts/budget.py`: agents trained with `amplification_budget: {budget:g}`, from lambda = 0 and from 100 times the "
         "lambda that this run has found. The amplification is the mean of the last quarter of the run, over the budget: 1 is on it, "
         "less is within it. Each logged value is of four points drawn from the ascents of a batch, so what counts are means over "
-        f"{WINDOW} of them; the first step within is the first at which such a mean is within a tenth of the budget.",
+        f"{WINDOW} of them; the first step within is the first at which such a mean is within a tenth of the budget, the last step outside "
+        f"the last at which one is not. Runs have {results[0]['run']['step'][-1]} steps.",
         "",
-        "| world | lambda at first | amplification / budget | lambda at last | first step within | clean loss |",
-        "|---|---|---|---|---|---|",
+        "| world | lambda at first | amplification / budget | lambda at last | first step within | last step outside | clean loss |",
+        "|---|---|---|---|---|---|---|",
     ]
     for r in results:
         s = r["summary"]
-        first = "never" if s["first_step_within"] is None else f"{s['first_step_within']} of {r['run']['step'][-1]}"
-        lines.append(
-            f"| {r['world']} | {r['start']:.2g} | {s['ratio']:.2f} | {s['lambda']:.2g} | {first} | {s['clean_loss']:.3f} |"
-        )
+        steps = ["never" if s[name] is None else str(s[name]) for name in ("first_step_within", "last_step_outside")]
+        cells = [f"{r['start']:.2g}", f"{s['ratio']:.2f}", f"{s['lambda']:.2g}", *steps, f"{s['clean_loss']:.3f}"]
+        lines.append(f"| {' | '.join([r['world'], *cells])} |")
     return "\n".join([*lines, "", "![the way to the budget](budget.png)"]) + "\n"
 
 
