@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .compare import DECODINGS
-from .plots import legend, place_labels, render, shown
-from .results import times
+from .plots import MARKERS, legend, place_labels, render, shown
+from .results import multiples, times
 from .runs import METHODS, UNPENALISED
 from .trade_off import share_margin
 
@@ -24,7 +24,6 @@ _COLORS = dict(
         strict=True,
     )
 )
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHED = (0, (2, 2))
 _WIDTH = 10.4
 _TICKS = 6
@@ -68,7 +67,7 @@ def run_styles(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for i, name in enumerate(names):
             light = 0.6 * (1 - (i + 1) / len(names))
             color = tuple(light + (1 - light) * part for part in to_rgb(_COLORS[method]))
-            styles[name] = {"color": color, "marker": _MARKERS[i % len(_MARKERS)]}
+            styles[name] = {"color": color, "marker": MARKERS[i % len(MARKERS)]}
     return styles
 
 
@@ -88,7 +87,7 @@ def _methods(configurations: list[dict[str, Any]]) -> dict[str, list[dict[str, A
 
 
 def _draw_trade_off(figure: Figure, comparison: dict[str, Any]) -> None:
-    configurations, top = comparison["configurations"], _attacks(comparison)[-1]
+    configurations, top = comparison["configurations"], multiples(comparison)[-1]
     panels = _panels(figure, ("greedy decoding", "sampling at temperature 1"))
     for axes, (nominal, worst) in zip(panels, DECODINGS.values(), strict=True):
         for method, members in _methods(configurations).items():
@@ -136,13 +135,8 @@ def _tag(configuration: dict[str, Any], configurations: list[dict[str, Any]]) ->
     return ", ".join(parts) or method
 
 
-def _attacks(comparison: dict[str, Any]) -> list[str]:
-    run = next(iter(comparison["runs"].values()))
-    return sorted(run["worst_case_success"], key=float)
-
-
 def _draw_radii(figure: Figure, comparison: dict[str, Any]) -> None:
-    attacks, handles = _attacks(comparison), []
+    attacks, handles = multiples(comparison), []
     radii = [0.0, *map(float, attacks)]
     styles = run_styles(comparison["runs"])
     panels = _panels(figure, ("greedy decoding", "sampling at temperature 1"))
@@ -168,7 +162,7 @@ def _curves(configurations: list[dict[str, Any]], field: str) -> dict[tuple, lis
 
 
 def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None:
-    configurations, top = comparison["configurations"], _attacks(comparison)[-1]
+    configurations, top = comparison["configurations"], multiples(comparison)[-1]
     curves, handles, styles = _curves(configurations, field), {}, run_styles(comparison["runs"])
     if field == "epsilon":
         curves = {key: curve for key, curve in curves.items() if len({c["epsilon"] for c in curve}) > 1}
@@ -182,7 +176,7 @@ def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None
                 return c[nominal] if multiple is None else c[worst][multiple]
 
             for i, ((method, constant), curve) in enumerate(curves.items()):
-                style = {"color": _COLORS[method], "linestyle": dashes, "marker": _MARKERS[i % len(_MARKERS)]}
+                style = {"color": _COLORS[method], "linestyle": dashes, "marker": MARKERS[i % len(MARKERS)]}
                 several = sum(key[0] == method for key in curves) > 1
                 name = "epsilon" if field == "regularizer_lambda" else "lambda"
                 label = f"{method}, {name} {constant:g}" if several and constant is not None else method

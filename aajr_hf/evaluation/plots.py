@@ -21,7 +21,7 @@ _BARS = {
 }
 # Okabe and Ito's palette, safe for colour-blind readers, without its yellow, which is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def draw_plots(results: dict[str, Any]) -> dict[str, bytes]:
@@ -54,7 +54,7 @@ def render(draw: Callable[[Figure], None], width: float = 5.6) -> bytes:
 
 def run_styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
     """Colour and marker of each run, the same in every plot; their pairs repeat after 56 runs only."""
-    return {name: (_COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(results["runs"])}
+    return {name: (_COLORS[i % len(_COLORS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(results["runs"])}
 
 
 def shown(name: str) -> str:

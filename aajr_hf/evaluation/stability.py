@@ -1,4 +1,4 @@
-"""Whether the conditions of Theorems 2 and 3 hold along the inner ascent of training, on held-out observations."""
+"""Whether the conditions of Theorems 2 and 3 hold along an inner ascent like that of training, on held-out observations."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SHARES = ("within_bound", "within_curvature", "monotone", "at_boundary")
 
 def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTrajectory, Stability]:
     """
-    The ascent of training on one batch: K steps of unit direction and size `2.5 epsilon / K`, on the expected system cost, at
-    the training radius, from zero. The gradient at `delta_K` is taken, too, one more than training takes, so that the
+    An ascent on one batch: K steps of unit direction and size `2.5 epsilon / K` at the training radius, from zero, as training
+    takes by default; but on the expected system cost, which need not be the loss that training's adversary raised. The gradient at `delta_K` is taken, too, one more than training takes, so that the
     curvature of all K segments is known.
     """
     steps, radius = settings.ascent_steps, settings.train_epsilon * target.scale
