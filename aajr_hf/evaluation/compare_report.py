@@ -13,8 +13,8 @@ from rich.text import Text
 from .compare import DECODINGS
 from .compare_plots import draw_comparison
 from .compare_sentences import comparison_sentences
-from .report import number_text, percent_text, points_text, render_page, replace_file
-from .results import multiples, times
+from .report import points_text, render_page, replace_file
+from .results import multiples, number_text, percent_text, times
 from .tables import plain_table
 
 PLOTS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .compare import DECODINGS
-from .report import number_text, percent_text, points_text
-from .results import multiples, times
+from .report import points_text
+from .results import multiples, number_text, percent_text, times
 from .trade_off import difference_margin
 
 

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from ..training.tool_call_card import TOOL_CALL_PLOT
 from .plots import draw_by_radius, render
-from .report import chance_sentences, number_text, percent_text, render_page, replace_file
-from .results import times
+from .report import chance_sentences, render_page, replace_file
+from .results import number_text, percent_text, times
 from .tables import text_table
 from .tool_calls import FAILURES
 
