@@ -41,7 +41,8 @@ penalties a weight of about 0.01, 0.1, 1 and 10 nats, at the rate that adversari
 adversarial training is every penalty's lambda of zero, all else equal. Steps and schedules are the same for all methods and tuned for
 none: epsilon and lambda grow over the first 30 % of the steps. The
 setting with the best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on
-fresh observations; training data are others for every seed, too.
+fresh observations; training data are others for every seed, too. All intervals are over seeds of the fine-tuning of one base agent a
+world; [other base agents](bases.md) of `commons` do not share what is found in its episodes.
 
 `aajr` evaluates its penalty at all points of the ascent, `aajr_amortised` at a few, drawn at random, with the same mean; both have the lambda
 found with the latter. `local_spectral` and `random_direction` are evaluated at points of the ascent, too, the global ones between observations
