@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -10,6 +11,7 @@ from aajr_hf.cli.main import main
 from aajr_hf.environments import WORLDS, expert_rows
 from aajr_hf.training.base_agent import small_llama, train_tokenizer
 
+from .test_bad_input import refused  # noqa: F401
 from .test_main import agent, fails  # noqa: F401
 
 
@@ -72,3 +74,24 @@ def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_writt
     assert "`--transfer_from`" in message and "mine" in message and "other tokens" in message
     message = fails(capsys, "evaluate", str(agent), *attack, str(tmp_path / "gone"), "--output", str(report))
     assert "gone" in message and not report.exists()
+
+
+@pytest.fixture
+def copied(agent, tmp_path):  # noqa: F811
+    """An agent whose folder can be damaged."""
+    return shutil.copytree(agent, tmp_path / "copied")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Nothing is measured: a mistake is found before."""
+    monkeypatch.setattr("aajr_hf.evaluation.robustness.evaluate_agent", lambda *_, **__: pytest.fail("measured"))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"train_runtime": 3', '{"train_runtime": "long"}', '{"train_runtime": NaN}']
+)
+def test_damaged_results_of_a_training_are_found_before_measuring(content, agent, copied, unmeasured, refused):  # noqa: F811
+    (copied / "train_results.json").write_text(content)
+    for command in (["evaluate"], ["compare", agent]):
+        assert "copied/train_results.json holds no results of a training" in refused(*command, copied)
