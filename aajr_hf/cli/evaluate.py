@@ -8,6 +8,7 @@ from typing import Any
 from . import evaluate_tool_calls as tool_calls
 from .errors import UserError, user_errors
 from .measuring import load_agents, measure_each, weights_of
+from .options import check_output
 from .parsing import ArgumentParser
 from .worlds import WORLD_HELP, world_for
 
@@ -119,8 +120,6 @@ def check_measurement(arguments) -> None:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     if arguments.seed < 0:
         raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise UserError(f"`--output`: {arguments.output} is a file; give another folder.")
     if not 0 < arguments.epsilon < float("inf"):
         raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
@@ -128,6 +127,7 @@ def check_measurement(arguments) -> None:
     if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
         raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
     _check_attacks(arguments)
+    check_output(arguments.output, "--output")
 
 
 def _check_attacks(arguments) -> None:

@@ -11,6 +11,7 @@ from ..training.config import AAJRConfig
 from .data import load_data, split
 from .errors import UserError, user_errors
 from .launch import LaunchArguments
+from .options import check_output
 from .parsing import RecipeParser
 from .train import COMMON_FIELDS, TrainArguments
 
@@ -101,6 +102,7 @@ def _check(arguments: RankArguments, config: AAJRConfig) -> None:
             raise UserError(f"`{name}` must be at least 1; got {getattr(arguments, name)}.")
     if config.regularizer != "aajr" or config.epsilon == 0:
         raise UserError("`config` must be the recipe of an agent with `regularizer` aajr and `epsilon` above 0.")
+    check_output(Path(arguments.output), "output")
 
 
 def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig):

@@ -296,7 +296,11 @@ def test_places_that_cannot_be_written_to(agent, tmp_path, refused):  # noqa: F8
     (tmp_path / "file").write_text("mine")
     assert "`output_dir`" in refused("train", "--config", recipe(tmp_path, agent, output_dir="file"))
     assert "`output_dir`" in refused("train", "--config", recipe(tmp_path, agent, output_dir="file/run"))
-    assert "`--output`" in refused("evaluate", agent, "--examples", "4", "--output", "file")
+    for output in ("file", "file/sub", "/proc/nope"):
+        for command in (["evaluate", "nowhere"], ["compare", "nowhere", "here"]):
+            assert f"`--output`: {output} cannot be written to" in refused(*command, "--output", output)
+    measured = ["rank", "--config", recipe(tmp_path, agent, regularizer="aajr"), "--model", "nowhere"]
+    assert "`output`: file/sub cannot be written to" in refused(*measured, "--output", "file/sub")
 
 
 OTHERS = [

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from aajr_hf.cli.main import main
-from aajr_hf.evaluation import simulation_players
+from aajr_hf.evaluation import simulation_picture, simulation_players
 
 from .test_bad_input import refused  # noqa: F401
 from .test_main import agent  # noqa: F401
@@ -107,6 +107,18 @@ def test_ctrl_c_keeps_the_episodes_that_were_over(tmp_path, monkeypatch, capsys)
     assert [path.name for path in Path("outputs/simulation").iterdir()] == ["episodes.jsonl"]
 
 
+def test_a_picture_that_cannot_be_drawn_loses_no_episode(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def fail(self, suffix):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(simulation_picture.Film, "develop", fail)
+    assert main(["simulate", "--model", "scripted", "--picture", "a.png", *SHORT, "--batch_size", "12"]) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert len(Path("outputs/simulation/episodes.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -138,7 +150,10 @@ def test_ctrl_c_keeps_the_episodes_that_were_over(tmp_path, monkeypatch, capsys)
         (["--seed", "-1"], "`--seed`"),
         (["--picture", "film.mp4"], "`--picture` must be the name of a .gif or .png file"),
         (["--opponent", "nowhere"], "nowhere"),
-        (["--output", "file"], "`--output`: file is a file"),
+        (["--output", "file"], "`--output`: file cannot be written to (File exists)"),
+        (["--output", "file/sub"], "`--output`: file/sub cannot be written to (Not a directory)"),
+        (["--output", "/proc/nope"], "`--output`: /proc/nope cannot be written to"),
+        (["--picture", "file/sub/a.gif"], "`--picture`: file/sub cannot be written to"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
