@@ -8,7 +8,7 @@ from typing import Any
 from . import evaluate_tool_calls as tool_calls
 from .errors import UserError, user_errors
 from .measuring import load_agents, measure_each, weights_of
-from .options import check_output
+from .options import check_output, check_seed
 from .parsing import ArgumentParser
 from .worlds import WORLD_HELP, world_for
 
@@ -118,8 +118,7 @@ def check_measurement(arguments) -> None:
     for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
-    if arguments.seed < 0:
-        raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
+    check_seed(arguments.seed, "--seed")
     if not 0 < arguments.epsilon < float("inf"):
         raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):

@@ -30,3 +30,12 @@ def check_output(folder: Path, field: str) -> None:
         for path in new:
             with contextlib.suppress(OSError):  # not made
                 path.rmdir()
+
+
+def check_seed(seed: int, field: str) -> None:
+    """
+    Raises:
+        UserError: for a seed that not all generators take (numpy's legacy one takes the fewest); names the field.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"`{field}` must be from 0 to {2**32 - 1}; got {seed}.")

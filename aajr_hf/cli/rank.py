@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..training.config import AAJRConfig
+from .checks import check_seeds
 from .data import load_data, split
 from .errors import UserError, user_errors
 from .launch import LaunchArguments
@@ -71,6 +72,7 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
     from ..evaluation.rank_report import rank_plot, rank_table
 
     _check(arguments, config)
+    check_seeds(data, config)
     with user_errors():
         trainer, base = _prepared(arguments, data, config)
     batches = iter(track(range(len(trainer.get_train_dataloader())), "Measuring", console=Console(stderr=True)))

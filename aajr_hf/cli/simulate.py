@@ -12,7 +12,7 @@ from typing import Any
 
 from ..environments import WORLDS
 from .errors import Interrupted, UserError, user_errors
-from .options import check_output
+from .options import check_output, check_seed
 from .parsing import ArgumentParser
 from .worlds import WORLD_HELP, world_for
 
@@ -90,8 +90,7 @@ def _check(arguments) -> None:
     for name in ("episodes", "attack_steps", "attack_restarts", "batch_size"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
-    if arguments.seed < 0:
-        raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
+    check_seed(arguments.seed, "--seed")
     if not 0 <= arguments.temperature < math.inf:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
     for name in ("epsilon", "attack_steps", "attack_restarts"):
