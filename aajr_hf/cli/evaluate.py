@@ -206,6 +206,7 @@ def measure(
     agents = load_agents(models)
     with user_errors():
         source = None if transfer_from is None else load_agent(transfer_from)
+        budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
     rows = held_out_rows(world, examples, seed=settings.seed)
     _check_agents(agents, rows, settings, source)
     runs = measure_each(
@@ -216,7 +217,7 @@ def measure(
             model,
             tokenizer,
             rows,
-            replace(settings, budget=settings.budget or budget_of(models[name])),
+            replace(settings, budget=budgets[name]),
             on_progress=on_progress,
             transfer_from=None if source is None else source[0],
         ),

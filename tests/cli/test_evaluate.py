@@ -126,3 +126,9 @@ def test_damaged_results_of_a_training_are_found_before_measuring(content, agent
     (copied / "train_results.json").write_text(content)
     for command in (["evaluate"], ["compare", agent]):
         assert "copied/train_results.json holds no results of a training" in refused(*command, copied)
+
+
+def test_a_budget_that_is_none_is_found_before_measuring(agent, copied, unmeasured, refused):  # noqa: F811
+    (copied / "recipe.yaml").write_text("amplification_budget: -5\n")
+    for models in ([copied], [agent, copied]):
+        assert "copied/recipe.yaml: `amplification_budget` must be a finite" in refused("evaluate", *models)
