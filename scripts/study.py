@@ -119,7 +119,10 @@ def main() -> None:
 def run_study(arguments: argparse.Namespace) -> None:
     preset = PRESETS[arguments.preset]
     work = (arguments.work or ROOT / "outputs" / f"study-{arguments.preset}").resolve()
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"`--work`: {work} cannot be made ({error.strerror}): give another folder.") from error
     output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
     if output.resolve() == work:
         raise ValueError(f"`--output` must be another folder than `--work`; got {output}.")
@@ -194,10 +197,10 @@ def restore(results: Path, worlds: list[str], work: Path, preset: Preset) -> lis
         Those of other worlds, which stay as they are.
 
     Raises:
-        ValueError: if runs of these worlds, or any in `work`, had other settings or another base agent.
+        ValueError: if a file cannot be read, or runs of these worlds, or any in `work`, had other settings or another base agent.
     """
-    earlier = json.loads(results.read_text()) if results.is_file() else []
-    kept = {file: json.loads(file.read_text()) for file in work.glob("*.json")}
+    earlier = read_results(results) if results.is_file() else []
+    kept = {file: read_results(file) for file in work.glob("*.json")}
     asked = [run for run in earlier if run["world"] in worlds]
     for place, runs in ((f"`--output`: {results}", asked), (f"`--work`: {work}", kept.values())):
         for run in runs:
@@ -208,6 +211,13 @@ def restore(results: Path, worlds: list[str], work: Path, preset: Preset) -> lis
         if run["world"] in worlds and file not in kept:
             replace_file(file, (json.dumps(run, indent=2) + "\n").encode())
     return [run for file, run in files.items() if run["world"] not in worlds and file not in kept]
+
+
+def read_results(file: Path) -> list[dict] | dict:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}): mend it, or remove it.") from error
 
 
 def make_base(world: str, work: Path) -> None:

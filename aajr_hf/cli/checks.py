@@ -15,6 +15,7 @@ from trl import ModelConfig
 from ..training.checkpoints import newest_checkpoint, why_not_whole
 from ..training.config import AAJRConfig
 from .errors import UserError, one_line
+from .options import check_seed
 from .worlds import world_for
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
     if not arguments.model_name_or_path:
         raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
     _check_places(config)
+    check_seeds(arguments, config)
     if arguments.environment is not None:
         world_for([arguments.model_name_or_path], arguments.environment, "`environment`")
     if arguments.environment_examples < 1:
@@ -73,6 +75,18 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
     return resume
+
+
+def check_seeds(arguments: TrainArguments, config: AAJRConfig) -> None:
+    """
+    Refuse what no generator takes.
+
+    Raises:
+        UserError: names the field.
+    """
+    check_seed(config.seed, "seed")
+    check_seed(config.data_seed or 0, "data_seed")
+    check_seed(arguments.environment_seed, "environment_seed")
 
 
 def _check_places(config: AAJRConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from . import evaluate_tool_calls as tool_calls
 from .errors import UserError, user_errors
 from .measuring import load_agents, measure_each, weights_of
+from .options import check_output, check_seed
 from .parsing import ArgumentParser
 from .worlds import WORLD_HELP, world_for
 
@@ -117,10 +118,7 @@ def check_measurement(arguments) -> None:
     for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
-    if arguments.seed < 0:
-        raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise UserError(f"`--output`: {arguments.output} is a file; give another folder.")
+    check_seed(arguments.seed, "--seed")
     if not 0 < arguments.epsilon < float("inf"):
         raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
@@ -128,6 +126,7 @@ def check_measurement(arguments) -> None:
     if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
         raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
     _check_attacks(arguments)
+    check_output(arguments.output, "--output")
 
 
 def _check_attacks(arguments) -> None:
@@ -207,6 +206,7 @@ def measure(
     agents = load_agents(models)
     with user_errors():
         source = None if transfer_from is None else load_agent(transfer_from)
+        budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
     rows = held_out_rows(world, examples, seed=settings.seed)
     _check_agents(agents, rows, settings, source)
     runs = measure_each(
@@ -217,7 +217,7 @@ def measure(
             model,
             tokenizer,
             rows,
-            replace(settings, budget=settings.budget or budget_of(models[name])),
+            replace(settings, budget=budgets[name]),
             on_progress=on_progress,
             transfer_from=None if source is None else source[0],
         ),

@@ -13,6 +13,7 @@ from ..environments import WORLDS
 from ..training.formats import FORMATS
 from .data import load_data, split
 from .errors import UserError, user_errors
+from .options import check_seed
 from .parsing import ArgumentParser
 from .train import TrainArguments
 
@@ -83,8 +84,7 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("steps", "examples"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
-    if arguments.seed < 0:
-        raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
+    check_seed(arguments.seed, "--seed")
     if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
         raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
     if not os.access(home := _home(arguments.output), os.W_OK) or not home.is_dir():

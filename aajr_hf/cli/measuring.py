@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .errors import user_errors
+from .errors import UserError, user_errors
 
 
 def load_agents(models: dict[str, str]) -> dict[str, tuple[Any, Any]]:
@@ -37,11 +38,13 @@ def measure_each(
         measure: From a name, its model, its tokenizer and a function that it calls `steps` times, to numbers.
 
     Raises:
-        UserError: for an agent that cannot be attacked.
+        UserError: for an agent that cannot be attacked, and for what its training left that cannot be read.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    # First, so that a damaged file is found before minutes are spent.
+    seconds = {name: _train_seconds(models[name]) for name in agents}
     runs: dict[str, dict[str, Any]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -49,7 +52,7 @@ def measure_each(
             task = progress.add_task(f"Attacking {name}", total=steps)
             with user_errors():
                 numbers = measure(name, model, tokenizer, lambda task=task: progress.advance(task))
-            runs[name] = numbers | {"train_seconds": _train_seconds(models[name])}
+            runs[name] = numbers | {"train_seconds": seconds[name]}
     return runs
 
 
@@ -62,4 +65,12 @@ def weights_of(models: dict[str, str]) -> dict[str, Any]:
 
 def _train_seconds(path: str) -> float | None:
     file = Path(path) / "train_results.json"
-    return json.loads(file.read_text()).get("train_runtime") if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        seconds = json.loads(file.read_text(encoding="utf-8")).get("train_runtime")
+        if seconds is not None and not math.isfinite(seconds):
+            raise ValueError(f"`train_runtime` is {seconds}")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} holds no results of a training ({error}): remove it, or give another run.") from error
+    return seconds

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..training.config import AAJRConfig
+from .checks import check_seeds
 from .data import load_data, split
 from .errors import UserError, user_errors
 from .launch import LaunchArguments
+from .options import check_output
 from .parsing import RecipeParser
 from .train import COMMON_FIELDS, TrainArguments
 
@@ -70,6 +72,7 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
     from ..evaluation.rank_report import rank_plot, rank_table
 
     _check(arguments, config)
+    check_seeds(data, config)
     with user_errors():
         trainer, base = _prepared(arguments, data, config)
     batches = iter(track(range(len(trainer.get_train_dataloader())), "Measuring", console=Console(stderr=True)))
@@ -101,6 +104,7 @@ def _check(arguments: RankArguments, config: AAJRConfig) -> None:
             raise UserError(f"`{name}` must be at least 1; got {getattr(arguments, name)}.")
     if config.regularizer != "aajr" or config.epsilon == 0:
         raise UserError("`config` must be the recipe of an agent with `regularizer` aajr and `epsilon` above 0.")
+    check_output(Path(arguments.output), "output")
 
 
 def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig):

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..environments import WORLDS
 from .errors import Interrupted, UserError, user_errors
+from .options import check_output, check_seed
 from .parsing import ArgumentParser
 from .worlds import WORLD_HELP, world_for
 
@@ -89,8 +90,7 @@ def _check(arguments) -> None:
     for name in ("episodes", "attack_steps", "attack_restarts", "batch_size"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
-    if arguments.seed < 0:
-        raise UserError(f"`--seed` must be at least 0; got {arguments.seed}.")
+    check_seed(arguments.seed, "--seed")
     if not 0 <= arguments.temperature < math.inf:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
     for name in ("epsilon", "attack_steps", "attack_restarts"):
@@ -102,11 +102,12 @@ def _check(arguments) -> None:
         raise UserError(f"`--attack` moves the embeddings of a model: give one as `--model`, not {SCRIPTED}.")
     if arguments.shock is not None and arguments.magnitude is None:
         raise UserError("`--shock` needs `--magnitude`: say how strong it is, in the units that --help states.")
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise UserError(f"`--output`: {arguments.output} is a file; give another folder.")
     picture = arguments.picture
     if picture is not None and (picture.suffix not in (".gif", ".png") or picture.is_dir()):
         raise UserError(f"`--picture` must be the name of a .gif or .png file; got {picture}.")
+    check_output(arguments.output, "--output")
+    if picture is not None:
+        check_output(picture.parent, "--picture")
 
 
 def simulate(arguments, name: str) -> None:
@@ -162,11 +163,12 @@ def _play(worlds: list[Any], players: list[Any], arguments, settings: dict, file
 
         seeds = episode_seeds(arguments.episodes, arguments.seed)
         for some in play(worlds, seeds, *players, transcript=arguments.transcript, on_step=watch):
-            if picture is not None and not records:
-                replace_file(picture, film.develop(picture.suffix))
+            is_first = not records
             records += [settings | record for record in some]
             # Anew each time: by one rename, so that no line is ever half there.
             replace_file(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
+            if picture is not None and is_first:
+                replace_file(picture, film.develop(picture.suffix))
 
 
 def _worlds(name: str, arguments) -> list[Any]:

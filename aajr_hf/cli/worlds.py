@@ -24,7 +24,7 @@ def world_for(models: Iterable[str], wanted: str | None, field: str = "`--env`")
         field: What it was asked for by.
 
     Raises:
-        UserError: for an unknown world, and for models of different ones.
+        UserError: for an unknown world, asked for or of a model, and for models of different ones.
     """
     if wanted is not None and wanted not in WORLDS:
         raise UserError(f"{field}: there is no world {wanted!r}: choose one of {', '.join(WORLDS)}.")
@@ -42,11 +42,21 @@ def world_for(models: Iterable[str], wanted: str | None, field: str = "`--env`")
 
 
 def _made_for(folder: Path) -> str | None:
-    """What the recipe of its run says, or else what `aajr init-agent` left in its configuration."""
+    """
+    What the recipe of its run says, or else what `aajr init-agent` left in its configuration.
+
+    Raises:
+        UserError: for a world that there is not: in another one the model would be measured on what it was not made for.
+    """
     for name, key in (("recipe.yaml", "environment"), ("config.json", "aajr_environment")):
         # Of a file that cannot be read, whoever loads the model says so.
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
             content = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
-            if isinstance(content, dict) and content.get(key) in WORLDS:
-                return content[key]
+            if isinstance(content, dict) and (world := content.get(key)) is not None:
+                if world not in list(WORLDS):  # a list, because YAML's values need not have a hash
+                    raise UserError(
+                        f"{folder / name}: `{key}` is {world!r}, and there is no such world: give an agent of one of "
+                        f"{', '.join(WORLDS)}."
+                    )
+                return world
     return None

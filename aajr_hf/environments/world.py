@@ -44,7 +44,7 @@ class TextWorld(ParallelEnv):
         agents: Number of agents.
         steps: Steps of an episode; the world's own number by default.
         shock: Kind of shock, one of `shocks`, that strikes after the first third of the episode; None for none.
-        magnitude: How strong it is, in the units that `shocks` states.
+        magnitude: How strong it is, in the units that `shocks` states, at least 1; 0 without a shock.
 
     Raises:
         ValueError: for a number of agents or steps, a shock or a magnitude that the world does not know; names the argument.
@@ -75,9 +75,11 @@ class TextWorld(ParallelEnv):
             raise ValueError(f"`steps` must be at least 1; got {steps}.")
         if shock is not None and shock not in self.shocks:
             raise ValueError(f"`shock` must be one of {', '.join(self.shocks)}; got {shock!r}.")
-        if not 0 <= magnitude <= _LARGEST_SHOCK or (magnitude > 0 and shock is None):
+        # A shock of no strength would be recorded as one that the agents withstood.
+        least, most = (0, 0) if shock is None else (1, _LARGEST_SHOCK)
+        if not least <= magnitude <= most:
             raise ValueError(
-                f"`magnitude` must be from 0 to {_LARGEST_SHOCK}, and 0 without a `shock`; got {magnitude}."
+                f"`magnitude` must be from 1 to {_LARGEST_SHOCK}, and 0 without a `shock`; got {magnitude}."
             )
         self.possible_agents = self._names(agents)
         self.agents: list[str] = []

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from ..training.adapters import load_adapter
 from ..training.checkpoints import INCOMPLETE
-from ..training.loading import load_tokenizer
+from ..training.loading import check_model_name, load_tokenizer
 
 
 def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -23,6 +23,7 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     Raises:
         OSError, ValueError: if there is no such model, or it has no tokenizer with a chat template.
     """
+    check_model_name(path)
     if Path(path).exists() and not Path(path).is_dir():
         raise ValueError(f"{path} is a file: give the model's folder.")
     if (Path(path) / INCOMPLETE).exists():
@@ -33,7 +34,9 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         else:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
     except (OSError, SafetensorError) as error:  # which, without a network, do not name what was asked for
-        raise OSError(f"{path} cannot be loaded: {error}") from error
+        check_model_name(path, tried=True)
+        nor_here = "" if Path(path).exists() else " (there is no such folder here, either)"
+        raise OSError(f"{path} cannot be loaded{nor_here}: {error}") from error
     tokenizer = load_tokenizer(path, padding_side="right")
     if tokenizer.chat_template is None:
         raise ValueError(f"The tokenizer of {path} has no chat template, so its prompts cannot be rendered.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def budget_of(folder: str | Path) -> float | None:
     otherwise.
 
     Raises:
-        ValueError: for a recipe that is none.
+        ValueError: for a recipe that is none, or whose budget is no finite number above 0.
     """
     file = Path(folder) / RECIPE
     if not file.is_file():
@@ -37,9 +38,12 @@ def budget_of(folder: str | Path) -> float | None:
     if budget is None or any(recipe.get(name, value) != value for name, value in measured.items()):
         return None
     try:
-        return float(budget)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file}: `amplification_budget` must be a number; got {budget!r}.") from error
+        number = float(budget)
+    except (ValueError, TypeError, OverflowError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{file}: `amplification_budget` must be a finite number above 0; got {budget!r}.")
+    return number
 
 
 def add_membership(

@@ -85,6 +85,9 @@ VALUES = [
     ({"environment_examples": 0}, "environment_examples"),
     ({"environment_examples": -5}, "environment_examples"),
     ({"environment_examples": "many"}, "environment_examples"),
+    ({"environment_seed": -1}, "`environment_seed` must be from 0"),
+    ({"seed": 2**32}, "`seed` must be from 0"),
+    ({"data_seed": 10**20}, "`data_seed` must be from 0"),
     ({"max_steps": "ten"}, "max_steps"),
     ({"learning_rate": "fast"}, "learning_rate"),
     ({"learning_rate": -1.0}, "learning_rate"),
@@ -296,7 +299,11 @@ def test_places_that_cannot_be_written_to(agent, tmp_path, refused):  # noqa: F8
     (tmp_path / "file").write_text("mine")
     assert "`output_dir`" in refused("train", "--config", recipe(tmp_path, agent, output_dir="file"))
     assert "`output_dir`" in refused("train", "--config", recipe(tmp_path, agent, output_dir="file/run"))
-    assert "`--output`" in refused("evaluate", agent, "--examples", "4", "--output", "file")
+    for output in ("file", "file/sub", "/proc/nope"):
+        for command in (["evaluate", "nowhere"], ["compare", "nowhere", "here"]):
+            assert f"`--output`: {output} cannot be written to" in refused(*command, "--output", output)
+    measured = ["rank", "--config", recipe(tmp_path, agent, regularizer="aajr"), "--model", "nowhere"]
+    assert "`output`: file/sub cannot be written to" in refused(*measured, "--output", "file/sub")
 
 
 OTHERS = [
@@ -305,6 +312,9 @@ OTHERS = [
     (["evaluate"], "MODEL"),
     (["evaluate", "a=x", "a=y"], "named 'a'"),
     (["evaluate", "nowhere", "--examples", "0"], "`--examples`"),
+    (["evaluate", "nowhere", "--seed", str(10**20)], "`--seed` must be from 0 to 4294967295"),
+    (["init-agent", "new", "--seed", str(2**32)], "`--seed` must be from 0 to 4294967295"),
+    (["rank", "--config", str(RECIPE), "--model", "nowhere", "--seed", str(2**32)], "`seed` must be from 0"),
     (["evaluate", "nowhere", "--epsilon", "-1"], "`--epsilon`"),
     (["evaluate", "nowhere", "--multiples", "nan"], "`--multiples`"),
     (["init-agent"], "required"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aajr_hf.cli.main import main
 from aajr_hf.environments import WORLDS, expert_rows
 from aajr_hf.training.base_agent import small_llama, train_tokenizer
+from aajr_hf.training.loading import load_tokenizer
 
-from .test_main import agent, fails  # noqa: F401
+from .test_bad_input import refused  # noqa: F401
+from .test_main import ROOT, agent, fails  # noqa: F401
 
 
 def untrained(folder, world):
@@ -72,3 +76,59 @@ def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_writt
     assert "`--transfer_from`" in message and "mine" in message and "other tokens" in message
     message = fails(capsys, "evaluate", str(agent), *attack, str(tmp_path / "gone"), "--output", str(report))
     assert "gone" in message and not report.exists()
+
+
+@pytest.mark.parametrize("name", ["/nonexistent/x", "./x", "~nobody/x", "../gone", ""])
+def test_a_folder_that_is_not_there_is_said_to_be_none(name, agent, refused):  # noqa: F811
+    recipe = ["--config", ROOT / "recipes" / "congestion" / "sft.yaml", "--use_cpu", "true"]
+    for command in (
+        ["evaluate", f"agent={name}"],
+        ["simulate", "--model", name],
+        ["simulate", "--model", agent, "--opponent", name],
+        ["train", *recipe, "--model_name_or_path", name],
+    ):
+        if name or command[0] != "train":  # which misses an empty one
+            assert f"There is no folder {name!r}: give the folder of a model" in refused(*command)
+
+
+def test_what_is_not_on_the_hub_is_said_not_to_be_here_either(tmp_path, monkeypatch, refused):  # noqa: F811
+    def fail(name, **_):
+        raise OSError("no network")
+
+    (tmp_path / "here").mkdir()
+    for loader in (AutoModelForCausalLM, AutoTokenizer):
+        monkeypatch.setattr(loader, "from_pretrained", fail)
+    for name in ("nowhere", "missing/folder"):
+        message = f"{name} cannot be loaded (there is no such folder here, either): no network"
+        assert message in refused("evaluate", name)
+    # A name of the Hub, too, but nearer.
+    assert "There is no folder 'here/x'" in refused("evaluate", "here/x")
+    with pytest.raises(ValueError, match="There is no folder 'here/x'"):
+        load_tokenizer("here/x")
+
+
+@pytest.fixture
+def copied(agent, tmp_path):  # noqa: F811
+    """An agent whose folder can be damaged."""
+    return shutil.copytree(agent, tmp_path / "copied")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Nothing is measured: a mistake is found before."""
+    monkeypatch.setattr("aajr_hf.evaluation.robustness.evaluate_agent", lambda *_, **__: pytest.fail("measured"))
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"train_runtime": 3', '{"train_runtime": "long"}', '{"train_runtime": NaN}']
+)
+def test_damaged_results_of_a_training_are_found_before_measuring(content, agent, copied, unmeasured, refused):  # noqa: F811
+    (copied / "train_results.json").write_text(content)
+    for command in (["evaluate"], ["compare", agent]):
+        assert "copied/train_results.json holds no results of a training" in refused(*command, copied)
+
+
+def test_a_budget_that_is_none_is_found_before_measuring(agent, copied, unmeasured, refused):  # noqa: F811
+    (copied / "recipe.yaml").write_text("amplification_budget: -5\n")
+    for models in ([copied], [agent, copied]):
+        assert "copied/recipe.yaml: `amplification_budget` must be a finite" in refused("evaluate", *models)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from aajr_hf.cli.main import main
-from aajr_hf.evaluation import simulation_players
+from aajr_hf.evaluation import simulation_picture, simulation_players
 
 from .test_bad_input import refused  # noqa: F401
 from .test_main import agent  # noqa: F401
@@ -107,6 +107,18 @@ def test_ctrl_c_keeps_the_episodes_that_were_over(tmp_path, monkeypatch, capsys)
     assert [path.name for path in Path("outputs/simulation").iterdir()] == ["episodes.jsonl"]
 
 
+def test_a_picture_that_cannot_be_drawn_loses_no_episode(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def fail(self, suffix):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(simulation_picture.Film, "develop", fail)
+    assert main(["simulate", "--model", "scripted", "--picture", "a.png", *SHORT, "--batch_size", "12"]) == 2
+    assert "no space left" in capsys.readouterr().err
+    assert len(Path("outputs/simulation/episodes.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,7 +129,8 @@ def test_ctrl_c_keeps_the_episodes_that_were_over(tmp_path, monkeypatch, capsys)
             "`--shock` must be one of demand_spike",
         ),
         (["--shock", "demand_spike"], "`--shock` needs `--magnitude`"),
-        (["--shock", "demand_spike", "--magnitude", "-1"], "`--magnitude` must be from 0"),
+        (["--shock", "demand_spike", "--magnitude", "-1"], "`--magnitude` must be from 1"),
+        (["--shock", "demand_spike", "--magnitude", "0"], "`--magnitude` must be from 1"),
         (["--shock", "demand_spike", "--magnitude", "much"], "argument --magnitude"),
         (["--magnitude", "2"], "without a `--shock`"),
         (["--agents", "1"], "`--agents` must be from 2 to 100"),
@@ -136,9 +149,13 @@ def test_ctrl_c_keeps_the_episodes_that_were_over(tmp_path, monkeypatch, capsys)
         (["--temperature", "-1"], "`--temperature`"),
         (["--temperature", "inf"], "`--temperature`"),
         (["--seed", "-1"], "`--seed`"),
+        (["--seed", "99999999999999999999"], "`--seed` must be from 0 to 4294967295"),
         (["--picture", "film.mp4"], "`--picture` must be the name of a .gif or .png file"),
         (["--opponent", "nowhere"], "nowhere"),
-        (["--output", "file"], "`--output`: file is a file"),
+        (["--output", "file"], "`--output`: file cannot be written to (File exists)"),
+        (["--output", "file/sub"], "`--output`: file/sub cannot be written to (Not a directory)"),
+        (["--output", "/proc/nope"], "`--output`: /proc/nope cannot be written to"),
+        (["--picture", "file/sub/a.gif"], "`--picture`: file/sub cannot be written to"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
@@ -38,6 +39,17 @@ def test_agents_of_another_world_are_refused(agents):
         world_for([agents["base"], agents["run"]], None)
     with pytest.raises(UserError, match="`--env`: there is no world 'atlantis': choose one of congestion"):
         world_for([], "atlantis")
+
+
+@pytest.mark.parametrize("world", ["mars", ["commons"], 5])
+@pytest.mark.parametrize("key", ["environment", "aajr_environment"])
+def test_agents_of_a_world_that_there_is_not_are_refused(key, world, agents, tmp_path):
+    name = "recipe.yaml" if key == "environment" else "config.json"
+    (tmp_path / "other" / name).write_text(json.dumps({key: world}))
+    known = "congestion, commons, hide_and_seek"
+    for wanted in (None, "congestion"):
+        with pytest.raises(UserError, match=f"other/{name}: `{key}` is {re.escape(repr(world))}.*{known}"):
+            world_for([agents["other"]], wanted)
 
 
 def test_a_recipe_of_another_world_than_its_model_is_refused(agents, tmp_path, capsys):

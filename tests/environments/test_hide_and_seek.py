@@ -79,7 +79,7 @@ def test_whom_a_mate_tells_of_a_seeker_knows_it_a_turn_later():
 @pytest.mark.parametrize(("magnitude", "moves"), [(0, 2), (1, 3), (2, 4), (6, 8)])
 def test_seekers_make_so_many_moves_in_four_turns(magnitude, moves):
     at = {"hider_0": (0, 10), "hider_1": (0, 10), "seeker_0": (0, 0), "seeker_1": (10, 0)}
-    env = small_world(at, steps=12, shock="faster_seeker", magnitude=magnitude)
+    env = small_world(at, steps=12, shock="faster_seeker" if magnitude else None, magnitude=magnitude)
     env.step_count = 4  # the first third is over
     made = 0
     for _ in range(4):

@@ -129,7 +129,7 @@ def test_a_malformed_answer_is_marked_and_plays_the_null_action(name):
 )
 def test_a_shock_changes_the_world_after_the_first_third_and_not_before(name, shock):
     def texts(magnitude):
-        env = WORLDS[name](steps=9, shock=shock, magnitude=magnitude)
+        env = WORLDS[name](steps=9, shock=shock if magnitude else None, magnitude=magnitude)
         seen = [env.reset(seed=5)[0]]
         while env.agents:
             seen.append(env.step(env.expert_actions())[0])
@@ -164,6 +164,14 @@ def test_a_world_is_drawn(name):
 def test_impossible_worlds_are_refused(name, arguments, field):
     with pytest.raises(ValueError, match=f"`{field}`"):
         WORLDS[name](**arguments)
+
+
+@EVERY_WORLD
+def test_a_shock_has_a_strength(name):
+    for magnitude in (0, 101):
+        with pytest.raises(ValueError, match="`magnitude` must be from 1 to 100"):
+            WORLDS[name](shock=next(iter(WORLDS[name].shocks)), magnitude=magnitude)
+    assert WORLDS[name](shock=None, magnitude=0).magnitude == 0
 
 
 def test_an_empty_dataset_is_refused():

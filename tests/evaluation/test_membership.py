@@ -104,6 +104,9 @@ def test_an_agents_own_budget(tmp_path, capsys):
         ("[", "cannot be read"),
         ("words", "not a mapping"),
         ("amplification_budget: much", "'much'"),
+        ("amplification_budget: -5", "above 0; got -5"),
+        ("amplification_budget: .inf", "above 0; got inf"),
+        ("amplification_budget: [5]", "above 0; got"),
     ):
         recipe.write_text(text)
         with pytest.raises(ValueError, match=f"recipe.yaml.*{message}"):

@@ -302,6 +302,24 @@ def test_runs_of_other_worlds_stay_as_they_are(tmp_path):
         restore(results, ["congestion"], work, preset)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for file in (tmp_path / "study.json", tmp_path / "run.json"):
+        file.write_text("[{")
+        with pytest.raises(ValueError, match=f"{file.name} cannot be read"):
+            restore(tmp_path / "study.json", ["commons"], tmp_path, PRESETS["smoke"])
+        file.unlink()
+
+
+@pytest.mark.parametrize("work", ["file", "file/sub"])
+def test_a_folder_that_cannot_be_made_is_one_line(work, tmp_path):
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, str(SCRIPTS / "study.py"), "--work", str(tmp_path / work)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert (
+        refused.returncode == 2 and refused.stderr.startswith("error: `--work`: ") and refused.stderr.count("\n") == 1
+    )
+
+
 def test_where_a_run_fails_the_others_are_not_begun(tmp_path):
     study = Study("smoke", tmp_path, 1, "cpu", 3)
     begun = []
