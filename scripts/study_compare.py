@@ -85,6 +85,11 @@ def against(ours: str, worlds: list[Methods]) -> str:
     for radius in RADII:
         at = f"worst case at {epsilon(radius)}"
         numbers |= {at: worst(radius), f"sampled {at}": sampled_worst(radius)}
+    return ahead(ours, worlds, numbers)
+
+
+def ahead(ours: str, worlds: list[Methods], numbers: dict[str, Callable[[dict], float]]) -> str:
+    """Differences to each baseline in some numbers of a run, by their headings."""
     rows = [
         [name, *(interval(_pooled(ours, name, worlds, number), sign=True) for number in numbers.values())]
         for name in _baselines(ours, worlds)

@@ -39,11 +39,14 @@ def _relative_norm(run: dict) -> float:
 
 
 def _kept(name: str, runs: list[dict], zero: list[dict]) -> str:
-    shares = [
-        f"{100 * statistics.mean(r[field] for r in runs) / statistics.mean(r[field] for r in zero):.0f} % {label}"
-        for label, field in SENSITIVITIES.items()
-    ]
-    return f"`{name}` leaves {', '.join(shares[:-1])} and {shares[-1].replace('%', '% of the')}"
+    ascent, random, norm = (
+        100 * statistics.mean(r[field] for r in runs) / statistics.mean(r[field] for r in zero)
+        for field in SENSITIVITIES.values()
+    )
+    return (
+        f"`{name}` leaves {ascent:.0f} % along the ascent, {random:.0f} % along random directions and {norm:.0f} % of the "
+        "spectral norm"
+    )
 
 
 def stability(final: Methods) -> str:

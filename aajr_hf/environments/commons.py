@@ -152,7 +152,7 @@ class CommonsEnv(TextWorld):
         `efficiency` (of what could have been caught from the first stock, year in, year out), `equality` (1 - Gini of
         the gains), `over_use` (share of catches beyond a share of what grows back); and `harvest`: of what experts would have
         caught in a month, the share that was, averaged over the months in which there was something to catch; none of it
-        once the lake is dead. A greedy newcomer's catch does not count there, but in all else. Whoever catches more than an
+        once the lake is dead. A greedy newcomer's catch counts in all but that. Whoever catches more than an
         expert would is seen in `over_use` and `gain`, and in `harvest` only by what it leaves for the months to come.
         """
         gains = np.array(self._gains)

@@ -242,6 +242,14 @@ def test_the_sensitivity_that_is_left_is_set_against_the_global_penalty():
     )
 
 
+def test_episodes_are_set_against_each_baseline_by_seed():
+    runs = [run("adversarial", seed, 95, 50) for seed in (0, 1)] + [run("aajr", seed, 95, 50) for seed in (0, 1)]
+    for ours in runs[2:]:
+        ours["shocked"]["faster_seeker"]["success"] = 0.8 + ours["seed"] / 10
+    # Differences of 10 and 20 points.
+    assert "| baseline | faster_seeker |\n| --- | ---: |\n| adversarial | +15.0 ± 63.5 |" in page(runs)
+
+
 def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
     lost = {name: value for name, value in run("aajr", 1, 0, 0).items() if "amplification" not in name} | {
         "diverged": True
