@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..environments import held_out_rows
+from ..evaluation.attacks.suite import ATTACKS
+from ..evaluation.results import new_results
+from ..evaluation.settings import TOKEN, RobustnessSettings
 from . import evaluate_tool_calls as tool_calls
 from .errors import UserError, user_errors
-from .measuring import load_agents, measure_each, weights_of
+from .measuring import load_agents, measure_together, weights_of
 from .options import check_output, check_seed
 from .parsing import ArgumentParser
+from .threat import add_threat, threat_of
+from .transfer import check_transfers, load_sources, make_surrogates
 from .worlds import WORLD_HELP, world_for
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
 attack, and how strongly their logits answer to perturbations. Prints a table; writes results.json, plots and a
-self-contained report.html.
+self-contained report.html. An agent withstands a radius where none of the attacks breaks its answer; each is attacked with what was found
+on the others, too.
 
     aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
-    aajr evaluate outputs/agent --attacks random token --sanity     # can the attack itself be trusted?
+    aajr evaluate outputs/agent --surrogate                 # alone: attacked in place of a smoother copy of itself, too
     aajr evaluate outputs/caller --dataset_name data/bfcl --dataset_format bfcl     # are its tool calls valid, and right?
 """
 
@@ -40,7 +49,7 @@ def run(argv: list[str]) -> int:
         tool_calls.evaluate(models, arguments)
         return 0
     world = world_for(models.values(), arguments.environment)
-    evaluate(models, arguments.output, settings_of(arguments), arguments.examples, world, arguments.transfer_from)
+    evaluate(models, arguments, world)
     return 0
 
 
@@ -48,37 +57,46 @@ def add_measurement(parser: ArgumentParser) -> None:
     """The options that say what is measured, and how hard the adversary tries."""
     parser.add_argument("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
     parser.add_argument(
-        "--epsilon",
-        type=float,
-        default=0.25,
-        help="training radius, in mean norms of the prompt's embeddings (default: %(default)s)",
-    )
-    parser.add_argument(
         "--multiples",
         type=float,
         nargs="+",
-        default=[0.5, 1.0, 2.0],
-        help="attack radii, in multiples of --epsilon (default: 0.5 1 2)",
+        default=[0.5, 1.0, 1.5],
+        help="attack radii, in multiples of --epsilon (default: 0.5 1 1.5)",
     )
     parser.add_argument("--examples", type=int, default=256, help="held-out observations (default: %(default)s)")
-    parser.add_argument("--attack_steps", type=int, default=20, help="steps of each ascent (default: %(default)s)")
-    parser.add_argument("--attack_restarts", type=int, default=3, help="ascents per example (default: %(default)s)")
     parser.add_argument(
         "--attacks",
         nargs="+",
-        default=["pga"],
         metavar="ATTACK",
-        help="of pga, random (points), transfer (from another model), token (other numbers in the observation); pga always "
-        "runs (default: pga)",
+        help=f"of {', '.join(names())} (default: all but {TOKEN}, which writes other numbers into the observation)",
     )
-    parser.add_argument("--transfer_from", metavar="MODEL", help="model on which the attack transfer is made")
+    parser.add_argument("--attack_steps", type=int, default=10, help="steps of each ascent (default: %(default)s)")
+    parser.add_argument(
+        "--attack_restarts",
+        type=int,
+        default=1,
+        help="ascents per attack, the first without perturbation, the others from random points (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="let every attack see every example, to show what each alone leaves; otherwise it sees those that are not broken yet",
+    )
+    parser.add_argument(
+        "--transfer_from",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="further models whose perturbations are tried on the agents",
+    )
+    parser.add_argument(
+        "--surrogate",
+        action="store_true",
+        help="make a smoother copy of each agent, by a few dozen steps with a strong penalty, and try its perturbations on the agents; "
+        "kept beside the results",
+    )
     parser.add_argument(
         "--token_trials", type=int, default=64, help="substitutions per example, for token (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--sanity",
-        action="store_true",
-        help="check that the attack does what one must: attack with fewer steps and without a bound, too",
     )
     parser.add_argument(
         "--budget",
@@ -88,22 +106,26 @@ def add_measurement(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--batch_size", type=int, help="examples per forward (default: 128; of tool calls, 16)")
     parser.add_argument("--seed", type=int, default=0, help="of observations and attack (default: %(default)s)")
+    add_threat(parser)
 
 
-def settings_of(arguments):
-    """The [`RobustnessSettings`] of these options."""
-    from ..evaluation.settings import RobustnessSettings
+def names() -> tuple[str, ...]:
+    """Of all attacks."""
+    return (*ATTACKS, TOKEN)
 
+
+def settings_of(arguments, models: Iterable[str]) -> RobustnessSettings:
+    """What these options ask for, of these models."""
     return RobustnessSettings(
-        train_epsilon=arguments.epsilon,
+        threat=threat_of(arguments, models),
         multiples=tuple(arguments.multiples),
+        attacks=tuple(ATTACKS) if arguments.attacks is None else tuple(n for n in names() if n in arguments.attacks),
         attack_steps=arguments.attack_steps,
         attack_restarts=arguments.attack_restarts,
+        exhaustive=arguments.exhaustive,
         batch_size=arguments.batch_size or 128,
         seed=arguments.seed,
-        attacks=tuple(dict.fromkeys(("pga", *arguments.attacks))),
         token_trials=arguments.token_trials,
-        sanity=arguments.sanity,
         budget=arguments.budget,
     )
 
@@ -119,33 +141,18 @@ def check_measurement(arguments) -> None:
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     check_seed(arguments.seed, "--seed")
-    if not 0 < arguments.epsilon < float("inf"):
-        raise UserError(f"`--epsilon` must be a finite number above 0; got {arguments.epsilon}.")
+    if arguments.epsilon == 0:
+        raise UserError("`--epsilon` must be above 0: it is the unit of the radii.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
         raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
     if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
         raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
-    _check_attacks(arguments)
-    check_output(arguments.output, "--output")
-
-
-def _check_attacks(arguments) -> None:
-    from ..evaluation.settings import ATTACKS
-
-    for attack in arguments.attacks:
-        if attack not in ATTACKS:
+    for attack in arguments.attacks or ():
+        if attack not in names():
             raise UserError(
-                f"`--attacks`: there is no attack {attack!r}: choose of {', '.join(ATTACKS)}, and name models first."
+                f"`--attacks`: there is no attack {attack!r}: choose of {', '.join(names())}, and name models first."
             )
-    if "transfer" in arguments.attacks and arguments.transfer_from is None:
-        raise UserError("`--attacks transfer` needs `--transfer_from MODEL`, on which its perturbations are made.")
-    if "transfer" not in arguments.attacks and arguments.transfer_from is not None:
-        raise UserError("`--transfer_from` is for the attack transfer: add it to `--attacks`.")
-    if arguments.sanity and arguments.attack_steps < 4:
-        raise UserError(
-            f"`--sanity` attacks with a quarter of the steps, too: `--attack_steps` must be at least 4; "
-            f"got {arguments.attack_steps}."
-        )
+    check_output(arguments.output, "--output")
 
 
 def by_name(models: list[str]) -> dict[str, str]:
@@ -184,57 +191,49 @@ def with_averages(models: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def measure(
-    models: dict[str, str], settings, examples: int, world: str, transfer_from: str | None = None
-) -> dict[str, Any]:
+def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
     """
-    Evaluate models, by name, in a world. The attack transfer is made on the model `transfer_from`.
+    Evaluate models, by name, in a world, with the options of [`add_measurement`].
 
     Returns:
-        The results: `{"runs": {name: numbers}, "train_epsilon": ..., "settings": {...}}`.
+        The results, see [`~aajr_hf.evaluation.results`].
 
     Raises:
         UserError: for a model that cannot be loaded or attacked.
     """
-    from dataclasses import asdict, replace
-
-    from ..environments import held_out_rows
-    from ..evaluation.agents import load_agent
     from ..evaluation.membership import budget_of
-    from ..evaluation.robustness import evaluate_agent
+    from ..evaluation.robustness import evaluate_agents, progress_steps
 
+    settings = settings_of(arguments, models.values())
+    rows = held_out_rows(world, arguments.examples, seed=settings.seed)
     agents = load_agents(models)
     with user_errors():
-        source = None if transfer_from is None else load_agent(transfer_from)
         budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
-    rows = held_out_rows(world, examples, seed=settings.seed)
-    _check_agents(agents, rows, settings, source)
-    runs = measure_each(
-        agents,
+    sources = load_sources(arguments.transfer_from, agents)
+    if TOKEN in settings.attacks:
+        _check_numbers(agents, rows)
+    if arguments.surrogate:
+        sources |= make_surrogates(agents, models, world, settings, arguments.output)
+    check_transfers(agents, sources, rows)
+    runs = measure_together(
         models,
-        settings.progress_steps(examples),
-        lambda name, model, tokenizer, on_progress: evaluate_agent(
-            model,
-            tokenizer,
-            rows,
-            replace(settings, budget=budgets[name]),
-            on_progress=on_progress,
-            transfer_from=None if source is None else source[0],
+        progress_steps(settings, len(rows)),
+        lambda on_progress: evaluate_agents(
+            agents, rows, settings, sources=sources, budgets=budgets, on_progress=on_progress
         ),
     )
-    recorded = {"environment": world, "examples": examples} | weights_of(models) | asdict(settings)
+    recorded = {"environment": world, "examples": arguments.examples} | weights_of(models) | asdict(settings)
+    threat = recorded.pop("threat")
     if settings.budget is None:  # each has its own
         del recorded["budget"]
-    if transfer_from is not None:
-        recorded["transfer_from"] = transfer_from
-    return {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
+    if sources:
+        recorded["transfer_from"] = list(sources)
+    return new_results(runs, threat, recorded)
 
 
-def evaluate(
-    models: dict[str, str], output: Path, settings, examples: int, world: str, transfer_from: str | None = None
-) -> None:
+def evaluate(models: dict[str, str], arguments, world: str) -> None:
     """
-    [`measure`], write `results.json`, plots and `report.html` into `output` and print the tables.
+    [`measure`], write `results.json`, plots and `report.html` into `--output` and print the tables.
 
     Raises:
         UserError: for a model that cannot be loaded or attacked; nothing is written then.
@@ -246,7 +245,7 @@ def evaluate(
     from ..evaluation.report import results_table, summary_sentences, write_json, write_report
     from ..evaluation.stability_report import stability_tables
 
-    results = measure(models, settings, examples, world, transfer_from)
+    results, output = measure(models, arguments, world), arguments.output
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
@@ -261,17 +260,10 @@ def evaluate(
     printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
 
 
-def _check_agents(agents: dict, rows: list[dict[str, Any]], settings, source) -> None:
-    """Whether each agent can be attacked as asked for, before any of them is."""
-    from ..evaluation.other_attacks import check_transfer
-    from ..evaluation.token_attack import number_substitutions
+def _check_numbers(agents: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Whether the attack `token` can be made on each agent, before any is attacked."""
+    from ..evaluation.attacks.tokens import number_substitutions
 
-    for name, agent in agents.items():
-        try:
-            if source is not None:
-                check_transfer(source, agent, rows)
-        except ValueError as error:
-            raise UserError(f"`--transfer_from`: no perturbation transfers to {name}: {error}.") from error
-        if "token" in settings.attacks:
-            with user_errors():
-                number_substitutions(agent[1], rows)
+    for _, tokenizer in agents.values():
+        with user_errors():
+            number_substitutions(tokenizer, rows)

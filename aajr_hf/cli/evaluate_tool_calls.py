@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..evaluation.results import new_results
+from ..evaluation.tool_call_robustness import ON_CALLS, ToolCallSettings, evaluate_tool_calls
+from ..evaluation.tool_caller import ToolCaller
 from ..training.formats import FORMATS
-from ..training.roles import OBSERVED_ROLES
 from .errors import UserError, user_errors
 from .measuring import load_agents, measure_each, weights_of
 from .parsing import ArgumentParser
+from .threat import threat_of
 from .tool_call_data import tool_call_rows
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
-_ONLY_HERE = (*_DATA, "skip_invalid_rows", "perturbed_tokens", "max_new_tokens")
-_ONLY_WORLDS = ("environment", "attacks", "transfer_from", "token_trials", "sanity", "budget")
+_ONLY_HERE = (*_DATA, "skip_invalid_rows", "max_new_tokens")
+_ONLY_WORLDS = ("environment", "transfer_from", "surrogate", "token_trials", "budget")
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -27,12 +30,6 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument("--dataset_split", metavar="SPLIT", help="(default: test, or the only one)")
     group.add_argument(
         "--skip_invalid_rows", action="store_true", help="go on without malformed rows, which are counted and shown"
-    )
-    group.add_argument(
-        "--perturbed_tokens",
-        choices=("prompt", *OBSERVED_ROLES),
-        default="observation",
-        help="what the attack moves: what users and tools, or one of them, said, or all of the prompt (default: %(default)s)",
     )
     group.add_argument(
         "--max_new_tokens", type=int, help="of an answer (default: twice those of the reference answer, and 32)"
@@ -55,6 +52,9 @@ def check_options(arguments, parser: ArgumentParser) -> None:
                 if on_data
                 else f"`{option}` is for tool calls: give `--dataset_name`, too."
             )
+    for attack in (arguments.attacks or ()) if on_data else ():
+        if attack not in ON_CALLS:
+            raise UserError(f"`--attacks` on tool calls: choose of {', '.join(ON_CALLS)}; got {attack}.")
     if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
         raise UserError(f"`--max_new_tokens` must be at least 1; got {arguments.max_new_tokens}.")
 
@@ -71,14 +71,14 @@ def evaluate(models: dict[str, str], arguments) -> None:
     from rich.console import Console
 
     from ..evaluation.tool_call_report import tool_call_sentences, tool_call_tables, write_tool_call_report
-    from ..evaluation.tool_call_robustness import ToolCaller, ToolCallSettings, evaluate_tool_calls
 
     settings = ToolCallSettings(
-        train_epsilon=arguments.epsilon,
+        threat=threat_of(arguments, models.values(), perturbed_tokens="observation"),
         multiples=tuple(arguments.multiples),
+        attacks=tuple(name for name in ON_CALLS if name in (arguments.attacks or ON_CALLS)),
         attack_steps=arguments.attack_steps,
         attack_restarts=arguments.attack_restarts,
-        perturbed_tokens=arguments.perturbed_tokens,
+        exhaustive=arguments.exhaustive,
         max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.batch_size or ToolCallSettings.batch_size,
         seed=arguments.seed,
@@ -100,7 +100,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     )
     data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
     recorded = data | {"examples": len(rows)} | weights_of(models) | asdict(settings)
-    results = {"runs": runs, "train_epsilon": settings.train_epsilon, "settings": recorded}
+    results = new_results(runs, recorded.pop("threat"), recorded)
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)

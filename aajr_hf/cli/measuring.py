@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def measure_each(
     measure: Callable[[str, Any, Any, Callable[[], None]], dict[str, Any]],
 ) -> dict[str, dict[str, Any]]:
     """
-    The numbers of each agent by its name, and how long it was trained.
+    The numbers of each agent by its name, one after the other, and how long it was trained.
 
     Args:
         measure: From a name, its model, its tokenizer and a function that it calls `steps` times, to numbers.
@@ -40,20 +41,38 @@ def measure_each(
     Raises:
         UserError: for an agent that cannot be attacked, and for what its training left that cannot be read.
     """
+    return measure_together(
+        models,
+        steps,
+        lambda on_progress: {
+            name: measure(name, *agent, functools.partial(on_progress, name)) for name, agent in agents.items()
+        },
+    )
+
+
+def measure_together(
+    models: dict[str, str], steps: int, measure: Callable[[Callable[[str], None]], dict[str, dict[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """
+    The numbers of all agents by name, and how long each was trained.
+
+    Args:
+        models: Folders or Hub names, by name.
+        measure: From a function that it calls with each name `steps` times, to numbers by name.
+
+    Raises:
+        UserError: as [`measure_each`].
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     # First, so that a damaged file is found before minutes are spent.
-    seconds = {name: _train_seconds(models[name]) for name in agents}
-    runs: dict[str, dict[str, Any]] = {}
+    seconds = {name: _train_seconds(path) for name, path in models.items()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        for name, (model, tokenizer) in agents.items():
-            task = progress.add_task(f"Attacking {name}", total=steps)
-            with user_errors():
-                numbers = measure(name, model, tokenizer, lambda task=task: progress.advance(task))
-            runs[name] = numbers | {"train_seconds": seconds[name]}
-    return runs
+    with Progress(*columns, console=Console(stderr=True)) as progress, user_errors():
+        tasks = {name: progress.add_task(f"Attacking {name}", total=steps) for name in models}
+        runs = measure(lambda name: progress.advance(tasks[name]))
+    return {name: runs[name] | {"train_seconds": seconds[name]} for name in models}
 
 
 def weights_of(models: dict[str, str]) -> dict[str, Any]:

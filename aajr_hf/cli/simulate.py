@@ -7,23 +7,26 @@ import json
 import math
 import re
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..environments import WORLDS
+from ..evaluation.simulation_players import ALONE, SUITE
 from .errors import Interrupted, UserError, user_errors
 from .options import check_output, check_seed
 from .parsing import ArgumentParser
+from .threat import FIELDS, add_threat, threat_of
 from .worlds import WORLD_HELP, world_for
 
 SCRIPTED = "scripted"
 FILE = "episodes.jsonl"
 DESCRIPTION = """Play whole episodes of a world: agents read, answer in text, and what they do changes what all read next. With
-`--shock`, the world fails after a third of the episode; with `--attack pga`, an adversary moves the embeddings of
+`--shock`, the world fails after a third of the episode; with `--attack`, an adversary moves the embeddings of
 every prompt of the model's. Prints a table of means over episodes; writes one JSON line an episode.
 
     aajr simulate --env congestion --model outputs/agent --shock capacity_drop --magnitude 6
-    aajr simulate --model outputs/agent --attack pga --epsilon 0.25 --picture outputs/episode.gif
+    aajr simulate --model outputs/agent --attack suite --epsilon 0.25 --picture outputs/episode.gif
 """
 
 
@@ -34,7 +37,8 @@ def run(argv: list[str]) -> int:
     world = world_for(models, arguments.environment)
     if arguments.opponent is None and WORLDS[world].two_sided:
         arguments.opponent = SCRIPTED
-    for name, default in (("epsilon", 0.25), ("attack_steps", 20), ("attack_restarts", 1)):
+    arguments.threat = threat_of(arguments, models[:1])
+    for name, default in (("attack_steps", 10), ("attack_restarts", 1)):
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)
     simulate(arguments, world)
@@ -58,13 +62,12 @@ def _parser() -> ArgumentParser:
     add("--steps", type=int, help="steps of an episode (default: the world's)")
     add("--shock", metavar="KIND", help="shock that strikes after a third of each episode, one of those below")
     add("--magnitude", type=int, help="how strong it is, in its units")
-    add("--attack", choices=["pga"], help="projected gradient ascent on the embeddings of the model's prompts")
     add(
-        "--epsilon",
-        type=float,
-        help="radius of the attack, in mean norms of the prompt's embeddings (default: 0.25)",
+        "--attack",
+        choices=[*ALONE, SUITE],
+        help=f"move the embeddings of the model's prompts: by the loss of this name, random points, or all of these ({SUITE})",
     )
-    add("--attack_steps", type=int, help="steps of each ascent (default: 20)")
+    add("--attack_steps", type=int, help="steps of each ascent (default: 10)")
     add("--attack_restarts", type=int, help="ascents per prompt (default: 1)")
     add("--temperature", type=float, default=0.0, help="of sampling; 0 takes the most likely token (default: 0)")
     add("--batch_size", type=int, default=128, help="prompts per forward (default: %(default)s)")
@@ -77,6 +80,7 @@ def _parser() -> ArgumentParser:
     )
     add("--transcript", action="store_true", help=f"keep what everybody saw and said in {FILE}, too")
     add("--picture", type=Path, metavar="FILE", help="draw the first episode: a film (.gif) or four moments (.png)")
+    add_threat(parser)
     return parser
 
 
@@ -93,11 +97,9 @@ def _check(arguments) -> None:
     check_seed(arguments.seed, "--seed")
     if not 0 <= arguments.temperature < math.inf:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
-    for name in ("epsilon", "attack_steps", "attack_restarts"):
+    for name in (*FIELDS, "attack_steps", "attack_restarts"):
         if arguments.attack is None and getattr(arguments, name) is not None:
-            raise UserError(f"`--{name}` says how strong an attack is: give `--attack pga`, too.")
-    if arguments.epsilon is not None and not 0 <= arguments.epsilon < math.inf:
-        raise UserError(f"`--epsilon` must be a finite number of at least 0; got {arguments.epsilon}.")
+            raise UserError(f"`--{name}` says what an attack may do: give `--attack`, too.")
     if arguments.attack is not None and arguments.model == SCRIPTED:
         raise UserError(f"`--attack` moves the embeddings of a model: give one as `--model`, not {SCRIPTED}.")
     if arguments.shock is not None and arguments.magnitude is None:
@@ -190,7 +192,7 @@ def _players(arguments, world) -> list[Any]:
     load = functools.cache(load_agent)
     attack = None
     if arguments.attack is not None:
-        attack = AttackSettings(arguments.epsilon, arguments.attack_steps, arguments.attack_restarts)
+        attack = AttackSettings(arguments.threat, arguments.attack, arguments.attack_steps, arguments.attack_restarts)
 
     def player(path: str | None, attack: AttackSettings | None):
         if path in (None, SCRIPTED):
@@ -208,6 +210,6 @@ def _players(arguments, world) -> list[Any]:
 def _settings(arguments, name: str) -> dict[str, Any]:
     """What was asked for: in every line, so that lines of several runs can be read together."""
     kept = ["model", "opponent", "agents", "shock", "magnitude", "temperature", "attack"]
-    if arguments.attack is not None:
-        kept += ["epsilon", "attack_steps", "attack_restarts"]
-    return {"world": name} | {field: getattr(arguments, field) for field in kept}
+    kept += ["attack_steps", "attack_restarts"] if arguments.attack is not None else []
+    threat = asdict(arguments.threat) if arguments.attack is not None else {}
+    return {"world": name} | {field: getattr(arguments, field) for field in kept} | threat

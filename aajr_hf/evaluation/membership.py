@@ -13,10 +13,10 @@ from torch import Tensor
 from ..objective import AscentTrajectory, spectral_norm
 from ..training.policy import fixed_seed, forward_ad_ready
 from ..training.recipe import RECIPE, recipe_in
+from .attacks.target import Target
 from .means import Means
 from .settings import RobustnessSettings
 from .tables import text_table
-from .target import Target
 
 HEADERS = ("run", "budget", "in F_ad", "in F_gamma", "examples")
 

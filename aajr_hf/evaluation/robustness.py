@@ -1,35 +1,94 @@
-"""How well an agent does, how far an adversary can push it, and how strongly its logits answer: one model's numbers."""
+"""How well agents do, how far an adversary can push them, and how strongly their logits answer: the numbers of an evaluation."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..objective import (
-    AscentTrajectory,
-    PerturbationSet,
-    random_unit_direction,
-    spectral_norm,
-    squared_amplification,
-    trajectory_amplification,
-)
 from ..training.batch import AgentBatch
-from ..training.data import encode_examples
-from ..training.policy import AgentPolicy, fixed_seed, forward_ad_ready, frozen_parameters
-from ..training.stability import Stability
-from .attack import worst_case
+from ..training.policy import AgentPolicy, fixed_seed, frozen_parameters
+from .amplification import add_amplification
+from .attacks.run import Tallies, UnderAttack, attack_within, shown
+from .attacks.search import Search
+from .attacks.suite import ATTACKS
+from .attacks.target import Target, success
+from .batches import batches_by_length, read_batch
 from .means import Means
-from .membership import add_membership, examples_of
-from .other_attacks import OtherAttacks
-from .sanity import sanity_rules
-from .settings import RobustnessSettings
+from .membership import examples_of
+from .ray import add_ray, ray_numbers
+from .settings import TOKEN, RobustnessSettings, nearest_to_one
 from .stability import inner_ascent, stability_numbers
-from .target import Target, success
-from .token_attack import draw_substitutions, number_substitutions
+from .token_numbers import TokenAttack
+from .trust import SAMPLE, measure_trust, trust_rules
+
+Agent = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def evaluate_agents(
+    agents: dict[str, Agent],
+    rows: list[dict[str, Any]],
+    settings: RobustnessSettings,
+    *,
+    sources: dict[str, Agent] | None = None,
+    budgets: dict[str, float | None] | None = None,
+    on_progress: Callable[[str], None] = lambda name: None,
+) -> dict[str, dict[str, Any]]:
+    """
+    Measure agents on the same held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
+
+    Success means the expert's answer, to the token: greedy decoding gives it if every one of its tokens is the most
+    likely one after the tokens before it; sampling at temperature 1 gives it with the product of their probabilities,
+    which is averaged as it is, without drawing. An agent withstands a radius where no attack finds a perturbation within
+    it, or within a smaller one, that makes greedy decoding give another answer.
+
+    Args:
+        agents: Model and tokenizer, by name. Each is attacked with what was found on the others, too.
+        sources: More models whose perturbations are tried on the agents, and that are not measured themselves.
+        budgets: By name, gamma of F_ad and F_gamma in place of the settings'.
+        on_progress: Called with an agent's name, [`progress_steps`] times each.
+
+    Returns:
+        By name `examples`; `nominal_success`, `sampled_success`, `nominal_cost`; by multiple of epsilon `worst_case_success`,
+        `sampled_worst_case_success` (per example the least at a point that an attack visited), `worst_case_cost` (the greatest);
+        `outcomes`, the same four shares example by example, in the order of the rows; `attacks`: by attack and multiple how many
+        examples were `attacked` and `broken`, the `success` that is left after it and those before it, and where it attacked
+        all what it leaves `alone`; `gradients`, how many of an example the attacks took; `transferred_from`, the models whose
+        perturbations were tried; `trust` ([`trust_rules`]); `ray` ([`add_ray`]); what [`add_amplification`] adds;
+        `embedding_norm`; `stability` of the inner ascent; with the attack `token`, `token_attack`.
+
+    Raises:
+        ValueError: for rows that an agent's template or tokenizer cannot be attacked on, and if the attack `token` finds no numbers.
+    """
+    sources = sources or {}
+    measured = {
+        name: _Measured(name, agent, rows, replace(settings, budget=(budgets or {}).get(name, settings.budget)))
+        for name, agent in agents.items()
+    }
+    everybody = {name: agent.model for name, agent in measured.items()} | {
+        name: model.eval() for name, (model, _) in sources.items()
+    }
+    tokenizers = {name: tokenizer for name, (_, tokenizer) in (agents | sources).items()}
+    with contextlib.ExitStack() as stack:
+        for model in everybody.values():
+            stack.enter_context(frozen_parameters(model))
+        for numbers in batches_by_length(next(iter(tokenizers.values())), rows, settings.batch_size):
+            some = [rows[number] for number in numbers]
+            batches = {
+                name: read_batch(tokenizer, some, settings.threat.perturbed_tokens, everybody[name].device)
+                for name, tokenizer in tokenizers.items()
+            }
+            _attack_batch(everybody, batches, numbers, settings, measured, on_progress)
+        for agent in measured.values():
+            agent.check_attacks(rows[:SAMPLE])
+            on_progress(agent.name)
+    return {name: agent.result() for name, agent in measured.items()}
 
 
 def evaluate_agent(
@@ -38,60 +97,14 @@ def evaluate_agent(
     rows: list[dict[str, Any]],
     settings: RobustnessSettings,
     on_progress: Callable[[], None] = lambda: None,
-    transfer_from: PreTrainedModel | None = None,
 ) -> dict[str, Any]:
-    """
-    Measure one agent on held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
+    """[`evaluate_agents`] of one agent alone."""
+    return evaluate_agents({"": (model, tokenizer)}, rows, settings, on_progress=lambda name: on_progress())[""]
 
-    Success means the expert's answer, to the token: greedy decoding gives it if every one of its tokens is the most
-    likely one after the tokens before it; sampling at temperature 1 gives it with the product of their probabilities,
-    which is averaged as it is, without drawing. Worst cases are taken at the perturbation with the highest expected
-    system cost that the attack finds.
 
-    Args:
-        transfer_from: Model of the attack `transfer`, for which [`check_transfer`] holds.
-
-    Returns:
-        `nominal_success`, `sampled_success`, `worst_case_success`, `sampled_worst_case_success` (percent; the latter two
-        by multiple of the training epsilon), `nominal_cost`, `worst_case_cost` (expected system cost), `amplification`
-        (mean `||J u_t||` of the logits along ascent directions), `amplification_profile` (the same at each point t of the
-        ascent), `random_amplification` (along random directions), `spectral_norm`, `embedding_norm` and `examples`;
-        `stability` of that ascent ([`stability_numbers`]); of the attacks beside PGA, `attacks` ([`OtherAttacks`]); where some
-        were asked for, `sanity` ([`sanity_rules`]); where there is a budget, `membership`: it, and the percent of `examples` that
-        are within it `along_ascent` (F_ad) and `everywhere` (F_gamma), see [`add_membership`].
-
-    Raises:
-        ValueError: if the attack `transfer` has no model, or the attack `token` finds no numbers.
-    """
-    if "transfer" in settings.attacks and transfer_from is None:
-        raise ValueError("The attack `transfer` needs a model to make its perturbations on.")
-    model = model.eval()
-    substitutions = number_substitutions(tokenizer, rows) if "token" in settings.attacks else None
-    totals, stabilities = Means(), []
-    others = OtherAttacks(settings, totals, on_progress, transfer_from)
-    with fixed_seed(model.device, settings.seed), frozen_parameters(model), contextlib.ExitStack() as stack:
-        if transfer_from is not None:
-            stack.enter_context(frozen_parameters(transfer_from.eval()))
-        for start, batch in _batches(tokenizer, rows, settings.batch_size, model.device):
-            target = Target(model, batch)
-            stabilities.append(_measure_batch(target, settings, totals, on_progress))
-            trials = None
-            if substitutions is not None:
-                drawn = enumerate(substitutions[start : start + len(batch)], start)
-                trials = [
-                    draw_substitutions(all_of_row, settings.token_trials, settings.seed + row)
-                    for row, all_of_row in drawn
-                ]
-            # With random numbers of their own: PGA's are the same whatever else is measured.
-            with fixed_seed(model.device, settings.seed + start):
-                others.measure(target, trials)
-    numbers = totals.result() | {"examples": len(rows)}
-    numbers["amplification_profile"] = list(numbers["amplification_profile"].values())
-    if settings.budget is not None:
-        numbers["membership"] |= {"budget": settings.budget, "examples": examples_of(settings, len(rows))}
-    numbers["stability"] = stability_numbers(stabilities)
-    rules = sanity_rules(numbers)
-    return numbers | ({"sanity": rules} if rules else {})
+def progress_steps(settings: RobustnessSettings, examples: int) -> int:
+    """How often an evaluation reports progress on each agent."""
+    return -(-examples // settings.batch_size) * (len(settings.multiples) + 1) + 1
 
 
 @torch.no_grad()
@@ -99,64 +112,130 @@ def nominal_success(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], batch_size: int = 128
 ) -> float:
     """Percent of rows that greedy decoding answers as the expert does."""
-    model = model.eval()
-    found = [
-        success(AgentPolicy(model, batch)(), batch)[0]
-        for _, batch in _batches(tokenizer, rows, batch_size, model.device)
-    ]
+    model, found = model.eval(), []
+    for numbers in batches_by_length(tokenizer, rows, batch_size):
+        batch = read_batch(tokenizer, [rows[number] for number in numbers], "prompt", model.device)
+        found.append(success(AgentPolicy(model, batch)(), batch)[0])
     return 100 * float(torch.cat(found).mean())
 
 
-def _measure_batch(target: Target, settings: RobustnessSettings, totals: Means, on_progress) -> Stability:
-    origin, mask = target.origin, target.batch.perturbable
-    totals.add(target.scale, "embedding_norm")
-    nominal = target.outcome(origin)
-    totals.add(100 * nominal.greedy, "nominal_success")
-    totals.add(100 * nominal.sampled, "sampled_success")
-    totals.add(nominal.cost, "nominal_cost")
-    for multiple in settings.multiples:
-        ball = PerturbationSet(multiple * settings.train_epsilon * target.scale)
-        steps, restarts = settings.attack_steps, settings.attack_restarts
-        delta, _ = worst_case(target.cost, origin, ball, mask=mask, steps=steps, restarts=restarts)
-        worst = target.outcome(delta)
-        totals.add(100 * worst.greedy, "worst_case_success", f"{multiple:g}")
-        totals.add(100 * worst.sampled, "sampled_worst_case_success", f"{multiple:g}")
-        totals.add(worst.cost, "worst_case_cost", f"{multiple:g}")
-        on_progress()
-    trajectory, stability = inner_ascent(target, settings)
-    _measure_amplification(target, trajectory, settings, totals)
-    on_progress()
-    return stability
+class _Measured:
+    """What has been measured of one agent, batch by batch."""
 
+    def __init__(self, name: str, agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings):
+        self.name, self.model, self.tokenizer, self.settings = name, agent[0].eval(), agent[1], settings
+        self.totals, self.tallies, self.stabilities = Means(), Tallies(), []
+        self.shares: dict[tuple[str, ...], Tensor] = {}
+        self.examples, self.gradients = len(rows), 0
+        self.others: set[str] = set()
+        self.trust: dict[str, Any] = {}
+        wanted = TOKEN in settings.attacks
+        self.token = TokenAttack(self.tokenizer, rows, settings, self.totals) if wanted else None
 
-def _measure_amplification(
-    target: Target, trajectory: AscentTrajectory, settings: RobustnessSettings, totals: Means
-) -> None:
-    policy, origin, mask = target.policy, target.origin, target.batch.perturbable
-    with forward_ad_ready(target.model), torch.no_grad():
-        along_ascent = trajectory_amplification(policy, origin, trajectory).sqrt()
-        totals.add(along_ascent, "amplification")
-        for t, values in enumerate(along_ascent):
-            totals.add(values, "amplification_profile", str(t))
-        random = random_unit_direction(origin, mask)
-        totals.add(squared_amplification(policy, origin, random).sqrt(), "random_amplification")
-    few = torch.arange(min(settings.spectral_examples, len(target.batch)))
-    with forward_ad_ready(target.model):
-        norms = spectral_norm(
-            policy.select(few),
-            origin[few],
-            iterations=settings.power_iterations,
-            mask=mask[few],
+    def add_share(self, values: Tensor, numbers: list[int], *names: str) -> None:
+        """A share's values (B,) on the rows of these numbers."""
+        whole = self.shares.setdefault(names, torch.zeros(self.examples, dtype=torch.float64))
+        whole[numbers] = values.double().cpu()
+
+    def add_nominal(self, target: Target, numbers: list[int]) -> None:
+        nominal = target.outcome(target.origin)
+        self.totals.add(target.scale, "embedding_norm")
+        self.totals.add(nominal.cost, "nominal_cost")
+        self.add_share(nominal.greedy, numbers, "nominal_success")
+        self.add_share(nominal.sampled, numbers, "sampled_success")
+
+    def add_worst(self, attacked: UnderAttack, numbers: list[int], multiple: str) -> None:
+        search = attacked.search
+        self.add_share(1 - search.broken.double(), numbers, "worst_case_success", multiple)
+        self.add_share(search.sampled, numbers, "sampled_worst_case_success", multiple)
+        self.totals.add(search.cost, "worst_case_cost", multiple)
+        self.gradients += search.gradients
+
+    def add_the_rest(self, target: Target, numbers: list[int]) -> None:
+        trajectory, stability = inner_ascent(target, self.settings)
+        self.stabilities.append(stability)
+        # With random numbers of its own: they are the same whatever else is measured.
+        with fixed_seed(self.model.device, self.settings.seed + numbers[0]):
+            add_amplification(target, trajectory, self.settings, self.totals)
+        if self.token is not None:
+            self.token.measure(target, numbers)
+
+    def check_attacks(self, rows: list[dict[str, Any]]) -> None:
+        batch = read_batch(self.tokenizer, rows, self.settings.threat.perturbed_tokens, self.model.device)
+        self.trust = measure_trust(
+            Target(self.model, batch, self.settings.threat), nearest_to_one(self.settings.multiples)
         )
-    totals.add(norms.detach(), "spectral_norm")
-    if settings.budget is not None:
-        add_membership(target, trajectory, along_ascent, settings, totals)
+
+    def result(self) -> dict[str, Any]:
+        numbers, outcomes = self.totals.result() | {"examples": self.examples}, {}
+        for (name, *multiple), values in self.shares.items():
+            if multiple:
+                numbers.setdefault(name, {})[multiple[0]] = 100 * float(values.mean())
+                outcomes.setdefault(name, {})[multiple[0]] = values.tolist()
+            else:
+                numbers[name], outcomes[name] = 100 * float(values.mean()), values.tolist()
+        numbers["amplification_profile"] = list(numbers["amplification_profile"].values())
+        numbers["ray"] = ray_numbers(numbers["ray"])
+        if self.settings.budget is not None:
+            examples = examples_of(self.settings, self.examples)
+            numbers["membership"] |= {"budget": self.settings.budget, "examples": examples}
+        numbers["stability"] = stability_numbers(self.stabilities)
+        numbers["attacks"] = {name: shown(by_radius, self.examples) for name, by_radius in self.tallies.items()}
+        numbers["trust"] = trust_rules(numbers["worst_case_success"], self.examples, self.tallies, self.trust)
+        more = {"gradients": self.gradients / self.examples, "transferred_from": sorted(self.others)}
+        return numbers | more | {"outcomes": outcomes}
 
 
-def _batches(
-    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], size: int, device: torch.device
-) -> Iterator[tuple[int, AgentBatch]]:
-    """The rows in batches, each with the index of its first row."""
-    for start in range(0, len(rows), size):
-        inputs = encode_examples(tokenizer, rows[start : start + size], candidates=True)
-        yield start, AgentBatch.from_inputs({name: value.to(device) for name, value in inputs.items()}, "prompt")
+def _attack_batch(
+    models: dict[str, PreTrainedModel],
+    batches: dict[str, AgentBatch],
+    numbers: list[int],
+    settings: RobustnessSettings,
+    measured: dict[str, _Measured],
+    on_progress: Callable[[str], None],
+) -> None:
+    how = {"steps": settings.attack_steps, "restarts": settings.attack_restarts}
+    new_search = functools.partial(Search, seeds=[settings.seed * 10**6 + number for number in numbers], **how)
+    attacked = {}
+    for name, model in models.items():
+        target = Target(model, batches[name], settings.threat)
+        tallies = measured[name].tallies if name in measured else None
+        attacked[name] = UnderAttack(target, new_search, tallies, settings.exhaustive)
+        if name in measured:
+            measured[name].add_nominal(target, numbers)
+    attacks = [attack for name, attack in ATTACKS.items() if name in settings.attacks]
+    groups = list(_of_same_tokens(attacked))
+    for multiple in sorted(settings.multiples):
+        for group in groups:
+            for model in group.values():
+                model.widen(multiple)
+            attack_within(group, attacks, f"{multiple:g}")
+        for name, agent in measured.items():
+            agent.add_worst(attacked[name], numbers, f"{multiple:g}")
+            if multiple == nearest_to_one(settings.multiples):
+                search = attacked[name].search
+                add_ray(attacked[name].target, search.to_boundary(search.delta) / multiple, agent.totals)
+            on_progress(name)
+    for group in groups:
+        for name in group.keys() & measured.keys():
+            measured[name].others |= group.keys() - {name}
+    for name, agent in measured.items():
+        agent.add_the_rest(attacked[name].target, numbers)
+        on_progress(name)
+
+
+def _of_same_tokens(attacked: dict[str, UnderAttack]) -> Iterator[dict[str, UnderAttack]]:
+    """The models in groups within which a perturbation of one is a perturbation of the other: same tokens, same width."""
+    groups: list[dict[str, UnderAttack]] = []
+    for name, model in attacked.items():
+        for group in groups:
+            other = next(iter(group.values())).target
+            if other.origin.shape == model.target.origin.shape and all(
+                torch.equal(getattr(other.batch, field).cpu(), getattr(model.target.batch, field).cpu())
+                for field in ("input_ids", "perturbable", "action_labels")
+            ):
+                group[name] = model
+                break
+        else:
+            groups.append({name: model})
+    return iter(groups)

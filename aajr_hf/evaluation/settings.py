@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-ATTACKS = ("pga", "random", "transfer", "token")
+from .attacks.suite import ATTACKS
+from .threat_model import ThreatModel
+
+# Rewrites the observation's text, beyond any radius: no perturbation within a ball, as those of [`ATTACKS`].
+TOKEN = "token"
 
 
 @dataclass(frozen=True)
 class RobustnessSettings:
     """
     Attributes:
-        train_epsilon: Radius of the l2 ball of training, in mean norms of the example's prompt embeddings.
-        multiples: Radii of the attack, in multiples of it.
-        attack_steps, attack_restarts: Strength of the attack on the expected system cost.
-        ascent_steps: Steps of the ascent along which amplification is measured, at the training radius.
+        threat: What the adversary may do.
+        multiples: Radii of the attacks, in multiples of its epsilon.
+        attacks: Names from [`ATTACKS`], and `token`.
+        attack_steps, attack_restarts: Of each ascent, and how many ascents each attack makes: the first from no perturbation.
+        exhaustive: Whether every attack sees every example, and not only those that are not broken yet.
+        ascent_steps: Steps of the ascent along which amplification is measured, at epsilon.
         spectral_examples, power_iterations: Examples and iterations of the spectral norm.
         batch_size: Examples per forward.
-        seed: Of the attack's random starts and of the random directions.
-        attacks: Of [`ATTACKS`]; `pga` always runs.
+        seed: Of the attacks' random points and of the random directions.
         token_trials: Substitutions per example that the attack `token` tries.
-        sanity: Whether to attack with fewer steps and without a bound, too, to see that the attack does what one must.
         budget: gamma of F_ad and F_gamma, whose shares of the examples are measured, if any.
     """
 
-    train_epsilon: float = 0.25
-    multiples: tuple[float, ...] = (0.5, 1.0, 2.0)
-    attack_steps: int = 20
-    attack_restarts: int = 3
+    threat: ThreatModel = field(default_factory=ThreatModel)
+    multiples: tuple[float, ...] = (0.5, 1.0, 1.5)
+    attacks: tuple[str, ...] = tuple(ATTACKS)
+    attack_steps: int = 10
+    attack_restarts: int = 1
+    exhaustive: bool = False
     ascent_steps: int = 3
     spectral_examples: int = 64
     power_iterations: int = 10
     batch_size: int = 128
     seed: int = 0
-    attacks: tuple[str, ...] = ("pga",)
     token_trials: int = 64
-    sanity: bool = False
     budget: float | None = None
 
-    def progress_steps(self, examples: int) -> int:
-        """How often an evaluation reports progress on so many examples."""
-        by_multiple = 1 + ("random" in self.attacks) + ("transfer" in self.attacks)
-        others = 1 + 2 * ("token" in self.attacks) + 2 * self.sanity
-        return -(-examples // self.batch_size) * (len(self.multiples) * by_multiple + others)
+
+def nearest_to_one(multiples: Iterable[float]) -> float:
+    """Of several multiples of epsilon the one that is nearest to epsilon itself."""
+    return min(multiples, key=lambda multiple: abs(multiple - 1))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..objective import PerturbationSet
 from ..training.batch import AgentBatch
 from ..training.data import encode_examples
 from ..training.policy import frozen_parameters
-from .attack import worst_case
+from .attacks.run import UnderAttack
+from .attacks.search import Search
+from .attacks.suite import ATTACKS, Attack
+from .attacks.target import Target
 from .generation import check_lengths, end_tokens, generate, render_prompts
-from .target import Target
+from .threat_model import ThreatModel
+
+SUITE = "suite"
+ALONE = tuple(name for name, attack in ATTACKS.items() if not attack.from_others)
 
 
 class Player(Protocol):
@@ -33,13 +40,19 @@ class Experts:
 class AttackSettings:
     """
     Attributes:
-        epsilon: Radius of the l2 ball, in mean norms of each prompt's embeddings.
-        steps, restarts: Strength of the ascent on the expected system cost.
+        threat: What the adversary may do to each prompt.
+        attack: Which attack of [`~.attacks.suite.ATTACKS`] it makes, but for those from other models, or [`SUITE`]: all of them, each
+            on the prompts whose answers are still the expert's.
+        steps, restarts: Of each ascent, and how many ascents each attack makes.
     """
 
-    epsilon: float
-    steps: int = 20
+    threat: ThreatModel
+    attack: str = "nll"
+    steps: int = 10
     restarts: int = 1
+
+    def attacks(self) -> list[Attack]:
+        return [attack for name, attack in ATTACKS.items() if name in ALONE and self.attack in (name, SUITE)]
 
 
 class ModelPlayer:
@@ -83,7 +96,7 @@ class ModelPlayer:
         """
         self._prompts(rows)
         if self.attack is not None:
-            encode_examples(self.tokenizer, rows, candidates=True)
+            _encoded(self.model, self.tokenizer, rows, self.attack)
 
     def answer(self, rows: list[dict[str, Any]]) -> list[str]:
         """
@@ -124,19 +137,25 @@ def worst_prompts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], attack: AttackSettings
 ) -> Tensor:
     """
-    The perturbation of each row's prompt with the highest expected system cost that the attack finds, (B, L, d), padded
-    on the right; zero beyond the prompt.
+    The worst perturbation of each row's prompt that the attack finds, (B, L, d), padded on the right; zero beyond the prompt. Worst is
+    the highest loss of an ascent, and otherwise the largest margin by which another answer is the likelier one. Random points follow
+    from torch's global generator.
     """
-    inputs = encode_examples(tokenizer, rows, candidates=True)
-    batch = AgentBatch.from_inputs({name: value.to(model.device) for name, value in inputs.items()}, "prompt")
-    target = Target(model, batch)
+    attacks = attack.attacks()
+    loss = getattr(attacks[0], "loss", "margin") if len(attacks) == 1 else "margin"
+    seeds = torch.randint(2**40, (len(rows),)).tolist()
+    new_search = functools.partial(Search, seeds=seeds, steps=attack.steps, restarts=attack.restarts, keep=loss)
     with frozen_parameters(model):
-        delta, _ = worst_case(
-            target.cost,
-            target.origin,
-            PerturbationSet(attack.epsilon * target.scale),
-            mask=batch.perturbable,
-            steps=attack.steps,
-            restarts=attack.restarts,
-        )
-    return delta.detach()
+        attacked = UnderAttack(Target(model, _encoded(model, tokenizer, rows, attack), attack.threat), new_search)
+        attacked.widen(1.0)
+        for one in attacks:
+            attacked.run(one, "1")
+    return attacked.search.delta.detach()
+
+
+def _encoded(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], attack: AttackSettings
+) -> AgentBatch:
+    moved = attack.threat.perturbed_tokens
+    inputs = encode_examples(tokenizer, rows, candidates=True, perturbed_tokens=moved)
+    return AgentBatch.from_inputs({name: value.to(model.device) for name, value in inputs.items()}, moved)

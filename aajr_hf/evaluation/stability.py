@@ -11,8 +11,8 @@ from ..objective import AscentTrajectory, PerturbationSet, projected_gradient_as
 from ..training.monitoring import LogitRecorder, logit_smoothness
 from ..training.stability import Stability, measure_stability
 from ..training.system_losses import expected_cost
+from .attacks.target import Target
 from .settings import RobustnessSettings
-from .target import Target
 
 _RULE = "normalized"
 SHARES = ("within_bound", "within_curvature", "monotone", "at_boundary")
@@ -24,7 +24,7 @@ def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTr
     takes by default; but on the expected system cost, which need not be the loss that training's adversary raised. The gradient at `delta_K` is taken, too, one more than training takes, so that the
     curvature of all K segments is known.
     """
-    steps, radius = settings.ascent_steps, settings.train_epsilon * target.scale
+    steps, radius = settings.ascent_steps, target.threat.epsilon * target.threat.unit(target.scale)
     ball, recorder = PerturbationSet(radius), LogitRecorder()
 
     def cost(delta: Tensor) -> Tensor:

@@ -8,122 +8,54 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..objective import PerturbationSet
 from ..training.batch import AgentBatch
-from ..training.data import encode_examples
 from ..training.policy import fixed_seed, frozen_parameters
-from .attack import worst_case
-from .generation import check_lengths, end_tokens, generate, render_prompts
+from ..training.system_losses import nll
+from .attacks.run import Tallies, Tally, shown
+from .attacks.search import Search
+from .attacks.suite import ATTACKS, Attack
+from .attacks.target import Target
+from .batches import batches_by_length, read_batch
 from .means import Means
-from .target import Target
-from .tool_call_parsing import AnswerParser
-from .tool_call_rows import reference_calls
-from .tool_calls import FAILURES, UNREADABLE, Verdict, judge
+from .settings import nearest_to_one
+from .threat_model import ThreatModel
+from .tool_caller import ToolCaller
+from .tool_calls import FAILURES, Verdict
+from .trust import SAMPLE, measure_trust, trust_rules
+
+# Attacks that need neither the costs of a world's actions nor other models.
+ON_CALLS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
 
 
 @dataclass(frozen=True)
 class ToolCallSettings:
     """
     Attributes:
-        train_epsilon: Radius of the l2 ball of training, in mean norms of the embeddings that are perturbed.
-        multiples: Radii of the attack, in multiples of it.
-        attack_steps, attack_restarts: Strength of the attack on the reference answer's negative log-likelihood.
-        perturbed_tokens: What the attack moves: `prompt`, or what was said by users and tools (`observation`) or one of them
-            (`user`, `tool`).
+        threat: What the adversary may do.
+        multiples: Radii of the attacks, in multiples of its epsilon.
+        attacks: Names from [`ATTACKS`], of those that need neither costs nor other models.
+        attack_steps, attack_restarts: Of each ascent, and how many ascents each attack makes.
+        exhaustive: Whether every attack sees every example, and not only those that are not broken yet.
         max_new_tokens: How long an answer may be; None for twice the reference and 32 more.
         batch_size: Examples per forward.
         seed: Of the attack's random starts.
     """
 
-    train_epsilon: float = 0.25
-    multiples: tuple[float, ...] = (0.5, 1.0, 2.0)
-    attack_steps: int = 20
-    attack_restarts: int = 3
-    perturbed_tokens: str = "observation"
+    threat: ThreatModel = ThreatModel(perturbed_tokens="observation")
+    multiples: tuple[float, ...] = (0.5, 1.0, 1.5)
+    attacks: tuple[str, ...] = ON_CALLS
+    attack_steps: int = 10
+    attack_restarts: int = 1
+    exhaustive: bool = False
     max_new_tokens: int | None = None
     batch_size: int = 16
     seed: int = 0
 
     def progress_steps(self, examples: int) -> int:
         """How often an evaluation reports progress on so many examples."""
-        return -(-examples // self.batch_size) * (1 + len(self.multiples))
-
-
-class ToolCaller:
-    """
-    A model that is asked, greedily, to call tools.
-
-    Args:
-        model: The model; its `generation_config` is replaced, so that nothing of its own changes what it says.
-        tokenizer: With a chat template that renders tools and calls.
-        rows: Of [`~.tool_call_rows.read_rows`]; all that will be asked.
-        max_new_tokens: As in [`ToolCallSettings`].
-
-    Attributes:
-        reference_verdicts: What [`judge`] says of the rows' own completions, rendered by the template and read back.
-
-    Raises:
-        jinja2.TemplateError: for a chat template that does not render a row.
-        ValueError: where a prompt and its answer are longer than what the model reads, and for a template whose
-            calls cannot be read.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: list[dict[str, Any]],
-        max_new_tokens: int | None = None,
-    ):
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.max_new_tokens = max_new_tokens
-        example = next(row for row in rows if reference_calls(row["completion"]))
-        # Some templates end a call by another token than a text.
-        self.ends = sorted({*end_tokens(model, tokenizer), *end_tokens(model, tokenizer, example)})
-        self.parser = AnswerParser(tokenizer, self.ends)
-        model.generation_config = GenerationConfig(
-            pad_token_id=tokenizer.pad_token_id, eos_token_id=self.ends, do_sample=False
-        )
-        prompts, references = render_prompts(tokenizer, rows)
-        check_lengths(model, prompts, self._budgets(references), "leave such rows out, or lower `--max_new_tokens`")
-        self.reference_verdicts = [self._verdict(*each) for each in zip(rows, prompts, references, strict=True)]
-        of_calls = [
-            v for v, row in zip(self.reference_verdicts, rows, strict=True) if reference_calls(row["completion"])
-        ]
-        if all(verdict.failure in UNREADABLE for verdict in of_calls):
-            raise ValueError(
-                "of no answer, as the chat template renders it, the calls can be read back: the template has to render "
-                "`tool_calls`, in a format that TRL or this package knows"
-            )
-
-    def answer(self, rows: list[dict[str, Any]], deltas: Tensor | None = None) -> list[Verdict]:
-        """
-        What the model's answers to some rows are worth.
-
-        Args:
-            deltas: (B, L, d), by which the embeddings of each prompt are moved, if given.
-        """
-        prompts, references = render_prompts(self.tokenizer, rows)
-        budgets = self._budgets(references)
-        said = generate(self.model, self.tokenizer.pad_token_id, prompts, deltas, max(budgets))
-        return [
-            # As whoever runs out of tokens sees it: no answer, whatever it says so far.
-            self._verdict(row, prompt, tokens) if self._ended(tokens[:budget]) else Verdict("unfinished", False)
-            for row, prompt, tokens, budget in zip(rows, prompts, said, budgets, strict=True)
-        ]
-
-    def _budgets(self, references: list[list[int]]) -> list[int]:
-        return [self.max_new_tokens or 2 * len(reference) + 32 for reference in references]
-
-    def _ended(self, tokens: list[int]) -> bool:
-        return any(token in self.ends for token in tokens)
-
-    def _verdict(self, row: dict[str, Any], prompt: list[int], tokens: list[int]) -> Verdict:
-        """Of the tokens up to and with the first that ends an answer, or all."""
-        end = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
-        return judge(self.parser(tokens[: end + 1], prompt, row["tools"]), row)
+        return -(-examples // self.batch_size) * (1 + len(self.multiples)) + 1
 
 
 def evaluate_tool_calls(
@@ -136,70 +68,158 @@ def evaluate_tool_calls(
     """
     Measure one agent on rows of [`~.tool_call_rows.read_rows`].
 
-    Answers are decoded greedily, without and with a perturbation of the prompt's embeddings: the one with the highest
-    negative log-likelihood of the row's completion that the attack finds within each radius. [`judge`] says what valid
-    and exact mean. The attack does not know these two: another perturbation may lower them further.
+    Answers are decoded greedily, without and with perturbations of the prompt's embeddings: each attack gives the one with the highest
+    loss that it finds within each radius, and the answers to all of them count. [`judge`] says what valid and exact mean. The attacks do
+    not know these two, but raise losses of the row's completion: another perturbation may lower them further. A row is attacked until an
+    answer is not exact.
 
     Returns:
-        In percent `nominal_valid`, `nominal_exact`, and by multiple of the training epsilon `worst_case_valid` and
-        `worst_case_exact`; `nominal_nll` and `worst_case_nll`, of the completions, in nats per token; `failures`, by
+        In percent `nominal_valid`, `nominal_exact`, and by multiple of epsilon `worst_case_valid` and `worst_case_exact`, under every attack
+        at that radius or a smaller one; `nominal_nll` and `worst_case_nll`, of the completions, in nats per token; `failures`, by
         multiple and for `nominal`, how many answers are invalid for each reason in [`FAILURES`];
         `reference_valid` and `reference_exact`, of the completions themselves as the template renders them: less than
-        100 where the data breaks its own schemas; `embedding_norm` and `examples`.
+        100 where the data breaks its own schemas; `outcomes`, the four shares row by row; `attacks`: by attack and multiple how many
+        rows were `attacked` and `broken` (not exact any more), the `exact` that are left after it and those before it, and where it
+        attacked all what it leaves `alone`; `trust` ([`trust_rules`]); `embedding_norm` and `examples`.
 
     Raises:
         ValueError, jinja2.TemplateError: as [`ToolCaller`].
     """
     caller = ToolCaller(model, tokenizer, rows, settings.max_new_tokens)
     batches = list(_batches(model, tokenizer, rows, settings))  # all of them first: a row may have nothing to attack
-    totals = Means()
+    totals, tallies, attacked = Means(), Tallies(), []
     _add(totals, caller.reference_verdicts, "reference")
-    failures: dict[str, dict[str, int]] = {}
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
-        for batch, encoded in batches:
-            target = Target(model, encoded)
-            totals.add(target.scale, "embedding_norm")
-            with torch.no_grad():
-                totals.add(target.nll(target.origin), "nominal_nll")
-            verdicts = caller.answer(batch)
-            _add(totals, verdicts, "nominal")
-            _count(failures, "nominal", verdicts)
+        for batch, numbers, encoded in batches:
+            calls = _CallsUnderAttack(
+                caller, Target(model, encoded, settings.threat), batch, numbers, settings, tallies
+            )
+            totals.add(calls.target.scale, "embedding_norm")
+            attacked.append(calls)
             on_progress()
-            for multiple in settings.multiples:
-                delta, nll = worst_case(
-                    target.nll,
-                    target.origin,
-                    PerturbationSet(multiple * settings.train_epsilon * target.scale),
-                    mask=target.batch.perturbable,
-                    steps=settings.attack_steps,
-                    restarts=settings.attack_restarts,
-                )
-                name = f"{multiple:g}"
-                totals.add(nll.detach(), "worst_case_nll", name)
-                verdicts = caller.answer(batch, delta.detach())
-                _add(totals, verdicts, "worst_case", name)
-                _count(failures, name, verdicts)
+            for multiple in sorted(settings.multiples):
+                calls.attack(multiple)
                 on_progress()
-    return totals.result() | {"failures": failures, "examples": len(rows)}
+        measured = measure_trust(
+            attacked[0].target.select(attacked[0].first(SAMPLE)), nearest_to_one(settings.multiples)
+        )
+        on_progress()
+    numbers = totals.result() | _joined(attacked, len(rows)) | {"examples": len(rows)}
+    numbers["attacks"] = {name: shown(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
+    numbers["trust"] = trust_rules(numbers["worst_case_exact"], len(rows), tallies, measured)
+    return numbers
+
+
+class _CallsUnderAttack:
+    """The answers to one batch of rows: without attack (`nominal`) and, by multiple of epsilon, the worst so far."""
+
+    def __init__(
+        self,
+        caller: ToolCaller,
+        target: Target,
+        batch: list[dict[str, Any]],
+        numbers: list[int],
+        settings: ToolCallSettings,
+        tallies: Tallies,
+    ):
+        self.caller, self.target, self.batch, self.numbers = caller, target, batch, numbers
+        self.settings, self.tallies = settings, tallies
+        self.verdicts: dict[str, list[Verdict]] = {"nominal": caller.answer(batch)}
+        self.nll = {"nominal": self._nll(target, target.origin)}
+        self._alone: dict[str, set[int]] = {}
+
+    def first(self, number: int) -> Tensor:
+        return torch.arange(min(number, len(self.batch)), device=self.target.origin.device)
+
+    def attack(self, multiple: float) -> None:
+        """Go on to a larger radius, with one attack after the other."""
+        name, before = f"{multiple:g}", next(reversed(self.verdicts))
+        self.verdicts[name], self.nll[name] = list(self.verdicts[before]), self.nll[before].clone()
+        for attack in (ATTACKS[attack] for attack in self.settings.attacks):
+            self._run(attack, multiple, name)
+
+    def _run(self, attack: Attack, multiple: float, name: str) -> None:
+        worst, tally = self.verdicts[name], self.tallies.setdefault(attack.name, {}).setdefault(name, Tally())
+        still_exact = [i for i, verdict in enumerate(worst) if verdict.exact]
+        rows = list(range(len(worst))) if self.settings.exhaustive else still_exact
+        alone = self._alone.setdefault(attack.name, set())
+        if rows:
+            for i, verdict in zip(rows, self._answers(attack, rows, multiple, name), strict=True):
+                worst[i] = worse(worst[i], verdict)
+                if not verdict.exact:
+                    alone.add(i)
+        left = sum(verdict.exact for verdict in worst)
+        tally.attacked += len(still_exact)
+        tally.broken += len(still_exact) - left
+        tally.left += left
+        if self.settings.exhaustive:
+            tally.alone = (tally.alone or 0) + len(worst) - len(alone)
+
+    def _answers(self, attack: Attack, rows: list[int], multiple: float, name: str) -> list[Verdict]:
+        """To the perturbations of some rows with the highest loss that an attack finds."""
+        chosen = torch.tensor(rows, device=self.target.origin.device)
+        target, settings = self.target.select(chosen), self.settings
+        search = Search(
+            target,
+            target.ball(multiple),
+            [settings.seed * 10**6 + self.numbers[row] for row in rows],
+            steps=settings.attack_steps,
+            restarts=settings.attack_restarts,
+            keep=getattr(attack, "loss", "margin"),
+            # To the end: that another token is the likeliest one does not make the call another one.
+            settled=0.0,
+        )
+        attack(search)
+        self.nll[name][chosen] = torch.maximum(self.nll[name][chosen], self._nll(target, search.delta))
+        return self.caller.answer([self.batch[row] for row in rows], search.delta)
+
+    @torch.no_grad()
+    def _nll(self, target: Target, delta: Tensor) -> Tensor:
+        return nll(target.policy(delta), target.batch)
+
+
+def worse(one: Verdict, other: Verdict) -> Verdict:
+    """The worse of two verdicts: invalid before valid, and then not exact before exact."""
+    return min(one, other, key=lambda verdict: (verdict.failure is None, verdict.exact))
+
+
+def _joined(attacked: list[_CallsUnderAttack], examples: int) -> dict[str, Any]:
+    """Shares, their outcomes row by row, NLL and failures of all batches."""
+    numbers: dict[str, Any] = {"outcomes": {}, "failures": {}}
+    for name in attacked[0].verdicts:
+        verdicts: list[Verdict] = [None] * examples
+        for calls in attacked:
+            for number, verdict in zip(calls.numbers, calls.verdicts[name], strict=True):
+                verdicts[number] = verdict
+        values = {"valid": [float(v.failure is None) for v in verdicts], "exact": [float(v.exact) for v in verdicts]}
+        for kind, outcomes in values.items():
+            _put(numbers, f"_{kind}", name, 100 * sum(outcomes) / examples)
+            _put(numbers["outcomes"], f"_{kind}", name, outcomes)
+        _put(numbers, "_nll", name, float(torch.cat([calls.nll[name] for calls in attacked]).double().mean()))
+        reasons = [verdict.failure for verdict in verdicts if verdict.failure is not None]
+        numbers["failures"][name] = {reason: reasons.count(reason) for reason in FAILURES}
+    return numbers
+
+
+def _put(numbers: dict[str, Any], kind: str, name: str, value: Any) -> None:
+    if name == "nominal":
+        numbers[f"nominal{kind}"] = value
+    else:
+        numbers.setdefault(f"worst_case{kind}", {})[name] = value
 
 
 def _batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], settings: ToolCallSettings
-) -> Iterator[tuple[list[dict[str, Any]], AgentBatch]]:
-    for start in range(0, len(rows), settings.batch_size):
-        batch = rows[start : start + settings.batch_size]
-        inputs = encode_examples(tokenizer, batch, candidates=False, perturbed_tokens=settings.perturbed_tokens)
-        inputs = {name: value.to(model.device) for name, value in inputs.items()}
-        yield batch, AgentBatch.from_inputs(inputs, settings.perturbed_tokens, first=start)
+) -> Iterator[tuple[list[dict[str, Any]], list[int], AgentBatch]]:
+    """Rows of about the same length, their numbers, and what the model reads of them."""
+    moved = settings.threat.perturbed_tokens
+    for number, row in enumerate(rows):  # one by one, so that an error names the row
+        read_batch(tokenizer, [row], moved, model.device, first=number, candidates=False)
+    for numbers in batches_by_length(tokenizer, rows, settings.batch_size):
+        batch = [rows[number] for number in numbers]
+        yield batch, numbers, read_batch(tokenizer, batch, moved, model.device, candidates=False)
 
 
-def _add(totals: Means, verdicts: list[Verdict], name: str, *more: str) -> None:
-    totals.add(torch.tensor([100.0 * (v.failure is None) for v in verdicts]), f"{name}_valid", *more)
-    totals.add(torch.tensor([100.0 * v.exact for v in verdicts]), f"{name}_exact", *more)
-
-
-def _count(failures: dict[str, dict[str, int]], name: str, verdicts: list[Verdict]) -> None:
-    counts = failures.setdefault(name, dict.fromkeys(FAILURES, 0))
-    for verdict in verdicts:
-        if verdict.failure is not None:
-            counts[verdict.failure] += 1
+def _add(totals: Means, verdicts: list[Verdict], name: str) -> None:
+    totals.add(torch.tensor([100.0 * (v.failure is None) for v in verdicts]), f"{name}_valid")
+    totals.add(torch.tensor([100.0 * v.exact for v in verdicts]), f"{name}_exact")

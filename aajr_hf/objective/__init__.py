@@ -5,7 +5,7 @@ This package imports torch only. Policies map states (B, ...) to outputs (B, ...
 a batch never depend on each other.
 """
 
-from ._ascent import AscentTrajectory, projected_gradient_ascent
+from ._ascent import AscentTrajectory, projected_gradient_ascent, step_direction
 from ._forward_mode import RecordedProducts, checkpointed
 from ._jacobian import aajr_penalty, directional_jacobian, squared_amplification, trajectory_amplification
 from ._norms import frobenius_norm_squared, random_unit_direction, spectral_norm, top_singular_direction
@@ -27,6 +27,7 @@ __all__ = [
     "segment_curvature",
     "spectral_norm",
     "squared_amplification",
+    "step_direction",
     "step_size_bound",
     "top_singular_direction",
     "trajectory_amplification",

@@ -1,0 +1,76 @@
+"""The threat model of a measurement: what the agents were trained against, or what the command line says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from ..evaluation.threat_model import ThreatModel
+from ..training.config import CHOICES, AAJRConfig
+from ..training.recipe import RECIPE, recipe_in, with_radius
+from .errors import UserError, user_errors
+from .parsing import ArgumentParser
+
+FIELDS = tuple(field.name for field in fields(ThreatModel))
+_HELP = {
+    "epsilon_mode": "whether epsilon counts mean norms of the prompt's embeddings, or is in their units",
+    "perturbation_norm": "norm of the ball",
+    "perturbation_scope": "one ball over all perturbed tokens, or one per token",
+    "perturbed_tokens": "which tokens the adversary moves",
+}
+
+
+def add_threat(parser: ArgumentParser) -> None:
+    """The options of the threat model."""
+    group = parser.add_argument_group("threat model (default: the one that the agents were trained against)")
+    group.add_argument(
+        "--epsilon", type=float, help="radius of the ball, as a multiple of the prompt's mean embedding norm"
+    )
+    for name, text in _HELP.items():
+        group.add_argument(f"--{name}", choices=CHOICES[name], help=text)
+
+
+def threat_of(arguments, models: Iterable[str], **defaults: str) -> ThreatModel:
+    """
+    The threat model of the options, and where they say nothing that of the models' recipes.
+
+    Args:
+        models: Folders or Hub names.
+        defaults: For fields of which neither says anything, where another value than [`ThreatModel`]'s is wanted.
+
+    Raises:
+        UserError: for an epsilon out of range, and where recipes disagree; names the field and the remedy.
+    """
+    if arguments.epsilon is not None and not 0 <= arguments.epsilon < float("inf"):
+        raise UserError(f"`--epsilon` must be a finite number of at least 0; got {arguments.epsilon}.")
+    with user_errors():
+        trained = {model: _trained_against(Path(model)) for model in models}
+    chosen = dict(defaults)
+    for name in FIELDS:
+        if getattr(arguments, name) is not None:
+            chosen[name] = getattr(arguments, name)
+            continue
+        found = {model: against[name] for model, against in trained.items() if against}
+        if len(set(found.values())) > 1:
+            listed = ", ".join(f"{value} ({model})" for model, value in found.items())
+            raise UserError(
+                f"`{name}`: the agents were trained against different adversaries: {listed}: give `--{name}`."
+            )
+        if found:
+            chosen[name] = next(iter(found.values()))
+    return ThreatModel(**chosen)
+
+
+def _trained_against(folder: Path) -> dict[str, float | str] | None:
+    """The fields of a recipe's adversary; None without a recipe or an adversary."""
+    if not (folder / RECIPE).is_file():
+        return None
+    recipe = with_radius(recipe_in(folder))
+    found = {name: recipe.get(name, getattr(AAJRConfig, name)) for name in FIELDS}
+    try:
+        found["epsilon"] = float(found["epsilon"])
+        ThreatModel(**found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / RECIPE}: {error}") from error
+    return found if found["epsilon"] > 0 else None

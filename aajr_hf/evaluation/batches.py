@@ -1,0 +1,47 @@
+"""Rows as batches of about the same length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..training.batch import AgentBatch
+from ..training.data import encode_examples
+
+
+def batches_by_length(
+    tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], size: int
+) -> Iterator[list[int]]:
+    """The numbers of the rows, sorted by how many tokens they have: little of a batch is padding then."""
+    lengths = encode_examples(tokenizer, rows, candidates=False)["attention_mask"].sum(dim=1)
+    order = lengths.argsort(stable=True).tolist()
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def read_batch(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    perturbed_tokens: str,
+    device: torch.device,
+    *,
+    candidates: bool = True,
+    first: int = 0,
+) -> AgentBatch:
+    """
+    Rows as a batch.
+
+    Args:
+        perturbed_tokens: Which tokens the adversary moves, as in `AAJRConfig`.
+        candidates: Whether the rows have `actions` and `action_costs`.
+        first: Number of the first row, for errors.
+
+    Raises:
+        ValueError: for a row without a token to move or to predict, and for candidates that cannot be told apart by one token.
+    """
+    inputs = encode_examples(tokenizer, rows, candidates=candidates, perturbed_tokens=perturbed_tokens)
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    return AgentBatch.from_inputs(inputs, perturbed_tokens, first=first)
