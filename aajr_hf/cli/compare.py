@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError, one_line, user_errors
-from .evaluate import add_measurement, by_name, check_measurement, measure, settings_of
+from .evaluate import add_measurement, by_name, check_measurement, measure
 from .parsing import ArgumentParser
 from .worlds import world_for
 
@@ -70,7 +70,7 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
         described = {name: read_run(Path(path)) for name, path in runs.items()}
     world = world_for(runs.values(), arguments.environment)
     if arguments.evaluation is None:
-        results = measure(runs, settings_of(arguments), arguments.examples, world, arguments.transfer_from)
+        results = measure(runs, arguments, world)
     else:
         results = _measured(arguments.evaluation, runs)
     output = arguments.output

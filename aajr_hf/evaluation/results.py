@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..training.measurement import RESULTS_VERSION, interval_text, version_problem
-from .chance import PairedDifference, paired_difference
+from .chance import PairedDifference, paired_difference, with_intervals
 
 __all__ = ["RESULTS_VERSION"]  # the version that is read and written
 
@@ -22,6 +22,26 @@ _NUMBERS = (
     *("spectral_norm", "embedding_norm", "examples"),
 )
 _THREAT_MODEL = ("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_scope", "perturbed_tokens")
+
+
+def new_results(
+    runs: dict[str, dict[str, Any]], threat_model: dict[str, Any], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Numbers that have just been measured as results, each share with its interval.
+
+    Args:
+        runs: Numbers of `evaluate_agents` or `evaluate_tool_calls` by name.
+        threat_model: The fields of `ThreatModel`.
+        settings: How they were measured.
+    """
+    return {
+        "version": RESULTS_VERSION,
+        "runs": {name: with_intervals(run) for name, run in runs.items()},
+        "train_epsilon": threat_model["epsilon"],
+        "threat_model": threat_model,
+        "settings": settings,
+    }
 
 
 def check_results(results: dict[str, Any]) -> None:

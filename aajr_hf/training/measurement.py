@@ -6,7 +6,13 @@ import textwrap
 from typing import Any
 
 RESULTS_VERSION = 2
-_TOKENS = {"prompt": "the whole prompt", "observation": "the observation", "all": "all tokens"}
+_TOKENS = {
+    "prompt": "the whole prompt",
+    "observation": "the observation",
+    "user": "what the user says",
+    "tool": "what tools return",
+    "all": "all tokens",
+}
 
 
 def version_problem(results: Any) -> str | None:
@@ -50,7 +56,7 @@ def threat_model_line(results: dict[str, Any]) -> str:
 
 def attack_name(name: str) -> str:
     """An attack as it is shown."""
-    return {"pga": "PGA"}.get(name, name.replace("_", " "))
+    return name.replace("_", " ")
 
 
 def interval_text(interval: list[float] | None) -> str:
