@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from study_settings import EPSILON
 
+from aajr_hf.evaluation.chance import mean_interval
 from aajr_hf.evaluation.runs import UNPENALISED
-from aajr_hf.evaluation.student import mean_interval
 from aajr_hf.evaluation.trade_off import matched
 
 AAJR = ("aajr", "aajr_amortised")

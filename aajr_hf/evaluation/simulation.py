@@ -10,8 +10,8 @@ import torch
 from rich.table import Table
 
 from ..training.policy import fixed_seed
+from .chance import mean_interval
 from .simulation_players import Player
-from .student import mean_interval
 from .tables import plain_table
 
 # Far from any seed that counts up from 0, so that no episode shows what was trained on.

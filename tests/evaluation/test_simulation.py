@@ -12,10 +12,10 @@ from transformers import GenerationConfig
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation import simulation_players
+from aajr_hf.evaluation.chance import mean_interval, student_t
 from aajr_hf.evaluation.robustness import success
 from aajr_hf.evaluation.simulation import episode_seeds, play, simulation_table
 from aajr_hf.evaluation.simulation_players import AttackSettings, Experts, ModelPlayer, worst_prompts
-from aajr_hf.evaluation.student import mean_interval, student_t
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 from aajr_hf.training.policy import AgentPolicy
