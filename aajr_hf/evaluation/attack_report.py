@@ -1,87 +1,107 @@
-"""The attacks beside the main table's, and the checks of the attack, as tables and sentences."""
+"""The attacks one after the other, the checks of the attack and the token attack, as tables."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 
-from .results import multiples, times
-from .tables import plain_table, text_table
+from .chance import wilson
+from .results import interval_text, multiples, percent_text, times
+from .tables import text_table
 
-# Attack -> how it is shown. `pga` stands in the main table, and here for comparison.
-_NAMES = {
-    "pga": "PGA",
-    "random": "random points",
-    "transfer": "transfer",
-    "pga_quarter_steps": "PGA, 1/4 of the steps",
-    "token": "token substitutions",
-    "pga_at_token_radius": "PGA, radii of these",
-    "pga_unbounded": "PGA, unbounded",
-}
+ATTACKS_TITLE = "Attacks, one after the other"
+_NAMES = {"pga": "PGA"}
+_TOKEN_HEADERS = ["run", "tokens replaced", "PGA, same radii", "mean radius"]
 
 
-def attack_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def attack_cells(results: dict[str, Any], kind: str = "success") -> tuple[list[tuple[str, str]], list[list[str]]]:
     """
-    Headers, and one row of texts a run and attack: success in percent at each multiple of the training radius, or within
-    the attack's own radius, and that radius. No rows where no run has other attacks.
+    Headers in two lines, and one row of texts a run and attack: of the examples that it attacked at each radius how many it
+    broke, and the success in percent that it and those before it leave; where some run has it, what it alone leaves.
+
+    Args:
+        kind: The field of what is left: `success`, or of tool calls `exact`.
     """
-    radii, rows = multiples(results), []
-    for run_name, run in results["runs"].items():
-        if not run.get("attacks"):
-            continue
-        pga = {"success": run["worst_case_success"], "sampled_success": run["sampled_worst_case_success"]}
-        attacks = {"pga": pga} | run["attacks"]
-        for name, words in _NAMES.items():
-            if name in attacks:
-                rows.append([run_name, words, *_success(attacks[name], radii)])
-    return ["run", "attack", *map(times, radii), "own radius", "radius"], rows
+    radii = multiples(results)
+    runs = {name: run.get("attacks") or {} for name, run in results["runs"].items()}
+    alone = any("alone" in attack for attacks in runs.values() for attack in attacks.values())
+    headers = [("run", ""), ("attack", "")]
+    for m in radii:
+        headers += [(times(m), "broken"), (times(m), "left"), *([(times(m), "alone")] if alone else [])]
+    rows = []
+    for run_name, attacks in runs.items():
+        for name, attack in attacks.items():
+            row = [run_name, attack_name(name)]
+            for m in radii:
+                row += [_broken(attack, m), percent_text(attack[kind].get(m))]
+                row += [percent_text(attack.get("alone", {}).get(m))] if alone else []
+            rows.append(row)
+    return headers, rows
 
 
-def sanity_cells(results: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
+def attack_name(name: str) -> str:
+    """An attack as it is shown."""
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def _broken(attack: dict[str, Any], multiple: str) -> str:
+    attacked = attack["attacked"].get(multiple)
+    return "-" if attacked is None else f"{attack['broken'][multiple]}/{attacked}"
+
+
+def token_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headers, and one row a run with a token attack: success in percent, greedy and sampled, and PGA's at the same radii."""
+    rows = []
+    for name, run in results["runs"].items():
+        if token := run.get("token_attack"):
+            shares = (_greedy_and_sampled(attack, run["examples"]) for attack in (token, token["pga"]))
+            rows.append([name, *shares, f"{token['radius']:.2f}"])
+    return _TOKEN_HEADERS, rows
+
+
+def _greedy_and_sampled(attack: dict[str, Any], examples: int) -> str:
+    shares = (attack["success"], attack["sampled_success"])
+    greedy, sampled = (f"{percent_text(share)} {interval_text(wilson(share, examples))}" for share in shares)
+    return f"{greedy} (sampled {sampled})"
+
+
+def trust_cells(results: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
     """Run, rule, whether it passed, and detail, for every check of every run."""
     return [
         (name, rule["rule"], rule["passed"], rule["detail"])
         for name, run in results["runs"].items()
-        for rule in run.get("sanity", [])
+        for rule in run["trust"]
     ]
 
 
-def attack_tables(results: dict[str, Any]) -> list[Table]:
-    """Rich tables of the other attacks and of the checks, as far as there are some."""
-    headers, rows = attack_cells(results)
+def attack_tables(results: dict[str, Any], kind: str = "success") -> list[Table]:
+    """Rich tables of the attacks, of the token attack and of the checks that failed, as far as there are some."""
     tables = []
+    headers, rows = attack_cells(results, kind)
     if rows:
-        title = "Other attacks: success in percent, greedy (sampled)"
-        caption = "own radius: one for each example, in mean norms of its prompt embeddings."
-        tables.append(text_table(headers, rows, title, caption, left=2))
-    if checks := sanity_cells(results):
-        table = plain_table("Checks of the attack", "One example more than the rule allows is tolerated.")
-        for header in ("run", "rule", "", "success"):
-            table.add_column(header, overflow="fold")
-        for name, rule, passed, detail in checks:
-            table.add_row(Text(name), rule, Text("passed") if passed else Text("failed", style="bold red"), detail)
-        tables.append(table)
+        what = "success" if kind == "success" else "exact calls"
+        caption = (
+            "broken: examples that it broke, of those that the attacks above it and smaller radii left.\n"
+            f"left: {what} in percent after it and all above it."
+        )
+        two_lines = ["\n".join(header) for header in headers]
+        tables.append(text_table(two_lines, _without_repeats(rows), ATTACKS_TITLE, caption, left=2, gap=0))
+    headers, rows = token_cells(results)
+    if rows:
+        title = "Token attack: other numbers in the observation's text"
+        caption = "mean radius: how far that moves an example, in mean norms of its prompt embeddings."
+        tables.append(text_table(headers, rows, title, caption))
+    failed = [[name, rule, detail] for name, rule, passed, detail in trust_cells(results) if not passed]
+    if failed:
+        tables.append(text_table(["run", "rule", "detail"], failed, "Failed checks of the attack", left=3))
     return tables
 
 
-def sanity_sentences(results: dict[str, Any]) -> list[str]:
-    """One sentence for each run whose attack failed a check."""
-    failed: dict[str, list[str]] = {}
-    for name, rule, passed, _ in sanity_cells(results):
-        if not passed:
-            failed.setdefault(name, []).append(rule)
+def _without_repeats(rows: list[list[str]]) -> list[list[str]]:
+    """A run's name on its first row alone."""
+    names = [row[0] for row in rows]
     return [
-        f"Do not trust the success under attack of {name}: the attack fails the check that {' and that '.join(rules)}, so "
-        "its gradients may be masked, and a better attack may find less success."
-        for name, rules in failed.items()
+        [name if i == 0 or names[i - 1] != name else "", *row[1:]]
+        for i, (name, row) in enumerate(zip(names, rows, strict=True))
     ]
-
-
-def _success(attack: dict[str, Any], radii: list[str]) -> list[str]:
-    greedy, sampled = attack["success"], attack["sampled_success"]
-    if isinstance(greedy, dict):
-        found = [f"{greedy[m]:.1f} ({sampled[m]:.1f})" if m in greedy else "-" for m in radii]
-        return [*found, "-", "-"]
-    return [*["-"] * len(radii), f"{greedy:.1f} ({sampled:.1f})", f"{attack['radius']:.2f}"]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trl import SFTConfig
 
 from ..training.config import AAJRConfig
-from .results import check_results, multiples
+from .results import check_results, difference, multiples
 from .runs import METHODS, UNPENALISED
-from .trade_off import Point, difference_margin, matched, price_of_robustness
+from .trade_off import Point, matched, price_of_robustness
 
 # By way of decoding, the fields of nominal and of worst-case success. A penalty on logits can be met by smaller ones, with
 # the same greedy answers: the sampled ones show it.
@@ -28,7 +29,7 @@ def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> di
     Put measured numbers and the ways of training together.
 
     Args:
-        results: `{"runs": {name: numbers}, "train_epsilon": float, "settings": {...}}`, as `aajr evaluate` writes them.
+        results: As `aajr evaluate` writes them, see [`check_results`].
         described: By the same names, what [`read_run`] returns.
 
     Returns:
@@ -36,7 +37,7 @@ def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> di
         without a penalty). `configurations`: means over the runs that differ in their seed alone. `best_unregularised`: by
         way of decoding, the configuration without a penalty of the highest nominal success. `matched`: one method against
         each other one, at every radius and way of decoding. `differing_settings`: fields in which the runs differ though
-        their methods do not ask for it. Beside these `train_epsilon` and `settings`.
+        their methods do not ask for it. Beside these `version`, `train_epsilon`, `threat_model` and `settings`.
 
     Raises:
         ValueError: if a number is absent or not finite; names the run and the field.
@@ -51,14 +52,12 @@ def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> di
             decoding: best[decoding] and price_of_robustness(best[decoding]["nominal"], run[DECODINGS[decoding][0]])
             for decoding in DECODINGS
         }
-    return {
+    return {field: results[field] for field in ("version", "train_epsilon", "threat_model", "settings")} | {
         "runs": runs,
         "configurations": configurations,
         "best_unregularised": best,
         "matched": _all_matched(configurations, multiples(results), best),
         "differing_settings": _differing_settings(runs),
-        "train_epsilon": results["train_epsilon"],
-        "settings": results["settings"],
     }
 
 
@@ -76,10 +75,13 @@ def _configurations(runs: dict[str, dict[str, Any]], attacks: list[str]) -> list
     found = []
     for names in groups.values():
         members = [runs[name] for name in names]
-        means: dict[str, Any] = {}
+        means: dict[str, Any] = {"outcomes": {}}
         for nominal, worst in DECODINGS.values():
             means[nominal] = _mean(run[nominal] for run in members)
             means[worst] = {m: _mean(run[worst][m] for run in members) for m in attacks}
+            outcomes = [run["outcomes"] for run in members]
+            means["outcomes"][nominal] = _means([found[nominal] for found in outcomes])
+            means["outcomes"][worst] = {m: _means([found[worst][m] for found in outcomes]) for m in attacks}
         label = names[0] if len(names) == 1 else f"{names[0]} ({len(names)} seeds)"
         fixed = {field: members[0][field] for field in ("method", "regularizer_lambda", "epsilon")}
         examples = min(run["examples"] for run in members)
@@ -87,9 +89,14 @@ def _configurations(runs: dict[str, dict[str, Any]], attacks: list[str]) -> list
     return found
 
 
-def _mean(values) -> float:
+def _mean(values: Iterable[float]) -> float:
     values = list(values)
     return sum(values) / len(values)
+
+
+def _means(seeds: Sequence[Sequence[float]]) -> list[float]:
+    """The mean outcome of each example over the seeds."""
+    return [_mean(values) for values in zip(*seeds, strict=True)]
 
 
 def _best_unregularised(configurations: list[dict[str, Any]], field: str) -> dict[str, Any] | None:
@@ -128,34 +135,31 @@ def _matched(ours, theirs, multiple: str, decoding: str, best: dict[str, Any] | 
     def points(configurations) -> list[Point]:
         return [(c[nominal], c[worst][multiple]) for c in configurations]
 
-    def labels(level: float, values: tuple[float, float], given: int) -> list[str]:
+    def whose(level: float, values: tuple[float, float], given: int) -> list[dict[str, Any]]:
         """Whose numbers these are: the first of each method with this value at this level or beyond."""
         return [
             next(
-                c["label"]
+                c
                 for c, point in zip(side, points(side), strict=True)
                 if point[given] >= level and point[1 - given] == value
             )
             for side, value in zip((ours, theirs), values, strict=True)
         ]
 
+    def described(pair: list[dict[str, Any]], field: str, m: str | None) -> dict[str, Any]:
+        return {"runs": [c["label"] for c in pair], "difference": dataclasses.asdict(difference(*pair, field, m))}
+
     found = matched(points(ours), points(theirs))
-    examples = min(c["examples"] for c in (*ours, *theirs))
     at_worst, at_nominal = found.nominal_at_worst, found.worst_at_nominal
+    robust, able = whose(found.worst, at_worst, 1), whose(found.nominal, at_nominal, 0)
     return {
         "at_worst_case": {
             "level": found.worst,
             "nominal": list(at_worst),
-            "runs": labels(found.worst, at_worst, 1),
-            "margin": difference_margin(*at_worst, examples),
             "price": [best and price_of_robustness(best["nominal"], value) for value in at_worst],
-        },
-        "at_nominal": {
-            "level": found.nominal,
-            "worst_case": list(at_nominal),
-            "runs": labels(found.nominal, at_nominal, 0),
-            "margin": difference_margin(*at_nominal, examples),
-        },
+        }
+        | described(robust, nominal, None),
+        "at_nominal": {"level": found.nominal, "worst_case": list(at_nominal)} | described(able, worst, multiple),
     }
 
 

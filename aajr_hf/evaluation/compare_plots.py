@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from .chance import wilson
 from .compare import DECODINGS
-from .plots import MARKERS, legend, place_labels, render, shown
+from .plots import MARKERS, beside, error_bars, interval_bars, legend, panels, place_labels, render, shown
 from .results import multiples, times
 from .runs import METHODS, UNPENALISED
-from .trade_off import share_margin
 
 # Okabe and Ito's palette and a grey: a method has one colour in every plot of every comparison.
 _COLORS = dict(
@@ -25,6 +24,7 @@ _COLORS = dict(
     )
 )
 _DASHED = (0, (2, 2))
+_TITLES = ("greedy decoding", "sampling at temperature 1")
 _WIDTH = 10.4
 _TICKS = 6
 # More bands than these cover each other.
@@ -71,14 +71,6 @@ def run_styles(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _panels(figure: Figure, titles: tuple[str, str]) -> tuple[Axes, Axes]:
-    left, right = figure.subplots(1, 2)
-    for axes, title in zip((left, right), titles, strict=True):
-        axes.set_title(title, fontsize="medium")
-        axes.grid(alpha=0.3)
-    return left, right
-
-
 def _methods(configurations: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for configuration in configurations:
@@ -88,13 +80,13 @@ def _methods(configurations: list[dict[str, Any]]) -> dict[str, list[dict[str, A
 
 def _draw_trade_off(figure: Figure, comparison: dict[str, Any]) -> None:
     configurations, top = comparison["configurations"], multiples(comparison)[-1]
-    panels = _panels(figure, ("greedy decoding", "sampling at temperature 1"))
-    for axes, (nominal, worst) in zip(panels, DECODINGS.values(), strict=True):
+    both = panels(figure, _TITLES)
+    for axes, (nominal, worst) in zip(both, DECODINGS.values(), strict=True):
         for method, members in _methods(configurations).items():
             xs, ys = [c[nominal] for c in members], [c[worst][top] for c in members]
             color = _COLORS[method]
             axes.plot(xs, ys, "-", color=color, linewidth=1.2)
-            across, up = (_error_bars(values, members[0]["examples"]) for values in (xs, ys))
+            across, up = (error_bars(values, members[0]["examples"]) for values in (xs, ys))
             axes.errorbar(xs, ys, up, across, "none", ecolor=color, alpha=0.25, elinewidth=1)
             axes.plot(xs, ys, "o", color=color, markerfacecolor="none", markersize=8, markeredgewidth=2)
             for run in (comparison["runs"][name] for c in members if len(c["runs"]) > 1 for name in c["runs"]):
@@ -106,17 +98,10 @@ def _draw_trade_off(figure: Figure, comparison: dict[str, Any]) -> None:
         axes.margins(0.12)
     legend(figure, [_handle(method) for method in _methods(configurations)])
     figure.draw_without_rendering()  # settles the layout, in which the labels are placed
-    for axes, (nominal, worst) in zip(panels, DECODINGS.values(), strict=True):
+    for axes, (nominal, worst) in zip(both, DECODINGS.values(), strict=True):
         points = [(c[nominal], c[worst][top]) for c in configurations]
         labels = [_tag(c, configurations) for c in configurations]
         place_labels(axes, points, labels, [_COLORS[c["method"]] for c in configurations])
-
-
-def _error_bars(shares: list[float], examples: int) -> list[list[float]]:
-    """Below and above shares in percent, within 0 and 100."""
-    margins = [share_margin(share, examples) for share in shares]
-    below = [min(margin, share) for margin, share in zip(margins, shares, strict=True)]
-    return [below, [min(margin, 100 - share) for margin, share in zip(margins, shares, strict=True)]]
 
 
 def _handle(method: str) -> Line2D:
@@ -139,12 +124,13 @@ def _draw_radii(figure: Figure, comparison: dict[str, Any]) -> None:
     attacks, handles = multiples(comparison), []
     radii = [0.0, *map(float, attacks)]
     styles = run_styles(comparison["runs"])
-    panels = _panels(figure, ("greedy decoding", "sampling at temperature 1"))
-    for axes, (nominal, worst) in zip(panels, DECODINGS.values(), strict=True):
+    for axes, (nominal, worst) in zip(panels(figure, _TITLES), DECODINGS.values(), strict=True):
         handles = []
-        for name, run in comparison["runs"].items():
+        for i, (name, run) in enumerate(comparison["runs"].items()):
             ys = [run[nominal], *(run[worst][m] for m in attacks)]
-            handles += axes.plot(radii, ys, **styles[name], markersize=6, linewidth=1.5, label=shown(name), alpha=0.9)
+            xs = beside(radii, i, len(styles))
+            handles += axes.plot(xs, ys, **styles[name], markersize=6, linewidth=1.5, label=shown(name), alpha=0.9)
+            interval_bars(axes, xs, ys, run["examples"], styles[name]["color"])
         axes.set(ylim=(-3, 103), xticks=radii, xticklabels=["0\n(nominal)", *map(times, attacks)])
         axes.set_xlabel(f"attack radius (multiples of epsilon {comparison['train_epsilon']:g})")
         axes.set_ylabel("success (% of examples)")
@@ -169,7 +155,7 @@ def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None
     drawn = [c["label"] for curve in curves.values() for c in curve]
     level = [c for c in configurations if c["method"] in UNPENALISED and c["label"] not in drawn]
     titles = ("nominal", f"attacked at {times(top)} the training radius")
-    for axes, multiple in zip(_panels(figure, titles), (None, top), strict=True):
+    for axes, multiple in zip(panels(figure, titles), (None, top), strict=True):
         for dashes, (nominal, worst) in zip(("-", _DASHED), DECODINGS.values(), strict=True):
 
             def height(c, nominal=nominal, worst=worst, multiple=multiple):
@@ -180,11 +166,14 @@ def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None
                 several = sum(key[0] == method for key in curves) > 1
                 name = "epsilon" if field == "regularizer_lambda" else "lambda"
                 label = f"{method}, {name} {constant:g}" if several and constant is not None else method
-                line = axes.plot([c[field] for c in curve], [height(c) for c in curve], **style, label=label)
+                xs, ys = [c[field] for c in curve], [height(c) for c in curve]
+                line = axes.plot(xs, ys, **style, label=label)
+                interval_bars(axes, xs, ys, curve[0]["examples"], _COLORS[method])
                 handles.setdefault(label, line[0])
             for c in level:
                 style = {"color": styles[c["runs"][0]]["color"], "linestyle": dashes, "linewidth": 1.2}
                 handles.setdefault(c["label"], axes.axhline(height(c), **style, label=shown(c["label"])))
+                axes.axhspan(*wilson(height(c), c["examples"]), color=style["color"], alpha=0.05, linewidth=0)
         if field == "regularizer_lambda":
             axes.set_xscale("log")
             weights = sorted({c[field] for curve in curves.values() for c in curve})

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ..training.measurement import threat_model_line
+from .attack_report import attack_cells, trust_cells
+from .chance import PairedDifference
 from .compare import DECODINGS
 from .compare_plots import draw_comparison
 from .compare_sentences import comparison_sentences
-from .report import points_text, render_page, replace_file
-from .results import multiples, number_text, percent_text, times
+from .report import json_text, points_text, render_page, replace_file
+from .results import everything_but_outcomes, multiples, number_text, percent_text, share_text, times
 from .tables import plain_table
 
 PLOTS = {
     "trade_off": (
         "Nominal success against success under the strongest attack",
         "The price of robustness: up withstands more, right costs less. Lines lead through the runs of a method by lambda and "
-        "epsilon; thin crosses are 95 % intervals of the examples, dots the single seeds of a mean.",
+        "epsilon; thin crosses are 95 % intervals, dots the single seeds of a mean.",
     ),
     "epsilon": (
         "Success against the radius of the attack, one line per run",
-        "Success as the adversary may push harder: a flatter line is a more robust agent.",
+        "Success as the adversary may push harder, with 95 % intervals: a flatter line is a more robust agent.",
     ),
     "lambda": (
         "Success against lambda, one line per method",
-        "What the weight of the penalty buys and costs. Level lines are runs without a penalty.",
+        "What the weight of the penalty buys and costs, with 95 % intervals. Level lines are runs without a penalty.",
     ),
     "train_epsilon": (
         "Success against the training radius, one line per method",
@@ -48,7 +51,7 @@ PLOTS = {
 TABLE_WIDTH = 100
 # In the terminal there is room for so many.
 _RADII = 3
-_NAME_WIDTHS, _SUCCESS_WIDTH, _POINTS_WIDTH = (10, 11), 6, 7
+_NAME_WIDTH = 12
 
 
 def write_comparison(comparison: dict[str, Any], folder: Path) -> None:
@@ -58,8 +61,8 @@ def write_comparison(comparison: dict[str, Any], folder: Path) -> None:
     """
     sentences = comparison_sentences(comparison)
     images = draw_comparison(comparison)
-    text = json.dumps(comparison | {"sentences": sentences}, indent=2, allow_nan=False) + "\n"
-    page = _page(comparison, sentences, images, text)
+    text = json_text(comparison | {"sentences": sentences}) + "\n"
+    page = _page(comparison, sentences, images)
     for name in PLOTS:
         if f"{name}.png" not in images:
             (folder / f"{name}.png").unlink(missing_ok=True)
@@ -67,37 +70,36 @@ def write_comparison(comparison: dict[str, Any], folder: Path) -> None:
         replace_file(folder / name, content)
 
 
-def comparison_table(comparison: dict[str, Any]) -> Table:
-    """One row a run, in `TABLE_WIDTH` columns: success, price, amplification, the variance of the gradient's norm, and time."""
-    attacks = multiples(comparison)[-_RADII:]
-    headers, rows = comparison_cells(comparison, attacks)
-    left_out = {("spectral", "norm"), ("grad.", "mean")}
-    if len(comparison["configurations"]) == len(rows):
-        left_out.add(("seed", ""))
+def comparison_table(comparison: dict[str, Any]) -> Group:
+    """Two tables in `TABLE_WIDTH` columns: success and its price, two rows a run; then how it was trained and how calm it is."""
+    success = success_cells(comparison, multiples(comparison)[-_RADII:])
+    headers, rows = training_cells(comparison)
+    left_out = {("seed", "")} if len(comparison["configurations"]) == len(rows) else set()
     kept = [i for i, header in enumerate(headers) if header not in left_out]
-    table = plain_table(caption="\n".join(notes(comparison)), gap=0)
-    for i in kept:
-        # Folded, to leave room for all: names where they are long, success between its two numbers.
-        widths = {"%": _SUCCESS_WIDTH, "points": _POINTS_WIDTH}
-        width = min(_NAME_WIDTHS[i], max(len(row[i]) for row in rows)) if i < 2 else widths.get(headers[i][1])
-        table.add_column(
-            "\n".join(headers[i]).replace("worst ", "worst\n"),
-            justify="left" if i < 2 else "right",
-            width=width,
-            no_wrap=width is None,
-            overflow="fold",
-        )
+    training = [headers[i] for i in kept], [[row[i] for i in kept] for row in rows]
+    return Group(_table(*success, left=3), *map(Text, notes(comparison)), "", _table(*training, left=1))
+
+
+def _table(headers: list[tuple[str, str]], rows: list[list[str]], left: int) -> Table:
+    table = plain_table(gap=0)
+    for i, header in enumerate(headers):
+        # Names are folded where they are long, to leave room for numbers.
+        name = header[0] in ("run", "method")
+        width = min(_NAME_WIDTH, max(len(row[i]) for row in rows)) if name else None
+        justify = "left" if i < left else "right"
+        table.add_column("\n".join(header), justify=justify, width=width, no_wrap=not name, overflow="fold")
     for row in rows:
         # Text, not str: a run's name is not markup.
-        table.add_row(*(Text(row[i]) for i in kept))
+        table.add_row(*map(Text, row))
     return table
 
 
 def notes(comparison: dict[str, Any]) -> list[str]:
     """What the columns of the table are, and which of their numbers are not what they should be."""
     found = [
-        "Success in percent, price in points of it: greedy decoding (sampling at temperature 1).",
-        f"Nx: attacked at N times the training radius, {comparison['train_epsilon']:g}.",
+        "Success in percent [95 % interval], price in points of it; sampled: at temperature 1.",
+        f"worst Nx: what no attack breaks within N times the training radius, {comparison['train_epsilon']:g}.",
+        threat_model_line(comparison),
     ]
     if any(run["price"]["greedy"] is not None for run in comparison["runs"].values()):
         found.append("Price: nominal success below that of the best run without a penalty.")
@@ -112,12 +114,25 @@ def notes(comparison: dict[str, Any]) -> list[str]:
     return found
 
 
-def comparison_cells(comparison: dict[str, Any], attacks: list[str]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+def success_cells(comparison: dict[str, Any], attacks: list[str]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Headers in two lines, and for each run and way of decoding the cells as text."""
+    headers = [("run", ""), ("method", ""), ("decoding", ""), ("nominal", "% [95 %]")]
+    headers += [*((f"worst {times(m)}", "% [95 %]") for m in attacks), ("price", "points")]
+    rows = []
+    for name, run in comparison["runs"].items():
+        for decoding, (nominal, worst) in DECODINGS.items():
+            price = run["price"][decoding]
+            shares = [share_text(run, nominal), *(share_text(run, worst, m) for m in attacks)]
+            # The sampled row has its run's name above it.
+            names = [name, run["method"]] if decoding == "greedy" else ["", ""]
+            rows.append([*names, decoding, *shares, "-" if price is None else points_text(price)])
+    return headers, rows
+
+
+def training_cells(comparison: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Headers in two lines, and the cells of each run as text."""
-    headers = [("run", ""), ("method", ""), ("lambda", ""), ("eps.", ""), ("seed", ""), ("nom.", "%")]
-    headers += [(f"worst {times(m)}", "%") for m in attacks]
-    headers += [("price", "points"), ("ampl.", "ascent"), ("spectral", "norm"), ("grad.", "mean")]
-    headers += [("grad.", "var."), ("train", "s")]
+    headers = [("run", ""), ("lambda", ""), ("eps.", ""), ("seed", ""), ("ampl.", "ascent"), ("spectral", "norm")]
+    headers += [("grad.", "mean"), ("grad.", "var."), ("train", "s")]
     rows = []
     for name, run in comparison["runs"].items():
         gradient = run["gradient_norm"] or {}
@@ -125,24 +140,13 @@ def comparison_cells(comparison: dict[str, Any], attacks: list[str]) -> tuple[li
         settings = (
             "-" if run[field] is None else f"{run[field]:g}" for field in ("regularizer_lambda", "epsilon", "seed")
         )
-        row = [name, run["method"], *settings, _both(run, None), *(_both(run, m) for m in attacks)]
-        price = [run["price"][decoding] for decoding in DECODINGS]
-        row.append("-" if None in price else f"{points_text(price[0])} ({points_text(price[1])})")
-        row += [number_text(run["amplification"]), number_text(run["spectral_norm"])]
+        row = [name, *settings, number_text(run["amplification"]), number_text(run["spectral_norm"])]
         row += [number_text(gradient.get("mean")), number_text(gradient.get("variance")) + star]
         rows.append([*row, number_text(run.get("train_seconds"))])
     return headers, rows
 
 
-def _both(run: dict[str, Any], multiple: str | None) -> str:
-    texts = []
-    for nominal, worst in DECODINGS.values():
-        texts.append(percent_text(run[nominal] if multiple is None else run[worst][multiple]))
-    return f"{texts[0]} ({texts[1]})"
-
-
-def _page(comparison: dict[str, Any], sentences: list[str], images: dict[str, bytes], everything: str) -> bytes:
-    headers, rows = comparison_cells(comparison, multiples(comparison))
+def _page(comparison: dict[str, Any], sentences: list[str], images: dict[str, bytes]) -> bytes:
     drawn = [
         (base64.b64encode(images[f"{name}.png"]).decode(), alt, caption)
         for name, (alt, caption) in PLOTS.items()
@@ -151,24 +155,32 @@ def _page(comparison: dict[str, Any], sentences: list[str], images: dict[str, by
     return render_page(
         "compare.html.j2",
         sentences=sentences,
-        headers=headers,
-        rows=rows,
+        success=success_cells(comparison, multiples(comparison)),
+        training=training_cells(comparison),
         notes=notes(comparison),
+        attacks=attack_cells(comparison),
+        checks=trust_cells(comparison),
         matched=[_matched_row(entry) for entry in comparison["matched"]],
         focus=comparison["matched"][0]["methods"][0] if comparison["matched"] else "",
         plots=drawn,
         profiles=any(run.get("amplification_profile") for run in comparison["runs"].values()),
         train_epsilon=comparison["train_epsilon"],
         settings=comparison["settings"],
-        everything=everything,
+        everything=json_text(_for_reading(comparison) | {"sentences": sentences}),
     )
+
+
+def _for_reading(comparison: dict[str, Any]) -> dict[str, Any]:
+    """The comparison without the outcomes of single examples, which are many."""
+    configurations = [{f: v for f, v in c.items() if f != "outcomes"} for c in comparison["configurations"]]
+    return everything_but_outcomes(comparison) | {"configurations": configurations}
 
 
 def _matched_row(entry: dict[str, Any]) -> list[str]:
     row = [entry["methods"][1], times(entry["multiple"]), entry["decoding"]]
     for place, field in (("at_worst_case", "nominal"), ("at_nominal", "worst_case")):
         found = entry[place]
-        ours, theirs = (round(value, 1) for value in found[field])
-        row += [percent_text(found["level"]), percent_text(ours), percent_text(theirs)]
-        row.append(f"{points_text(ours - theirs, '+')} ± {found['margin']:.1f}")
+        difference = PairedDifference(**found["difference"])
+        row += map(percent_text, (found["level"], *found[field]))
+        row.append(f"{points_text(difference.points, '+')} {difference.chance_text()}")
     return row

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..training.measurement import trust_sentence
+from .chance import PairedDifference
 from .compare import DECODINGS
-from .report import points_text
-from .results import multiples, number_text, percent_text, times
-from .trade_off import difference_margin
+from .results import difference, multiples, number_text, percent_text, times
 
 
 def comparison_sentences(comparison: dict[str, Any]) -> list[str]:
     """
-    The most robust run and its price, one method against each other one at matched worst case and at matched nominal success
+    Whether to trust the success under attack, the most robust run and its price, one method against each other one at matched worst case and at matched nominal success
     under the strongest attack, the gradients, and what to know before trusting this.
 
     Args:
         comparison: What [`compare`] returns.
     """
     top = multiples(comparison)[-1]
-    sentences = [_leader(comparison, top)]
+    sentences = [trust_sentence(comparison), _leader(comparison, top)]
     pairs: dict[str, dict[str, Any]] = {}
     for entry in comparison["matched"]:
         if entry["multiple"] == top:
@@ -44,11 +44,10 @@ def _leader(comparison: dict[str, Any], top: str) -> str:
         if best["label"] == leader["label"]:
             prices.append(f"{decoding} none, it is that run")
             continue
-        margin = difference_margin(leader[nominal], best["nominal"], leader["examples"])
-        # From the rounded numbers, so that a difference is the one between the two that the reader sees.
-        price = round(best["nominal"], 1) - round(leader[nominal], 1)
+        reference = next(c for c in configurations if c["label"] == best["label"])
+        price = difference(reference, leader, nominal)
         against = f"{percent_text(leader[nominal])} against {percent_text(best['nominal'])}% of {best['label']}"
-        prices.append(f"{decoding} {points_text(price)} ± {margin:.1f} points ({against})")
+        prices.append(f"{decoding} {price.points:.1f} points {price.chance_text()}, {against}")
     return f"{sentence} Its price, nominal success below the best run without a penalty: {'; '.join(prices)}."
 
 
@@ -60,29 +59,22 @@ def _pair(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
         f"At equal robustness (both {percent_text(robust['level'])}% under attack) nominal success is "
         f"{_side_by_side(robust, 'nominal')}; at equal nominal success (both {percent_text(nominal['level'])}%) success under "
         f"attack is {_side_by_side(nominal, 'worst_case')}. "
-        f"Sampled: {_side_by_side(sampled['at_worst_case'], 'nominal')} at "
-        f"{percent_text(sampled['at_worst_case']['level'])}% under attack, and "
-        f"{_side_by_side(sampled['at_nominal'], 'worst_case')} at {percent_text(sampled['at_nominal']['level'])}% nominal."
+        f"Sampled: at {percent_text(sampled['at_worst_case']['level'])}% under attack "
+        f"{_side_by_side(sampled['at_worst_case'], 'nominal')}, and at "
+        f"{percent_text(sampled['at_nominal']['level'])}% nominal {_side_by_side(sampled['at_nominal'], 'worst_case')}."
     )
 
 
 def _side_by_side(found: dict[str, Any], field: str) -> str:
-    ours, theirs = (round(value, 1) for value in found[field])
-    surely = ", beyond chance" if _sign(found, field) else ""
-    return f"{percent_text(ours)} against {percent_text(theirs)}% ({points_text(ours - theirs, '+')} ± {found['margin']:.1f}{surely})"
-
-
-def _sign(found: dict[str, Any], field: str) -> int:
-    """Who of the two is ahead, 1 or -1; 0 where chance explains it."""
-    ours, theirs = (round(value, 1) for value in found[field])
-    return 0 if abs(ours - theirs) <= found["margin"] else 1 if ours > theirs else -1
+    ours, theirs = map(percent_text, found[field])
+    return f"{ours} against {theirs}%, {PairedDifference(**found['difference']).text()}"
 
 
 def _verdict(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
     ours, theirs = greedy["methods"]
     nominal, robust = (
-        {_sign(entry[place], field) for entry in (greedy, sampled)} - {0}
-        for place, field in (("at_worst_case", "nominal"), ("at_nominal", "worst_case"))
+        {PairedDifference(**entry[place]["difference"]).sign for entry in (greedy, sampled)} - {0}
+        for place in ("at_worst_case", "at_nominal")
     )
     if not nominal | robust:
         return "no difference is shown."
@@ -116,14 +108,14 @@ def _doubts(comparison: dict[str, Any], top: str) -> list[str]:
     configurations, runs = comparison["configurations"], comparison["runs"]
     examples = min(run["examples"] for run in runs.values())
     several = [c for c in configurations if len(c["runs"]) > 1]
-    doubts = f"A difference within its ± (95%, of {examples} examples taken as independent) may be chance; "
+    doubts = (
+        f"Differences are paired by example, {examples} of them, with p of the exact McNemar test and 95 % intervals; "
+    )
     if several:
         spread = max(_spread([runs[name]["worst_case_success"][top] for name in c["runs"]]) for c in several)
-        doubts += (
-            f"seeds of one configuration differ by up to {spread:.1f} points at {times(top)}, which is not in them."
-        )
+        doubts += f"beside these, seeds of one configuration differ by up to {spread:.1f} points at {times(top)}."
     else:
-        doubts += "what another seed of the training would change is not in them."
+        doubts += "beside these, another seed of the training may change the numbers."
     counts: dict[str, int] = {}
     for c in configurations:
         counts[c["method"]] = counts.get(c["method"], 0) + 1

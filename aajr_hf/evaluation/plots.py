@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from .chance import wilson
 from .results import check_results, multiples, times
 
 _BARS = {
@@ -21,28 +23,37 @@ _BARS = {
 }
 # Okabe and Ito's palette, safe for colour-blind readers, without its yellow, which is faint on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+# Inches: of one panel, and of two side by side.
+_NARROW, WIDE = 5.6, 9.6
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def draw_plots(results: dict[str, Any]) -> dict[str, bytes]:
     """
-    Draw success by radius of attack, success under attack by nominal success, and amplification.
+    Draw success by radius of attack, success under attack by nominal success, amplification, and where some run has it
+    what happens along the ray of its worst direction.
 
     Args:
         results: `{"runs": {name: numbers}, "train_epsilon": float, "settings": {...}}`.
 
     Returns:
-        File name to PNG: `worst_case.png`, `trade_off.png` and `amplification.png`.
+        File name to PNG: `worst_case.png`, `trade_off.png`, `amplification.png` and `ray.png`.
 
     Raises:
         ValueError: If a number is absent or not finite; names the run and the field.
     """
     check_results(results)
-    plots = {"worst_case": _draw_worst_case, "trade_off": _draw_trade_off, "amplification": _draw_bars}
-    return {f"{name}.png": render(lambda figure, draw=draw: draw(figure, results)) for name, draw in plots.items()}
+    plots = {
+        "worst_case": (_draw_worst_case, WIDE),
+        "trade_off": (_draw_trade_off, _NARROW),
+        "amplification": (_draw_bars, _NARROW),
+    }
+    if any(run.get("ray") for run in results["runs"].values()):
+        plots["ray"] = _draw_ray, WIDE
+    return {f"{name}.png": render(partial(draw, results=results), width) for name, (draw, width) in plots.items()}
 
 
-def render(draw: Callable[[Figure], None], width: float = 5.6) -> bytes:
+def render(draw: Callable[[Figure], None], width: float = _NARROW) -> bytes:
     """What `draw` draws on a new figure, `width` inches wide, as a PNG."""
     # Without pyplot, which would keep the figures and the choice of backend globally.
     figure = Figure(figsize=(width, 4.3), dpi=220, layout="constrained", facecolor="white")
@@ -73,51 +84,95 @@ def legend(figure: Figure, handles: list[Any]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
+def error_bars(shares: list[float], examples: int) -> list[list[float]]:
+    """Below and above shares in percent, how far their 95 % intervals reach."""
+    intervals = [wilson(share, examples) for share in shares]
+    below = [max(0.0, share - low) for share, (low, _) in zip(shares, intervals, strict=True)]
+    return [below, [max(0.0, high - share) for share, (_, high) in zip(shares, intervals, strict=True)]]
+
+
+def interval_bars(axes: Axes, places: list[float], shares: list[float], examples: int, color: Any) -> None:
+    """The 95 % intervals of shares, as bars up and down."""
+    axes.errorbar(places, shares, error_bars(shares, examples), fmt="none", ecolor=color, alpha=0.45, elinewidth=1.2)
+
+
+def beside(places: list[float], i: int, runs: int) -> list[float]:
+    """Places of the i-th of so many runs, a little aside, so that intervals do not cover each other."""
+    return [place + 0.012 * places[-1] * (i - (runs - 1) / 2) for place in places]
+
+
+def panels(figure: Figure, titles: tuple[str, str]) -> tuple[Axes, Axes]:
+    """Two empty panels side by side."""
+    left, right = figure.subplots(1, 2)
+    for axes, title in zip((left, right), titles, strict=True):
+        axes.set_title(title, fontsize="medium")
+        axes.grid(alpha=0.3)
+    return left, right
+
+
 def _draw_worst_case(figure: Figure, results: dict[str, Any]) -> None:
-    greedy, sampled = ("nominal_success", "worst_case_success"), ("sampled_success", "sampled_worst_case_success")
-    draw_by_radius(figure, results, multiples(results), greedy, sampled, "sampled (dashed)", "success (% of examples)")
+    fields = {"greedy decoding": ("nominal_success", "worst_case_success")}
+    fields["sampling at temperature 1"] = ("sampled_success", "sampled_worst_case_success")
+    draw_by_radius(figure, results, multiples(results), fields, "success (% of examples)")
 
 
 def draw_by_radius(
-    figure: Figure,
-    results: dict[str, Any],
-    attacks: list[str],
-    solid: tuple[str, str],
-    dashed: tuple[str, str],
-    dashed_label: str,
-    label: str,
+    figure: Figure, results: dict[str, Any], attacks: list[str], fields: dict[str, tuple[str, str]], label: str
 ) -> None:
-    """Two lines a run over the radii of the attack, each from a field without attack and one by multiple."""
-    axes, handles = figure.add_subplot(), []
-    radii = [0.0, *map(float, attacks)]
+    """Two panels by title: a line a run over the radii of the attack, from a field without attack and one by multiple."""
+    radii, runs, handles = [0.0, *map(float, attacks)], results["runs"], []
+    for axes, (nominal, worst) in zip(panels(figure, tuple(fields)), fields.values(), strict=True):
+        handles = []
+        for i, (name, (color, marker)) in enumerate(run_styles(results).items()):
+            heights = [runs[name][nominal], *(runs[name][worst][m] for m in attacks)]
+            places = beside(radii, i, len(runs))
+            handles += axes.plot(places, heights, color=color, marker=marker, markersize=6, label=shown(name))
+            interval_bars(axes, places, heights, runs[name]["examples"], color)
+        axes.set(ylim=(-3, 103), xticks=radii, xticklabels=["0\n(nominal)", *map(times, attacks)])
+        axes.set_xlabel(f"attack radius (multiples of epsilon {results['train_epsilon']:g})")
+        axes.set_ylabel(label)
+    legend(figure, handles)
 
-    def heights(run: dict[str, Any], fields: tuple[str, str]) -> list[float]:
-        return [run[fields[0]], *(run[fields[1]][m] for m in attacks)]
 
-    for i, (name, (color, marker)) in enumerate(run_styles(results).items()):
+def _draw_ray(figure: Figure, results: dict[str, Any]) -> None:
+    left, right = panels(figure, ("greedy success", "negative log-likelihood of the expert's answer"))
+    handles = []
+    for name, (color, _) in run_styles(results).items():
         run = results["runs"][name]
-        # Earlier lines are wider and their markers larger, so that a run with the same numbers leaves them visible.
-        size = max(4.0, 9.0 - i)
-        style = {"color": color, "linewidth": size / 3, "label": shown(name)}
-        handles += axes.plot(radii, heights(run, solid), marker=marker, markersize=size, **style)
-        axes.plot(radii, heights(run, dashed), linestyle=(0, (2, 2)), **style | {"linewidth": 1.2})
-    handles.append(Line2D([], [], color="0.35", linestyle=(0, (2, 2)), linewidth=1.2, label=dashed_label))
-    axes.set(ylim=(-3, 103), xticks=radii, xticklabels=["0\n(nominal)", *map(times, attacks)])
-    axes.set_xlabel(f"attack radius (multiples of the training epsilon, {results['train_epsilon']:g})")
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
+        if not (ray := run.get("ray")):
+            continue
+        handles += left.plot(ray["multiples"], ray["success"], color=color, linewidth=1.8, label=shown(name))
+        below, above = error_bars(ray["success"], run["examples"])
+        low, high = (
+            [s + sign * bar for s, bar in zip(ray["success"], bars, strict=True)]
+            for sign, bars in ((-1, below), (1, above))
+        )
+        left.fill_between(ray["multiples"], low, high, color=color, alpha=0.12, linewidth=0)
+        right.plot(ray["multiples"], ray["nll"], color=color, linewidth=1.8)
+    for axes in (left, right):
+        axes.axvline(1.0, color="0.35", linestyle=(0, (2, 2)), linewidth=1.2)
+        axes.set_xlabel("place on the ray (multiples of epsilon)")
+    handles.append(Line2D([], [], color="0.35", linestyle=(0, (2, 2)), linewidth=1.2, label="radius of training"))
+    left.set(ylim=(-3, 103), ylabel="success (% of examples)")
+    right.set(ylabel="nats per token")
+    right.set_ylim(bottom=0)
     legend(figure, handles)
 
 
 def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
-    axes, top = figure.add_subplot(), multiples(results)[-1]
-    points = [(run["nominal_success"], run["worst_case_success"][top]) for run in results["runs"].values()]
+    axes, top, runs = figure.add_subplot(), multiples(results)[-1], results["runs"]
+    points = [(run["nominal_success"], run["worst_case_success"][top]) for run in runs.values()]
     styles = list(run_styles(results).values())
-    for (color, marker), point in zip(styles, points, strict=True):
+    for (color, marker), point, run in zip(styles, points, runs.values(), strict=True):
+        across, up = (error_bars([share], run["examples"]) for share in point)
+        axes.errorbar(*point, up, across, "none", ecolor=color, alpha=0.4, elinewidth=1.2)
         # Hollow, so that the other one of two equal points can be seen.
         axes.plot(*point, marker, color=color, markerfacecolor="none", markersize=9, markeredgewidth=2)
-    for axis, values in zip((axes.xaxis, axes.yaxis), zip(*points, strict=True), strict=True):
-        middle, half = (min(values) + max(values)) / 2, max(7.5, 0.75 * (max(values) - min(values)))
+    for i, axis in enumerate((axes.xaxis, axes.yaxis)):
+        ends = [
+            end for point, run in zip(points, runs.values(), strict=True) for end in wilson(point[i], run["examples"])
+        ]
+        middle, half = (min(ends) + max(ends)) / 2, max(7.5, 0.6 * (max(ends) - min(ends)))
         axis.axes.set(**{f"{axis.axis_name}lim": (middle - half, middle + half)})
         # Room for labels may reach past 100 percent, ticks do not.
         axis.set_ticks(
@@ -127,7 +182,7 @@ def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
     axes.set_ylabel(f"success at {times(top)} the training epsilon (% of examples)")
     axes.grid(alpha=0.3)
     figure.draw_without_rendering()  # settles the layout, in which the labels are placed
-    place_labels(axes, points, map(shown, results["runs"]), (color for color, _ in styles))
+    place_labels(axes, points, map(shown, runs), (color for color, _ in styles))
 
 
 def place_labels(axes: Axes, points: list[tuple[float, float]], labels: Iterable[str], colors: Iterable[str]) -> None:
@@ -161,8 +216,8 @@ def place_labels(axes: Axes, points: list[tuple[float, float]], labels: Iterable
 def _free_place(width: float, height: float, x: float, y: float, frame: Bbox, taken: list[Bbox]) -> Bbox:
     """A box of this size close to (x, y), in pixels, that is inside the frame and overlaps none that are taken."""
     for distance in range(1, 100):
-        # To the sides first: beside its point a label reads best.
-        for right, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+        # Between the arms of the intervals first.
+        for right, up in ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)):
             left = x - width / 2 + right * (width / 2 + distance * height / 8)
             bottom = y - height / 2 + up * distance * height / 4
             left = max(frame.x0, min(left, frame.x1 - width))

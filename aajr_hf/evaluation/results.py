@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_BY_MULTIPLE = ("worst_case_success", "sampled_worst_case_success", "worst_case_cost")
+from ..training.measurement import RESULTS_VERSION, interval_text, version_problem
+from .chance import PairedDifference, paired_difference
+
+__all__ = ["RESULTS_VERSION"]  # the version that is read and written
+
+SUCCESS = ("nominal_success", "sampled_success")
+SUCCESS_UNDER_ATTACK = ("worst_case_success", "sampled_worst_case_success")
 _NUMBERS = (
-    *("nominal_success", "sampled_success", "nominal_cost", "amplification", "random_amplification"),
+    *(*SUCCESS, "nominal_cost", "amplification", "random_amplification"),
     *("spectral_norm", "embedding_norm", "examples"),
 )
+_THREAT_MODEL = ("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_scope", "perturbed_tokens")
 
 
 def check_results(results: dict[str, Any]) -> None:
@@ -17,29 +24,78 @@ def check_results(results: dict[str, Any]) -> None:
     Refuse results that a report cannot show. Only `train_seconds` may be absent: not every agent was trained here.
 
     Args:
-        results: `{"runs": {name: numbers}, "train_epsilon": float, "settings": {...}}`.
+        results: `{"version": 2, "runs": {name: numbers}, "train_epsilon": float, "threat_model": {...}, "settings": {...}}`.
 
     Raises:
-        ValueError: If there is no run or no radius, or a number is absent or not finite; names the run and the field.
+        ValueError: If they are of another version, there is no run or no radius, or a number is absent or not finite; names
+            the run and the field.
     """
-    runs, radii = results["runs"], multiples(results)
-    if not runs:
-        raise ValueError("the results hold no runs")
+    radii = multiples(results)
+    check_measurement(results)
     if not radii:
-        raise ValueError(f"run {next(iter(runs))!r}, field 'worst_case_success': no radius of attack")
-    for name, run in runs.items():
+        raise ValueError(f"run {next(iter(results['runs']))!r}, field 'worst_case_success': no radius of attack")
+    for name, run in results["runs"].items():
         numbers = {field: run.get(field) for field in _NUMBERS}
-        numbers |= {f"{field}.{m}": value(run, field, m) for field in _BY_MULTIPLE for m in radii}
-        for measured in ("attacks", "stability"):
+        fields = (*SUCCESS_UNDER_ATTACK, "worst_case_cost")
+        numbers |= {f"{field}.{m}": value(run, field, m) for field in fields for m in radii}
+        for measured in ("attacks", "token_attack", "ray", "stability"):
             numbers |= _paths(run.get(measured, {}), measured)
         if run.get("train_seconds") is not None:
             numbers["train_seconds"] = run["train_seconds"]
-        for field, number in numbers.items():
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-                raise ValueError(f"run {name!r}, field {field!r}: expected a finite number, got {number!r}")
+        check_numbers(name, numbers)
+        check_shares(name, run, SUCCESS, SUCCESS_UNDER_ATTACK, radii)
+
+
+def check_measurement(results: dict[str, Any]) -> None:
+    """
+    What results of every kind have: today's version, runs with checks of the attack, a threat model, finite settings.
+
+    Raises:
+        ValueError: names the run or the part, and the field.
+    """
+    if problem := version_problem(results):
+        raise ValueError(f"these results are {problem}: evaluate the agents anew with `aajr evaluate`")
+    if not results["runs"]:
+        raise ValueError("the results hold no runs")
+    for field in _THREAT_MODEL:
+        if (results.get("threat_model") or {}).get(field) is None:
+            raise ValueError(f"threat_model, field {field!r}: absent")
+    first = next(iter(results["runs"].values())).get("examples")
+    for name, run in results["runs"].items():
+        if not isinstance(run.get("trust"), list):
+            raise ValueError(f"run {name!r}, field 'trust': expected a list of checks of the attack")
+        if None not in (first, run.get("examples")) and run["examples"] != first:
+            raise ValueError(
+                f"run {name!r}, field 'examples': {run['examples']}, and {first} of the first run: pair them"
+            )
     for field, number in {"train_epsilon": results["train_epsilon"], **results["settings"]}.items():
         if isinstance(number, float) and not math.isfinite(number):
             raise ValueError(f"settings, field {field!r}: expected a finite number, got {number!r}")
+
+
+def check_numbers(name: str, numbers: dict[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: for a number of this run, by field, that is absent or not finite.
+    """
+    for field, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"run {name!r}, field {field!r}: expected a finite number, got {number!r}")
+
+
+def check_shares(name: str, run: dict[str, Any], single: tuple, by_multiple: tuple, radii: list[str]) -> None:
+    """
+    Raises:
+        ValueError: where a share of this run, alone or by multiple, lacks its interval or the outcome of an example.
+    """
+    places = [(field, None) for field in single] + [(field, m) for field in by_multiple for m in radii]
+    for kind, length in (("intervals", 2), ("outcomes", run["examples"])):
+        for field, m in places:
+            numbers = value(run.get(kind) or {}, field, m)
+            path = ".".join(filter(None, (kind, field, m)))
+            if not isinstance(numbers, list) or len(numbers) != length:
+                raise ValueError(f"run {name!r}, field {path!r}: expected {length} numbers")
+            check_numbers(name, _paths(numbers, path))
 
 
 def _paths(numbers: Any, path: str) -> dict[str, Any]:
@@ -50,9 +106,26 @@ def _paths(numbers: Any, path: str) -> dict[str, Any]:
     return {place: n for name, value in inner for place, n in _paths(value, f"{path}.{name}").items()}
 
 
-def value(run: dict[str, Any], field: str, multiple: str | None = None) -> float | None:
+def value(run: dict[str, Any], field: str, multiple: str | None = None) -> Any:
     """A run's number, at this multiple of the training radius where the field has one for each; None if absent."""
     return run.get(field) if multiple is None else (run.get(field) or {}).get(multiple)
+
+
+def difference(ours: dict[str, Any], theirs: dict[str, Any], field: str, m: str | None = None) -> PairedDifference:
+    """How much more often the one run is right than the other, on the same examples."""
+    return paired_difference(value(ours["outcomes"], field, m), value(theirs["outcomes"], field, m))
+
+
+def share_text(run: dict[str, Any], field: str, multiple: str | None = None) -> str:
+    """A share of a run in percent with its 95 % interval: `81.3 [78-84]`."""
+    share = percent_text(value(run, field, multiple))
+    return f"{share} {interval_text(value(run.get('intervals') or {}, field, multiple))}".rstrip()
+
+
+def everything_but_outcomes(results: dict[str, Any]) -> dict[str, Any]:
+    """Results without the outcomes of single examples, which are many."""
+    runs = {name: {f: v for f, v in run.items() if f != "outcomes"} for name, run in results["runs"].items()}
+    return results | {"runs": runs}
 
 
 def multiples(results: dict[str, Any]) -> list[str]:

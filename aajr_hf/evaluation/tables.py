@@ -30,9 +30,10 @@ def text_table(
     caption: str | None = None,
     *,
     left: int = 1,
+    gap: int = 1,
 ) -> Table:
     """A table of texts, with so many columns at its left that are words, and numbers in the others; long ones are folded."""
-    table = plain_table(title, caption)
+    table = plain_table(title, caption, gap=gap)
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i < left else "right", overflow="fold")
     for row in rows:

@@ -5,7 +5,6 @@ price. A run is a point (nominal, worst case), in percent; nothing is interpolat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,18 +60,3 @@ def matched(points_a: Sequence[Point], points_b: Sequence[Point]) -> Matched:
 def price_of_robustness(best_unregularised_nominal: float, nominal: float) -> float:
     """Points of nominal success that a run gives up against the best one without a penalty; negative if it gains."""
     return best_unregularised_nominal - nominal
-
-
-def share_margin(percent: float, examples: int) -> float:
-    """Half the width of the 95 % interval of a share, in points (Agresti and Coull 1998): above 0 also at 0 and 100 %."""
-    share = (percent / 100 * examples + 2) / (examples + 4)
-    return 196 * math.sqrt(share * (1 - share) / (examples + 4))
-
-
-def difference_margin(percent_a: float, percent_b: float, examples: int) -> float:
-    """
-    Half the width of the 95 % interval of a difference between two shares of as many examples each, in points (Agresti
-    and Caffo 2000). For independent examples: of the same examples, on which runs mostly agree, it is less.
-    """
-    shares = [(percent / 100 * examples + 1) / (examples + 2) for percent in (percent_a, percent_b)]
-    return 196 * math.sqrt(sum(share * (1 - share) for share in shares) / (examples + 2))

@@ -1,8 +1,20 @@
 """Results of four agents for the tests of reports and plots."""
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from aajr_hf.evaluation.chance import with_intervals
+
+MULTIPLES = ("0.5", "1", "2")
+THREAT_MODEL = {
+    "epsilon": 0.4,
+    "epsilon_mode": "relative",
+    "perturbation_norm": "l2",
+    "perturbation_scope": "sequence",
+    "perturbed_tokens": "prompt",
+}
 
 
 def draw(function, results):
@@ -14,44 +26,96 @@ def draw(function, results):
     return figure
 
 
-def make_run(nominal, sampled, worst, *, amplification=10.0, seconds=None, examples=512):
-    multiples = ("0.5", "1", "2")
+def greedy_outcomes(percent, examples):
+    """0 or 1 per example; shares that differ are as good as independent, equal ones are of the same examples."""
+    right = round(percent / 100 * examples)
+    return (np.random.default_rng(right).permutation(examples) < right).astype(float).tolist()
+
+
+def sampled_outcomes(percent, examples):
+    """Probabilities with this mean, from hard to easy examples."""
+    share = percent / 100
+    return (share + min(share, 1 - share) * np.linspace(-1, 1, examples)).tolist()
+
+
+def trust(passed=True):
+    rules = {"random points break no more than PGA": "0 of 1000 examples", "more steps break little more": "3 of 1000"}
+    return [{"rule": rule, "passed": passed, "detail": detail} for rule, detail in rules.items()]
+
+
+def make_run(nominal, sampled, worst, *, amplification=10.0, seconds=None, examples=1000):
+    def by_multiple(values):
+        return dict(zip(MULTIPLES, values, strict=True))
+
+    worst_sampled = [max(0.0, share - 5.0) for share in worst]
+    return with_intervals(
+        {
+            "nominal_success": nominal,
+            "sampled_success": sampled,
+            "nominal_cost": 0.251,
+            "worst_case_success": by_multiple(worst),
+            "sampled_worst_case_success": by_multiple(worst_sampled),
+            "worst_case_cost": {m: 0.361 * float(m) for m in MULTIPLES},
+            "outcomes": {
+                "nominal_success": greedy_outcomes(nominal, examples),
+                "sampled_success": sampled_outcomes(sampled, examples),
+                "worst_case_success": by_multiple([greedy_outcomes(share, examples) for share in worst]),
+                "sampled_worst_case_success": by_multiple([sampled_outcomes(s, examples) for s in worst_sampled]),
+            },
+            "attacks": {
+                "margin": {
+                    "attacked": dict.fromkeys(MULTIPLES, examples),
+                    "broken": dict.fromkeys(MULTIPLES, examples // 10),
+                    "success": by_multiple([share + 1.0 for share in worst]),
+                },
+                "tempered_nll": {
+                    "attacked": dict.fromkeys(MULTIPLES, examples // 2),
+                    "broken": dict.fromkeys(MULTIPLES, examples // 100),
+                    "success": by_multiple(worst),
+                },
+            },
+            "trust": trust(),
+            "ray": make_ray(nominal, worst),
+            "amplification": amplification,
+            "random_amplification": amplification / 20,
+            "spectral_norm": amplification * 1.7,
+            "embedding_norm": 0.29,
+            "train_seconds": seconds,
+            "examples": examples,
+        }
+    )
+
+
+def make_ray(nominal, worst):
+    multiples = [i / 4 for i in range(13)]
+    success = np.interp(multiples, [0, 0.5, 1, 2, 3], [nominal, *worst, 0.0]).tolist()
     return {
-        "nominal_success": nominal,
-        "sampled_success": sampled,
-        "nominal_cost": 0.251,
-        "worst_case_success": dict(zip(multiples, worst, strict=True)),
-        "sampled_worst_case_success": {m: w - 5.0 for m, w in zip(multiples, worst, strict=True)},
-        "worst_case_cost": {m: 0.361 * float(m) for m in multiples},
-        "amplification": amplification,
-        "random_amplification": amplification / 20,
-        "spectral_norm": amplification * 1.7,
-        "embedding_norm": 0.29,
-        "train_seconds": seconds,
-        "examples": examples,
+        "multiples": multiples,
+        "success": success,
+        "sampled_success": [0.9 * share for share in success],
+        "nll": [0.01 + m**2 * (101 - nominal * worst[-1] / 100) / 100 for m in multiples],
     }
+
+
+def as_results(runs, **more):
+    """A whole result of these runs."""
+    settings = {"attack_steps": 20, "attack_restarts": 3, "examples": 1000, "seed": 7, "environment": "congestion"}
+    whole = {"version": 2, "runs": runs, "train_epsilon": 0.4, "threat_model": THREAT_MODEL, "settings": settings}
+    return whole | more
 
 
 @pytest.fixture
 def results():
     base = make_run(100.0, 97.3, (59.2, 41.1, 29.3), amplification=155.0)
     del base["train_seconds"]
-    return {
-        "runs": {
+    return as_results(
+        {
             "base": base,
             "sft": make_run(99.9, 98.1, (58.2, 40.1, 28.3), amplification=161.0, seconds=400.0),
             "adversarial": make_run(99.6, 94.4, (67.2, 62.0, 49.2), amplification=117.0, seconds=1200.0),
             "aajr": make_run(81.3, 72.6, (78.1, 74.7, 70.1), amplification=4.03, seconds=3000.0),
-        },
-        "train_epsilon": 0.4,
-        "settings": {
-            "attack_steps": 20,
-            "attack_restarts": 3,
-            "examples": 512,
-            "seed": 7,
-            "environment": "congestion",
-        },
-    }
+        }
+    )
 
 
 def make_stability(scale, within=(0.0, 25.0, 50.0)):

@@ -1,4 +1,4 @@
-"""The tables of the other attacks and of the checks, and what the page and the summary say of them."""
+"""The tables of the attacks and of the checks, and what the page and the summary say of them."""
 
 from __future__ import annotations
 
@@ -7,82 +7,89 @@ import math
 import pytest
 
 from aajr_hf.evaluation import report
-from aajr_hf.evaluation.attack_report import attack_cells, attack_tables, sanity_sentences
-from aajr_hf.evaluation.sanity import sanity_rules
+from aajr_hf.evaluation.attack_report import attack_cells, attack_tables, token_cells, trust_cells
 
 from .test_report import page, piped
 
 
-def by_multiple(values):
-    return dict(zip(("0.5", "1", "2"), values, strict=True))
-
-
 @pytest.fixture
 def attacked(results):
-    """Two of the runs with other attacks; the second one's token substitutions are stronger than PGA."""
-    for name, pga_at_radius in (("adversarial", 1.0), ("aajr", 40.0)):
-        run = results["runs"][name]
-        random = {"success": (95.0, 90.0, 85.0), "sampled_success": (94.0, 89.0, 84.0), "cost": (0.3, 0.4, 0.5)}
-        run["attacks"] = {
-            "random": {field: by_multiple(values) for field, values in random.items()},
-            "token": {"success": 10.0, "sampled_success": 11.0, "cost": 12.0, "radius": 1.75},
-            "pga_at_token_radius": {
-                "success": pga_at_radius,
-                "sampled_success": 2.0,
-                "cost": 50.0,
-                "radius": 1.75,
-            },
-        }
-        run["sanity"] = sanity_rules(run)
+    """One run with a token attack and a failed check, and attacks that were also made alone."""
+    run = results["runs"]["aajr"]
+    token = {"success": 10.0, "sampled_success": 11.0, "cost": 12.0, "radius": 1.75}
+    run["token_attack"] = token | {"pga": token | {"success": 40.0, "sampled_success": 2.0}}
+    run["trust"][0] |= {"passed": False, "detail": "400 of 1000 examples"}
+    run["attacks"]["margin"]["alone"] = {"0.5": 79.0, "1": 77.7, "2": 71.2}
     return results
 
 
-def test_a_row_for_each_run_and_attack(attacked):
-    headers, rows = attack_cells(attacked)
-    assert headers == ["run", "attack", "0.5x", "1x", "2x", "own radius", "radius"]
-    assert rows[:4] == [
-        ["adversarial", "PGA", "67.2 (62.2)", "62.0 (57.0)", "49.2 (44.2)", "-", "-"],
-        ["adversarial", "random points", "95.0 (94.0)", "90.0 (89.0)", "85.0 (84.0)", "-", "-"],
-        ["adversarial", "token substitutions", "-", "-", "-", "10.0 (11.0)", "1.75"],
-        ["adversarial", "PGA, radii of these", "-", "-", "-", "1.0 (2.0)", "1.75"],
+def test_a_row_for_each_run_and_attack(results):
+    headers, rows = attack_cells(results)
+    radii = [(times, kind) for times in ("0.5x", "1x", "2x") for kind in ("broken", "left")]
+    assert headers == [("run", ""), ("attack", ""), *radii]
+    assert rows[-2:] == [
+        ["aajr", "margin", "100/1000", "79.1", "100/1000", "75.7", "100/1000", "71.1"],
+        ["aajr", "tempered nll", "10/500", "78.1", "10/500", "74.7", "10/500", "70.1"],
     ]
-    assert [row[0] for row in rows] == ["adversarial"] * 4 + ["aajr"] * 4
+    assert [row[0] for row in rows] == [name for name in results["runs"] for _ in range(2)]
 
 
-def test_tables_and_sentence_say_what_failed(attacked):
-    others, checks = (piped(table) for table in attack_tables(attacked))
-    assert "random points" in others and "95.0 (94.0)" in others
-    words = checks.split()
-    assert words.count("failed") == 1 and words.count("passed") == 3
-    (sentence,) = sanity_sentences(attacked)
-    assert sentence.startswith(
-        "Do not trust the success under attack of aajr: the attack fails the check that PGA leaves"
-    )
-    assert report.summary_sentences(attacked)[-1] == sentence
+def test_alone_is_a_column_where_it_is_given(attacked):
+    headers, rows = attack_cells(attacked)
+    assert headers[-3:] == [("2x", "broken"), ("2x", "left"), ("2x", "alone")]
+    assert [row[-1] for row in rows] == ["-"] * 6 + ["71.2", "-"] and rows[-2][4] == "79.0"
+
+
+def test_an_attack_that_skipped_a_radius_shows_none_of_it(results):
+    attack = results["runs"]["sft"]["attacks"]["margin"]
+    for numbers in attack.values():
+        del numbers["0.5"]
+    assert attack_cells(results)[1][2][2:6] == ["-", "-", "100/1000", "41.1"]
+
+
+def test_tables_show_attacks_tokens_and_what_failed(attacked):
+    attacks, tokens, failed = (piped(table) for table in attack_tables(attacked))
+    assert attacks.startswith("Attacks, one after the other") and max(map(len, attacks.splitlines())) <= 100
+    rows = [line.split() for line in attacks.splitlines() if "/" in line]
+    assert rows[0][:4] == ["base", "margin", "100/1000", "60.2"] and rows[1][:2] == ["tempered", "nll"]
+    assert "10.0 [8-12] (sampled 11.0 [9-13])  40.0 [37-43] (sampled 2.0 [1-3])" in tokens and "1.75" in tokens
+    assert "400 of 1000 examples" in failed and "more steps" not in failed
+
+
+def test_without_a_token_attack_and_failures_there_are_no_tables_of_them(results):
+    assert len(attack_tables(results)) == 1 and token_cells(results)[1] == []
+    for run in results["runs"].values():
+        del run["attacks"]
+    assert attack_tables(results) == []
 
 
 def test_the_page_shows_them(attacked, tmp_path):
     parsed = page(attacked, tmp_path / "report.html")
     assert parsed.open == []
     text = parsed.text
-    others = text[text.index("Other attacks") : text.index("Checks of the attack")]
+    attacks = text[text.index("Attacks, one after the other") : text.index("Token attack")]
+    tokens = text[text.index("Token attack") : text.index("Checks of the attack")]
     checks = text[text.index("Checks of the attack") : text.index("Plots")]
-    assert "PGA, radii of these" in others and "40.0 (2.0)" in others
-    assert checks.count("passed") == 3 and "failed" in checks and "token substitutions 10.0 %" in checks
-    assert "Do not trust" in text
+    assert "tempered nll" in attacks and "100/1000" in attacks and "71.2" in attacks
+    assert "what this attack alone leaves" in attacks and "40.0 [37-43] (sampled 2.0 [1-3])" in tokens
+    assert checks.count("passed") == 7 == len(trust_cells(attacked)) - 1
+    assert "failed" in checks and "400 of 1000 examples" in checks and "Do not trust" in text
 
 
-def test_reports_without_other_attacks_are_as_before(results, tmp_path):
-    assert attack_tables(results) == [] and sanity_sentences(results) == []
+def test_the_page_without_them(results, tmp_path):
+    for run in results["runs"].values():
+        del run["attacks"], run["ray"]
     text = page(results, tmp_path / "report.html").text
-    assert "Other attacks" not in text and "Checks of the attack" not in text
+    assert "Attacks, one after" not in text and "Token attack" not in text and "Checks of the attack" in text
+    assert not (tmp_path / "ray.png").exists()
 
 
-def test_a_number_that_is_not_finite_is_named(attacked, tmp_path):
-    attacked["runs"]["aajr"]["attacks"]["random"]["cost"]["2"] = math.nan
-    with pytest.raises(ValueError, match=r"'aajr', field 'attacks.random.cost.2'"):
-        report.write_json(attacked, tmp_path / "results.json")
-    attacked["runs"]["aajr"]["attacks"]["random"]["cost"]["2"] = 1.0
-    attacked["runs"]["aajr"]["attacks"]["token"]["radius"] = None
-    with pytest.raises(ValueError, match=r"'aajr', field 'attacks.token.radius'"):
+@pytest.mark.parametrize("path", ["attacks.margin.success.2", "token_attack.pga.radius", "ray.nll.3"])
+def test_a_number_that_is_not_finite_is_named(attacked, tmp_path, path):
+    place = attacked["runs"]["aajr"]
+    *inner, last = (int(name) if name.isdigit() and "ray" in path else name for name in path.split("."))
+    for name in inner:
+        place = place[name]
+    place[last] = math.nan
+    with pytest.raises(ValueError, match=f"'aajr', field '{path}'"):
         report.write_json(attacked, tmp_path / "results.json")

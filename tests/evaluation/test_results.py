@@ -41,3 +41,55 @@ class TestRefusals:
     def test_no_runs(self, results, tmp_path, write):
         with pytest.raises(ValueError, match="no runs"):
             write(results | {"runs": {}}, tmp_path / "out")
+
+    def test_results_of_another_version(self, results, tmp_path, write):
+        for version, words in (
+            (None, "old attack, on the expected cost alone"),
+            (3, "version 3, and .* reads version 2"),
+        ):
+            with pytest.raises(ValueError, match=f"{words}.*: evaluate the agents anew with `aajr evaluate`"):
+                write(results | {"version": version}, tmp_path / "out")
+        del results["version"]
+        with pytest.raises(ValueError, match="old attack"):
+            write(results, tmp_path / "out")
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("field", ["epsilon", "epsilon_mode", "perturbation_norm", "perturbed_tokens"])
+    def test_threat_model(self, results, tmp_path, write, field):
+        threat_model = {name: value for name, value in results["threat_model"].items() if name != field}
+        with pytest.raises(ValueError, match=f"threat_model, field '{field}'"):
+            write(results | {"threat_model": threat_model}, tmp_path / "out")
+        del results["threat_model"]
+        with pytest.raises(ValueError, match="threat_model"):
+            write(results, tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        ("kind", "field", "multiple", "bad", "length"),
+        [
+            ("intervals", "nominal_success", None, [1.0], 2),
+            ("intervals", "sampled_worst_case_success", "1", None, 2),
+            ("outcomes", "sampled_success", None, [0.5] * 999, 1000),
+            ("outcomes", "worst_case_success", "2", None, 1000),
+        ],
+    )
+    def test_shares_without_interval_or_outcomes(self, results, tmp_path, write, kind, field, multiple, bad, length):
+        run = results["runs"]["sft"]
+        if multiple:
+            run[kind][field][multiple] = bad
+        else:
+            run[kind][field] = bad
+        path = ".".join(filter(None, (kind, field, multiple)))
+        with pytest.raises(ValueError, match=f"'sft', field '{path}': expected {length} numbers"):
+            write(results, tmp_path / "out")
+        del run[kind]
+        with pytest.raises(ValueError, match=f"'sft', field '{kind}.nominal_success'"):
+            write(results, tmp_path / "out")
+
+    def test_trust_and_examples(self, results, tmp_path, write):
+        broken = copy.deepcopy(results)
+        broken["runs"]["sft"]["examples"] = 999
+        with pytest.raises(ValueError, match="'sft', field 'examples': 999, and 1000 of the first run"):
+            write(broken, tmp_path / "out")
+        del results["runs"]["aajr"]["trust"]
+        with pytest.raises(ValueError, match="'aajr', field 'trust'"):
+            write(results, tmp_path / "out")

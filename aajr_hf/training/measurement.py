@@ -1,0 +1,53 @@
+"""What the results of an evaluation say of themselves: their version, the threat model, and whether to trust them."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+RESULTS_VERSION = 2
+_TOKENS = {"prompt": "the whole prompt", "observation": "the observation", "all": "all tokens"}
+
+
+def version_problem(results: Any) -> str | None:
+    """Why results are not those of today's attacks, as the end of a sentence; None if they are."""
+    version = results.get("version")
+    if version == RESULTS_VERSION:
+        return None
+    if version is None:
+        return "measured by the old attack, on the expected cost alone with an agent's own gradients"
+    return f"of version {version!r}, and this release reads version {RESULTS_VERSION}"
+
+
+def trust_sentence(results: dict[str, Any]) -> str:
+    """Whether the success under attack can be trusted, and for each run that fails a check of the attack, why not."""
+    reasons = {name: _why_not(run) for name, run in results["runs"].items()}
+    doubtful = [f"{name}, which {reason}" for name, reason in reasons.items() if reason]
+    if not doubtful:
+        who = "every run passes" if len(reasons) > 1 else f"{next(iter(reasons))} passes"
+        return f"The success under attack can be trusted: {who} all checks of the attack."
+    others = "; the other runs pass all checks" if len(doubtful) < len(reasons) else ""
+    return f"Do not trust the success under attack of {', nor of '.join(doubtful)}{others}."
+
+
+def _why_not(run: dict[str, Any]) -> str:
+    if not run["trust"]:
+        return "was not checked"
+    failed = [rule for rule in run["trust"] if not rule["passed"]]
+    texts = [f'"{rule["rule"]}" ({textwrap.shorten(rule["detail"], 100, placeholder="…")})' for rule in failed]
+    return f"fails the check {' and '.join(texts)}" if failed else ""
+
+
+def threat_model_line(results: dict[str, Any]) -> str:
+    """What the adversary may do: `Threat model: l2 ball over the whole prompt, radius 1x = 0.25 mean embedding norms.`"""
+    model = results["threat_model"]
+    norm = model["perturbation_norm"].replace("linf", "l-infinity")
+    tokens = _TOKENS[model["perturbed_tokens"]]
+    where = "over" if model["perturbation_scope"] == "sequence" else "around each token of"
+    unit = "mean embedding norms" if model["epsilon_mode"] == "relative" else "in the embeddings' own unit"
+    return f"Threat model: {norm} ball {where} {tokens}, radius 1x = {model['epsilon']:g} {unit}."
+
+
+def interval_text(interval: list[float] | None) -> str:
+    """`[78-84]`: in whole percent, and one word, so that a table does not break it."""
+    return "" if interval is None else f"[{interval[0]:.0f}-{interval[1]:.0f}]"
