@@ -33,9 +33,10 @@ def greedy_outcomes(percent, examples):
 
 
 def sampled_outcomes(percent, examples):
-    """Probabilities with this mean, from hard to easy examples."""
+    """Probabilities with this mean, as far apart as they can be; the same examples are hard where the mean is equal."""
     share = percent / 100
-    return (share + min(share, 1 - share) * np.linspace(-1, 1, examples)).tolist()
+    probabilities = share + min(share, 1 - share) * np.linspace(-1, 1, examples)
+    return np.random.default_rng(round(10 * percent)).permutation(probabilities).tolist()
 
 
 def trust(passed=True):

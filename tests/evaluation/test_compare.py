@@ -2,10 +2,11 @@
 
 import pytest
 
+from aajr_hf.evaluation.chance import PairedDifference, paired_difference
 from aajr_hf.evaluation.compare import compare
 from aajr_hf.evaluation.runs import METHODS
 
-from .conftest import make_run
+from .conftest import as_results, make_run
 
 
 def described(method="aajr", strength=1e-3, epsilon=0.25, seed=0, **recipe):
@@ -17,15 +18,12 @@ def described(method="aajr", strength=1e-3, epsilon=0.25, seed=0, **recipe):
 
 def compared(runs):
     """A comparison from `name -> (description, nominal, worst at 2x)`; sampled success is 10 below the greedy one."""
-    results = {
-        "runs": {
-            name: make_run(nominal, nominal - 10, (nominal, nominal, worst))
-            for name, (_, nominal, worst) in runs.items()
-        },
-        "train_epsilon": 0.25,
-        "settings": {"examples": 512},
+    numbers = {
+        name: make_run(nominal, nominal - 10, (nominal, nominal, worst)) for name, (_, nominal, worst) in runs.items()
     }
-    return compare(results, {name: description for name, (description, _, _) in runs.items()})
+    return compare(
+        as_results(numbers, train_epsilon=0.25), {name: description for name, (description, _, _) in runs.items()}
+    )
 
 
 class TestCompare:
@@ -68,6 +66,9 @@ class TestCompare:
         assert mean["label"] == "one (2 seeds)" and mean["nominal_success"] == 94.0
         assert mean["worst_case_success"]["2"] == 65.0 and mean["sampled_worst_case_success"]["2"] == 60.0
         assert mean["price"]["greedy"] == 5.0
+        one, two = (found["runs"][name]["outcomes"]["worst_case_success"]["2"] for name in ("one", "two"))
+        assert mean["outcomes"]["worst_case_success"]["2"] == [(a + b) / 2 for a, b in zip(one, two, strict=True)]
+        assert groups["base",]["outcomes"]["nominal_success"] == found["runs"]["base"]["outcomes"]["nominal_success"]
 
     def test_matched_names_the_runs_whose_numbers_it_gives(self):
         found = compared(
@@ -95,6 +96,33 @@ class TestCompare:
         entry = next(e for e in found["matched"] if (e["multiple"], e["decoding"]) == ("2", "greedy"))
         assert entry["at_worst_case"]["runs"] == ["strong", "adversarial"]
 
+    def test_differences_are_those_of_the_runs_whose_numbers_are_shown(self):
+        found = compared(
+            {
+                "weak": (described(strength=1e-4), 97.0, 67.0),
+                "strong": (described(strength=1e-2, seed=0), 90.0, 76.0),
+                "strong1": (described(strength=1e-2, seed=1), 91.0, 78.0),
+                "adversarial": (described("adversarial"), 91.0, 70.0),
+            }
+        )
+        runs = {name: run["outcomes"] for name, run in found["runs"].items()}
+        greedy, sampled = (e for e in found["matched"] if e["multiple"] == "2")
+        assert greedy["at_worst_case"]["runs"] == ["strong (2 seeds)", "adversarial"]
+        mean = [(a + b) / 2 for a, b in zip(*(runs[n]["nominal_success"] for n in ("strong", "strong1")), strict=True)]
+        expected = paired_difference(mean, runs["adversarial"]["nominal_success"])
+        assert PairedDifference(**greedy["at_worst_case"]["difference"]) == expected and expected.p is None
+        assert greedy["at_nominal"]["runs"] == ["weak", "adversarial"]
+        worst = [runs[name]["worst_case_success"]["2"] for name in ("weak", "adversarial")]
+        assert PairedDifference(**greedy["at_nominal"]["difference"]) == paired_difference(*worst)
+        assert 0 < greedy["at_nominal"]["difference"]["p"] < 1
+        worst = [runs[name]["sampled_worst_case_success"]["2"] for name in ("weak", "adversarial")]
+        assert PairedDifference(**sampled["at_nominal"]["difference"]) == paired_difference(*worst)
+
+    def test_what_was_measured_how_is_kept(self):
+        found = compared({"a": (described(), 96.0, 70.0), "b": (described("adversarial"), 97.0, 60.0)})
+        assert found["version"] == 2 and found["threat_model"]["perturbation_norm"] == "l2"
+        assert all(run["trust"] and run["attacks"] for run in found["runs"].values())
+
     def test_without_aajr_the_most_robust_method_is_compared(self):
         found = compared(
             {
@@ -120,7 +148,7 @@ class TestCompare:
         assert found["differing_settings"] == {"max_steps": [5, 9]}
 
     def test_a_number_that_is_absent_is_named(self):
-        results = {"runs": {"a": make_run(1, 1, (1, 1, 1))}, "train_epsilon": 0.25, "settings": {}}
+        results = as_results({"a": make_run(1, 1, (1, 1, 1))})
         results["runs"]["a"]["spectral_norm"] = None
         with pytest.raises(ValueError, match="'a', field 'spectral_norm'"):
             compare(results, {"a": described()})

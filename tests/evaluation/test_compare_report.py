@@ -18,7 +18,7 @@ from aajr_hf.evaluation.compare import compare
 from aajr_hf.evaluation.compare_sentences import comparison_sentences
 from aajr_hf.evaluation.runs import METHODS, gradient_norms
 
-from .conftest import make_run
+from .conftest import as_results, make_run, trust
 from .test_compare import described
 from .test_report import Page, piped
 
@@ -49,8 +49,9 @@ def make_comparison(profile=True):
         | ({"amplification_profile": [1.2 * amplification, amplification]} if profile else {})
         for name, (_, (nominal, worst, amplification)) in runs.items()
     }
-    results = {"runs": numbers, "train_epsilon": 0.25, "settings": {"examples": 512, "seed": 7}}
-    return compare(results, {name: description for name, (description, _) in runs.items()})
+    return compare(
+        as_results(numbers, train_epsilon=0.25), {name: description for name, (description, _) in runs.items()}
+    )
 
 
 @pytest.fixture
@@ -60,25 +61,27 @@ def comparison():
 
 class TestSentences:
     def test_who_wins_at_which_price_and_how_surely(self, comparison):
-        leader, adversarial, spectral, base, _, gradients, chance, several = comparison_sentences(comparison)
+        trusted, leader, adversarial, spectral, base, _, gradients, chance, several = comparison_sentences(comparison)
+        assert trusted == "The success under attack can be trusted: every run passes all checks of the attack."
         assert leader == (
             "Most robust: strong (2 seeds), right in 82.0% (sampled 77.0%) when attacked at 2x the training radius "
-            "(epsilon 0.5). Its price, nominal success below the best run without a penalty: greedy 13.0 ± 2.9 points "
-            "(87.0 against 100% of base); sampled 13.0 ± 4.0 points (81.0 against 94.0% of base)."
+            "(epsilon 0.5). Its price, nominal success below the best run without a penalty: greedy 13.0 points (95 %: 11.6 to "
+            "14.5), 87.0 against 100% of base; sampled 13.0 points (95 %: 12.5 to 13.5), 81.0 against 94.0% of base."
         )
         assert adversarial == (
-            "aajr against adversarial at 2x: no difference is shown. At equal robustness (both 63.0% under attack) nominal "
-            "success is 97.0 against 96.0% (+1.0 ± 2.3); at equal nominal success (both 96.0%) success under attack is "
-            "67.0 against 63.0% (+4.0 ± 5.8). Sampled: 91.0 against 90.0% (+1.0 ± 3.6) at 58.0% under attack, and 62.0 "
-            "against 58.0% (+4.0 ± 6.0) at 90.0% nominal."
+            "aajr against adversarial at 2x: aajr wins. At equal robustness (both 63.0% under attack) nominal success is 97.0 "
+            "against 96.0%, 1.0 points more (95 %: -0.7 to 2.7; p = 0.282); at equal nominal success (both 96.0%) success under "
+            "attack is 67.0 against 63.0%, 4.0 points more (95 %: -0.2 to 8.2; p = 0.067). Sampled: at 58.0% under attack 91.0 "
+            "against 90.0%, 1.0 points more (95 %: 0.5 to 1.5), and at 90.0% nominal 62.0 against 58.0%, 4.0 points more (95 %: "
+            "2.0 to 6.1)."
         )
-        assert "aajr against global_spectral at 2x: aajr wins." in spectral and "+7.0 ± 3.0, beyond chance" in spectral
+        assert "aajr against global_spectral at 2x: aajr wins." in spectral and "7.0 points more (95 %: 4" in spectral
         assert "aajr withstands more, base does better without attack." in base
         assert gradients == (
             "The gradient's norm varied least for its size, and most: sft 267 at a mean of 40.0 (of 3 logged norms alone), "
             "global 343 at a mean of 7.00 (variance over training)."
         )
-        assert "512 examples" in chance and "up to 2.0 points at 2x" in chance
+        assert "paired by example, 1000 of them" in chance and "up to 2.0 points at 2x" in chance
         assert "aajr 2, global_spectral 1" in several
 
     @pytest.mark.parametrize(
@@ -96,9 +99,9 @@ class TestSentences:
         numbers = {n: make_run(nominal, nominal, (worst, worst, worst)) for n, (_, (nominal, worst)) in runs.items()}
         for run in numbers.values():
             run["sampled_worst_case_success"] = dict(run["worst_case_success"])
-        results = {"runs": numbers, "train_epsilon": 0.25, "settings": {}}
-        sentences = comparison_sentences(compare(results, {name: d for name, (d, _) in runs.items()}))
-        assert f"aajr against adversarial at 2x: {verdict}" in sentences[1]
+            run["outcomes"]["sampled_worst_case_success"] = run["outcomes"]["worst_case_success"]
+        sentences = comparison_sentences(compare(as_results(numbers), {name: d for name, (d, _) in runs.items()}))
+        assert f"aajr against adversarial at 2x: {verdict}" in sentences[2]
 
     def test_doubts_are_said(self, comparison):
         comparison["differing_settings"] = {"max_steps": [400, 1500]}
@@ -109,19 +112,26 @@ class TestSentences:
 
     def test_without_a_run_that_has_no_penalty(self, comparison):
         comparison["best_unregularised"] = {"greedy": None, "sampled": None}
-        assert "No run is without a penalty" in comparison_sentences(comparison)[0]
+        assert "No run is without a penalty" in comparison_sentences(comparison)[1]
+
+    def test_runs_whose_attack_is_not_to_be_trusted_come_first(self, comparison):
+        comparison["runs"]["weak"]["trust"] = trust(passed=False)
+        first = comparison_sentences(comparison)[0]
+        assert first.startswith('Do not trust the success under attack of weak, which fails the check "random points')
 
 
 class TestTable:
     def test_fits_100_columns_and_loses_no_digit(self, comparison):
         text = piped(compare_report.comparison_table(comparison))
         assert max(map(len, text.splitlines())) <= 100 and "…" not in text
-        row = next(line for line in text.splitlines() if line.startswith("weak"))
-        assert row.split() == [
-            *("weak", "aajr", "0.0001", "0.25", "0", "97.0", "95.0", "82.0", "67.0", "3.0", "40.0", "64.0", "-")
-        ]
+        row, training = (line for line in text.splitlines() if line.startswith("weak"))
+        shares = ["97.0", "[96-98]", "95.0", "[93-96]", "82.0", "[79-84]", "67.0", "[64-70]"]
+        assert row.split() == ["weak", "aajr", "greedy", *shares, "3.0"]
         after = text.splitlines()[text.splitlines().index(row) + 1]
-        assert after.split() == ["(91.0)", "(90.0)", "(77.0)", "(62.0)", "(3.0)"]
+        shares = ["91.0", "[89-93]", "90.0", "[88-92]", "77.0", "[74-80]", "62.0", "[59-65]"]
+        assert after.split() == ["sampled", *shares, "3.0"]
+        assert training.split() == ["weak", "0.0001", "0.25", "0", "40.0", "68.0", "4.00", "64.0", "-"]
+        assert "Threat model: l2 ball over the whole prompt, radius 1x = 0.4 mean embedding norms." in text
         assert "* of the 3 gradient norms that were logged alone" in text
 
     def test_the_widest_numbers_and_names(self, comparison):
@@ -134,8 +144,9 @@ class TestTable:
         text = piped(compare_report.comparison_table(comparison))
         assert max(map(len, text.splitlines())) <= 100
         variance = compare_report.number_text(run["gradient_norm"]["variance"]) + "*"
-        for number in ("1.5e-05", "99999", "86400", "(-10.5)", variance):
-            assert text.count(number) == len(names), number
+        for number, rows in {"1.5e-05": 1, "99999": 1, "86400": 1, "-10.5": 2, variance: 1}.items():
+            assert text.count(number) == rows * len(names), number
+        assert text.count("100 [100-100]") == 2  # of base and sft
 
     def test_seeds_are_shown_where_there_are_several(self, comparison):
         assert " seed " in piped(compare_report.comparison_table(comparison))
@@ -169,7 +180,8 @@ class TestWrite:
         assert page.open == [] and "script" not in page.tags and "link" not in page.tags
         links = [value for _, name, value in page.attributes if name in ("src", "href", "srcset", "data", "action")]
         assert len(links) == 5 and all(link.startswith("data:image/png;base64,iVBOR") for link in links)
-        assert "url(" not in raw and "@import" not in raw and "http" not in raw
+        words = re.sub('"data:image[^"]*"', "", raw)  # in a picture's letters any word may stand by chance
+        assert "url(" not in words and "@import" not in words and "http" not in words
         assert "<script>alert(1)</script>" in page.text
         for sentence in comparison_sentences(comparison):
             assert sentence in page.text
@@ -178,12 +190,15 @@ class TestWrite:
         compare_report.write_comparison(comparison, tmp_path)
         text = Page((tmp_path / "comparison.html").read_text(encoding="utf-8")).text
         meaning = text[text.index("What the columns mean") :]
-        headers, rows = compare_report.comparison_cells(comparison, ["0.5", "1", "2"])
-        for first, second in headers[1:]:
-            assert re.sub("worst .*", "worst Nx", first) in meaning and second in meaning
-        for row in rows:
-            assert re.search(r"\s+".join(map(re.escape, row)), text)
+        success = compare_report.success_cells(comparison, ["0.5", "1", "2"])
+        for headers, rows in (success, compare_report.training_cells(comparison)):
+            for first, second in headers[1:]:
+                assert re.sub("worst .*", "worst Nx", first) in meaning and second.split("% ")[-1] in meaning
+            for row in rows:
+                assert re.search(r"\s+".join(map(re.escape, filter(None, row))), text)
+        assert "Threat model: l2 ball" in text and '"outcomes"' not in text
         matched = text[text.index("at equal robustness and") : text.index("Plots")]
+        assert "Attacks, one after the other" in matched and matched.count("passed") == 14
         for entry in comparison["matched"]:
             assert re.search(r"\s+".join(map(re.escape, compare_report._matched_row(entry))), matched)
 
@@ -243,7 +258,19 @@ class TestPlots:
         left, right = drawn(compare_plots._draw_radii, comparison).axes
         assert list(lines_of(left, "weak")[0].get_ydata()) == [97.0, 95.0, 82.0, 67.0]
         assert list(lines_of(right, "weak")[0].get_ydata()) == [91.0, 90.0, 77.0, 62.0]
-        assert list(lines_of(left, "weak")[0].get_xdata()) == [0, 0.5, 1, 2]
+        assert list(lines_of(left, "weak")[0].get_xdata()) == pytest.approx([0, 0.5, 1, 2], abs=0.08)
+
+    def test_every_share_has_its_interval(self, comparison):
+        greedy, _ = drawn(compare_plots._draw_radii, comparison).axes
+        for bars, run in zip(greedy.collections, comparison["runs"].values(), strict=True):
+            shown = [segment[:, 1].tolist() for segment in bars.get_segments()]
+            assert shown[1:] == [
+                pytest.approx(interval) for interval in run["intervals"]["worst_case_success"].values()
+            ]
+        trade_off, _ = drawn(compare_plots._draw_trade_off, comparison).axes
+        assert len(trade_off.collections) == 2 * 5  # across and up, by method
+        _, attacked = drawn(compare_plots._draw_curves, comparison, "regularizer_lambda").axes
+        assert len(attacked.collections) == 2 * 2 and len(attacked.patches) == 2 * 3  # curves' bars, levels' bands
 
     def test_lambda_is_logarithmic_with_level_lines_for_no_penalty(self, comparison):
         nominal, attacked = drawn(compare_plots._draw_curves, comparison, "regularizer_lambda").axes
