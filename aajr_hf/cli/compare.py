@@ -100,7 +100,6 @@ def _refuse_measuring(parser: ArgumentParser, arguments) -> None:
 def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
     """The numbers of an evaluation under the names of these runs."""
     from ..training.model_card import run_of, weights_digest
-    from ..training.tool_call_card import is_of_tool_calls
 
     file = evaluation / RESULTS
     if not file.is_file():
@@ -116,16 +115,27 @@ def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
         results = json.loads(file.read_text(encoding="utf-8"))
         numbers = {name: run_of(results, Path(path)) for name, path in runs.items()}
         settings = results["settings"] | {"models": runs, "weights": digests}
-        found = {"runs": numbers, "train_epsilon": float(results["train_epsilon"]), "settings": settings}
+        found = {"version": results.get("version"), "runs": numbers, "train_epsilon": float(results["train_epsilon"])}
+        found |= {"threat_model": results.get("threat_model"), "settings": settings}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"`--evaluation`: {file} cannot be read: {one_line(error)}") from error
-    absent = [name for name, run in numbers.items() if not isinstance(run, dict)]
+    _refuse_other_evaluations(found, file)
+    return found
+
+
+def _refuse_other_evaluations(found: dict[str, Any], file: Path) -> None:
+    """Of an older version, without one of the runs, or of tool calls."""
+    from ..training.measurement import version_problem
+    from ..training.tool_call_card import is_of_tool_calls
+
+    if problem := version_problem(found):
+        raise UserError(f"`--evaluation`: {file} is {problem}: evaluate the runs anew with `aajr evaluate`.")
+    absent = [name for name, run in found["runs"].items() if not isinstance(run, dict)]
     if absent:
         raise UserError(
             f"`--evaluation`: {file} has no numbers of {', '.join(absent)}: evaluate it too, or leave `--evaluation` out."
         )
-    if any(is_of_tool_calls(run) for run in numbers.values()):
+    if any(is_of_tool_calls(run) for run in found["runs"].values()):
         raise UserError(
             f"`--evaluation`: {file} is of tool calls: give one of a world, made without `--dataset_name`."
         )
-    return found

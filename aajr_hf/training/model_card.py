@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from .config import AAJRConfig
+from .measurement import version_problem
 from .recipe import GRPO_TRAINER, recipe_in, with_radius
 from .tool_call_card import TOOL_CALL_PLOT, is_of_tool_calls, tool_call_results, tool_call_section
+from .world_card import world_results, world_section
 
 # Beside the recipe where malformed rows of the data were left out: how many.
 DATA = "data.json"
@@ -53,17 +55,8 @@ The adapter's base model is a folder of the machine that it was trained on. To s
 `aajr merge` writes.
 {% endif %}
 ## Results
-{% if tool_calls %}
-{{ tool_calls }}
-{% elif results %}
-{{ results.examples }} held-out observations, attacked with {{ results.attack }}; 100 is perfect.
-
-| | nominal |{% for row in results.worst %} worst case, {{ row.radius }} |{% endfor %}
-|---|---:|{% for row in results.worst %}---:|{% endfor %}
-| success, greedy | {{ results.nominal }} |{% for row in results.worst %} {{ row.greedy }} |{% endfor %}
-| success, sampled | {{ results.sampled }} |{% for row in results.worst %} {{ row.sampled }} |{% endfor %}
-
-Amplification along the ascent (mean norm of J u): {{ results.amplification }}.
+{% if results %}
+{{ results }}
 {% else %}
 Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` adds the numbers here.
 {% endif %}{% for plot in plots %}
@@ -108,6 +101,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     is_adapter = (folder / "adapter_config.json").is_file()
     numbers = _numbers(folder)
     on_tools = bool(numbers) and is_of_tool_calls(numbers)
+    measured = bool(numbers) and not version_problem(numbers)
     trainer = recipe.get("trainer")
     data = ModelCardData(
         model_name=repo_id.split("/")[-1],
@@ -116,7 +110,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         pipeline_tag="text-generation",
         tags=["trl", _METHODS.get(trainer, "sft"), "aajr", "robustness"],
         datasets=[dataset] if on_hub else None,
-        eval_results=(tool_call_results if on_tools else _eval_results)(numbers) if numbers else None,
+        eval_results=(tool_call_results if on_tools else world_results)(numbers) if measured else None,
     )
     defaults = AAJRConfig.__dataclass_fields__
     card = ModelCard.from_template(
@@ -127,13 +121,12 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         base=(Path(base).name if _is_local(base) else base) or "A model without a name",
         local_base=is_adapter and _is_local(base),
         snippet=_snippet(repo_id, is_adapter),
-        results=_table(numbers) if numbers and not on_tools else None,
-        tool_calls=tool_call_section(numbers) if on_tools else None,
+        results=_results(numbers, on_tools),
         plots=[
             {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
             for file in sorted((folder / EVALUATION).glob("*.png"))
             # Of the other kind of evaluation, one may be left in the same folder.
-            if numbers and (file.name == TOOL_CALL_PLOT) == on_tools
+            if measured and (file.name == TOOL_CALL_PLOT) == on_tools
         ],
         trained=_trained(folder, recipe),
         data=_data(folder, recipe),
@@ -217,13 +210,14 @@ def _data(folder: Path, recipe: dict[str, Any]) -> str:
 
 
 def _numbers(folder: Path) -> dict[str, Any] | None:
-    """Of this agent in `evaluation/results.json`, with the settings of the attack; None if they are another's."""
+    """Of this agent in `evaluation/results.json`, with what is said of all agents there; None if they are another's."""
     file = folder / EVALUATION / "results.json"
     if not file.is_file():
         return None
     results = json.loads(file.read_text())
     numbers = run_of(results, folder)
-    return numbers and numbers | {"settings": results["settings"], "train_epsilon": results["train_epsilon"]}
+    whole = ("version", "threat_model", "settings", "train_epsilon")
+    return numbers and numbers | {field: results.get(field) for field in whole}
 
 
 def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any] | None:
@@ -240,43 +234,10 @@ def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"These are no results of `aajr evaluate`: {error!r}.") from error
 
 
-def _radius(multiple: str) -> str:
-    return f"{float(multiple):g}x"
-
-
-def _eval_results(numbers: dict[str, Any]) -> list[EvalResult]:
-    world = numbers["settings"]["environment"]
-    found = [("nominal", numbers["nominal_success"])]
-    worst = numbers["worst_case_success"].items()
-    found += [(f"worst case, {_radius(multiple)} training radius", success) for multiple, success in worst]
-    return [
-        EvalResult(
-            task_type="text-generation",
-            task_name="acting as an agent",
-            dataset_type=f"aajr-hf/{world}",
-            dataset_name=f"world {world} of aajr-hf",
-            metric_type="success",
-            metric_name=f"success ({name}) %",
-            metric_value=round(success, 2),
-        )
-        for name, success in found
-    ]
-
-
-def _table(numbers: dict[str, Any]) -> dict[str, Any]:
-    settings = numbers["settings"]
-    return {
-        "examples": settings["examples"],
-        "attack": f"{settings['attack_steps']} steps of projected gradient ascent, {settings['attack_restarts']} restarts",
-        "nominal": f"{numbers['nominal_success']:.1f}",
-        "sampled": f"{numbers['sampled_success']:.1f}",
-        "worst": [
-            {
-                "radius": f"{_radius(m)} radius ({float(m) * numbers['train_epsilon']:g})",
-                "greedy": f"{success:.1f}",
-                "sampled": f"{numbers['sampled_worst_case_success'][m]:.1f}",
-            }
-            for m, success in numbers["worst_case_success"].items()
-        ],
-        "amplification": f"{numbers['amplification']:.4g}",
-    }
+def _results(numbers: dict[str, Any] | None, on_tools: bool) -> str | None:
+    """What the card says of an evaluation, in Markdown; None without one."""
+    if not numbers:
+        return None
+    if problem := version_problem(numbers):
+        return f"The evaluation beside this card is {problem}: its numbers are left out, and `aajr evaluate` measures anew."
+    return (tool_call_section if on_tools else world_section)(numbers)

@@ -7,6 +7,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from .measurement import threat_model_line
+from .world_card import attack_names, share_table, trust_line
+
 TOOL_CALL_PLOT = "tool_calls.png"
 
 
@@ -20,7 +23,7 @@ def tool_call_results(numbers: dict[str, Any]) -> list[EvalResult]:
     The results for the card's metadata: valid and exact calls in percent, without attack and at each radius.
 
     Args:
-        numbers: A run's, with the `settings` and `train_epsilon` of its evaluation.
+        numbers: A run's, with the `settings`, `threat_model` and `train_epsilon` of its evaluation.
     """
     name = _dataset(numbers)
     found = []
@@ -44,21 +47,16 @@ def tool_call_results(numbers: dict[str, Any]) -> list[EvalResult]:
 
 def tool_call_section(numbers: dict[str, Any]) -> str:
     """The card's lines on tool calls, in Markdown; `numbers` as in [`tool_call_results`]."""
-    settings = numbers["settings"]
-    radii = list(numbers["worst_case_valid"])
-    top = radii[-1]
-    headers = [f"worst case, {float(m):g}x radius ({float(m) * numbers['train_epsilon']:g})" for m in radii]
+    top = max(numbers["worst_case_valid"], key=float)
+    rows = {f"{kind} tool calls": (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")}
     lines = [
-        f"{settings['examples']} rows of {_dataset(numbers)}, answered greedily, without attack and with the embeddings of "
-        f"the {settings['perturbed_tokens']} moved to raise the loss of the reference answer: {settings['attack_steps']} "
-        f"steps of projected gradient ascent, {settings['attack_restarts']} restarts. Percent; 100 is perfect.",
+        f"{numbers['examples']} rows of {_dataset(numbers)}, answered greedily; percent with 95 % intervals, 100 is perfect. "
+        f"Worst case: what none of these attacks breaks: {attack_names(numbers)}.",
+        threat_model_line(numbers),
+        trust_line(numbers),
         "",
-        f"| | nominal | {' | '.join(headers)} |",
-        f"|---|---:|{'---:|' * len(radii)}",
+        *share_table(numbers, rows),
     ]
-    for kind, label in (("valid", "valid tool calls"), ("exact", "exact tool calls")):
-        shares = [numbers[f"nominal_{kind}"], *(numbers[f"worst_case_{kind}"][m] for m in radii)]
-        lines.append(f"| {label} | {' | '.join(f'{share:.1f}' for share in shares)} |")
     counts = numbers["failures"][top]
     reasons = [f"{reason.replace('_', ' ')} {count}" for reason, count in counts.items() if count]
     lines += [

@@ -6,7 +6,7 @@ import json
 import shutil
 
 import pytest
-from evaluation.conftest import make_run
+from evaluation.conftest import as_results, make_run
 
 from aajr_hf.cli.main import main
 from aajr_hf.training.model_card import weights_digest
@@ -39,7 +39,7 @@ def evaluation(runs, tmp_path):
     settings = {"environment": "congestion", "models": {name: str(path) for name, path in runs.items()}}
     folder = tmp_path / "evaluation"
     folder.mkdir()
-    results = {"runs": numbers, "train_epsilon": 0.25, "settings": settings | {"weights": weights}}
+    results = as_results(numbers, train_epsilon=0.25, settings=settings | {"weights": weights})
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -124,6 +124,37 @@ def test_a_damaged_evaluation_is_one_line(content, runs, evaluation, refused):  
         (evaluation / "results.json").write_text(content)
     message = refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation)
     assert "`--evaluation`" in message and "results.json" in message
+
+
+@pytest.mark.parametrize(
+    ("version", "words"), [(None, "the old attack, on the expected cost alone"), (3, "version 3")]
+)
+def test_an_evaluation_of_another_version_is_refused(version, words, runs, evaluation, refused):  # noqa: F811
+    file = evaluation / "results.json"
+    results = json.loads(file.read_text()) | {"version": version}
+    if version is None:
+        del results["version"], results["threat_model"]
+        for run in results["runs"].values():
+            del run["trust"], run["outcomes"], run["intervals"]
+    file.write_text(json.dumps(results))
+    message = refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation)
+    assert str(file) in message and words in message and "evaluate the runs anew with `aajr evaluate`" in message
+
+
+def test_an_evaluation_says_first_whether_to_trust_it(runs, evaluation, tmp_path, capsys):
+    results = json.loads((evaluation / "results.json").read_text())
+    results["runs"]["aajr"]["trust"][0]["passed"] = False
+    (evaluation / "results.json").write_text(json.dumps(results))
+    named = [f"{name}={path}" for name, path in runs.items()]
+    output = tmp_path / "out"
+    assert main(["compare", *named, "--evaluation", str(evaluation), "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.split("Do not trust")[0].splitlines())) <= 100
+    written = json.loads((output / "comparison.json").read_text())
+    assert written["sentences"][0].startswith("Do not trust the success under attack of aajr, which fails the check")
+    assert written["sentences"][0] in printed and "Threat model: l2 ball over the whole prompt" in printed
+    taken = json.loads((output / "results.json").read_text())
+    assert (taken["version"], taken["threat_model"]) == (2, results["threat_model"])
 
 
 def test_a_number_that_is_absent_is_named(runs, evaluation, refused):  # noqa: F811
