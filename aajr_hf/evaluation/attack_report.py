@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
+from ..training.measurement import attack_name
 from .chance import wilson
 from .results import interval_text, multiples, percent_text, times
 from .tables import text_table
 
 ATTACKS_TITLE = "Attacks, one after the other"
-_NAMES = {"pga": "PGA"}
 _TOKEN_HEADERS = ["run", "tokens replaced", "PGA, same radii", "mean radius"]
 
 
@@ -38,11 +38,6 @@ def attack_cells(results: dict[str, Any], kind: str = "success") -> tuple[list[t
                 row += [percent_text(attack.get("alone", {}).get(m))] if alone else []
             rows.append(row)
     return headers, rows
-
-
-def attack_name(name: str) -> str:
-    """An attack as it is shown."""
-    return _NAMES.get(name, name.replace("_", " "))
 
 
 def _broken(attack: dict[str, Any], multiple: str) -> str:

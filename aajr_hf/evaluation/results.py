@@ -39,7 +39,7 @@ def check_results(results: dict[str, Any]) -> None:
         fields = (*SUCCESS_UNDER_ATTACK, "worst_case_cost")
         numbers |= {f"{field}.{m}": value(run, field, m) for field in fields for m in radii}
         for measured in ("attacks", "token_attack", "ray", "stability"):
-            numbers |= _paths(run.get(measured, {}), measured)
+            numbers |= paths(run.get(measured, {}), measured)
         if run.get("train_seconds") is not None:
             numbers["train_seconds"] = run["train_seconds"]
         check_numbers(name, numbers)
@@ -95,15 +95,15 @@ def check_shares(name: str, run: dict[str, Any], single: tuple, by_multiple: tup
             path = ".".join(filter(None, (kind, field, m)))
             if not isinstance(numbers, list) or len(numbers) != length:
                 raise ValueError(f"run {name!r}, field {path!r}: expected {length} numbers")
-            check_numbers(name, _paths(numbers, path))
+            check_numbers(name, paths(numbers, path))
 
 
-def _paths(numbers: Any, path: str) -> dict[str, Any]:
+def paths(numbers: Any, path: str) -> dict[str, Any]:
     """The numbers of nested objects and lists, by their path."""
     if not isinstance(numbers, dict | list):
         return {path: numbers}
     inner = numbers.items() if isinstance(numbers, dict) else enumerate(numbers)
-    return {place: n for name, value in inner for place, n in _paths(value, f"{path}.{name}").items()}
+    return {place: n for name, value in inner for place, n in paths(value, f"{path}.{name}").items()}
 
 
 def value(run: dict[str, Any], field: str, multiple: str | None = None) -> Any:
@@ -135,8 +135,8 @@ def multiples(results: dict[str, Any]) -> list[str]:
 
 
 def multiples_of(run: dict[str, Any]) -> list[str]:
-    """The same of one run."""
-    return sorted(run.get("worst_case_success") or (), key=float)
+    """The same of one run, in a world or of tool calls."""
+    return sorted(run.get("worst_case_success") or run.get("worst_case_valid") or (), key=float)
 
 
 def times(multiple: str) -> str:

@@ -3,61 +3,75 @@
 from __future__ import annotations
 
 import base64
-import json
-import math
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 
+from ..training.measurement import threat_model_line, trust_sentence
 from ..training.tool_call_card import TOOL_CALL_PLOT
-from .plots import draw_by_radius, render
-from .report import chance_sentences, render_page, replace_file
-from .results import number_text, percent_text, times
+from .attack_report import attack_cells, attack_tables, trust_cells
+from .plots import WIDE, draw_by_radius, render
+from .report import json_text, render_page, replace_file
+from .results import (
+    check_measurement,
+    check_numbers,
+    check_shares,
+    difference,
+    everything_but_outcomes,
+    multiples,
+    number_text,
+    paths,
+    percent_text,
+    share_text,
+    times,
+    value,
+)
 from .tables import text_table
 from .tool_calls import FAILURES
 
 _NUMBERS = ("nominal_valid", "nominal_exact", "nominal_nll", "reference_valid", "reference_exact", "embedding_norm")
 _BY_MULTIPLE = ("worst_case_valid", "worst_case_exact", "worst_case_nll")
+_KINDS = {kind: (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")}
+_PANELS = {f"{kind} calls": fields for kind, fields in _KINDS.items()}
 
 
-def tool_call_tables(results: dict[str, Any]) -> list[Table]:
+def tool_call_tables(results: dict[str, Any]) -> list[RenderableType]:
     """
-    Per run the percentages of valid and exact answers and their NLL, and why answers were not valid.
+    Per run the percentages of valid and exact answers and their NLL, the attacks, and why answers were not valid.
 
     Args:
-        results: `{"runs": {name: numbers of evaluate_tool_calls}, "train_epsilon": float, "settings": {...}}`.
+        results: `{"version": 2, "runs": {name: numbers of evaluate_tool_calls}, "train_epsilon": float, ...}`.
     """
-    caption = (
-        "Answers in percent: valid calls (exact ones).\n"
-        f"worst Nx: attacked at N times the training epsilon, {results['train_epsilon']:g}."
-    )
     failures = text_table(*_failure_cells(results), "Answers that are not valid, by reason")
-    return [text_table(*_cells(results), caption=caption), failures]
+    table = text_table(*_cells(results), left=2)
+    return [Group(table, *map(Text, _notes(results)), ""), *attack_tables(results, "exact"), failures]
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    return [
+        "Answers in percent [95 % interval]. NLL: of the reference answer, in nats per token.",
+        f"worst Nx: what no attack breaks within N times the training epsilon, {results['train_epsilon']:g}.",
+        threat_model_line(results),
+    ]
 
 
 def tool_call_sentences(results: dict[str, Any]) -> list[str]:
-    """How far each run falls under the largest radius, which withstands best, and what no run could reach."""
+    """
+    Whether the answers under attack can be trusted, how far each run falls under the largest radius, which withstands best, and
+    what no run could reach.
+    """
     check_tool_call_results(results)
-    runs, top = results["runs"], _multiples(results)[-1]
-
-    def change(run: dict[str, Any], kind: str) -> str:
-        before, after = (percent_text(run[f"nominal_{kind}"]), percent_text(run[f"worst_case_{kind}"][top]))
-        if before == after:
-            return f"stay at {before}%"
-        verb = "fall" if run[f"worst_case_{kind}"][top] < run[f"nominal_{kind}"] else "rise"
-        return f"{verb} from {before}% to {after}%"
-
+    runs, top = results["runs"], multiples(results)[-1]
     at = f"{times(top)} the training radius ({float(top) * results['train_epsilon']:g})"
-    sentences = [
-        f"{name}: at {at}, valid calls {change(run, 'valid')}, exact ones {change(run, 'exact')}."
+    sentences = [trust_sentence(results)]
+    sentences += [
+        f"{name}: at {at}, valid calls {_change(run, 'valid', top)}, exact ones {_change(run, 'exact', top)}."
         for name, run in runs.items()
     ]
     if len(runs) > 1:
-        worst = {name: round(run["worst_case_exact"][top], 1) for name, run in runs.items()}
-        leaders = [name for name in runs if worst[name] == max(worst.values())]
-        best = percent_text(max(worst.values()))
-        sentences.append(f"Most robust at {at}, with {best}% exact calls: {', '.join(leaders)}.")
+        sentences.append(f"Most robust at {at}, {_most_robust(runs, top)}.")
     for name, run in runs.items():
         if min(run["reference_valid"], run["reference_exact"]) < 100:
             sentences.append(
@@ -65,20 +79,41 @@ def tool_call_sentences(results: dict[str, Any]) -> list[str]:
                 f"{percent_text(run['reference_valid'])}% valid and {percent_text(run['reference_exact'])}% exact: rows "
                 "whose accepted answers break their schemas, or that the template cannot render."
             )
-    return sentences + chance_sentences(results)
+    return sentences
+
+
+def _change(run: dict[str, Any], kind: str, top: str) -> str:
+    before, after = (percent_text(run[f"nominal_{kind}"]), percent_text(run[f"worst_case_{kind}"][top]))
+    if before == after:
+        return f"stay at {before}%"
+    verb = "fall" if run[f"worst_case_{kind}"][top] < run[f"nominal_{kind}"] else "rise"
+    return f"{verb} from {before}% to {after}%"
+
+
+def _most_robust(runs: dict[str, Any], top: str) -> str:
+    ordered = sorted(runs, key=lambda name: -runs[name]["worst_case_exact"][top])
+    best = percent_text(runs[ordered[0]]["worst_case_exact"][top])
+    leaders = [name for name in runs if percent_text(runs[name]["worst_case_exact"][top]) == best]
+    words = f"with {best}% exact calls: {', '.join(leaders)}"
+    if len(leaders) > 1:
+        return words
+    lead = difference(runs[ordered[0]], runs[ordered[1]], "worst_case_exact", top)
+    return f"{words}; {lead.points:.1f} points ahead of {ordered[1]} {lead.chance_text()}"
 
 
 def check_tool_call_results(results: dict[str, Any]) -> None:
     """
     Raises:
-        ValueError: if a number is not finite; names the run and the field.
+        ValueError: if they are of another version or a number is absent or not finite; names the run and the field.
     """
+    check_measurement(results)
+    radii = multiples(results)
+    nominal, worst = zip(*_KINDS.values(), strict=True)
     for name, run in results["runs"].items():
-        numbers = {field: run[field] for field in _NUMBERS}
-        numbers |= {f"{field}.{m}": run[field][m] for field in _BY_MULTIPLE for m in _multiples(results)}
-        for field, number in numbers.items():
-            if not math.isfinite(number):
-                raise ValueError(f"run {name!r}, field {field!r}: expected a finite number, got {number!r}")
+        numbers = {field: run.get(field) for field in (*_NUMBERS, "examples")}
+        numbers |= {f"{field}.{m}": value(run, field, m) for field in _BY_MULTIPLE for m in radii}
+        check_numbers(name, numbers | paths(run.get("attacks", {}), "attacks"))
+        check_shares(name, run, nominal, worst, radii)
 
 
 def write_tool_call_report(results: dict[str, Any], folder: Path) -> None:
@@ -89,48 +124,40 @@ def write_tool_call_report(results: dict[str, Any], folder: Path) -> None:
         ValueError: as [`check_tool_call_results`]; nothing is written then.
     """
     check_tool_call_results(results)
-    everything = json.dumps(results, indent=2, allow_nan=False)
-    fields = [(f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")]
-    label = "answers (% of examples)"
-    image = render(
-        lambda figure: draw_by_radius(
-            figure, results, _multiples(results), *fields, "exact (dashed; solid: valid)", label
-        )
-    )
-    headers, rows = _cells(results)
-    failure_headers, failures = _failure_cells(results)
+    radii, label = multiples(results), "answers (% of examples)"
+    image = render(lambda figure: draw_by_radius(figure, results, radii, _PANELS, label), WIDE)
     page = render_page(
         "tool_calls.html.j2",
         sentences=tool_call_sentences(results),
-        headers=headers,
-        rows=rows,
-        failure_headers=failure_headers,
-        failures=failures,
+        answers=_cells(results),
+        notes=_notes(results),
+        attacks=attack_cells(results, "exact"),
+        checks=trust_cells(results),
+        failures=_failure_cells(results),
         reasons=FAILURES,
         image=base64.b64encode(image).decode(),
         train_epsilon=results["train_epsilon"],
         settings=results["settings"],
-        everything=everything,
+        everything=json_text(everything_but_outcomes(results)),
     )
-    replace_file(folder / "results.json", (everything + "\n").encode())
+    replace_file(folder / "results.json", (json_text(results) + "\n").encode())
     replace_file(folder / TOOL_CALL_PLOT, image)
     replace_file(folder / "report.html", page)
 
 
-def _multiples(results: dict[str, Any]) -> list[str]:
-    return sorted({m for run in results["runs"].values() for m in run["worst_case_valid"]}, key=float)
-
-
 def _cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    radii = _multiples(results)
-    headers = ["run", "nominal\n%", *(f"worst {times(m)}\n%" for m in radii), "nom.\nNLL", f"NLL\n{times(radii[-1])}"]
+    """Headers, and two rows a run: valid calls, and exact ones with the NLL that belongs to both."""
+    radii = multiples(results)
+    headers = ["run", "calls", "nominal\n% [95 %]", *(f"worst {times(m)}\n% [95 %]" for m in radii)]
     rows = []
     for name, run in results["runs"].items():
-        shares = [(run["nominal_valid"], run["nominal_exact"])]
-        shares += [(run["worst_case_valid"][m], run["worst_case_exact"][m]) for m in radii]
-        percents = [f"{percent_text(valid)} ({percent_text(exact)})" for valid, exact in shares]
-        rows.append([name, *percents, *map(number_text, (run["nominal_nll"], run["worst_case_nll"][radii[-1]]))])
-    return headers, rows
+        nlls = [number_text(run["nominal_nll"]), number_text(run["worst_case_nll"][radii[-1]])]
+        for kind, (nominal, worst) in _KINDS.items():
+            shares = [share_text(run, nominal), *(share_text(run, worst, m) for m in radii)]
+            # The second row has its run's name and NLL above it.
+            first = kind == "valid"
+            rows.append([name if first else "", kind, *shares, *(nlls if first else ["", ""])])
+    return [*headers, "nom.\nNLL", f"NLL\n{times(radii[-1])}"], rows
 
 
 def _failure_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -139,6 +166,6 @@ def _failure_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     rows = [
         [name, m if m == "nominal" else f"worst {times(m)}", *(str(run["failures"][m][reason]) for reason in FAILURES)]
         for name, run in results["runs"].items()
-        for m in ("nominal", *_multiples(results))
+        for m in ("nominal", *multiples(results))
     ]
     return ["run", "attack", *names], rows

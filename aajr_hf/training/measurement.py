@@ -48,6 +48,11 @@ def threat_model_line(results: dict[str, Any]) -> str:
     return f"Threat model: {norm} ball {where} {tokens}, radius 1x = {model['epsilon']:g} {unit}."
 
 
+def attack_name(name: str) -> str:
+    """An attack as it is shown."""
+    return {"pga": "PGA"}.get(name, name.replace("_", " "))
+
+
 def interval_text(interval: list[float] | None) -> str:
     """`[78-84]`: in whole percent, and one word, so that a table does not break it."""
     return "" if interval is None else f"[{interval[0]:.0f}-{interval[1]:.0f}]"

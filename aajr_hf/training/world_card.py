@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from .measurement import interval_text, threat_model_line, trust_sentence
+from .measurement import attack_name, interval_text, threat_model_line, trust_sentence
 
 
 def world_results(numbers: dict[str, Any]) -> list[EvalResult]:
@@ -56,7 +56,7 @@ def world_section(numbers: dict[str, Any]) -> str:
 
 def attack_names(numbers: dict[str, Any]) -> str:
     """The attacks that ran, as one list."""
-    names = [name.replace("_", " ") for name in numbers.get("attacks") or ()]
+    names = [attack_name(name) for name in numbers.get("attacks") or ()]
     return ", ".join([*names, *(["token substitutions"] if numbers.get("token_attack") else [])]) or "none"
 
 

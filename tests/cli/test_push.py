@@ -154,12 +154,11 @@ def test_the_card_holds_the_run_and_its_results(worker, agent, adapter, tmp_path
     numbers = json.loads((tmp_path / "report" / "results.json").read_text())["runs"]["mine"]
     values = {result.metric_name: result.metric_value for result in data.eval_results}
     assert values["success (nominal) %"] == pytest.approx(numbers["nominal_success"], abs=0.01)
-    worst = (
-        numbers["worst_case_success"]["2"]
-        if "2" in numbers["worst_case_success"]
-        else numbers["worst_case_success"]["2.0"]
-    )
-    assert values["success (worst case, 2x training radius) %"] == pytest.approx(worst, abs=0.01)
+    for m, worst in numbers["worst_case_success"].items():
+        assert values[f"success (worst case, {float(m):g}x training radius) %"] == pytest.approx(worst, abs=0.01)
+    low, high = numbers["intervals"]["nominal_success"]
+    assert f"| success, greedy | {numbers['nominal_success']:.1f} [{low:.0f}-{high:.0f}] |" in card.text
+    assert "Threat model: l2 ball over the whole prompt" in card.text
     for plot in (tmp_path / "report").glob("*.png"):
         assert files[f"evaluation/{plot.name}"] == plot.read_bytes() and f"(evaluation/{plot.name})" in card.text
     assert "an adapter: `lora`, rank 2" in card.text and "2603.04378" in card.text and "transformers 5" in card.text
