@@ -10,16 +10,10 @@ from typing import Any
 from trl import SFTConfig
 
 from ..training.config import AAJRConfig
-from .results import check_results, difference, multiples
+from .results import DECODINGS, check_results, difference, multiples
 from .runs import METHODS, UNPENALISED
 from .trade_off import Point, matched, price_of_robustness
 
-# By way of decoding, the fields of nominal and of worst-case success. A penalty on logits can be met by smaller ones, with
-# the same greedy answers: the sampled ones show it.
-DECODINGS = {
-    "greedy": ("nominal_success", "worst_case_success"),
-    "sampled": ("sampled_success", "sampled_worst_case_success"),
-}
 _OF_THE_PENALTY = ("regularizer", "penalty_", "power_iterations", "jacobian_estimator", "amplification_budget")
 _OF_THE_MODEL = ("adapter", "adapter_rank", "adapter_options", "freeze_embeddings", "system_loss", "on_nonfinite")
 

@@ -10,9 +10,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .chance import wilson
-from .compare import DECODINGS
-from .plots import MARKERS, beside, error_bars, interval_bars, legend, panels, place_labels, render, shown
-from .results import multiples, times
+from .plots import (
+    DECODING_TITLES,
+    MARKERS,
+    beside,
+    error_bars,
+    interval_bars,
+    legend,
+    panels,
+    place_labels,
+    render,
+    shown,
+)
+from .results import DECODINGS, multiples, times
 from .runs import METHODS, UNPENALISED
 
 # Okabe and Ito's palette and a grey: a method has one colour in every plot of every comparison.
@@ -24,7 +34,6 @@ _COLORS = dict(
     )
 )
 _DASHED = (0, (2, 2))
-_TITLES = ("greedy decoding", "sampling at temperature 1")
 _WIDTH = 10.4
 _TICKS = 6
 # More bands than these cover each other.
@@ -80,7 +89,7 @@ def _methods(configurations: list[dict[str, Any]]) -> dict[str, list[dict[str, A
 
 def _draw_trade_off(figure: Figure, comparison: dict[str, Any]) -> None:
     configurations, top = comparison["configurations"], multiples(comparison)[-1]
-    both = panels(figure, _TITLES)
+    both = panels(figure, DECODING_TITLES)
     for axes, (nominal, worst) in zip(both, DECODINGS.values(), strict=True):
         for method, members in _methods(configurations).items():
             xs, ys = [c[nominal] for c in members], [c[worst][top] for c in members]
@@ -124,7 +133,7 @@ def _draw_radii(figure: Figure, comparison: dict[str, Any]) -> None:
     attacks, handles = multiples(comparison), []
     radii = [0.0, *map(float, attacks)]
     styles = run_styles(comparison["runs"])
-    for axes, (nominal, worst) in zip(panels(figure, _TITLES), DECODINGS.values(), strict=True):
+    for axes, (nominal, worst) in zip(panels(figure, DECODING_TITLES), DECODINGS.values(), strict=True):
         handles = []
         for i, (name, run) in enumerate(comparison["runs"].items()):
             ys = [run[nominal], *(run[worst][m] for m in attacks)]

@@ -13,11 +13,10 @@ from rich.text import Text
 from ..training.measurement import threat_model_line
 from .attack_report import attack_cells, trust_cells
 from .chance import PairedDifference
-from .compare import DECODINGS
 from .compare_plots import draw_comparison
 from .compare_sentences import comparison_sentences
 from .report import json_text, points_text, render_page, replace_file
-from .results import everything_but_outcomes, multiples, number_text, percent_text, share_text, times
+from .results import DECODINGS, everything_but_outcomes, multiples, number_text, percent_text, share_text, times
 from .tables import plain_table
 
 PLOTS = {

@@ -6,8 +6,7 @@ from typing import Any
 
 from ..training.measurement import trust_sentence
 from .chance import PairedDifference
-from .compare import DECODINGS
-from .results import difference, multiples, number_text, percent_text, times
+from .results import DECODINGS, difference, multiples, number_text, percent_text, times
 
 
 def comparison_sentences(comparison: dict[str, Any]) -> list[str]:

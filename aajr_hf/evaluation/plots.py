@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from .chance import wilson
-from .results import check_results, multiples, times
+from .results import DECODINGS, check_results, multiples, times
 
 _BARS = {
     "ascent\ndirections": "amplification",
@@ -25,6 +25,7 @@ _BARS = {
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 # Inches: of one panel, and of two side by side.
 _NARROW, WIDE = 5.6, 9.6
+DECODING_TITLES = ("greedy decoding", "sampling at temperature 1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -111,8 +112,7 @@ def panels(figure: Figure, titles: tuple[str, str]) -> tuple[Axes, Axes]:
 
 
 def _draw_worst_case(figure: Figure, results: dict[str, Any]) -> None:
-    fields = {"greedy decoding": ("nominal_success", "worst_case_success")}
-    fields["sampling at temperature 1"] = ("sampled_success", "sampled_worst_case_success")
+    fields = dict(zip(DECODING_TITLES, DECODINGS.values(), strict=True))
     draw_by_radius(figure, results, multiples(results), fields, "success (% of examples)")
 
 

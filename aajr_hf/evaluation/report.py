@@ -20,6 +20,7 @@ from .attack_report import attack_cells, token_cells, trust_cells
 from .membership import HEADERS, membership_cells
 from .plots import draw_plots
 from .results import (
+    DECODINGS,
     check_results,
     everything_but_outcomes,
     multiples,
@@ -40,10 +41,6 @@ _OTHER_COLUMNS = {
     ("ampl.", "random"): "random_amplification",
     ("spectral", "norm"): "spectral_norm",
     ("train", "s"): "train_seconds",
-}
-_DECODINGS = {
-    "greedy": ("nominal_success", "worst_case_success"),
-    "sampled": ("sampled_success", "sampled_worst_case_success"),
 }
 
 
@@ -162,7 +159,7 @@ def success_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[
     headers += [(f"worst {times(m)}", "% [95 %]") for m in radii]
     rows = []
     for name, run in runs.items():
-        for decoding, (nominal, worst) in _DECODINGS.items():
+        for decoding, (nominal, worst) in DECODINGS.items():
             cells = [(nominal, None), *((worst, m) for m in radii)]
             # The sampled row has its run's name above it.
             row = [(name if decoding == "greedy" else "", False), (decoding, False)]

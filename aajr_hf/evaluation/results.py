@@ -10,8 +10,13 @@ from .chance import PairedDifference, paired_difference
 
 __all__ = ["RESULTS_VERSION"]  # the version that is read and written
 
-SUCCESS = ("nominal_success", "sampled_success")
-SUCCESS_UNDER_ATTACK = ("worst_case_success", "sampled_worst_case_success")
+# By way of decoding, the fields of nominal and of worst-case success. A penalty on logits can be met by smaller ones, with
+# the same greedy answers: the sampled ones show it.
+DECODINGS = {
+    "greedy": ("nominal_success", "worst_case_success"),
+    "sampled": ("sampled_success", "sampled_worst_case_success"),
+}
+SUCCESS, SUCCESS_UNDER_ATTACK = zip(*DECODINGS.values(), strict=True)
 _NUMBERS = (
     *(*SUCCESS, "nominal_cost", "amplification", "random_amplification"),
     *("spectral_norm", "embedding_norm", "examples"),

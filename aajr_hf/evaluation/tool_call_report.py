@@ -46,7 +46,8 @@ def tool_call_tables(results: dict[str, Any]) -> list[RenderableType]:
     """
     failures = text_table(*_failure_cells(results), "Answers that are not valid, by reason")
     table = text_table(*_cells(results), left=2)
-    return [Group(table, *map(Text, _notes(results)), ""), *attack_tables(results, "exact"), failures]
+    tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results, "exact"), failures]
+    return [Group(table, "") for table in tables]
 
 
 def _notes(results: dict[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ def _why_not(run: dict[str, Any]) -> str:
         return "was not checked"
     failed = [rule for rule in run["trust"] if not rule["passed"]]
     texts = [f'"{rule["rule"]}" ({textwrap.shorten(rule["detail"], 100, placeholder="…")})' for rule in failed]
-    return f"fails the check {' and '.join(texts)}" if failed else ""
+    return f"fails the check{'s' * (len(failed) > 1)} {' and '.join(texts)}" if failed else ""
 
 
 def threat_model_line(results: dict[str, Any]) -> str:

@@ -117,7 +117,7 @@ class TestSentences:
     def test_runs_whose_attack_is_not_to_be_trusted_come_first(self, comparison):
         comparison["runs"]["weak"]["trust"] = trust(passed=False)
         first = comparison_sentences(comparison)[0]
-        assert first.startswith('Do not trust the success under attack of weak, which fails the check "random points')
+        assert first.startswith('Do not trust the success under attack of weak, which fails the checks "random points')
 
 
 class TestTable:

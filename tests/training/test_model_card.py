@@ -47,7 +47,7 @@ def test_the_table_has_intervals_attacks_threat_model_and_trust(evaluated):
 def test_a_failed_check_and_a_token_attack_are_said(evaluated):
     token = {"success": 1.0, "sampled_success": 2.0, "radius": 1.0, "cost": 1.0}
     card = evaluated(run={"trust": trust(passed=False), "token_attack": token | {"pga": token}})
-    assert 'Do not trust the success under attack of this agent, which fails the check "random points' in card.text
+    assert 'Do not trust the success under attack of this agent, which fails the checks "random points' in card.text
     assert "margin, tempered nll, token substitutions." in card.text
 
 
