@@ -133,7 +133,7 @@ class TestReport:
 
     def test_the_page_shows_it_and_says_what_is_not_proven(self, stable_results, tmp_path):
         parsed = page(stable_results, tmp_path / "report.html")
-        assert parsed.open == [] and parsed.tags.count("img") == 6
+        assert parsed.open == [] and parsed.tags.count("img") == 7
         for text in (
             *stability_sentences(stable_results),
             "What is measured, and what is not proven",
@@ -163,7 +163,7 @@ class TestPlots:
     def test_three_pictures_beside_the_others(self, stable_results, tmp_path):
         report.write_report(stable_results, tmp_path)
         names = {"stability_curvature.png", "stability_steps.png", "stability_shares.png"}
-        assert {path.name for path in tmp_path.glob("stability_*")} == names and len(list(tmp_path.glob("*.png"))) == 6
+        assert {path.name for path in tmp_path.glob("stability_*")} == names and len(list(tmp_path.glob("*.png"))) == 7
         for name in names:
             picture = matplotlib.image.imread(io.BytesIO((tmp_path / name).read_bytes()))
             assert picture.std() > 0.05
