@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .ascent import PromptAscent
 from .config import AAJRConfigMixin
-from .policy import penalised_output
+from .penalised import PenalisedOutput
 from .regularizers import budgeted
 
 
@@ -51,11 +51,10 @@ def control_variate(
         return None
     if clean is None or ascent.delta is None:
         return None
-    ends = [
-        penalised_output(logits, ascent.policy.batch, config.penalty_output, config.penalty_reduction)
-        for logits in (adversarial, clean)
-    ]
-    rise = (ends[0] - ends[1]).flatten(1).square().sum(dim=1)
+    output = PenalisedOutput.of(config, ascent.policy.batch)
+    ends = output(adversarial), output(clean)
+    # Weighed by the middle of the two, as a difference of two evaluations that estimates a Jacobian is.
+    rise = output.weigh((ends[0] + ends[1]) / 2, ends[0] - ends[1]).flatten(1).square().sum(dim=1)
     # An example whose gradient is zero has not moved, and has no secant.
     run = ascent.delta.flatten(1).square().sum(dim=1)
     squared = torch.where(run > 0, rise / run.clamp_min(torch.finfo(run.dtype).tiny), torch.zeros_like(rise))

@@ -23,7 +23,7 @@ CHOICES = {
         "random_direction",
         "none",
     ),
-    "penalty_output": ("logits", "centered_logits", "log_probs", "probs"),
+    "penalty_output": ("logits", "centered_logits", "log_probs", "probs", "fisher", "margin"),
     "penalty_reduction": ("sum", "token_mean"),
     "jacobian_estimator": ("auto", "jvp", "finite_difference"),
     "penalty_trajectory": ("all", "last", "sample"),
@@ -161,7 +161,10 @@ class RegularizerFields:
             warm-up lasts, its multiplier may fall, but not grow.
         penalty_output (`str`, *optional*, defaults to `"logits"`):
             Output whose Jacobian is penalised: `"logits"`, `"centered_logits"` (minus their mean over the vocabulary),
-            `"log_probs"` or `"probs"`.
+            `"log_probs"` or `"probs"`; `"fisher"`: log-probabilities, each weighted by the square root of its probability p, so
+            that tokens which the agent would never say hardly count: the square is `u' J' (diag(p) - p p') J u` with J that of the
+            logits, and p a constant when it is differentiated, by the parameters too; `"margin"`: of each action token,
+            the largest logit of another token minus its own. With DPO and GRPO that token is the completion's, liked or not.
         penalty_reduction (`str`, *optional*, defaults to `"sum"`):
             `"sum"` over the action's tokens (the paper) or `"token_mean"`.
         jacobian_estimator (`str`, *optional*, defaults to `"auto"`):
@@ -245,7 +248,12 @@ class RegularizerFields:
             "penalised."
         },
     )
-    penalty_output: str = _choice("penalty_output", "logits", "Output whose Jacobian is penalised.")
+    penalty_output: str = _choice(
+        "penalty_output",
+        "logits",
+        "Output whose Jacobian is penalised; 'fisher': log-probabilities weighted by the root of the probabilities; 'margin': "
+        "the largest wrong logit minus the action token's.",
+    )
     penalty_reduction: str = _choice(
         "penalty_reduction", "sum", "Whether the penalty is a sum or a mean over the action's tokens."
     )

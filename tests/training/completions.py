@@ -14,6 +14,7 @@ from trl import DPOTrainer, GRPOTrainer
 
 from aajr_hf import AAJRDPOConfig, AAJRDPOTrainer, AAJRGRPOConfig, AAJRGRPOTrainer
 
+from .reference import squared_norm
 from .tiny import ROWS, WORDS, tiny_model, trainer_arguments
 
 
@@ -120,15 +121,17 @@ class Reference:
     def adversarial(self):
         return self.g(self.ascend()[0][-1])
 
-    def penalty(self):
-        """Equation 20, from the full Jacobian of all completions' logits."""
+    def penalty(self, squared=squared_norm):
+        """Equation 20, from the full Jacobian of all completions' logits; `squared` as in `reference.py`."""
+        labels = [token for completion in self.completions for token in completion]
         deltas, directions = self.ascend()
         terms = []
         for delta, unit in zip(deltas, directions, strict=False):
             full = jacobian(
                 lambda d: torch.cat([z.flatten() for z in self.logits(d)]), delta, create_graph=True, vectorize=True
             )
-            terms.append((full.flatten(1) @ unit.flatten()).square().sum())
+            image = (full.flatten(1) @ unit.flatten()).reshape(len(labels), -1)
+            terms.append(squared(torch.cat(self.logits(delta)), labels, image))
         return torch.stack(terms).mean()
 
 

@@ -9,6 +9,31 @@ import torch
 from torch.autograd.functional import jacobian
 
 
+def squared_norm(logits, labels, image):
+    return image.square().sum()
+
+
+def fisher(logits, labels, image):
+    """v' (diag(p) - p p') v of each token's v = J u, with the matrix written out."""
+    total = 0.0
+    for scores, v in zip(logits.detach(), image, strict=True):
+        p = scores.exp() / scores.exp().sum()
+        total = total + v @ (torch.diag(p) - torch.outer(p, p)) @ v
+    return total
+
+
+def margin(logits, labels, image):
+    """The difference of two rows of J, times u: that of the largest wrong logit minus that of the label's."""
+    total = 0.0
+    for scores, label, v in zip(logits, labels, image, strict=True):
+        wrong = max((i for i in range(len(scores)) if i != label), key=lambda i: float(scores[i]))
+        total = total + (v[wrong] - v[label]) ** 2
+    return total
+
+
+MEASURES = {"logits": squared_norm, "fisher": fisher, "margin": margin}
+
+
 class Reference:
     """One collated batch on one model, evaluated example by example, without padding."""
 
@@ -75,13 +100,13 @@ class Reference:
         )
         return full.flatten(1)
 
-    def penalty(self, b, transform=lambda z: z):
-        """Equation 20."""
-        deltas, directions = self.ascend(b)
-        terms = [
-            (self.jacobian(b, delta, transform) @ direction.flatten()).square().sum()
-            for delta, direction in zip(deltas, directions, strict=False)
-        ]
+    def penalty(self, b, transform=lambda z: z, squared=squared_norm):
+        """Equation 20; `squared` says what a product `J u` (tokens, V) counts."""
+        _, labels, actions = self.example(b)
+        terms = []
+        for delta, direction in zip(*self.ascend(b), strict=False):
+            image = (self.jacobian(b, delta, transform) @ direction.flatten()).reshape(len(actions), -1)
+            terms.append(squared(self.logits(b, self.embeddings(b) + delta), labels[actions], image))
         return torch.stack(terms).mean()
 
     def adversarial(self, b):
@@ -97,8 +122,8 @@ class Reference:
         total = sum(w * per_example(b) for w, b in zip(weights, self.examples, strict=True))
         return total / sum(weights)
 
-    def mean_penalty(self, transform=lambda z: z):
-        return torch.stack([self.penalty(b, transform) for b in self.examples]).mean()
+    def mean_penalty(self, transform=lambda z: z, squared=squared_norm):
+        return torch.stack([self.penalty(b, transform, squared) for b in self.examples]).mean()
 
     def gradient(self, loss):
         names, parameters = zip(*self.model.named_parameters(), strict=True)
