@@ -62,7 +62,7 @@ def _along_the_ascent(trainer: AAJRTrainer, on_progress) -> dict[str, Any]:
     for inputs in trainer.get_train_dataloader():
         system = trainer._system_loss(trainer._prepare_inputs(inputs), None)
         batch, policy = system.batch, system.policy(model, None)
-        ascent = ascend(trainer.args, policy, system, 1.0, keep_products=False)
+        ascent = ascend(trainer.args, policy, system, 1.0, keep_products=False).of_penalty
         for t in range(ascent.trajectory.steps):
             direction = ascent.trajectory.directions[t]
             image = _image(trainer, ascent, t, direction)

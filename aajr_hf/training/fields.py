@@ -173,8 +173,13 @@ class RegularizerFields:
         power_iterations (`int`, *optional*, defaults to `3`):
             Power iterations of the spectral regularizers.
         penalty_trajectory (`str`, *optional*, defaults to `"all"`):
-            Points of the ascent at which the penalty is evaluated: `"all"` K of them, the `"last"`, or a `"sample"`: as
-            many of all points of the micro-batch as it has examples, an unbiased estimate of all.
+            Points of the ascent at which the penalty is evaluated: `"all"` of them (K, and those beyond the ball where
+            `penalty_radius` is above 1), the `"last"`, or a `"sample"`: as many of all points of the micro-batch as it has
+            examples, an unbiased estimate of all.
+        penalty_radius (`float`, *optional*, defaults to `1.0`):
+            How far out the penalty is evaluated, in epsilons. Above 1, for the penalty alone, the ascent goes on from delta_K, by
+            `K * (penalty_radius - 1)` further steps (rounded up), in a ball as many times as large; R is the mean over the points
+            within and beyond. The adversarial loss stays that of delta_K. For regularizers that are evaluated along the ascent.
         penalty_fraction (`float`, *optional*, defaults to `1.0`):
             Part of each micro-batch on which the penalty is evaluated, drawn at random. With the regularizer `"aajr"`
             and a clean loss, only its difference from what the clean and the adversarial pass tell is estimated.
@@ -267,6 +272,13 @@ class RegularizerFields:
         "penalty_trajectory",
         "all",
         "Points of the ascent at which the penalty is evaluated: all, the last, or a sample of them (unbiased).",
+    )
+    penalty_radius: float = field(
+        default=1.0,
+        metadata={
+            "help": "How far out the penalty is evaluated, in epsilons: above 1, the ascent goes on beyond the ball for the penalty "
+            "alone."
+        },
     )
     penalty_fraction: float = field(
         default=1.0, metadata={"help": "Random part of each micro-batch on which the penalty is evaluated."}

@@ -5,6 +5,8 @@ no code with the package.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.autograd.functional import jacobian
 
@@ -37,11 +39,12 @@ MEASURES = {"logits": squared_norm, "fisher": fisher, "margin": margin}
 class Reference:
     """One collated batch on one model, evaluated example by example, without padding."""
 
-    def __init__(self, model, inputs, epsilon=0.25, steps=3, system_loss="nll"):
+    def __init__(self, model, inputs, epsilon=0.25, steps=3, system_loss="nll", penalty_radius=1.0):
         # The kernel with second derivatives.
         model.set_attn_implementation("eager")
         self.model, self.inputs = model, inputs
         self.epsilon, self.steps, self.system_loss = epsilon, steps, system_loss
+        self.penalty_radius = penalty_radius
         self.examples = range(inputs["input_ids"].shape[0])
 
     def example(self, b):
@@ -78,10 +81,14 @@ class Reference:
         return self.epsilon * norms[mask].mean()
 
     def ascend(self, b):
-        """Equations 11 and 12 with unit steps of 2.5 radius / K in an l2 ball: deltas and directions."""
+        """
+        Equations 11 and 12 with unit steps of 2.5 radius / K in an l2 ball: deltas and directions; after K steps in a larger ball,
+        for the penalty.
+        """
         state, mask, radius = self.embeddings(b).detach(), self.prompt(b), self.radius(b)
         delta, deltas, directions = torch.zeros_like(state), [], []
-        for _ in range(self.steps):
+        for t in range(math.ceil(self.penalty_radius * self.steps)):
+            ball = radius if t < self.steps else self.penalty_radius * radius
             point = delta.clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.loss(b, state + point), point)
             gradient = gradient * mask
@@ -89,7 +96,7 @@ class Reference:
             deltas.append(delta)
             directions.append(unit)
             delta = delta + 2.5 * radius / self.steps * unit
-            delta = delta * min(1.0, float(radius / delta.norm()))
+            delta = delta * min(1.0, float(ball / delta.norm()))
         return [*deltas, delta], directions
 
     def jacobian(self, b, delta, transform):
@@ -111,7 +118,7 @@ class Reference:
 
     def adversarial(self, b):
         """g(delta_K)."""
-        return self.loss(b, self.embeddings(b) + self.ascend(b)[0][-1])
+        return self.loss(b, self.embeddings(b) + self.ascend(b)[0][self.steps])
 
     def mean(self, per_example):
         """Mean over examples; weighted by action tokens for the negative log-likelihood, as TRL normalises it."""

@@ -38,6 +38,7 @@ def test_a_trajectory_at_single_steps():
         ({"penalty_trajectory": "sample"}, True),
         ({"penalty_trajectory": "sample", "penalty_fraction": 0.5}, True),
         ({"penalty_fraction": 0.5}, True),
+        ({"penalty_trajectory": "sample", "penalty_radius": 2.0}, True),
         ({"penalty_trajectory": "last"}, False),
     ],
     ids=str,
@@ -49,7 +50,7 @@ def test_the_logged_penalty_averages_to_that_of_all_points(tmp_path, overrides, 
     draws = torch.tensor([log["aajr/penalty"] for log in run.state.log_history if "aajr/penalty" in log])
     assert (len(draws.round(decimals=3).unique()) > 2) == varies
     if varies:
-        _, whole = one_step(tmp_path, data=dataset(4))
+        _, whole = one_step(tmp_path, data=dataset(4), penalty_radius=overrides.get("penalty_radius", 1.0))
         error = float(draws.std() / len(draws) ** 0.5)
         assert float(draws.mean()) == pytest.approx(whole["aajr/penalty"], abs=4 * error)
         assert error < 0.1 * whole["aajr/penalty"]
@@ -57,8 +58,13 @@ def test_the_logged_penalty_averages_to_that_of_all_points(tmp_path, overrides, 
 
 @pytest.mark.parametrize(
     ("clean_loss_weight", "measure"),
-    [(0.0, {}), (1.0, {}), (1.0, {"penalty_output": "fisher"}), (1.0, {"penalty_output": "margin"})],
-    ids=["drawn alone", "control variate", "fisher", "margin"],
+    [
+        (0.0, {}),
+        (1.0, {}),
+        (1.0, {"penalty_output": "fisher"}),
+        (1.0, {"penalty_output": "margin", "penalty_radius": 2.0}),
+    ],
+    ids=["drawn alone", "control variate", "fisher", "margin beyond the ball"],
 )
 def test_the_amortised_gradient_is_unbiased(tmp_path, clean_loss_weight, measure):
     """
