@@ -146,7 +146,7 @@ def _recorded_losses(ascent: PromptAscent, system: SystemLoss) -> Callable[[Tens
 
 def _further_steps(config: AAJRConfigMixin, steps: int) -> int:
     """How many steps more the ascent takes for the penalty: as many as the larger radius asks for."""
-    # Rounded first: three times 4/3 - 1 is one.
+    # Rounded first: ten times 1.1 - 1 is one.
     return math.ceil(round((config.penalty_radius - 1) * steps, 9))
 
 

@@ -89,6 +89,8 @@ def test_a_shorter_ascent_goes_on_by_as_much_less(tmp_path):
     assert one.of_penalty.trajectory.steps == 2
     three = ascent_of(tmp_path)[2].trajectory.step_sizes
     torch.testing.assert_close(one.of_penalty.trajectory.step_sizes, 3 * three[:2])
+    # Ten times 1.1 - 1 is a little more than one, in floating point.
+    assert ascent_of(tmp_path, steps=10, penalty_radius=1.1)[2].of_penalty.trajectory.steps == 11
 
 
 def test_every_direction_is_the_gradient_at_its_point(tmp_path):
