@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from ..objective import directional_jacobian
 from ..training.adapters import linear_layers
 from ..training.ascent import PromptAscent, ascend
-from ..training.policy import forward_ad_ready, penalised_policy
+from ..training.penalised import PenalisedOutput
+from ..training.policy import forward_ad_ready
 from ..training.trainer import AAJRTrainer
 from .spectrum import RowSpectrum, coverage, directions_for, matrix_singular_values, stable_rank
 
@@ -61,7 +62,7 @@ def _along_the_ascent(trainer: AAJRTrainer, on_progress) -> dict[str, Any]:
     for inputs in trainer.get_train_dataloader():
         system = trainer._system_loss(trainer._prepare_inputs(inputs), None)
         batch, policy = system.batch, system.policy(model, None)
-        ascent = ascend(trainer.args, policy, system, 1.0, keep_products=False)
+        ascent = ascend(trainer.args, policy, system, 1.0, keep_products=False).of_penalty
         for t in range(ascent.trajectory.steps):
             direction = ascent.trajectory.directions[t]
             image = _image(trainer, ascent, t, direction)
@@ -81,10 +82,11 @@ def _along_the_ascent(trainer: AAJRTrainer, on_progress) -> dict[str, Any]:
 
 
 def _image(trainer: AAJRTrainer, ascent: PromptAscent, t: int, direction: Tensor) -> Tensor:
-    """J u_t of the penalised output, (B, A, V), with its graph."""
-    output = penalised_policy(ascent.policy, trainer.args.penalty_output, trainer.args.penalty_reduction)
+    """J u_t of the penalised output, (B, A, V), or (B, A, 1) of a margin, with its graph."""
+    penalised = PenalisedOutput.of(trainer.args, ascent.policy.batch)
+    output, point = penalised.after(ascent.policy), ascent.trajectory.deltas[t]
     with forward_ad_ready(trainer.model):
-        return directional_jacobian(output, ascent.trajectory.deltas[t], direction)[1]
+        return directional_jacobian(output, point, direction, weigh=penalised.weigh)[1]
 
 
 def update_spectra(model: PreTrainedModel, base: PreTrainedModel) -> dict[str, Any]:

@@ -62,6 +62,17 @@ class AscentTrajectory:
             **ends, **{f.name: getattr(self, f.name)[:steps] for f in fields(self) if f.name not in ends}
         )
 
+    def followed_by(self, other: AscentTrajectory) -> AscentTrajectory:
+        """This trajectory, and another one that begins where it ends, as one."""
+        ends = {
+            "deltas": torch.cat([self.deltas, other.deltas[1:]]),
+            # Where both begin and end, the other one knows the loss.
+            "losses": torch.cat([self.losses[:-1], other.losses]),
+        }
+        others = [f.name for f in fields(self) if f.name not in ends]
+        joined = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in others}
+        return AscentTrajectory(**ends, **joined)
+
     @functools.cached_property
     def lengths(self) -> Tensor:
         """

@@ -24,6 +24,7 @@ def directional_jacobian(
     estimator: str = "jvp",
     difference_step: float | Tensor | None = None,
     products: RecordedProducts | None = None,
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """
     The product `J(state) direction` of the policy's Jacobian with one direction per example, differentiable in the
@@ -41,6 +42,7 @@ def directional_jacobian(
             the mean norm of the state's vectors, which balances the two errors.
         products: What the policy's linear layers returned for this very state, recorded by an earlier forward; the jvp
             does not compute them again.
+        weigh: From the output and `J u` to what is returned in place of `J u`: times a diagonal that may depend on the output.
 
     Returns:
         `(output, J u)`, both of the policy's output shape. Under finite differences the output is the mean of the two
@@ -56,7 +58,8 @@ def directional_jacobian(
     if estimator == "jvp":
         # Forward mode refuses views that repeat memory, such as one state expanded to a batch.
         with forward_mode(products):
-            return torch.func.jvp(policy, (state.contiguous(),), (direction.contiguous(),))
+            output, tangent = torch.func.jvp(policy, (state.contiguous(),), (direction.contiguous(),))
+        return output, tangent if weigh is None else weigh(output, tangent)
     if estimator != "finite_difference":
         raise ValueError(f"`estimator` must be one of {ESTIMATORS}, got {estimator!r}.")
     step = _default_difference_step(state) if difference_step is None else difference_step
@@ -66,7 +69,8 @@ def directional_jacobian(
     dtype = torch.promote_types(forward.dtype, torch.float32)
     forward, backward = forward.to(dtype), backward.to(dtype)
     width = 2 * per_example(step.flatten().to(dtype) if step.ndim else step.to(dtype), forward)
-    return (forward + backward) / 2, (forward - backward) / width
+    output, tangent = (forward + backward) / 2, (forward - backward) / width
+    return output, tangent if weigh is None else weigh(output, tangent)
 
 
 def _default_difference_step(state: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,12 +21,18 @@ def random_unit_direction(state: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def top_singular_direction(
-    policy: Policy, state: Tensor, *, iterations: int, mask: Tensor | None = None, **kwargs
+    policy: Policy,
+    state: Tensor,
+    *,
+    iterations: int,
+    mask: Tensor | None = None,
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
+    **kwargs,
 ) -> Tensor:
     """
     The right singular vector of J(state) that belongs to its largest singular value, by power iteration on `J' J` from
     a random start; detached, shaped as the state. The forward of the vector-Jacobian products is evaluated once.
-    Keyword arguments are those of [`directional_jacobian`].
+    `weigh` and other keyword arguments are those of [`directional_jacobian`].
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be at least 1, got {iterations}.")
@@ -34,7 +42,9 @@ def top_singular_direction(
         output = policy(point)
     for i in range(iterations):
         with torch.no_grad():
-            _, tangent = directional_jacobian(policy, state.detach(), direction, **kwargs)
+            _, tangent = directional_jacobian(policy, state.detach(), direction, weigh=weigh, **kwargs)
+            if weigh is not None:  # J is the weighted one, whose transpose begins with the same diagonal
+                tangent = weigh(output, tangent)
         (pulled,) = torch.autograd.grad(output, point, tangent.to(output.dtype), retain_graph=i + 1 < iterations)
         if mask is not None:
             pulled = pulled * expand_mask(mask, pulled)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .ascent import PromptAscent
 from .config import AAJRConfigMixin
-from .policy import penalised_output
+from .penalised import PenalisedOutput
 from .regularizers import budgeted
 
 
@@ -21,7 +21,7 @@ from .regularizers import budgeted
 class PenaltyPoints:
     """
     Attributes:
-        ascent: The examples (n of them) and their trajectories.
+        ascent: The examples (n of them) and their trajectories, all points of the penalty on them.
         rows: Their places in the batch, (n,).
         steps: The steps t of those trajectories at which the penalty is evaluated.
     """
@@ -38,7 +38,8 @@ def control_variate(
     What the two outer passes tell of the penalty: the squared secant `||z(delta_K) - z(0)||^2 / ||delta_K||^2` of the
     penalised output, (B,), differentiable in the parameters. To first order it is the squared amplification along the whole
     ascent, and it moves with the penalty: adding its mean over the batch, and estimating only the penalty's difference from
-    it, has the same expectation and, on an agent that the penalty has calmed, less than half of the variance.
+    it, has the same expectation and, on an agent that the penalty has calmed, less than half of the variance. The expectation
+    is the same wherever the penalty's points lie; with a `penalty_radius` above 1, some lie where this secant sees nothing.
 
     Args:
         adversarial, clean: The logits at delta_K and at 0, (B, A, V), with their graphs; `clean` may be None.
@@ -51,11 +52,10 @@ def control_variate(
         return None
     if clean is None or ascent.delta is None:
         return None
-    ends = [
-        penalised_output(logits, ascent.policy.batch, config.penalty_output, config.penalty_reduction)
-        for logits in (adversarial, clean)
-    ]
-    rise = (ends[0] - ends[1]).flatten(1).square().sum(dim=1)
+    output = PenalisedOutput.of(config, ascent.policy.batch)
+    ends = output(adversarial), output(clean)
+    # Weighed by the middle of the two, as a difference of two evaluations that estimates a Jacobian is.
+    rise = output.weigh((ends[0] + ends[1]) / 2, ends[0] - ends[1]).flatten(1).square().sum(dim=1)
     # An example whose gradient is zero has not moved, and has no secant.
     run = ascent.delta.flatten(1).square().sum(dim=1)
     squared = torch.where(run > 0, rise / run.clamp_min(torch.finfo(run.dtype).tiny), torch.zeros_like(rise))
@@ -64,6 +64,7 @@ def control_variate(
 
 def draw_points(config: AAJRConfigMixin, ascent: PromptAscent, generator: torch.Generator) -> PenaltyPoints:
     """The points that `penalty_trajectory` and `penalty_fraction` ask for, drawn uniformly."""
+    ascent = ascent.of_penalty
     examples = len(ascent.policy.batch)
     count = max(round(config.penalty_fraction * examples), 1)
     # In their order where all are taken: with dropout, an example's masks depend on its place in the batch.

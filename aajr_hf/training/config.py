@@ -88,7 +88,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
     def _check_numbers(self) -> None:
         for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
             _require(self, name, lambda x: x >= 0, "at least 0")
-        at_least_one = ("power_iterations", "penalty_interval", "adapter_rank")
+        at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank")
         for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
             _require(self, name, lambda x: x >= 1, "at least 1")
         _require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
@@ -131,6 +131,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 f"`ascent_steps` must be at least 1 with the regularizer {self.regularizer}, which is evaluated along "
                 "the ascent; or set `regularizer` to none."
             )
+        if self.penalty_radius > 1 and self.penalty_active:
+            self._check_penalty_radius()
         if self.neftune_noise_alpha:
             raise ValueError(
                 "`neftune_noise_alpha` must be unset while AAJR is active: its noise is another in every pass, so that ascent, loss "
@@ -148,6 +150,18 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         for name, (value, supported) in self._unsupported().items():
             if value != supported:
                 raise ValueError(f"`{name}` must be {supported} while AAJR is active{_where(name)}; got {value}.")
+
+    def _check_penalty_radius(self) -> None:
+        if self.regularizer in GLOBAL_REGULARIZERS:
+            raise ValueError(
+                f"`penalty_radius` must be 1 with the regularizer {self.regularizer}, which is not evaluated along the ascent; or "
+                f"set `regularizer` to one of {', '.join(LOCAL_REGULARIZERS)}."
+            )
+        if self.radius == 0:
+            name = self.radius_field
+            raise ValueError(
+                f"`penalty_radius` must be 1 where `{name}` is 0: there is no ball to go beyond; or raise `{name}`."
+            )
 
     def _check_budget(self) -> None:
         if self.regularizer != "aajr":

@@ -14,7 +14,8 @@ from ..objective import directional_jacobian, random_unit_direction
 from .ascent import PromptAscent
 from .batch import AgentBatch
 from .config import AAJRConfigMixin
-from .policy import AgentPolicy, fixed_seed, forward_ad_ready, penalised_policy
+from .penalised import PenalisedOutput
+from .policy import AgentPolicy, fixed_seed, forward_ad_ready
 
 # Relative to the mean norm of an embedding. Models compute their norms in fp32 at best, and their activations in bf16,
 # which leaves three digits; embeddings in bf16 do not even change under small steps.
@@ -102,17 +103,18 @@ def calibrate(
     else:
         direction = ascent.trajectory.directions[0]
 
-    output = penalised_policy(policy, config.penalty_output, config.penalty_reduction)
+    penalised = PenalisedOutput.of(config, policy.batch)
+    output = penalised.after(policy)
 
     def estimate(step: float) -> Tensor:
         kwargs = {"estimator": "finite_difference", "difference_step": step * ascent.scale}
-        return directional_jacobian(output, origin, direction, **kwargs)[1]
+        return directional_jacobian(output, origin, direction, weigh=penalised.weigh, **kwargs)[1]
 
     step, error = calibrated_step(estimate, average)
     against = "against half the step"
     if compare:
         with forward_ad_ready(policy.model):
-            _, exact = directional_jacobian(output, origin, direction)
+            _, exact = directional_jacobian(output, origin, direction, weigh=penalised.weigh)
         error = float(average((estimate(step) - exact).norm() / exact.norm()))
         against = "against the exact product"
     return {"difference_step": step, "difference_error": error, "against": against}

@@ -23,7 +23,7 @@ CHOICES = {
         "random_direction",
         "none",
     ),
-    "penalty_output": ("logits", "centered_logits", "log_probs", "probs"),
+    "penalty_output": ("logits", "centered_logits", "log_probs", "probs", "fisher", "margin"),
     "penalty_reduction": ("sum", "token_mean"),
     "jacobian_estimator": ("auto", "jvp", "finite_difference"),
     "penalty_trajectory": ("all", "last", "sample"),
@@ -161,7 +161,10 @@ class RegularizerFields:
             warm-up lasts, its multiplier may fall, but not grow.
         penalty_output (`str`, *optional*, defaults to `"logits"`):
             Output whose Jacobian is penalised: `"logits"`, `"centered_logits"` (minus their mean over the vocabulary),
-            `"log_probs"` or `"probs"`.
+            `"log_probs"` or `"probs"`; `"fisher"`: log-probabilities, each weighted by the square root of its probability p, so
+            that tokens which the agent would never say hardly count: the square is `u' J' (diag(p) - p p') J u` with J that of the
+            logits, and p a constant when it is differentiated, by the parameters too; `"margin"`: of each action token,
+            the largest logit of another token minus its own. With DPO and GRPO that token is the completion's, liked or not.
         penalty_reduction (`str`, *optional*, defaults to `"sum"`):
             `"sum"` over the action's tokens (the paper) or `"token_mean"`.
         jacobian_estimator (`str`, *optional*, defaults to `"auto"`):
@@ -170,8 +173,13 @@ class RegularizerFields:
         power_iterations (`int`, *optional*, defaults to `3`):
             Power iterations of the spectral regularizers.
         penalty_trajectory (`str`, *optional*, defaults to `"all"`):
-            Points of the ascent at which the penalty is evaluated: `"all"` K of them, the `"last"`, or a `"sample"`: as
-            many of all points of the micro-batch as it has examples, an unbiased estimate of all.
+            Points of the ascent at which the penalty is evaluated: `"all"` of them (K, and those beyond the ball where
+            `penalty_radius` is above 1), the `"last"`, or a `"sample"`: as many of all points of the micro-batch as it has
+            examples, an unbiased estimate of all.
+        penalty_radius (`float`, *optional*, defaults to `1.0`):
+            How far out the penalty is evaluated, in epsilons. Above 1, for the penalty alone, the ascent goes on from delta_K, by
+            `K * (penalty_radius - 1)` further steps (rounded up), in a ball as many times as large; R is the mean over the points
+            within and beyond. The adversarial loss stays that of delta_K. For regularizers that are evaluated along the ascent.
         penalty_fraction (`float`, *optional*, defaults to `1.0`):
             Part of each micro-batch on which the penalty is evaluated, drawn at random. With the regularizer `"aajr"`
             and a clean loss, only its difference from what the clean and the adversarial pass tell is estimated.
@@ -245,7 +253,12 @@ class RegularizerFields:
             "penalised."
         },
     )
-    penalty_output: str = _choice("penalty_output", "logits", "Output whose Jacobian is penalised.")
+    penalty_output: str = _choice(
+        "penalty_output",
+        "logits",
+        "Output whose Jacobian is penalised; 'fisher': log-probabilities weighted by the root of the probabilities; 'margin': "
+        "the largest wrong logit minus the action token's.",
+    )
     penalty_reduction: str = _choice(
         "penalty_reduction", "sum", "Whether the penalty is a sum or a mean over the action's tokens."
     )
@@ -259,6 +272,13 @@ class RegularizerFields:
         "penalty_trajectory",
         "all",
         "Points of the ascent at which the penalty is evaluated: all, the last, or a sample of them (unbiased).",
+    )
+    penalty_radius: float = field(
+        default=1.0,
+        metadata={
+            "help": "How far out the penalty is evaluated, in epsilons: above 1, the ascent goes on beyond the ball for the penalty "
+            "alone."
+        },
     )
     penalty_fraction: float = field(
         default=1.0, metadata={"help": "Random part of each micro-batch on which the penalty is evaluated."}

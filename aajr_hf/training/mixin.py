@@ -189,7 +189,7 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         penalised = self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
         keep_products = penalised and self._shares_forwards
         schedules = self.schedules
-        ascent = ascend(self.args, policy, system, schedules.epsilon, keep_products, schedules.ascent_steps)
+        ascent = ascend(self.args, policy, system, schedules.epsilon, keep_products, schedules.ascent_steps, penalised)
         delta = ascent.delta
         logits = outer(delta)
         ascent.recorder.propose(logits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -145,30 +145,6 @@ def embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
     """Mean l2 norm of each example's perturbable embeddings, (B,): the unit of a relative epsilon."""
     norms = state.norm(dim=-1).masked_fill(~batch.perturbable, 0)
     return norms.sum(dim=1) / batch.perturbable.sum(dim=1)
-
-
-def penalised_output(logits: Tensor, batch: AgentBatch, output: str, reduction: str) -> Tensor:
-    """
-    The output whose Jacobian is penalised, (B, A, V): a transform of the logits, scaled by `1/sqrt(number of action
-    tokens)` for the reduction `token_mean`, so that squared norms become means over tokens.
-    """
-    if output == "centered_logits":
-        values = logits - logits.mean(dim=-1, keepdim=True)
-    elif output == "log_probs":
-        values = logits.log_softmax(dim=-1)
-    elif output == "probs":
-        values = logits.softmax(dim=-1)
-    else:
-        values = logits
-    values = values.masked_fill(~batch.action_mask[..., None], 0)
-    if reduction == "token_mean":
-        values = values / batch.action_mask.sum(dim=1).sqrt()[:, None, None]
-    return values
-
-
-def penalised_policy(policy: AgentPolicy, output: str, reduction: str) -> Callable[[Tensor], Tensor]:
-    """The policy whose Jacobian is penalised: from delta (B, L, d) to [`penalised_output`] of its logits."""
-    return lambda delta: penalised_output(policy(delta), policy.batch, output, reduction)
 
 
 def uses_dropout(model: nn.Module) -> bool:

@@ -17,7 +17,8 @@ from ..objective import (
 )
 from .ascent import PromptAscent
 from .config import LOCAL_REGULARIZERS, AAJRConfigMixin
-from .policy import forward_ad_ready, penalised_policy
+from .penalised import PenalisedOutput
+from .policy import forward_ad_ready
 
 
 def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
@@ -61,8 +62,9 @@ def penalty(
     policy, state, trajectory = ascent.policy, ascent.state, ascent.trajectory
     mask = policy.batch.perturbable
 
-    output = penalised_policy(policy, config.penalty_output, config.penalty_reduction)
-    kwargs = {"estimator": estimator, "difference_step": difference_step}
+    penalised = PenalisedOutput.of(config, policy.batch)
+    output = penalised.after(policy)
+    kwargs = {"estimator": estimator, "difference_step": difference_step, "weigh": penalised.weigh}
     with forward_ad_ready(policy.model) if estimator == "jvp" else contextlib.nullcontext():
         if config.regularizer == "aajr":
             # The policy is a function of delta alone, so the state of the trajectory is the origin.

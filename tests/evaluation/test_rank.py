@@ -8,7 +8,7 @@ import io
 import pytest
 import torch
 from rich.console import Console
-from training.reference import Reference
+from training.reference import MEASURES, Reference
 from training.tiny import dataset, tiny_model, trainer
 
 from aajr_hf.evaluation.rank import measure_rank, recommendation
@@ -27,11 +27,11 @@ def measured(tmp_path_factory):
     return run, base, measure_rank(run, base)
 
 
-def naive(run, base):
+def naive(run, base, **settings):
     """The reference on a copy of the model, which it switches to another kernel."""
     model = copy.deepcopy(base)
     model.load_state_dict(run.model.state_dict())
-    return Reference(model, run._prepare_inputs(next(iter(run.get_train_dataloader()))))
+    return Reference(model, run._prepare_inputs(next(iter(run.get_train_dataloader()))), **settings)
 
 
 def test_the_gradient_is_that_of_the_full_jacobian(measured):
@@ -42,6 +42,20 @@ def test_the_gradient_is_that_of_the_full_jacobian(measured):
     for name, spectrum in result["penalty_gradient"].items():
         expected = torch.linalg.svdvals(gradients[f"{name}.weight"])
         found = torch.tensor(spectrum["singular_values"]).double()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected[0]))
+
+
+@pytest.mark.parametrize(("output", "radius"), [("fisher", 2.0), ("margin", 1.0)])
+def test_the_gradient_is_that_of_the_penalty_as_configured(tmp_path, output, radius):
+    model = tiny_model()
+    run = trainer(tmp_path, copy.deepcopy(model), dataset(4), penalty_output=output, penalty_radius=radius)
+    result = measure_rank(run, model)
+    reference = naive(run, model, penalty_radius=radius)
+    penalty = reference.mean_penalty(squared=MEASURES[output])
+    gradients = reference.gradient(len(reference.examples) * penalty)
+    for name, spectrum in result["penalty_gradient"].items():
+        found = torch.tensor(spectrum["singular_values"]).double()
+        expected = torch.linalg.svdvals(gradients[f"{name}.weight"])
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected[0]))
 
 

@@ -6,6 +6,7 @@ loops, `inputs_embeds`, no padding. The reference shares no code with the packag
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from datasets import Dataset
@@ -14,6 +15,7 @@ from trl import DPOTrainer, GRPOTrainer
 
 from aajr_hf import AAJRDPOConfig, AAJRDPOTrainer, AAJRGRPOConfig, AAJRGRPOTrainer
 
+from .reference import squared_norm
 from .tiny import ROWS, WORDS, tiny_model, trainer_arguments
 
 
@@ -83,10 +85,10 @@ class Reference:
         prompt: Ids. completions: Lists of ids. loss: From a list of tensors (tokens,) to a scalar.
     """
 
-    def __init__(self, model, prompt, completions, loss, epsilon=0.25, steps=3):
+    def __init__(self, model, prompt, completions, loss, epsilon=0.25, steps=3, penalty_radius=1.0):
         model.set_attn_implementation("eager")  # the kernel with second derivatives
         self.model, self.prompt, self.completions, self.loss = model, prompt, completions, loss
-        self.steps = steps
+        self.steps, self.penalty_radius = steps, penalty_radius
         self.radius = epsilon * self.embed(prompt).detach().norm(dim=1).mean()
 
     def embed(self, ids):
@@ -107,28 +109,31 @@ class Reference:
 
     def ascend(self):
         delta, deltas, directions = torch.zeros_like(self.embed(self.prompt)).detach(), [], []
-        for _ in range(self.steps):
+        for t in range(math.ceil(self.penalty_radius * self.steps)):
+            ball = self.radius if t < self.steps else self.penalty_radius * self.radius
             point = delta.clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.g(point), point)
             unit = gradient / (gradient.norm() + 1e-12)
             deltas.append(delta)
             directions.append(unit)
             delta = delta + 2.5 * self.radius / self.steps * unit
-            delta = delta * min(1.0, float(self.radius / delta.norm()))
+            delta = delta * min(1.0, float(ball / delta.norm()))
         return [*deltas, delta], directions
 
     def adversarial(self):
-        return self.g(self.ascend()[0][-1])
+        return self.g(self.ascend()[0][self.steps])
 
-    def penalty(self):
-        """Equation 20, from the full Jacobian of all completions' logits."""
+    def penalty(self, squared=squared_norm):
+        """Equation 20, from the full Jacobian of all completions' logits; `squared` as in `reference.py`."""
+        labels = [token for completion in self.completions for token in completion]
         deltas, directions = self.ascend()
         terms = []
         for delta, unit in zip(deltas, directions, strict=False):
             full = jacobian(
                 lambda d: torch.cat([z.flatten() for z in self.logits(d)]), delta, create_graph=True, vectorize=True
             )
-            terms.append((full.flatten(1) @ unit.flatten()).square().sum())
+            image = (full.flatten(1) @ unit.flatten()).reshape(len(labels), -1)
+            terms.append(squared(torch.cat(self.logits(delta)), labels, image))
         return torch.stack(terms).mean()
 
 

@@ -5,18 +5,46 @@ no code with the package.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch.autograd.functional import jacobian
+
+
+def squared_norm(logits, labels, image):
+    return image.square().sum()
+
+
+def fisher(logits, labels, image):
+    """v' (diag(p) - p p') v of each token's v = J u, with the matrix written out."""
+    total = 0.0
+    for scores, v in zip(logits.detach(), image, strict=True):
+        p = scores.exp() / scores.exp().sum()
+        total = total + v @ (torch.diag(p) - torch.outer(p, p)) @ v
+    return total
+
+
+def margin(logits, labels, image):
+    """The difference of two rows of J, times u: that of the largest wrong logit minus that of the label's."""
+    total = 0.0
+    for scores, label, v in zip(logits, labels, image, strict=True):
+        wrong = max((i for i in range(len(scores)) if i != label), key=lambda i: float(scores[i]))
+        total = total + (v[wrong] - v[label]) ** 2
+    return total
+
+
+MEASURES = {"logits": squared_norm, "fisher": fisher, "margin": margin}
 
 
 class Reference:
     """One collated batch on one model, evaluated example by example, without padding."""
 
-    def __init__(self, model, inputs, epsilon=0.25, steps=3, system_loss="nll"):
+    def __init__(self, model, inputs, epsilon=0.25, steps=3, system_loss="nll", penalty_radius=1.0):
         # The kernel with second derivatives.
         model.set_attn_implementation("eager")
         self.model, self.inputs = model, inputs
         self.epsilon, self.steps, self.system_loss = epsilon, steps, system_loss
+        self.penalty_radius = penalty_radius
         self.examples = range(inputs["input_ids"].shape[0])
 
     def example(self, b):
@@ -53,10 +81,14 @@ class Reference:
         return self.epsilon * norms[mask].mean()
 
     def ascend(self, b):
-        """Equations 11 and 12 with unit steps of 2.5 radius / K in an l2 ball: deltas and directions."""
+        """
+        Equations 11 and 12 with unit steps of 2.5 radius / K in an l2 ball: deltas and directions; after K steps in a larger ball,
+        for the penalty.
+        """
         state, mask, radius = self.embeddings(b).detach(), self.prompt(b), self.radius(b)
         delta, deltas, directions = torch.zeros_like(state), [], []
-        for _ in range(self.steps):
+        for t in range(math.ceil(self.penalty_radius * self.steps)):
+            ball = radius if t < self.steps else self.penalty_radius * radius
             point = delta.clone().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.loss(b, state + point), point)
             gradient = gradient * mask
@@ -64,7 +96,7 @@ class Reference:
             deltas.append(delta)
             directions.append(unit)
             delta = delta + 2.5 * radius / self.steps * unit
-            delta = delta * min(1.0, float(radius / delta.norm()))
+            delta = delta * min(1.0, float(ball / delta.norm()))
         return [*deltas, delta], directions
 
     def jacobian(self, b, delta, transform):
@@ -75,18 +107,18 @@ class Reference:
         )
         return full.flatten(1)
 
-    def penalty(self, b, transform=lambda z: z):
-        """Equation 20."""
-        deltas, directions = self.ascend(b)
-        terms = [
-            (self.jacobian(b, delta, transform) @ direction.flatten()).square().sum()
-            for delta, direction in zip(deltas, directions, strict=False)
-        ]
+    def penalty(self, b, transform=lambda z: z, squared=squared_norm):
+        """Equation 20; `squared` says what a product `J u` (tokens, V) counts."""
+        _, labels, actions = self.example(b)
+        terms = []
+        for delta, direction in zip(*self.ascend(b), strict=False):
+            image = (self.jacobian(b, delta, transform) @ direction.flatten()).reshape(len(actions), -1)
+            terms.append(squared(self.logits(b, self.embeddings(b) + delta), labels[actions], image))
         return torch.stack(terms).mean()
 
     def adversarial(self, b):
         """g(delta_K)."""
-        return self.loss(b, self.embeddings(b) + self.ascend(b)[0][-1])
+        return self.loss(b, self.embeddings(b) + self.ascend(b)[0][self.steps])
 
     def mean(self, per_example):
         """Mean over examples; weighted by action tokens for the negative log-likelihood, as TRL normalises it."""
@@ -97,8 +129,8 @@ class Reference:
         total = sum(w * per_example(b) for w, b in zip(weights, self.examples, strict=True))
         return total / sum(weights)
 
-    def mean_penalty(self, transform=lambda z: z):
-        return torch.stack([self.penalty(b, transform) for b in self.examples]).mean()
+    def mean_penalty(self, transform=lambda z: z, squared=squared_norm):
+        return torch.stack([self.penalty(b, transform, squared) for b in self.examples]).mean()
 
     def gradient(self, loss):
         names, parameters = zip(*self.model.named_parameters(), strict=True)

@@ -8,6 +8,7 @@ import torch
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
 from aajr_hf.training.amortisation import control_variate
 from aajr_hf.training.ascent import ascend
+from aajr_hf.training.regularizers import penalty
 
 from .tiny import dataset, one_step, tiny_model, trainer
 
@@ -37,6 +38,7 @@ def test_a_trajectory_at_single_steps():
         ({"penalty_trajectory": "sample"}, True),
         ({"penalty_trajectory": "sample", "penalty_fraction": 0.5}, True),
         ({"penalty_fraction": 0.5}, True),
+        ({"penalty_trajectory": "sample", "penalty_radius": 2.0}, True),
         ({"penalty_trajectory": "last"}, False),
     ],
     ids=str,
@@ -48,20 +50,29 @@ def test_the_logged_penalty_averages_to_that_of_all_points(tmp_path, overrides, 
     draws = torch.tensor([log["aajr/penalty"] for log in run.state.log_history if "aajr/penalty" in log])
     assert (len(draws.round(decimals=3).unique()) > 2) == varies
     if varies:
-        _, whole = one_step(tmp_path, data=dataset(4))
+        _, whole = one_step(tmp_path, data=dataset(4), penalty_radius=overrides.get("penalty_radius", 1.0))
         error = float(draws.std() / len(draws) ** 0.5)
         assert float(draws.mean()) == pytest.approx(whole["aajr/penalty"], abs=4 * error)
         assert error < 0.1 * whole["aajr/penalty"]
 
 
-@pytest.mark.parametrize("clean_loss_weight", [0.0, 1.0], ids=["drawn alone", "control variate"])
-def test_the_amortised_gradient_is_unbiased(tmp_path, clean_loss_weight):
+@pytest.mark.parametrize(
+    ("clean_loss_weight", "measure"),
+    [
+        (0.0, {}),
+        (1.0, {}),
+        (1.0, {"penalty_output": "fisher"}),
+        (1.0, {"penalty_output": "margin", "penalty_radius": 2.0}),
+    ],
+    ids=["drawn alone", "control variate", "fisher", "margin beyond the ball"],
+)
+def test_the_amortised_gradient_is_unbiased(tmp_path, clean_loss_weight, measure):
     """
     One of the ascent's points, three quarters of the examples, every second step with twice lambda: the gradients of many
     draws average to that of all points, all examples, at every step.
     """
     model = tiny_model(torch.float32, num_hidden_layers=1, initializer_range=0.1)
-    settings = {"regularizer_lambda": 1.0, "clean_loss_weight": clean_loss_weight}
+    settings = {"regularizer_lambda": 1.0, "clean_loss_weight": clean_loss_weight, **measure}
     run = trainer(tmp_path, model, data=dataset(4), **settings)
     inputs = run._prepare_inputs(next(iter(run.get_train_dataloader())))
     model.train()
@@ -125,6 +136,19 @@ def test_the_control_variate_is_what_the_outer_passes_say(tmp_path):
     with_it = noise()
     run.args.clean_loss_weight = 0.0
     assert with_it < 0.1 * noise()
+
+
+@pytest.mark.parametrize("output", ["logits", "fisher", "margin"])
+def test_in_a_small_ball_the_control_variate_is_the_penalty(tmp_path, output):
+    shared = {"clean_loss_weight": 1.0, "penalty_fraction": 0.5, "penalty_output": output, "epsilon": 1e-3}
+    run = trainer(tmp_path, data=dataset(4), **shared)
+    inputs = run._prepare_inputs(next(iter(run.get_train_dataloader())))
+    system = run._system_loss(inputs, None)
+    policy = system.policy(run.model, None)
+    ascent = ascend(run.args, policy, system, 1.0, keep_products=False)
+    known = control_variate(run.args, ascent, policy(ascent.delta), policy())
+    whole, _ = penalty(run.args, ascent, range(3), estimator="jvp", difference_step=None)
+    torch.testing.assert_close(known, whole, rtol=0.05, atol=0.0)
 
 
 def test_an_example_that_does_not_move_has_no_secant(tmp_path):

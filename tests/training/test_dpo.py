@@ -13,6 +13,7 @@ from aajr_hf.evaluation.runs import read_run
 from aajr_hf.training.dpo import PreferenceLoss
 
 from .completions import Reference, amplification, dpo, first_inputs, gradient, largest_difference, pairs, step
+from .reference import MEASURES
 from .tiny import WORDS, assert_same_gradient, tiny_model, trainer_arguments
 
 ADAM = {"max_steps": 20, "optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 1.0}
@@ -66,13 +67,24 @@ def references(model, ref_model, inputs, beta=0.1):
     return found
 
 
-def test_the_objective_is_that_of_the_formulas(tmp_path):
+@pytest.mark.parametrize(("output", "radius"), [("logits", 1.0), ("fisher", 1.0), ("margin", 1.0), ("logits", 1.5)])
+def test_the_objective_is_that_of_the_formulas(tmp_path, output, radius):
     """One perturbation of both rows' prompt; Jacobians of both completions; the reference sees the clean prompt."""
-    found, log, inputs = step(dpo(tmp_path, regularizer_lambda=0.01, per_device_train_batch_size=2))
+    found, log, inputs = step(
+        dpo(
+            tmp_path,
+            regularizer_lambda=0.01,
+            penalty_output=output,
+            penalty_radius=radius,
+            per_device_train_batch_size=2,
+        )
+    )
     model = tiny_model()
     examples = references(model, tiny_model(seed=1), inputs)
+    for example in examples:
+        example.penalty_radius = radius
     losses = torch.stack([example.adversarial() for example in examples])
-    penalties = torch.stack([example.penalty() for example in examples])
+    penalties = torch.stack([example.penalty(MEASURES[output]) for example in examples])
     assert log["aajr/adversarial_loss"] == pytest.approx(float(losses.detach().mean()), rel=1e-5)
     assert log["aajr/penalty"] == pytest.approx(float(penalties.detach().mean()), rel=1e-5)
     assert_same_gradient(found, gradient(model, losses.mean() + 0.01 * penalties.mean()), 1e-5)

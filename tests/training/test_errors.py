@@ -39,6 +39,11 @@ from .tiny import ROWS, WORDS, dataset, tiny_model, trainer, trainer_arguments
         ({"penalty_fraction": 0.0}, "penalty_fraction"),
         ({"penalty_fraction": 1.1}, "penalty_fraction"),
         ({"penalty_interval": 0}, "penalty_interval"),
+        ({"penalty_radius": 0.9}, "penalty_radius"),
+        ({"penalty_radius": float("nan")}, "penalty_radius"),
+        ({"penalty_radius": 2.0, "epsilon": 0.0}, "penalty_radius"),
+        ({"penalty_radius": 2.0, "regularizer": "global_spectral"}, "penalty_radius"),
+        ({"penalty_radius": 2.0, "regularizer": "global_frobenius"}, "penalty_radius"),
         ({"adapter_rank": 0}, "adapter_rank"),
         ({"aajr_warmup_ratio": 2.0}, "aajr_warmup_ratio"),
         ({"epsilon_schedule": "step"}, "epsilon_schedule"),
@@ -67,8 +72,11 @@ def test_bad_settings_are_refused_by_name(tmp_path, overrides, field):
 
 
 def test_settings_that_do_not_matter_are_not_checked(tmp_path):
-    config = AAJRConfig(**trainer_arguments(tmp_path, epsilon=0.0, regularizer="none", packing=True))
+    without = {"regularizer": "none", "penalty_radius": 2.0}
+    config = AAJRConfig(**trainer_arguments(tmp_path, epsilon=0.0, packing=True, **without))
     assert not config.is_active
+    # Compared with a penalty by leaving it out of the same recipe.
+    assert AAJRConfig(**trainer_arguments(tmp_path, **without)).is_active
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.grpo import position_failure
 
 from .completions import Reference, amplification, first_inputs, gradient, grpo, largest_difference, step
+from .reference import MEASURES
 from .tiny import assert_same_gradient, tiny_model, trainer_arguments
 
 ADAM = {"max_steps": 20, "optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 1.0}
@@ -88,14 +89,19 @@ def references(model, inputs):
     return found
 
 
-def test_the_objective_is_that_of_the_formulas(tmp_path):
+@pytest.mark.parametrize(("output", "radius"), [("logits", 1.0), ("fisher", 1.0), ("margin", 1.0), ("logits", 1.5)])
+def test_the_objective_is_that_of_the_formulas(tmp_path, output, radius):
     """One perturbation of each completion's prompt, against constants of the clean one; in a ball in which ratios are clipped."""
     small = {"per_device_train_batch_size": 4, "max_completion_length": 3, "loss_type": "grpo"}
-    found, log, inputs = step(grpo(tmp_path, regularizer_lambda=0.01, **small))
+    found, log, inputs = step(
+        grpo(tmp_path, regularizer_lambda=0.01, penalty_output=output, penalty_radius=radius, **small)
+    )
     model = tiny_model()
     examples = references(model, inputs)
+    for example in examples:
+        example.penalty_radius = radius
     losses = torch.stack([example.adversarial() for example in examples])
-    penalties = torch.stack([example.penalty() for example in examples])
+    penalties = torch.stack([example.penalty(MEASURES[output]) for example in examples])
     assert log["aajr/clean_loss"] == pytest.approx(-float(inputs["advantages"].mean()), abs=1e-6)
     assert log["aajr/adversarial_loss"] == pytest.approx(float(losses.detach().mean()), rel=1e-5)
     assert log["aajr/adversarial_loss"] > log["aajr/clean_loss"] + 0.2
@@ -210,6 +216,7 @@ def test_epsilon_stays_the_clipping_range(tmp_path):
         ({"perturbed_tokens": "all"}, "perturbed_tokens"),
         ({"lambda_schedule": "curriculum"}, "lambda_schedule"),
         ({"perturbation_epsilon": -1.0}, "perturbation_epsilon"),
+        ({"perturbation_epsilon": 0.0, "penalty_radius": 2.0}, "perturbation_epsilon"),
         ({"ascent_steps": 0}, "ascent_steps"),
     ],
     ids=str,

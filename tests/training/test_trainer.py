@@ -11,7 +11,7 @@ from trl import SFTConfig, SFTTrainer
 
 from aajr_hf.training.regularizers import interpolations
 
-from .reference import Reference
+from .reference import MEASURES, Reference
 from .tiny import WORDS, assert_same_gradient, dataset, one_step, tiny_model, trainer, trainer_arguments
 
 # Llama computes its norms in fp32, whatever its weights are.
@@ -104,6 +104,44 @@ def test_penalty_output_is_differentiated_as_the_formula_says(tmp_path, output):
     expected = reference.mean(reference.adversarial) + 0.01 * reference.mean_penalty(TRANSFORMS[output])
     gradient, _ = one_step(tmp_path, regularizer_lambda=0.01, penalty_output=output)
     assert_same_gradient(gradient, reference.gradient(expected), TOLERANCE)
+
+
+@pytest.mark.parametrize("measure", ["fisher", "margin"])
+@pytest.mark.parametrize("reduction", ["sum", "token_mean"])
+def test_fisher_and_margin_are_quadratic_forms_of_the_jacobian_of_the_logits(tmp_path, measure, reduction):
+    reference = reference_for(tmp_path, epsilon=0.5)
+    terms = [reference.penalty(b, squared=MEASURES[measure]) for b in reference.examples]
+    if reduction == "token_mean":
+        terms = [term / len(reference.example(b)[2]) for b, term in enumerate(terms)]
+    penalty = torch.stack(terms).mean()
+    settings = {"penalty_output": measure, "penalty_reduction": reduction, "epsilon": 0.5, "regularizer_lambda": 1.0}
+    gradient, log = one_step(tmp_path, **settings)
+    assert log["aajr/penalty"] == pytest.approx(float(penalty.detach()), rel=1e-5)
+    expected = reference.gradient(reference.mean(reference.adversarial) + penalty)
+    assert_same_gradient(gradient, expected, TOLERANCE)
+    checkpointed, _ = one_step(tmp_path, gradient_checkpointing=True, **settings)
+    assert_same_gradient(checkpointed, expected, TOLERANCE)
+    # The probabilities and the closest token are those of one point, and no differences of those of two.
+    estimated, _ = one_step(tmp_path, jacobian_estimator="finite_difference", **settings)
+    assert_same_gradient(estimated, expected, 1e-2)
+
+
+def test_the_largest_singular_value_of_the_fisher_metric(tmp_path):
+    data = dataset(1).select([0] * 4)
+    reference = Reference(tiny_model(), first_batch(trainer(tmp_path, data=data)), steps=1)
+    clean = torch.zeros_like(reference.embeddings(0))
+    mask = reference.prompt(0).expand_as(clean).flatten().bool()
+    full = reference.jacobian(0, clean, lambda z: z)[:, mask].detach()
+    p = reference.logits(0, reference.embeddings(0)).softmax(-1).detach()
+    metric = torch.block_diag(*(torch.diag(row) - torch.outer(row, row) for row in p))
+    settings = {
+        "regularizer": "local_spectral",
+        "penalty_output": "fisher",
+        "ascent_steps": 1,
+        "power_iterations": 200,
+    }
+    _, log = one_step(tmp_path, data=data, **settings)
+    assert log["aajr/penalty"] == pytest.approx(float(torch.linalg.eigvalsh(full.T @ metric @ full)[-1]), rel=1e-5)
 
 
 def test_token_mean_divides_by_the_number_of_action_tokens(tmp_path):
