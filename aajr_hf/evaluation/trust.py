@@ -10,6 +10,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from ..objective import PerturbationSet
+from ..training.measurement import attack_name
 from .attacks.ascent import Ascent
 from .attacks.run import Tallies
 from .attacks.search import Search
@@ -39,7 +40,7 @@ def measure_trust(target: Target, multiple: float) -> dict[str, Any]:
         `vanished`: how many have a gradient that has vanished; `right`: how many were right without attack; `examples`.
     """
     ball, seeds = target.ball(multiple), list(range(len(target.batch)))
-    main = Ascent(MAIN, "nll")
+    main = ATTACKS[MAIN]
     left = {}
     for steps in STEPS:
         search = Search(target, ball, seeds, steps=steps)
@@ -48,7 +49,7 @@ def measure_trust(target: Target, multiple: float) -> dict[str, Any]:
     unbounded = Search(target, _everything(target), seeds, steps=_UNBOUNDED_STEPS)
     for attack in (main, ATTACKS["tempered_nll"]):
         attack(unbounded)
-    _, gradient = Search(target, ball, seeds, steps=1).climb(target.origin, unbounded.all_rows, "nll")
+    _, gradient = Search(target, ball, seeds, steps=1).climb(target.origin, unbounded.all_rows, main.loss)
     reach = ball.epsilon * ball.extent(gradient, target.batch.perturbable) * gradient.flatten(1).norm(dim=1)
     return {
         "steps": left,
@@ -98,7 +99,7 @@ def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Talli
     groups = {
         "another loss": [name for name, attack in ATTACKS.items() if isinstance(attack, Ascent)],
         "random points": ["random"],
-        "what other models know": [name for name, attack in ATTACKS.items() if attack.from_others],
+        "other models": [name for name, attack in ATTACKS.items() if attack.from_others],
     }
     own = tallies.get(CONTROL, {})
     tests = [
@@ -116,8 +117,8 @@ def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Talli
             continue
         worst, p = min(((test, _more_than(test[3], test[4])) for test in found), key=lambda pair: pair[1])
         _, name, multiple, broken, again, left = worst
-        detail = f"at {times(multiple)} {name} broke {broken} of {left} examples that it left, a second start {again}"
-        rule = f"the agent's own gradient finds what {group} finds"
+        detail = f"at {times(multiple)} it left {left}; {attack_name(name)} broke {broken} of them, a second start {again}"
+        rule = f"the agent's own gradient breaks what {group} break{'s' * (group == 'another loss')}"
         rules.append(_rule(rule, p * len(tests) >= _LEVEL, detail))
     return rules
 

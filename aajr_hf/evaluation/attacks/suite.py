@@ -26,22 +26,22 @@ class Attack(Protocol):
         """Evaluate perturbations of all examples of the search, through its methods."""
 
 
-# The agent's own gradient of the plainest loss, and the same from another start. What others find beyond the two, an attack that
-# trusts this gradient does not: `trust.py`.
-MAIN, CONTROL = "nll", "nll_restart"
+# The agent's own gradient of the loss that breaks most agents, and the same from another start. What others find beyond the two, an
+# attack that trusts this gradient does not: `trust.py`.
+MAIN, CONTROL = "warm_nll", "restart"
 # A further attack is one file and one line.
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
-        Ascent(MAIN, "nll"),
-        Ascent(CONTROL, "nll", restart=1),
+        Ascent(MAIN, "warm_nll"),
+        Ascent(CONTROL, "warm_nll", restart=1),
         RandomPoints(),
-        Ascent("warm_nll", "warm_nll"),
+        Ascent("nll", "nll"),
         Ascent("tempered_nll", "tempered_nll"),
         Ascent("margin", "margin"),
         Ascent("scale_free_margin", "scale_free_margin"),
         Ascent("cost", "cost", every_example=True),
         Transferred(),
-        FromOthers("from_others", "warm_nll"),
+        FromOthers("from_others", "nll"),
     )
 }
