@@ -102,6 +102,8 @@ def page(results: list[dict], budget: float) -> str:
     lines = [
         "# Amplification budgets",
         "",
+        "This page is about training's own amplification along its ascents: it measures no worst case.",
+        "",
         f"Made by `scripts/budget.py`: agents trained with `amplification_budget: {budget:g}`, from lambda = 0 and from 100 times the "
         "lambda that this run has found. The amplification is the mean of the last quarter of the run, over the budget: 1 is on it, "
         "less is within it. Each logged value is of four points drawn from the ascents of a batch, so what counts are means over "

@@ -1,0 +1,180 @@
+"""
+How recipes/congestion/aajr.yaml was chosen: many settings of the penalty tried on one seed, the best of them trained on five others, and
+all agents of a seed attacked together, each with what was found on the others, too.
+
+    python scripts/recipe_study.py                       # about three hours on two cores
+    python scripts/recipe_study.py --settings "adversarial, K = 3" "AAJR, K = 1" --seeds 1 2
+
+Trains from docs/results/agents/congestion. Agents and evaluations that are there, in `--work`, are not made again. Writes recipe.json and
+recipe.md to `--output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from aajr_hf.evaluation.chance import mean_interval
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / "docs" / "results" / "agents" / "congestion"
+TUNING_SEED = 0
+K1, PENALISED = {"ascent_steps": 1}, {"regularizer_lambda": 6e-4}
+# Name -> recipe, and what differs from it. What differs is written out in full, so that a recipe may change.
+OLD = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 1, **PENALISED}
+SETTINGS: dict[str, tuple[str, dict]] = {
+    "adversarial, K = 3": ("adversarial", {"ascent_steps": 3}),
+    "adversarial, K = 1": ("adversarial", K1),
+    "global spectral, K = 3": ("global", {"ascent_steps": 3}),
+    "global spectral, K = 1": ("global", K1),
+    "AAJR, K = 3": ("aajr", OLD | {"ascent_steps": 3}),
+    "AAJR, K = 1": ("aajr", OLD | K1),
+}
+
+
+def folder_of(work: Path, name: str, seed: int) -> Path:
+    return work / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+
+
+def train(name: str, seed: int, work: Path, steps: int | None) -> None:
+    """One agent, in a process of its own on one thread."""
+    folder = folder_of(work, name, seed)
+    if (folder / "train_results.json").is_file():
+        return
+    recipe, fields = SETTINGS[name]
+    fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed} | fields
+    fields |= {"overwrite": "true"} | ({"max_steps": steps} if steps else {})
+    options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
+    _run(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
+    print(f"trained {name}, seed {seed}", flush=True)
+
+
+def evaluate(names: list[str], seed: int, work: Path, examples: int) -> dict:
+    """The results of all agents of one seed, attacked together on observations of that seed."""
+    output = work / f"evaluation-{seed}"
+    models = [f"{name}={folder_of(work, name, seed)}" for name in names]
+    file, asked = output / "results.json", output / "asked.json"
+    if not (file.is_file() and json.loads(asked.read_text()) == [models, examples]):
+        _run(["evaluate", *models, "--examples", str(examples), "--seed", str(seed), "--output", str(output)], output)
+        asked.write_text(json.dumps([models, examples]))
+    return json.loads(file.read_text())
+
+
+def _run(command: list[str], folder: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "aajr_hf", *command], env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+    if done.returncode:
+        sys.exit(f"error: {folder.name} failed: see {log}")
+
+
+def runs_of(results: dict, seed: int) -> list[dict]:
+    """Of each agent what the page shows."""
+    kept = (
+        *("nominal_success", "sampled_success", "worst_case_success", "sampled_worst_case_success"),
+        *("amplification", "gradients", "attacks", "trust", "train_seconds", "examples"),
+    )
+    return [
+        {"setting": name, "seed": seed} | {field: run[field] for field in kept} for name, run in results["runs"].items()
+    ]
+
+
+def page(runs: list[dict]) -> str:
+    tuning = [run for run in runs if run["seed"] == TUNING_SEED]
+    final = [run for run in runs if run["seed"] != TUNING_SEED]
+    lines = [(ROOT / "docs" / "results" / "recipe_head.md").read_text().rstrip(), ""]
+    if final:
+        lines += ["## Five seeds", "", *_table(final), "", *_differences(final), ""]
+    if tuning:
+        lines += ["## All that was tried, on one seed", "", *_table(tuning), ""]
+    lines += ["## Settings", "", "| setting | recipe | fields |", "|---|---|---|"]
+    for name in dict.fromkeys(run["setting"] for run in runs):
+        recipe, fields = SETTINGS[name]
+        texts = ", ".join(f"`{field}: {value}`" for field, value in fields.items())
+        lines.append(f"| {name} | `{recipe}.yaml` | {texts} |")
+    return "\n".join([*lines, ""])
+
+
+def _table(runs: list[dict]) -> list[str]:
+    """Means over seeds, with 95 % intervals where there are several."""
+    radii = list(runs[0]["worst_case_success"])
+    headers = ["setting", "nominal", *(f"{m}x" for m in radii), "sampled nominal", "sampled 1x", "ampl.", "train s"]
+    lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
+    by_setting: dict[str, list[dict]] = {}
+    for run in runs:
+        by_setting.setdefault(run["setting"], []).append(run)
+    order = sorted(by_setting, key=lambda name: -sum(r["worst_case_success"]["1"] for r in by_setting[name]))
+    for name in order:
+        members = by_setting[name]
+        columns = [[run["nominal_success"] for run in members]]
+        columns += [[run["worst_case_success"][m] for run in members] for m in radii]
+        columns += [[run["sampled_success"] for run in members]]
+        columns += [[run["sampled_worst_case_success"]["1"] for run in members]]
+        columns += [[run["amplification"] for run in members], [run["train_seconds"] for run in members]]
+        lines.append(f"| {name} | {' | '.join(_cell(values) for values in columns)} |")
+    return lines
+
+
+def _cell(values: list[float]) -> str:
+    mean, half = mean_interval(values)
+    return f"{mean:.1f}" if half is None else f"{mean:.1f} ± {half:.1f}"
+
+
+def _differences(runs: list[dict]) -> list[str]:
+    """Of each setting to adversarial training with K = 3, paired by seed."""
+    reference = {run["seed"]: run for run in runs if run["setting"] == "adversarial, K = 3"}
+    lines = ["Points more than adversarial training with K = 3, paired by seed:", ""]
+    lines += ["| setting | nominal | 0.5x | 1x | 1.5x |", "|---|---:|---:|---:|---:|"]
+    for name in dict.fromkeys(run["setting"] for run in runs):
+        members = [run for run in runs if run["setting"] == name and run["seed"] in reference]
+        if name == "adversarial, K = 3" or not members:
+            continue
+        cells = [_cell([run["nominal_success"] - reference[run["seed"]]["nominal_success"] for run in members])]
+        for m in ("0.5", "1", "1.5"):
+            pairs = [(run["worst_case_success"], reference[run["seed"]]["worst_case_success"]) for run in members]
+            cells.append(_cell([ours[m] - theirs[m] for ours, theirs in pairs]))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "recipe-study", help="folder of the agents")
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), metavar="NAME", help="of those in this file")
+    parser.add_argument("--finalists", nargs="+", default=FINALISTS, metavar="NAME", help="trained on all seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of the finalists")
+    parser.add_argument("--examples", type=int, default=256, help="observations per seed (default: %(default)s)")
+    parser.add_argument("--max_steps", type=int, help="of training, instead of the recipes'")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once, one thread each (default: %(default)s)")
+    arguments = parser.parse_args()
+    if TUNING_SEED in arguments.seeds:
+        sys.exit(f"error: `--seeds`: {TUNING_SEED} is that of the choice.")
+    by_seed = {TUNING_SEED: arguments.settings} | dict.fromkeys(arguments.seeds, arguments.finalists)
+    for name in {name for names in by_seed.values() for name in names} - SETTINGS.keys():
+        sys.exit(f"error: there is no setting {name!r}: choose of {', '.join(SETTINGS)}.")
+    jobs = [(name, seed) for seed, names in by_seed.items() for name in names]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(lambda job: train(*job, arguments.work, arguments.max_steps), jobs))
+    runs: list[dict] = []
+    for seed, names in by_seed.items():
+        runs += runs_of(evaluate(names, seed, arguments.work, arguments.examples), seed)
+        print(f"evaluated seed {seed}", flush=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "recipe.json").write_text(json.dumps(runs, indent=1) + "\n")
+    (arguments.output / "recipe.md").write_text(page(runs))
+
+
+FINALISTS = ["adversarial, K = 3", "adversarial, K = 1", "global spectral, K = 3", "AAJR, K = 1"]
+
+if __name__ == "__main__":
+    main()
