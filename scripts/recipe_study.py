@@ -84,7 +84,8 @@ def runs_of(results: dict, seed: int) -> list[dict]:
         *("amplification", "gradients", "attacks", "trust", "train_seconds", "examples"),
     )
     return [
-        {"setting": name, "seed": seed} | {field: run[field] for field in kept} for name, run in results["runs"].items()
+        {"setting": name, "seed": seed} | {field: run[field] for field in kept}
+        for name, run in results["runs"].items()
     ]
 
 
@@ -155,7 +156,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of the finalists")
     parser.add_argument("--examples", type=int, default=256, help="observations per seed (default: %(default)s)")
     parser.add_argument("--max_steps", type=int, help="of training, instead of the recipes'")
-    parser.add_argument("--jobs", type=int, default=2, help="trainings at once, one thread each (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="trainings at once, one thread each (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     if TUNING_SEED in arguments.seeds:
         sys.exit(f"error: `--seeds`: {TUNING_SEED} is that of the choice.")

@@ -45,6 +45,11 @@ def _broken(attack: dict[str, Any], multiple: str) -> str:
     return "-" if attacked is None else f"{attack['broken'][multiple]}/{attacked}"
 
 
+def _broke(row: list[str]) -> bool:
+    """Whether the attack of a row of [`attack_cells`] broke an example at some radius."""
+    return any("/" in cell and not cell.startswith("0/") for cell in row[2:])
+
+
 def token_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headers, and one row a run with a token attack: success in percent, greedy and sampled, and PGA's at the same radii."""
     rows = []
@@ -78,10 +83,10 @@ def attack_tables(results: dict[str, Any], kind: str = "success") -> list[Table]
         what = "success" if kind == "success" else "exact calls"
         caption = (
             "broken: examples that it broke, of those that the attacks above it and smaller radii left.\n"
-            f"left: {what} in percent after it and all above it."
+            f"left: {what} in percent after it and all above it. Attacks that broke nothing are left out."
         )
-        two_lines = ["\n".join(header) for header in headers]
-        tables.append(text_table(two_lines, _without_repeats(rows), ATTACKS_TITLE, caption, left=2, gap=0))
+        two_lines, shown = ["\n".join(header) for header in headers], [row for row in rows if _broke(row)]
+        tables.append(text_table(two_lines, _without_repeats(shown), ATTACKS_TITLE, caption, left=2, gap=0))
     headers, rows = token_cells(results)
     if rows:
         title = "Token attack: other numbers in the observation's text"

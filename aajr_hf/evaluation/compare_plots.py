@@ -22,7 +22,7 @@ from .plots import (
     render,
     shown,
 )
-from .results import DECODINGS, multiples, times
+from .results import DECODINGS, headline, multiples, times
 from .runs import METHODS, UNPENALISED
 
 # Okabe and Ito's palette and a grey: a method has one colour in every plot of every comparison.
@@ -88,7 +88,7 @@ def _methods(configurations: list[dict[str, Any]]) -> dict[str, list[dict[str, A
 
 
 def _draw_trade_off(figure: Figure, comparison: dict[str, Any]) -> None:
-    configurations, top = comparison["configurations"], multiples(comparison)[-1]
+    configurations, top = comparison["configurations"], headline(comparison)
     both = panels(figure, DECODING_TITLES)
     for axes, (nominal, worst) in zip(both, DECODINGS.values(), strict=True):
         for method, members in _methods(configurations).items():
@@ -157,7 +157,7 @@ def _curves(configurations: list[dict[str, Any]], field: str) -> dict[tuple, lis
 
 
 def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None:
-    configurations, top = comparison["configurations"], multiples(comparison)[-1]
+    configurations, top = comparison["configurations"], headline(comparison)
     curves, handles, styles = _curves(configurations, field), {}, run_styles(comparison["runs"])
     if field == "epsilon":
         curves = {key: curve for key, curve in curves.items() if len({c["epsilon"] for c in curve}) > 1}

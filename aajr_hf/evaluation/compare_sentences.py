@@ -6,18 +6,18 @@ from typing import Any
 
 from ..training.measurement import trust_sentence
 from .chance import PairedDifference
-from .results import DECODINGS, difference, multiples, number_text, percent_text, times
+from .results import DECODINGS, difference, headline, number_text, percent_text, times
 
 
 def comparison_sentences(comparison: dict[str, Any]) -> list[str]:
     """
     Whether to trust the success under attack, the most robust run and its price, one method against each other one at matched worst case and at matched nominal success
-    under the strongest attack, the gradients, and what to know before trusting this.
+    at the training radius, the gradients, and what to know before trusting this.
 
     Args:
         comparison: What [`compare`] returns.
     """
-    top = multiples(comparison)[-1]
+    top = headline(comparison)
     sentences = [trust_sentence(comparison), _leader(comparison, top)]
     pairs: dict[str, dict[str, Any]] = {}
     for entry in comparison["matched"]:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from .chance import wilson
-from .results import DECODINGS, check_results, multiples, times
+from .results import DECODINGS, check_results, headline, multiples, times
 
 _BARS = {
     "ascent\ndirections": "amplification",
@@ -160,7 +160,7 @@ def _draw_ray(figure: Figure, results: dict[str, Any]) -> None:
 
 
 def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
-    axes, top, runs = figure.add_subplot(), multiples(results)[-1], results["runs"]
+    axes, top, runs = figure.add_subplot(), headline(results), results["runs"]
     points = [(run["nominal_success"], run["worst_case_success"][top]) for run in runs.values()]
     styles = list(run_styles(results).values())
     for (color, marker), point, run in zip(styles, points, runs.values(), strict=True):

@@ -159,6 +159,11 @@ def multiples(results: dict[str, Any]) -> list[str]:
     return sorted(names, key=float)
 
 
+def headline(results: dict[str, Any]) -> str:
+    """The radius that sentences speak of: of the multiples the one nearest to 1."""
+    return min(multiples(results), key=lambda multiple: abs(float(multiple) - 1))
+
+
 def multiples_of(run: dict[str, Any]) -> list[str]:
     """The same of one run, in a world or of tool calls."""
     return sorted(run.get("worst_case_success") or run.get("worst_case_valid") or (), key=float)

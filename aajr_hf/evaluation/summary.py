@@ -11,7 +11,7 @@ from .results import (
     SUCCESS_UNDER_ATTACK,
     check_results,
     difference,
-    multiples,
+    headline,
     number_text,
     percent_text,
     share_text,
@@ -29,7 +29,7 @@ def summary_sentences(results: dict[str, Any]) -> list[str]:
         ValueError: If a number is absent or not finite; names the run and the field.
     """
     check_results(results)
-    runs, top = results["runs"], multiples(results)[-1]
+    runs, top = results["runs"], headline(results)
     sentences = [trust_sentence(results)]
     if "aajr" in runs:
         sentences += [_comparison(runs, name, top) for name in ("adversarial", "sft", "base") if name in runs]

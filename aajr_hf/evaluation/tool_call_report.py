@@ -20,6 +20,7 @@ from .results import (
     check_shares,
     difference,
     everything_but_outcomes,
+    headline,
     multiples,
     number_text,
     paths,
@@ -60,11 +61,11 @@ def _notes(results: dict[str, Any]) -> list[str]:
 
 def tool_call_sentences(results: dict[str, Any]) -> list[str]:
     """
-    Whether the answers under attack can be trusted, how far each run falls under the largest radius, which withstands best, and
+    Whether the answers under attack can be trusted, how far each run falls at the training radius, which withstands best, and
     what no run could reach.
     """
     check_tool_call_results(results)
-    runs, top = results["runs"], multiples(results)[-1]
+    runs, top = results["runs"], headline(results)
     at = f"{times(top)} the training radius ({float(top) * results['train_epsilon']:g})"
     sentences = [trust_sentence(results)]
     sentences += [

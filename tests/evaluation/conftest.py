@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from aajr_hf.evaluation.chance import with_intervals
 
-MULTIPLES = ("0.5", "1", "2")
+MULTIPLES = ("0.25", "0.5", "1")
 THREAT_MODEL = {
     "epsilon": 0.4,
     "epsilon_mode": "relative",
@@ -89,7 +89,7 @@ def make_run(nominal, sampled, worst, *, amplification=10.0, seconds=None, examp
 
 def make_ray(nominal, worst):
     multiples = [i / 4 for i in range(13)]
-    success = np.interp(multiples, [0, 0.5, 1, 2, 3], [nominal, *worst, 0.0]).tolist()
+    success = np.interp(multiples, [0, *map(float, MULTIPLES), 3], [nominal, *worst, 0.0]).tolist()
     return {
         "multiples": multiples,
         "success": success,

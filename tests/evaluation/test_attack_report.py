@@ -19,13 +19,13 @@ def attacked(results):
     token = {"success": 10.0, "sampled_success": 11.0, "cost": 12.0, "radius": 1.75}
     run["token_attack"] = token | {"pga": token | {"success": 40.0, "sampled_success": 2.0}}
     run["trust"][0] |= {"passed": False, "detail": "400 of 1000 examples"}
-    run["attacks"]["margin"]["alone"] = {"0.5": 79.0, "1": 77.7, "2": 71.2}
+    run["attacks"]["margin"]["alone"] = {"0.25": 79.0, "0.5": 77.7, "1": 71.2}
     return results
 
 
 def test_a_row_for_each_run_and_attack(results):
     headers, rows = attack_cells(results)
-    radii = [(times, kind) for times in ("0.5x", "1x", "2x") for kind in ("broken", "left")]
+    radii = [(times, kind) for times in ("0.25x", "0.5x", "1x") for kind in ("broken", "left")]
     assert headers == [("run", ""), ("attack", ""), *radii]
     assert rows[-2:] == [
         ["aajr", "margin", "100/1000", "79.1", "100/1000", "75.7", "100/1000", "71.1"],
@@ -36,14 +36,14 @@ def test_a_row_for_each_run_and_attack(results):
 
 def test_alone_is_a_column_where_it_is_given(attacked):
     headers, rows = attack_cells(attacked)
-    assert headers[-3:] == [("2x", "broken"), ("2x", "left"), ("2x", "alone")]
+    assert headers[-3:] == [("1x", "broken"), ("1x", "left"), ("1x", "alone")]
     assert [row[-1] for row in rows] == ["-"] * 6 + ["71.2", "-"] and rows[-2][4] == "79.0"
 
 
 def test_an_attack_that_skipped_a_radius_shows_none_of_it(results):
     attack = results["runs"]["sft"]["attacks"]["margin"]
     for numbers in attack.values():
-        del numbers["0.5"]
+        del numbers["0.25"]
     assert attack_cells(results)[1][2][2:6] == ["-", "-", "100/1000", "41.1"]
 
 

@@ -17,7 +17,7 @@ def described(method="aajr", strength=1e-3, epsilon=0.25, seed=0, **recipe):
 
 
 def compared(runs):
-    """A comparison from `name -> (description, nominal, worst at 2x)`; sampled success is 10 below the greedy one."""
+    """A comparison from `name -> (description, nominal, worst at 1x)`; sampled success is 10 below the greedy one."""
     numbers = {
         name: make_run(nominal, nominal - 10, (nominal, nominal, worst)) for name, (_, nominal, worst) in runs.items()
     }
@@ -64,10 +64,10 @@ class TestCompare:
         assert set(groups) == {("base",), ("other",), ("one", "two"), ("longer",), ("wider",)}
         mean = groups["one", "two"]
         assert mean["label"] == "one (2 seeds)" and mean["nominal_success"] == 94.0
-        assert mean["worst_case_success"]["2"] == 65.0 and mean["sampled_worst_case_success"]["2"] == 60.0
+        assert mean["worst_case_success"]["1"] == 65.0 and mean["sampled_worst_case_success"]["1"] == 60.0
         assert mean["price"]["greedy"] == 5.0
-        one, two = (found["runs"][name]["outcomes"]["worst_case_success"]["2"] for name in ("one", "two"))
-        assert mean["outcomes"]["worst_case_success"]["2"] == [(a + b) / 2 for a, b in zip(one, two, strict=True)]
+        one, two = (found["runs"][name]["outcomes"]["worst_case_success"]["1"] for name in ("one", "two"))
+        assert mean["outcomes"]["worst_case_success"]["1"] == [(a + b) / 2 for a, b in zip(one, two, strict=True)]
         assert groups["base",]["outcomes"]["nominal_success"] == found["runs"]["base"]["outcomes"]["nominal_success"]
 
     def test_matched_names_the_runs_whose_numbers_it_gives(self):
@@ -80,7 +80,7 @@ class TestCompare:
             }
         )
         assert len(found["matched"]) == 6
-        entry = next(e for e in found["matched"] if (e["multiple"], e["decoding"]) == ("2", "greedy"))
+        entry = next(e for e in found["matched"] if (e["multiple"], e["decoding"]) == ("1", "greedy"))
         assert entry["methods"] == ["aajr", "adversarial"]
         robust, nominal = entry["at_worst_case"], entry["at_nominal"]
         assert (robust["level"], robust["nominal"], robust["runs"]) == (63.0, [97.0, 96.0], ["weak", "wide"])
@@ -93,7 +93,7 @@ class TestCompare:
             {name: (described(strength=strength), 97.0, worst) for name, (strength, worst) in runs.items()}
             | {"adversarial": (described("adversarial"), 96.0, 63.0)}
         )
-        entry = next(e for e in found["matched"] if (e["multiple"], e["decoding"]) == ("2", "greedy"))
+        entry = next(e for e in found["matched"] if (e["multiple"], e["decoding"]) == ("1", "greedy"))
         assert entry["at_worst_case"]["runs"] == ["strong", "adversarial"]
 
     def test_differences_are_those_of_the_runs_whose_numbers_are_shown(self):
@@ -106,16 +106,16 @@ class TestCompare:
             }
         )
         runs = {name: run["outcomes"] for name, run in found["runs"].items()}
-        greedy, sampled = (e for e in found["matched"] if e["multiple"] == "2")
+        greedy, sampled = (e for e in found["matched"] if e["multiple"] == "1")
         assert greedy["at_worst_case"]["runs"] == ["strong (2 seeds)", "adversarial"]
         mean = [(a + b) / 2 for a, b in zip(*(runs[n]["nominal_success"] for n in ("strong", "strong1")), strict=True)]
         expected = paired_difference(mean, runs["adversarial"]["nominal_success"])
         assert PairedDifference(**greedy["at_worst_case"]["difference"]) == expected and expected.p is None
         assert greedy["at_nominal"]["runs"] == ["weak", "adversarial"]
-        worst = [runs[name]["worst_case_success"]["2"] for name in ("weak", "adversarial")]
+        worst = [runs[name]["worst_case_success"]["1"] for name in ("weak", "adversarial")]
         assert PairedDifference(**greedy["at_nominal"]["difference"]) == paired_difference(*worst)
         assert 0 < greedy["at_nominal"]["difference"]["p"] < 1
-        worst = [runs[name]["sampled_worst_case_success"]["2"] for name in ("weak", "adversarial")]
+        worst = [runs[name]["sampled_worst_case_success"]["1"] for name in ("weak", "adversarial")]
         assert PairedDifference(**sampled["at_nominal"]["difference"]) == paired_difference(*worst)
 
     def test_what_was_measured_how_is_kept(self):

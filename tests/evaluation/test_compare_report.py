@@ -64,24 +64,24 @@ class TestSentences:
         trusted, leader, adversarial, spectral, base, _, gradients, chance, several = comparison_sentences(comparison)
         assert trusted == "The success under attack can be trusted: every run passes all checks of the attack."
         assert leader == (
-            "Most robust: strong (2 seeds), right in 82.0% (sampled 77.0%) when attacked at 2x the training radius "
-            "(epsilon 0.5). Its price, nominal success below the best run without a penalty: greedy 13.0 points (95 %: 11.6 to "
+            "Most robust: strong (2 seeds), right in 82.0% (sampled 77.0%) when attacked at 1x the training radius "
+            "(epsilon 0.25). Its price, nominal success below the best run without a penalty: greedy 13.0 points (95 %: 11.6 to "
             "14.5), 87.0 against 100% of base; sampled 13.0 points (95 %: 12.5 to 13.5), 81.0 against 94.0% of base."
         )
         assert adversarial == (
-            "aajr against adversarial at 2x: aajr wins. At equal robustness (both 63.0% under attack) nominal success is 97.0 "
+            "aajr against adversarial at 1x: aajr wins. At equal robustness (both 63.0% under attack) nominal success is 97.0 "
             "against 96.0%, 1.0 points more (95 %: -0.7 to 2.7; p = 0.282); at equal nominal success (both 96.0%) success under "
             "attack is 67.0 against 63.0%, 4.0 points more (95 %: -0.2 to 8.2; p = 0.067). Sampled: at 58.0% under attack 91.0 "
             "against 90.0%, 1.0 points more (95 %: 0.5 to 1.5), and at 90.0% nominal 62.0 against 58.0%, 4.0 points more (95 %: "
             "2.0 to 6.1)."
         )
-        assert "aajr against global_spectral at 2x: aajr wins." in spectral and "7.0 points more (95 %: 4" in spectral
+        assert "aajr against global_spectral at 1x: aajr wins." in spectral and "7.0 points more (95 %: 4" in spectral
         assert "aajr withstands more, base does better without attack." in base
         assert gradients == (
             "The gradient's norm varied least for its size, and most: sft 267 at a mean of 40.0 (of 3 logged norms alone), "
             "global 343 at a mean of 7.00 (variance over training)."
         )
-        assert "paired by example, 1000 of them" in chance and "up to 2.0 points at 2x" in chance
+        assert "paired by example, 1000 of them" in chance and "up to 2.0 points at 1x" in chance
         assert "aajr 2, global_spectral 1" in several
 
     @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ class TestSentences:
             run["sampled_worst_case_success"] = dict(run["worst_case_success"])
             run["outcomes"]["sampled_worst_case_success"] = run["outcomes"]["worst_case_success"]
         sentences = comparison_sentences(compare(as_results(numbers), {name: d for name, (d, _) in runs.items()}))
-        assert f"aajr against adversarial at 2x: {verdict}" in sentences[2]
+        assert f"aajr against adversarial at 1x: {verdict}" in sentences[2]
 
     def test_doubts_are_said(self, comparison):
         comparison["differing_settings"] = {"max_steps": [400, 1500]}
@@ -190,7 +190,7 @@ class TestWrite:
         compare_report.write_comparison(comparison, tmp_path)
         text = Page((tmp_path / "comparison.html").read_text(encoding="utf-8")).text
         meaning = text[text.index("What the columns mean") :]
-        success = compare_report.success_cells(comparison, ["0.5", "1", "2"])
+        success = compare_report.success_cells(comparison, ["0.25", "0.5", "1"])
         for headers, rows in (success, compare_report.training_cells(comparison)):
             for first, second in headers[1:]:
                 assert re.sub("worst .*", "worst Nx", first) in meaning and second.split("% ")[-1] in meaning
@@ -258,7 +258,7 @@ class TestPlots:
         left, right = drawn(compare_plots._draw_radii, comparison).axes
         assert list(lines_of(left, "weak")[0].get_ydata()) == [97.0, 95.0, 82.0, 67.0]
         assert list(lines_of(right, "weak")[0].get_ydata()) == [91.0, 90.0, 77.0, 62.0]
-        assert list(lines_of(left, "weak")[0].get_xdata()) == pytest.approx([0, 0.5, 1, 2], abs=0.08)
+        assert list(lines_of(left, "weak")[0].get_xdata()) == pytest.approx([0, 0.25, 0.5, 1], abs=0.08)
 
     def test_every_share_has_its_interval(self, comparison):
         greedy, _ = drawn(compare_plots._draw_radii, comparison).axes

@@ -23,7 +23,7 @@ class TestDrawPlots:
     def test_lines_start_at_the_nominal_success(self, results):
         greedy, sampled = draw(plots._draw_worst_case, results).axes
         solid, dashed = greedy.lines[3], sampled.lines[3]
-        assert list(solid.get_xdata()) == pytest.approx([0, 0.5, 1, 2], abs=0.05)
+        assert list(solid.get_xdata()) == pytest.approx([0, 0.25, 0.5, 1], abs=0.05)
         assert list(solid.get_ydata()) == [81.3, 78.1, 74.7, 70.1]
         assert list(dashed.get_ydata()) == [72.6, 73.1, 69.7, 65.1] and solid.get_color() == dashed.get_color()
         assert len({line.get_xdata()[0] for line in greedy.lines}) == 4  # beside each other
@@ -37,7 +37,7 @@ class TestDrawPlots:
         across, up = draw(plots._draw_trade_off, results).axes[0].collections[-2:]
         intervals = results["runs"]["aajr"]["intervals"]
         assert across.get_segments()[0][:, 0].tolist() == pytest.approx(intervals["nominal_success"])
-        assert up.get_segments()[0][:, 1].tolist() == pytest.approx(intervals["worst_case_success"]["2"])
+        assert up.get_segments()[0][:, 1].tolist() == pytest.approx(intervals["worst_case_success"]["1"])
 
     def test_the_ray_shows_success_and_nll_with_a_line_at_the_radius_of_training(self, results):
         del results["runs"]["sft"]["ray"]

@@ -53,7 +53,7 @@ class TestResultsTable:
         lines = piped(report.results_table(results)).splitlines()
         greedy, cost = (line for line in lines if line.startswith("adversarial"))
         sampled = lines[lines.index(greedy) + 1]
-        assert "worst 2x" in lines[0] and lines[1].count("% [95 %]") == 4
+        assert "worst 1x" in lines[0] and lines[1].count("% [95 %]") == 4
         assert re.split(r"\s+(?!\[)", greedy.strip()) == [
             *("adversarial", "greedy", "99.6 [99-100]", "67.2 [64-70]", "62.0 [59-65]", "49.2 [46-52]")
         ]
@@ -107,7 +107,7 @@ class TestSummarySentences:
         trust, first, second, third, leader = report.summary_sentences(results)
         assert trust == "The success under attack can be trusted: every run passes all checks of the attack."
         assert first == (
-            "aajr against adversarial, attacked at 2x the training radius: success 70.1 against 49.2%, 20.9 points more "
+            "aajr against adversarial, attacked at 1x the training radius: success 70.1 against 49.2%, 20.9 points more "
             "(95 %: 16.6 to 25.1; p < 0.001); sampled 65.1 against 44.2%, 20.9 points more (95 %: 18.8 to 22.9). "
             "Without attack: 81.3 against 99.6%, 18.3 points less (95 %: 15.8 to 20.7; p < 0.001); sampled 72.6 against "
             "94.4%, 21.8 points less (95 %: 20.8 to 22.8). Training took 2.50 times as long (3000 against 1200 s)."
@@ -115,16 +115,16 @@ class TestSummarySentences:
         assert "aajr against sft" in second and "7.50 times as long" in second
         assert "aajr against base" in third and "times as long" not in third and "Training took 3000 s" in third
         assert leader == (
-            "Most robust at 2x the training radius, with 70.1% [67-73] success: aajr (sampled 65.1%; 81.3% without attack); "
+            "Most robust at 1x the training radius, with 70.1% [67-73] success: aajr (sampled 65.1%; 81.3% without attack); "
             "20.9 points ahead of adversarial (95 %: 16.6 to 25.1; p < 0.001)."
         )
 
     def test_differences_are_paired_by_example(self, results):
-        ours = results["runs"]["aajr"]["outcomes"]["worst_case_success"]["2"]
+        ours = results["runs"]["aajr"]["outcomes"]["worst_case_success"]["1"]
         theirs = results["runs"]["adversarial"]["outcomes"]["worst_case_success"]
         shuffled = report.summary_sentences(results)[1]
-        theirs["2"] = [float(i < 492 and won) for i, won in enumerate(sorted(ours, reverse=True))]
-        results["runs"]["aajr"]["outcomes"]["worst_case_success"]["2"] = sorted(ours, reverse=True)
+        theirs["1"] = [float(i < 492 and won) for i, won in enumerate(sorted(ours, reverse=True))]
+        results["runs"]["aajr"]["outcomes"]["worst_case_success"]["1"] = sorted(ours, reverse=True)
         nested = report.summary_sentences(results)[1]
         assert "20.9 points more (95 %: 18.3 to 23.4; p < 0.001)" in nested and nested != shuffled
 
@@ -246,7 +246,7 @@ class TestWriteReport:
             numbers = [v for value in shown.values() for v in (value.values() if isinstance(value, dict) else [value])]
             for number in (n for n in numbers if isinstance(n, int | float)):
                 assert json.dumps(number) in text
-            assert str(run["ray"]["nll"]) in text and str(run["intervals"]["worst_case_success"]["2"]) in text
+            assert str(run["ray"]["nll"]) in text and str(run["intervals"]["worst_case_success"]["1"]) in text
         assert '"outcomes"' not in text
         table = text[text.index("Results") : text.index("Plots")]
         for cell in ("81.3 [79-84]", "72.6 [70-75]", "70.1 [67-73]", "4.03", "3000", "0.251", "Threat model: l2 ball"):

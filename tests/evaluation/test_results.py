@@ -5,12 +5,13 @@ import os
 import pytest
 
 from aajr_hf.evaluation import report
+from aajr_hf.evaluation.results import headline
 
 
 @pytest.mark.parametrize("write", [report.write_json, report.write_report])
 class TestRefusals:
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "high"])
-    @pytest.mark.parametrize("field", ["nominal_success", "spectral_norm", "worst_case_cost.2"])
+    @pytest.mark.parametrize("field", ["nominal_success", "spectral_norm", "worst_case_cost.1"])
     def test_names_run_and_field_and_writes_nothing(self, results, tmp_path, write, field, bad):
         name, _, multiple = field.partition(".")
         run = results["runs"]["aajr"]
@@ -69,7 +70,7 @@ class TestRefusals:
             ("intervals", "nominal_success", None, [1.0], 2),
             ("intervals", "sampled_worst_case_success", "1", None, 2),
             ("outcomes", "sampled_success", None, [0.5] * 999, 1000),
-            ("outcomes", "worst_case_success", "2", None, 1000),
+            ("outcomes", "worst_case_success", "1", None, 1000),
         ],
     )
     def test_shares_without_interval_or_outcomes(self, results, tmp_path, write, kind, field, multiple, bad, length):
@@ -93,3 +94,10 @@ class TestRefusals:
         del results["runs"]["aajr"]["trust"]
         with pytest.raises(ValueError, match="'aajr', field 'trust'"):
             write(results, tmp_path / "out")
+
+
+def test_sentences_speak_of_the_radius_nearest_to_training(results):
+    assert headline(results) == "1"
+    for run in results["runs"].values():
+        run["worst_case_success"] = {"0.5": 3.0, "1.25": 2.0, "4": 1.0}
+    assert headline(results) == "1.25"

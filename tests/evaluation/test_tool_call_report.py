@@ -30,7 +30,7 @@ def run(valid, exact, **more):
         "worst_case_nll": {m: 2 * float(m) for m in MULTIPLES},
         "failures": {m: dict.fromkeys(FAILURES, 0) for m in ("nominal", *MULTIPLES)},
         "attacks": {
-            "pga": {
+            "nll": {
                 "attacked": dict.fromkeys(MULTIPLES, 180),
                 "broken": dict.fromkeys(MULTIPLES, 30),
                 "exact": by_multiple(exact[1:]),
@@ -52,7 +52,7 @@ def run(valid, exact, **more):
 @pytest.fixture
 def results():
     base = run((98.0, 80.0, 60.0, 31.5), (90.0, 70.0, 40.0, 12.5))
-    base["failures"]["2"] |= {"unparsable": 120, "unknown_tool": 17}
+    base["failures"]["1"] |= {"unparsable": 120, "unknown_tool": 17}
     runs = {"base": base, "aajr [x]": run((98.0, 98.0, 97.0, 98.0), (85.0, 85.0, 80.0, 70.0))}
     settings = {
         "dataset_name": "/somewhere/data/bfcl",
@@ -75,21 +75,21 @@ def test_the_table_shows_valid_and_exact_calls_and_why_some_are_not(results):
     lines = printed(results)
     (base,) = [line.split() for line in lines if line.startswith("base") and "[" in line]
     percents = ["98.0", "[95-99]", "80.0", "[74-85]", "60.0", "[53-67]", "31.5", "[25-38]"]
-    assert base == ["base", "valid", *percents, "0.0123", "4.00"]
+    assert base == ["base", "valid", *percents, "0.0123", "2.00"]
     exact = next(line.split() for line in lines if line.strip().startswith("exact"))
     assert exact == ["exact", "90.0", "[85-93]", "70.0", "[63-76]", "40.0", "[33-47]", "12.5", "[9-18]"]
     assert any("Threat model: l2 ball over the whole prompt" in line for line in lines)
     (attacks,) = [line.split() for line in lines if line.startswith("base") and "/" in line]
-    assert attacks == ["base", "PGA", "30/180", "70.0", "30/180", "40.0", "30/180", "12.5"]
+    assert attacks == ["base", "nll", "30/180", "70.0", "30/180", "40.0", "30/180", "12.5"]
     assert any(line.startswith("aajr [x]") for line in lines) and max(map(len, lines)) <= 100
-    (worst,) = [line.split() for line in lines if line.startswith("base") and "worst 2x" in line]
-    assert worst == ["base", "worst", "2x", "0", "0", "120", "17", "0"]
+    (worst,) = [line.split() for line in lines if line.startswith("base") and "worst 1x" in line]
+    assert worst == ["base", "worst", "1x", "0", "0", "120", "17", "0"]
 
 
 def test_the_summary_says_how_far_calls_fall(results):
     trusted, first, second, best = tool_call_sentences(results)
     assert trusted == "The success under attack can be trusted: every run passes all checks of the attack."
-    at = "at 2x the training radius (0.5)"
+    at = "at 1x the training radius (0.25)"
     assert first == f"base: {at}, valid calls fall from 98.0% to 31.5%, exact ones fall from 90.0% to 12.5%."
     assert second == f"aajr [x]: {at}, valid calls stay at 98.0%, exact ones fall from 85.0% to 70.0%."
     assert best == (
@@ -161,16 +161,16 @@ def numbers(results):
 
 def test_the_card_shows_them(results):
     section = tool_call_section(numbers(results))
-    assert "| | nominal | worst case, 0.5x radius (0.125) | worst case, 1x radius (0.25) |" in section
+    assert "| | nominal | worst case, 0.25x radius (0.0625) | worst case, 0.5x radius (0.125) |" in section
     assert "| valid tool calls | 98.0 [95-99] | 80.0 [74-85] | 60.0 [53-67] | 31.5 [25-38] |" in section
     assert "| exact tool calls | 90.0 [85-93] | 70.0 [63-76] | 40.0 [33-47] | 12.5 [9-18] |" in section
-    assert "these attacks breaks: PGA." in section and "can be trusted: this agent passes all checks" in section
+    assert "these attacks breaks: nll." in section and "can be trusted: this agent passes all checks" in section
     assert "Threat model: l2 ball over the whole prompt" in section
     assert "200 rows of bfcl" in section and "somewhere" not in section
-    assert "Invalid answers at 2x: unparsable 120, unknown tool 17." in section
+    assert "Invalid answers at 1x: unparsable 120, unknown tool 17." in section
     found = {result.metric_name: result.metric_value for result in tool_call_results(numbers(results))}
     assert len(found) == 8 and found["valid tool calls (nominal) %"] == 98.0
-    assert found["exact tool calls (worst case, 2x training radius) %"] == 12.5
+    assert found["exact tool calls (worst case, 1x training radius) %"] == 12.5
 
 
 def test_the_dataset_of_the_hub_keeps_its_name(results):

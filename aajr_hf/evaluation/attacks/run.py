@@ -73,7 +73,7 @@ class UnderAttack:
         tally.attacked += open_before
         tally.broken += open_before - left
         tally.left += left
-        if every:
+        if self.exhaustive:
             broken = self._alone.get(attack.name, torch.zeros_like(search.broken)) | found.broken
             self._alone[attack.name] = broken
             tally.alone = (tally.alone or 0) + int((~broken).sum())
