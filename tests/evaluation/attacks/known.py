@@ -17,7 +17,7 @@ from aajr_hf.training.batch import AgentBatch
 EXAMPLES, LENGTH, WIDTH, VOCABULARY = 16, 5, 6, 4
 RIGHT, WRONG = 2, 1
 # From the lowest logits to the right one's.
-DEPTH = 40.0
+DEPTH = 2000.0
 
 
 def make_batch(examples: int = EXAMPLES) -> AgentBatch:

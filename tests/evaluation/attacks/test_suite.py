@@ -19,7 +19,7 @@ from aajr_hf.evaluation.means import Means
 from aajr_hf.evaluation.ray import MULTIPLES, add_ray, ray_numbers
 from aajr_hf.evaluation.trust import measure_trust, trust_rules
 
-from .known import EXAMPLES, Visited, along, directions, linear, make_search, make_target, margins, reach
+from .known import DEPTH, EXAMPLES, Visited, along, directions, linear, make_search, make_target, margins, reach
 
 ASCENTS = [name for name, attack in ATTACKS.items() if isinstance(attack, Ascent)]
 BALLS = [("l2", "sequence"), ("l2", "token"), ("linf", "sequence"), ("linf", "token")]
@@ -265,7 +265,7 @@ def test_the_ray_falls_off_the_cliff_where_it_is():
     assert ray["multiples"] == list(MULTIPLES) and 0.75 in MULTIPLES and 1.0 in MULTIPLES
     assert ray["success"] == [100.0 if 2 * multiple <= WALL else 0.0 for multiple in MULTIPLES]
     for multiple, nll, sampled in zip(MULTIPLES, ray["nll"], ray["sampled_success"], strict=True):
-        expected = torch.tensor([0.0, -5.0 if 2 * multiple <= WALL else 5.0, -40.0, -40.0]).double()
+        expected = torch.tensor([0.0, -5.0 if 2 * multiple <= WALL else 5.0, -DEPTH, -DEPTH]).double()
         # Of an answer of two tokens the other one is certain.
         probability = float(expected.softmax(dim=0)[0])
         assert sampled == pytest.approx(100 * probability, rel=1e-5)
