@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from aajr_hf.cli.main import main
+from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.membership import budget_of, examples_of, membership_sentences
 from aajr_hf.evaluation.robustness import evaluate_agent
 from aajr_hf.evaluation.settings import RobustnessSettings
-from aajr_hf.evaluation.target import Target
+from aajr_hf.evaluation.threat_model import ThreatModel
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 
 from .tiny import ROWS, SMALL, TOKENIZER, trained
 
 # So that the Jacobian changes along the ascent.
-WIDE = replace(SMALL, train_epsilon=0.5)
+WIDE = replace(SMALL, threat=ThreatModel(epsilon=0.5), attacks=("nll",))
 
 
 def along_and_everywhere(row) -> tuple[list[float], list[float]]:
@@ -27,7 +28,7 @@ def along_and_everywhere(row) -> tuple[list[float], list[float]]:
     agent.set_attn_implementation("eager")
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, [row], candidates=True), "prompt")
     target = Target(agent, batch)
-    delta, radius = target.origin.clone(), WIDE.train_epsilon * target.scale.item()
+    delta, radius = target.origin.clone(), WIDE.threat.epsilon * target.scale.item()
     along, norms = [], []
     for _ in range(WIDE.ascent_steps):
         delta.requires_grad_(True)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.means import Means
 from aajr_hf.evaluation.other_attacks import OtherAttacks, check_transfer
 from aajr_hf.evaluation.robustness import evaluate_agent
-from aajr_hf.evaluation.target import Target
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 

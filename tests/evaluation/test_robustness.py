@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.robustness import RobustnessSettings, evaluate_agent, nominal_success, success
-from aajr_hf.evaluation.target import Target
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 

@@ -13,15 +13,19 @@ import pytest
 import torch
 
 from aajr_hf.evaluation import report, stability_plots
+from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.robustness import evaluate_agent
 from aajr_hf.evaluation.stability_report import stability_cells, stability_sentences, stability_tables
-from aajr_hf.evaluation.target import Target
+from aajr_hf.evaluation.threat_model import ThreatModel
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 
 from .conftest import draw
 from .test_report import page, piped
 from .tiny import ROWS, SMALL, TOKENIZER, trained
+
+# The attacks have no part in this.
+FEW = replace(SMALL, attacks=("nll",))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +68,8 @@ def explicit(agent, row, steps, epsilon):
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_numbers_of_one_row_are_the_formulas(agent, steps):
-    numbers = evaluate_agent(agent, TOKENIZER, ROWS[3:4], replace(SMALL, ascent_steps=steps))["stability"]
-    expected = explicit(agent, ROWS[3], steps, SMALL.train_epsilon)
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS[3:4], replace(FEW, ascent_steps=steps))["stability"]
+    expected = explicit(agent, ROWS[3], steps, FEW.threat.epsilon)
     for name in ("curvature", "amplification", "step_size"):
         # Of one example all quartiles are its value.
         wanted = [pytest.approx([value] * 3, rel=1e-5) for value in expected[name]]
@@ -94,10 +98,10 @@ def test_the_numbers_of_one_row_are_the_formulas(agent, steps):
 
 def test_all_examples_count_alike_whatever_the_batches(agent):
     """Quartiles and shares are of the rows' own numbers."""
-    steps = SMALL.ascent_steps
-    several = [evaluate_agent(agent, TOKENIZER, ROWS, replace(SMALL, batch_size=size))["stability"] for size in (4, 6)]
+    steps = FEW.ascent_steps
+    several = [evaluate_agent(agent, TOKENIZER, ROWS, replace(FEW, batch_size=size))["stability"] for size in (4, 6)]
     assert len(ROWS) == 6
-    rows = [explicit(agent, row, steps, SMALL.train_epsilon) for row in ROWS]
+    rows = [explicit(agent, row, steps, FEW.threat.epsilon) for row in ROWS]
     for numbers in several:
         for name in ("curvature", "amplification", "step_size"):
             values = torch.tensor([row[name] for row in rows]).T.double()
@@ -110,7 +114,9 @@ def test_all_examples_count_alike_whatever_the_batches(agent):
 
 def test_where_the_ball_is_small_the_steps_within_the_measured_curvature_rise(agent):
     """There the curvature hardly changes along a segment: the condition decides."""
-    numbers = evaluate_agent(agent, TOKENIZER, ROWS, replace(SMALL, train_epsilon=0.02, multiples=(1.0,)))["stability"]
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS, replace(FEW, threat=ThreatModel(epsilon=0.02), multiples=(1.0,)))[
+        "stability"
+    ]
     assert numbers["monotone_within_curvature"] == 100
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from aajr_hf.evaluation import tool_call_robustness
+from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.generation import generate, render_prompts
-from aajr_hf.evaluation.target import Target
 from aajr_hf.evaluation.tool_call_robustness import ToolCaller, ToolCallSettings, evaluate_tool_calls
 from aajr_hf.evaluation.tool_call_rows import read_rows
 from aajr_hf.evaluation.tool_calls import FAILURES, Verdict

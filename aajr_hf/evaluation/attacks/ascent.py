@@ -141,10 +141,11 @@ def _adapt(climbers: _Climbers, steps: int) -> None:
 
 def _checkpoints(steps: int) -> list[int]:
     """After 22 % of the steps, and at intervals that shrink by 3 % of them each, to 6 %."""
-    found, share, interval = [], 0.22, 0.22
-    while share <= 1:
-        found.append(-int(-share * steps // 1))
-        interval = max(interval - 0.03, 0.06)
+    # In percent: sums of fractions would be a hair too large, and a checkpoint one step late.
+    found, share, interval = [], 22, 22
+    while share <= 100:
+        found.append(-(-share * steps // 100))
+        interval = max(interval - 3, 6)
         share += interval
     return found
 

@@ -99,10 +99,11 @@ class Search:
 
     def to_boundary(self, delta: Tensor) -> Tensor:
         """Perturbations of all examples, lengthened until they leave the ball, and projected back onto it."""
-        longest = delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
-        extent = self.ball.extent(delta, self.target.batch.perturbable)
-        far = (extent * self.ball.epsilon / longest).clamp_min(1.0)
-        return self.project(delta * far[:, None, None], self.all_rows)
+        lengths = delta.flatten(1).norm(dim=1)
+        far = torch.maximum(self.ball.extent(delta, self.target.batch.perturbable) * self.ball.epsilon, lengths)
+        # Divided first: one factor for what is zero would be infinite.
+        unit = delta / lengths.clamp_min(torch.finfo(delta.dtype).tiny)[:, None, None]
+        return self.project(unit * far[:, None, None], self.all_rows)
 
     def random_points(self, number: int) -> Tensor:
         """Random points inside the ball, (B, L, d): of each example the one of this number."""

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from aajr_hf.environments import WORLDS, expert_rows
-from aajr_hf.evaluation.target import Target
-from aajr_hf.evaluation.token_attack import (
+from aajr_hf.evaluation.attacks.target import Target
+from aajr_hf.evaluation.attacks.tokens import (
     draw_substitutions,
     number_substitutions,
     substitution_radius,
@@ -16,7 +16,7 @@ from aajr_hf.evaluation.token_attack import (
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 
-from .tiny import COPYING_ROWS, COPYING_TOKENIZER, ROWS, TOKENIZER, copying, tokenizer_of, trained
+from ..tiny import COPYING_ROWS, COPYING_TOKENIZER, ROWS, TOKENIZER, copying, tokenizer_of, trained
 
 
 @pytest.mark.parametrize("world", WORLDS)

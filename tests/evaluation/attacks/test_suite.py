@@ -1,0 +1,325 @@
+"""Every attack of the list on policies whose worst case is known: linear, saturated, flat with a cliff."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from aajr_hf.evaluation.attacks.ascent import Ascent
+from aajr_hf.evaluation.attacks.from_others import FromOthers
+from aajr_hf.evaluation.attacks.losses import LOSSES
+from aajr_hf.evaluation.attacks.run import Tallies, UnderAttack, attack_within
+from aajr_hf.evaluation.attacks.search import Search
+from aajr_hf.evaluation.attacks.suite import ATTACKS, CONTROL, MAIN
+from aajr_hf.evaluation.attacks.without_gradients import Transferred
+from aajr_hf.evaluation.means import Means
+from aajr_hf.evaluation.ray import MULTIPLES, add_ray, ray_numbers
+from aajr_hf.evaluation.trust import measure_trust, trust_rules
+
+from .known import DEPTH, EXAMPLES, Visited, along, directions, linear, make_search, make_target, margins, reach
+
+ASCENTS = [name for name, attack in ATTACKS.items() if isinstance(attack, Ascent)]
+BALLS = [("l2", "sequence"), ("l2", "token"), ("linf", "sequence"), ("linf", "token")]
+
+
+def linear_target(norm, scope, **more):
+    """With the radius at which each example breaks."""
+    target = make_target(linear(directions(), margins()), perturbation_norm=norm, perturbation_scope=scope, **more)
+    return target, margins() / reach(directions(), target.batch, norm, scope)
+
+
+def handed_below(target, radius, norm, scope, share):
+    """Points of the ball that raise the wrong logit by this share of what the ball allows."""
+    free = directions() * target.batch.perturbable[..., None]
+    if norm == "linf":
+        best = free.sign()
+    elif scope == "token":
+        best = free / free.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    else:
+        best = free / free.flatten(1).norm(dim=1)[:, None, None]
+    return share * radius[:, None, None] * best
+
+
+def test_all_ways_to_use_a_gradient_are_there():
+    assert set(ASCENTS) == {MAIN, CONTROL, "nll", "tempered_nll", "margin", "scale_free_margin", "cost"}
+    assert {ATTACKS[name].loss for name in ASCENTS} == set(LOSSES)
+    assert list(ATTACKS) == [attack.name for attack in ATTACKS.values()]
+
+
+@pytest.mark.parametrize(("norm", "scope"), BALLS)
+@pytest.mark.parametrize("name", [*ASCENTS, "from_others"])
+def test_each_ascent_breaks_a_linear_policy_just_above_the_radius_and_not_below(name, norm, scope):
+    target, radius = linear_target(norm, scope)
+    for factor, broken in ((0.999, False), (1.002, True)):
+        # Another model's perturbation is no worse than half of what the ball allows.
+        handed = (handed_below(target, radius, norm, scope, 0.5),)
+        search = make_search(target, factor * radius, steps=20, handed=handed)
+        ATTACKS[name](search)
+        assert (search.broken == broken).all()
+        # And the margin it leaves is the ball's smallest.
+        best = (factor - 1) * margins()
+        assert ((search.kept - best).abs() < 2e-3 * margins()).all()
+
+
+@pytest.mark.parametrize(("norm", "scope"), BALLS)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_each_attack_stays_in_its_ball_and_moves_what_may_be_moved(name, norm, scope, monkeypatch):
+    target, radius = linear_target(norm, scope)
+    visited = Visited(monkeypatch)
+    ball = make_search(target, radius)
+    handed = tuple(ball.to_boundary(ball.random_points(7 + number)) for number in range(2))
+    search = make_search(target, radius, steps=6, restarts=2, handed=handed)
+    ATTACKS[name](search)
+    assert len(visited.points) >= 2
+    order = 2 if norm == "l2" else float("inf")
+    for _, delta, rows in visited.points:
+        sizes = delta.norm(p=order, dim=-1).amax(dim=1)
+        if scope == "sequence":
+            sizes = delta.flatten(1).norm(p=order, dim=1)
+        assert (sizes <= radius[rows] * (1 + 1e-12)).all()
+        assert (delta[~target.batch.perturbable[rows]] == 0).all()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_that_does_nothing_would_be_found_out(name):
+    """Well beyond the radius every attack breaks something that is not wrong at its start."""
+    target, radius = linear_target("l2", "sequence")
+    handed = (handed_below(target, radius, "l2", "sequence", 1.01),)
+    search = make_search(target, 8 * radius, handed=handed)
+    ATTACKS[name](search)
+    assert not (target.outcome(target.origin).greedy == 0).any()
+    # Random points are the weakest: one in so many dimensions is long in no single direction.
+    assert search.broken.all() if name != "random" else 2 <= search.broken.sum() <= EXAMPLES
+    assert (search.kept > 0).equal(search.broken)
+
+
+def test_random_points_lie_on_the_boundary_and_are_others_for_each_example(monkeypatch):
+    target, radius = linear_target("l2", "sequence")
+    visited = Visited(monkeypatch)
+    ATTACKS["random"](make_search(target, radius))
+    assert len(visited.points) == ATTACKS["random"].points
+    points = torch.stack([delta for _, delta, _ in visited.points])
+    assert torch.allclose(points.flatten(2).norm(dim=2), radius.expand(len(points), -1), rtol=1e-9)
+    flat = torch.nn.functional.normalize(points.flatten(0, 1).flatten(1), dim=1)
+    similar = (flat @ flat.T - torch.eye(len(flat))).abs().max()
+    assert similar < 0.95
+
+
+def test_transferred_perturbations_break_just_those_that_they_break():
+    target, radius = linear_target("l2", "sequence")
+    factor = torch.where(torch.arange(EXAMPLES) % 3 == 0, 1.01, 0.99)[:, None, None]
+    weak = handed_below(target, radius, "l2", "sequence", 0.5)
+    search = make_search(target, 2 * radius, handed=(weak, factor * 2 * weak))
+    Transferred()(search)
+    assert search.broken.tolist() == [number % 3 == 0 for number in range(EXAMPLES)]
+    assert search.gradients == 0
+
+
+# A policy that is certain.
+
+
+def saturated():
+    """Every answer is right by so many logits that float32 has no gradient of any NLL, nor of the cost."""
+    normals, margin = directions(dtype=torch.float32), margins(torch.float32) + 2
+    target = make_target(linear(normals, margin), sharpness=1000.0, dtype=torch.float32)
+    radius = margin / reach(normals, target.batch, "l2", "sequence")
+    target.scale = 1.05 * radius  # epsilon is 1, in these
+    return target, 1.05 * radius
+
+
+def test_of_a_saturated_policy_the_margins_alone_have_a_gradient():
+    target, radius = saturated()
+    for name in ("warm_nll", "nll", "tempered_nll", "cost"):
+        search = make_search(target, radius)
+        _, gradient = search.climb(target.origin, search.all_rows, ATTACKS[name].loss)
+        assert (gradient == 0).all()
+        ATTACKS[name](search)
+        assert not search.broken.any(), name
+    for name in ("margin", "scale_free_margin"):
+        search = make_search(target, radius)
+        ATTACKS[name](search)
+        assert search.broken.all(), name
+
+
+def attacked(target, names=tuple(ATTACKS), **how):
+    """A model under attack by itself within 1x, and its tallies."""
+    tallies = Tallies()
+    new_search = functools.partial(Search, seeds=list(range(EXAMPLES)), **({"steps": 10} | how))
+    model = UnderAttack(target, new_search, tallies)
+    model.widen(1.0)
+    attack_within({"": model}, [ATTACKS[name] for name in names], "1")
+    return model.search, tallies
+
+
+def failed(target, search, tallies):
+    share = 100 * float((~search.broken).float().mean())
+    # The rules judge where something is left: of more examples, of which these are broken.
+    rules = trust_rules({"1": max(share, 50.0)}, EXAMPLES, tallies, measure_trust(target, 1.0))
+    assert len(rules) == 5
+    return {rule["rule"] for rule in rules if not rule["passed"]}
+
+
+def test_the_suite_breaks_a_saturated_policy_and_the_rules_say_that_its_own_gradient_does_not():
+    target, _ = saturated()
+    search, tallies = attacked(target)
+    assert search.broken.all()
+    assert tallies["margin"]["1"].broken == EXAMPLES and tallies["nll"]["1"].broken == 0
+    assert failed(target, search, tallies) >= {
+        "the agent's own gradient breaks what another loss breaks",
+        "gradients do not vanish",
+    }
+
+
+def test_a_linear_policy_passes_the_rules():
+    target, radius = linear_target("l2", "sequence")
+    target.scale = 1.05 * radius
+    search, tallies = attacked(target)
+    assert search.broken.all() and tallies[MAIN]["1"].broken == EXAMPLES
+    assert failed(target, search, tallies) == set()
+
+
+# A policy that is flat at the data and wrong behind a wall.
+
+WALL, FOOT = 1.6, 1.2
+
+
+def unit_normals(target):
+    free = directions() * target.batch.perturbable[..., None]
+    return free / free.flatten(1).norm(dim=1)[:, None, None]
+
+
+def cliff(slope: float = 0.0, foot: float = WALL):
+    """
+    Along one direction: flat (but for a slope) up to the foot, rising a little from there to the wall, and wrong behind it. With each
+    example's perturbable positions in the direction.
+    """
+    plain = make_target(lambda delta, numbers: delta.new_zeros(len(delta)), epsilon=2.0)
+    normals = unit_normals(plain)
+
+    def height(delta, numbers):
+        t = along(delta, numbers, normals)
+        return torch.where(t > WALL, 5.0, slope * t + 0.5 * (t - foot).clamp_min(0) - 5.0)
+
+    return make_target(height, epsilon=2.0), normals
+
+
+def test_on_a_plateau_an_agents_own_gradients_find_nothing_and_others_know_more():
+    target, normals = cliff()
+    search, tallies = attacked(target, restarts=2)
+    assert not search.broken.any()
+    assert "gradients do not vanish" in failed(target, search, tallies)
+    smooth = make_target(linear(normals, torch.full_like(margins(), 10.0)), epsilon=2.0)
+    for names, broken in ((ASCENTS, False), ((*ASCENTS, "transferred"), True), ((*ASCENTS, "from_others"), True)):
+        tallies = Tallies()
+        new_search = functools.partial(Search, seeds=list(range(EXAMPLES)), steps=10)
+        models = {"flat": UnderAttack(target, new_search, tallies), "smooth": UnderAttack(smooth, new_search)}
+        for model in models.values():
+            model.widen(1.0)
+        attack_within(models, [ATTACKS[name] for name in names], "1")
+        assert (models["flat"].search.broken == broken).all()
+        assert not models["smooth"].search.broken.any()
+    assert tallies["from_others"]["1"].broken == EXAMPLES
+    assert "the agent's own gradient breaks what other models break" in failed(target, models["flat"].search, tallies)
+
+
+def test_from_others_goes_on_where_what_is_handed_does_not_break():
+    """At the foot of the wall, where the gradient begins."""
+    target, normals = cliff(foot=FOOT)
+    for share, broken in ((0.9 * FOOT, False), (1.1 * FOOT, True)):
+        search = make_search(target, target.ball(1.0).epsilon, handed=(share * normals,))
+        Transferred()(search)
+        assert not search.broken.any()
+        ATTACKS["from_others"](search)
+        assert (search.broken == broken).all()
+
+
+def test_from_others_starts_where_the_loss_is_highest():
+    target, normals = cliff(foot=FOOT)
+    at = [0.1, 0.2, 0.3, 1.1]
+    parity = torch.arange(EXAMPLES) % 2 == 0
+    # The only good start is the last that is handed to even examples, the first to odd ones.
+    handed = tuple(
+        torch.where(parity, a, b)[:, None, None] * FOOT * normals for a, b in zip(at, reversed(at), strict=True)
+    )
+    for starts in (1, 2):
+        search = make_search(target, target.ball(1.0).epsilon, handed=handed)
+        FromOthers("", "nll", starts=starts)(search)
+        assert search.broken.all()
+
+
+def test_steps_that_cross_the_ball_find_a_cliff_behind_the_faintest_slope():
+    target, _ = cliff(slope=1e-6)
+    search = make_search(target, target.ball(1.0).epsilon, steps=1)
+    ATTACKS["margin"](search)
+    assert search.broken.all()
+
+
+def test_the_ray_falls_off_the_cliff_where_it_is():
+    target, normals = cliff()
+    totals = Means()
+    add_ray(target, 2.0 * normals, totals)  # epsilon is 2: the wall is at 0.8
+    ray = ray_numbers(totals.result()["ray"])
+    assert ray["multiples"] == list(MULTIPLES) and 0.75 in MULTIPLES and 1.0 in MULTIPLES
+    assert ray["success"] == [100.0 if 2 * multiple <= WALL else 0.0 for multiple in MULTIPLES]
+    for multiple, nll, sampled in zip(MULTIPLES, ray["nll"], ray["sampled_success"], strict=True):
+        expected = torch.tensor([0.0, -5.0 if 2 * multiple <= WALL else 5.0, -DEPTH, -DEPTH]).double()
+        # Of an answer of two tokens the other one is certain.
+        probability = float(expected.softmax(dim=0)[0])
+        assert sampled == pytest.approx(100 * probability, rel=1e-5)
+        assert nll == pytest.approx(-float(torch.tensor(probability).log()), rel=1e-3)
+
+
+# What one model hands to another.
+
+
+def test_what_is_handed_over_counts_in_each_models_own_unit():
+    """The same perturbation is tried at three times the length on a model whose embeddings are three times as long."""
+    normals = unit_normals(make_target(None))
+    sure = torch.full_like(margins(), 10.0)
+    source = make_target(linear(normals, sure), epsilon=0.5)
+    source.scale = torch.linspace(1.0, 2.0, EXAMPLES, dtype=torch.float64)
+    flat = make_target(lambda delta, numbers: 0 * delta.flatten(1).sum(dim=1) - 1, epsilon=0.5)
+    flat.scale = 3 * source.scale
+    new_search = functools.partial(Search, seeds=list(range(EXAMPLES)), steps=10)
+    models = {"flat": UnderAttack(flat, new_search, Tallies()), "source": UnderAttack(source, new_search)}
+    for multiple in (1.0, 1.5):
+        for model in models.values():
+            model.widen(multiple)
+        attack_within(models, ATTACKS.values(), f"{multiple:g}")
+        (handed,) = models["flat"].search.handed
+        expected = (multiple * 0.5 * flat.scale)[:, None, None] * normals
+        assert torch.allclose(handed, expected, rtol=1e-6, atol=1e-9)
+    assert models["source"].search.handed == ()  # it is there for the other one only
+
+
+# A further attack.
+
+
+@dataclass(frozen=True)
+class Given:
+    """Breaks with a perturbation that it is given."""
+
+    delta: torch.Tensor
+    name: str = "given"
+    from_others = False
+    every_example = False
+
+    def __call__(self, search):
+        search.visit(search.project(self.delta[search.target.policy.numbers], search.all_rows), search.all_rows)
+
+
+def test_a_further_attack_is_one_object():
+    target, radius = linear_target("l2", "sequence")
+    target.scale = 1.1 * radius
+    of_even = (torch.arange(EXAMPLES) % 2 == 0)[:, None, None]
+    mine = Given(of_even * handed_below(target, radius, "l2", "sequence", 1.05))
+    tallies = Tallies()
+    model = UnderAttack(target, functools.partial(Search, seeds=list(range(EXAMPLES)), steps=10), tallies)
+    model.widen(1.0)
+    attack_within({"": model}, [ATTACKS["random"], mine, ATTACKS["margin"]], "1")
+    found = [(name, tally["1"].attacked, tally["1"].broken, tally["1"].left) for name, tally in tallies.items()]
+    assert found == [("random", 16, 0, 16), ("given", 16, 8, 8), ("margin", 8, 8, 0)]
+    assert all(tally["1"].alone is None for tally in tallies.values())
