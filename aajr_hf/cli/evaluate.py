@@ -250,12 +250,15 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
         write_report(results, output)
-    printed = Console()
-    printed.print(results_table(results))
-    for table in attack_tables(results) + membership_tables(results) + stability_tables(results):
+    # Names and paths are not markup; whether to trust the tables stands above them.
+    printed = Console(markup=False)
+    trust, *sentences = summary_sentences(results)
+    printed.print(trust, soft_wrap=True)
+    tables = attack_tables(results) + membership_tables(results) + stability_tables(results)
+    for table in [results_table(results), *tables]:
         printed.print()
         printed.print(table)
-    for sentence in summary_sentences(results):
+    for sentence in sentences:
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
 

@@ -68,7 +68,7 @@ def measure_together(
 
     # First, so that a damaged file is found before minutes are spent.
     seconds = {name: _train_seconds(path) for name, path in models.items()}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, user_errors():
         tasks = {name: progress.add_task(f"Attacking {name}", total=steps) for name in models}
         runs = measure(lambda name: progress.advance(tasks[name]))

@@ -140,7 +140,7 @@ def simulate(arguments, name: str) -> None:
     console = Console()
     console.print(simulation_table(records))
     console.print(f"{steps} agent-steps in {seconds:.1f} s: {steps / seconds:.0f} a second.", highlight=False)
-    console.print(f"Episodes: {file}", soft_wrap=True, highlight=False)
+    console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _play(worlds: list[Any], players: list[Any], arguments, settings: dict, file: Path, records: list[dict]) -> None:

@@ -50,6 +50,8 @@ def check_transfers(agents: Agents, sources: Agents, rows: list[dict[str, Any]])
                 console.print(
                     f"note: {one} and {other} are not attacked with each other's perturbations: {reason}.",
                     soft_wrap=True,
+                    markup=False,
+                    highlight=False,
                 )
 
 
@@ -66,7 +68,7 @@ def make_surrogates(
     rows = expert_rows(world, EXAMPLES, seed=settings.seed)
     for name, agent in agents.items():
         folder = output / "surrogates" / name
-        console.print(f"Making a surrogate of {name} in {folder}", soft_wrap=True)
+        console.print(f"Making a surrogate of {name} in {folder}", soft_wrap=True, markup=False, highlight=False)
         with user_errors():
             made[f"surrogate of {name}"] = make_surrogate(agent, rows, settings.threat, folder)
     return made
