@@ -37,7 +37,8 @@ def run(argv: list[str]) -> int:
     world = world_for(models, arguments.environment)
     if arguments.opponent is None and WORLDS[world].two_sided:
         arguments.opponent = SCRIPTED
-    arguments.threat = threat_of(arguments, models[:1])
+    if arguments.attack is not None:
+        arguments.threat = threat_of(arguments, [arguments.model])
     for name, default in (("attack_steps", 10), ("attack_restarts", 1)):
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)

@@ -117,7 +117,9 @@ def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Talli
             continue
         worst, p = min(((test, _more_than(test[3], test[4])) for test in found), key=lambda pair: pair[1])
         _, name, multiple, broken, again, left = worst
-        detail = f"at {times(multiple)} it left {left}; {attack_name(name)} broke {broken} of them, a second start {again}"
+        detail = (
+            f"at {times(multiple)} it left {left}; {attack_name(name)} broke {broken} of them, a second start {again}"
+        )
         rule = f"the agent's own gradient breaks what {group} break{'s' * (group == 'another loss')}"
         rules.append(_rule(rule, p * len(tests) >= _LEVEL, detail))
     return rules
