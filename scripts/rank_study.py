@@ -75,7 +75,8 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
     from aajr_hf.environments import held_out_rows
     from aajr_hf.evaluation.agents import load_agent
     from aajr_hf.evaluation.rank import update_spectra
-    from aajr_hf.evaluation.robustness import RobustnessSettings, evaluate_agent
+    from aajr_hf.evaluation.robustness import evaluate_agent
+    from aajr_hf.evaluation.settings import RobustnessSettings
 
     adapter, _, rank = run.adapter.partition(":")
     folder, base = work / run.label, work / "base"

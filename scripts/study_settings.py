@@ -10,15 +10,23 @@ from pathlib import Path
 import yaml
 
 from aajr_hf.evaluation.settings import RobustnessSettings
+from aajr_hf.evaluation.threat_model import ThreatModel
 from aajr_hf.training.model_card import weights_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Base agents of the committed results, in bfloat16, so that every machine starts from the same ones.
 AGENTS = ROOT / "docs" / "results" / "agents"
 EPSILON = 0.25
+# Raises the expected system cost: the study asks for no other attack, neither here nor in episodes.
+ATTACK = "cost"
 # How agents are attacked and measured; the radii are relative ones of 0.1, 0.2, 0.3 and 0.5.
 MEASURES = RobustnessSettings(
-    train_epsilon=EPSILON, multiples=(0.4, 0.8, 1.2, 2.0), attack_steps=10, attack_restarts=1, spectral_examples=32
+    threat=ThreatModel(epsilon=EPSILON),
+    multiples=(0.4, 0.8, 1.2, 2.0),
+    attacks=(ATTACK,),
+    attack_steps=10,
+    attack_restarts=1,
+    spectral_examples=32,
 )
 # Relative radii of the adversary that acts in episodes, and its steps.
 IN_EPISODES, EPISODE_STEPS = (0.2, 0.5), 5

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from study_settings import (
+    ATTACK,
     EPISODE_STEPS,
     EPSILON,
     IN_EPISODES,
@@ -70,6 +71,7 @@ def measure(run: Run, preset: Preset, folder: Path) -> dict:
     # Settings are chosen on other observations than those of the results: their seeds differ.
     rows = held_out_rows(run.world, preset.tuning_examples if tuning else preset.examples, seed=run.seed)
     numbers = evaluate_agent(*agent, rows, replace(MEASURES, seed=run.seed))
+    del numbers["outcomes"]  # thousands a run, and runs are paired by seed
     return numbers if tuning else numbers | {"shocked": shocked(run, preset, agent)}
 
 
@@ -89,10 +91,14 @@ def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, e
     from aajr_hf.environments import WORLDS
     from aajr_hf.evaluation.simulation import episode_seeds, play
     from aajr_hf.evaluation.simulation_players import AttackSettings, Experts, ModelPlayer
+    from aajr_hf.evaluation.threat_model import ThreatModel
 
     kind, magnitude = WORLDS[run.world], SHOCKS[run.world][shock] if shock else 0
     worlds = [kind(shock=shock, magnitude=magnitude) for _ in range(min(preset.episodes, 12))]
-    player = ModelPlayer(*agent, attack=None if epsilon is None else AttackSettings(epsilon, EPISODE_STEPS, 1))
+    attack = None
+    if epsilon is not None:
+        attack = AttackSettings(ThreatModel(epsilon=epsilon), ATTACK, EPISODE_STEPS)
+    player = ModelPlayer(*agent, attack=attack)
     opponent = Experts() if kind.two_sided else None
     records = [r for some in play(worlds, episode_seeds(preset.episodes, run.seed), player, opponent) for r in some]
     means = {name: sum(r["metrics"][name] for r in records) / len(records) for name in records[0]["metrics"]}

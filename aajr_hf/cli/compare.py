@@ -82,9 +82,12 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
     console = Console()
     # Narrower the table would lose digits; a pipe is taken for 80 characters wide.
     console.width = max(TABLE_WIDTH, console.width)
+    # Whether to trust the tables stands above them.
+    trust, *sentences = comparison_sentences(comparison)
+    console.print(trust, soft_wrap=True, markup=False)
     for table in [comparison_table(comparison), *membership_tables(results)]:
         console.print(table)
-    for sentence in comparison_sentences(comparison):
+    for sentence in sentences:
         console.print(sentence, soft_wrap=True, markup=False)
     console.print(f"Report: {output / 'comparison.html'}", soft_wrap=True, markup=False)
 

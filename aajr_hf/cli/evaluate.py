@@ -7,27 +7,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..environments import held_out_rows
-from ..evaluation.attacks.suite import ATTACKS
+from ..environments import expert_rows, held_out_rows
+from ..evaluation.attacks.suite import ATTACKS, MAIN
 from ..evaluation.results import new_results
 from ..evaluation.settings import TOKEN, RobustnessSettings
 from . import evaluate_tool_calls as tool_calls
 from .errors import UserError, user_errors
-from .measuring import load_agents, measure_together, weights_of
+from .measuring import check_train_seconds, load_agents, measure_together, weights_of
 from .options import check_output, check_seed
 from .parsing import ArgumentParser
 from .threat import add_threat, threat_of
-from .transfer import check_transfers, load_sources, make_surrogates
+from .transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
 from .worlds import WORLD_HELP, world_for
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
-attack, and how strongly their logits answer to perturbations. Prints a table; writes results.json, plots and a
-self-contained report.html. An agent withstands a radius where none of the attacks breaks its answer; each is attacked with what was found
-on the others, too.
+attack, and how strongly their logits answer to perturbations. Says whether the numbers under attack can be trusted,
+and prints tables; writes results.json, plots and a self-contained report.html.
+
+Several attacks are tried, one after the other. An agent withstands a radius where none of them changes its answer.
+Agents that are evaluated together are attacked with what was found on each other, too.
 
     aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
-    aajr evaluate outputs/agent --surrogate                 # alone: attacked in place of a smoother copy of itself, too
-    aajr evaluate outputs/caller --dataset_name data/bfcl --dataset_format bfcl     # are its tool calls valid, and right?
+    aajr evaluate outputs/agent --surrogate         # one agent alone: attacked by way of a smoother copy of it, too
+    aajr evaluate outputs/caller --dataset_name data/bfcl --dataset_format bfcl     # are its tool calls right?
 """
 
 
@@ -61,51 +63,63 @@ def add_measurement(parser: ArgumentParser) -> None:
         type=float,
         nargs="+",
         default=[0.5, 1.0, 1.5],
-        help="attack radii, in multiples of --epsilon (default: 0.5 1 1.5)",
+        help="how far the attacks go, in multiples of --epsilon (default: 0.5 1 1.5)",
     )
     parser.add_argument("--examples", type=int, default=256, help="held-out observations (default: %(default)s)")
     parser.add_argument(
         "--attacks",
         nargs="+",
         metavar="ATTACK",
-        help=f"of {', '.join(names())} (default: all but {TOKEN}, which writes other numbers into the observation)",
+        help=f"what is tried, of {', '.join(names())} (default: all but {TOKEN}, which writes other numbers into the "
+        "observation)",
     )
-    parser.add_argument("--attack_steps", type=int, default=10, help="steps of each ascent (default: %(default)s)")
+    parser.add_argument(
+        "--attack_steps",
+        type=int,
+        default=10,
+        help="steps of each attack that follows a gradient (default: %(default)s)",
+    )
     parser.add_argument(
         "--attack_restarts",
         type=int,
         default=1,
-        help="ascents per attack, the first without perturbation, the others from random points (default: %(default)s)",
+        help="how often each of them starts: first from the prompt as it is, then from random points in the ball "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--exhaustive",
         action="store_true",
-        help="let every attack see every example, to show what each alone leaves; otherwise it sees those that are not broken yet",
+        help="let every attack try every example, which takes longer and shows what each of them alone leaves; otherwise "
+        "it tries those that nothing before it has broken",
     )
     parser.add_argument(
         "--transfer_from",
         nargs="+",
         default=[],
         metavar="MODEL",
-        help="further models whose perturbations are tried on the agents",
+        help="further models to attack, only to try on the agents what is found on them; with the agents' tokenizer and "
+        "width",
     )
     parser.add_argument(
         "--surrogate",
         action="store_true",
-        help="make a smoother copy of each agent, by a few dozen steps with a strong penalty, and try its perturbations on the agents; "
-        "kept beside the results",
+        help="train a smoother copy of each agent, a surrogate, and try on the agents what is found on it: it shows the way "
+        "where an agent's own gradients do not; kept in the folder surrogates of --output",
     )
     parser.add_argument(
-        "--token_trials", type=int, default=64, help="substitutions per example, for token (default: %(default)s)"
+        "--token_trials",
+        type=int,
+        default=64,
+        help=f"numbers that the attack {TOKEN} tries per observation (default: %(default)s)",
     )
     parser.add_argument(
         "--budget",
         type=float,
-        help="amplification of F_ad and F_gamma, whose shares of the examples are shown (default: that of each agent's recipe, "
-        "if any)",
+        help="amplification gamma: shows how many examples keep it along the ascent (F_ad) and in every direction (F_gamma) "
+        "(default: the amplification_budget of each agent's recipe, if any)",
     )
     parser.add_argument("--batch_size", type=int, help="examples per forward (default: 128; of tool calls, 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of observations and attack (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of observations and attacks (default: %(default)s)")
     add_threat(parser)
 
 
@@ -147,12 +161,27 @@ def check_measurement(arguments) -> None:
         raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
     if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
         raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
-    for attack in arguments.attacks or ():
+    _check_attacks(arguments)
+    check_output(arguments.output, "--output")
+
+
+def _check_attacks(arguments) -> None:
+    """Whether each attack and each option of one changes something."""
+    chosen = arguments.attacks
+    for attack in chosen or ():
         if attack not in names():
             raise UserError(
                 f"`--attacks`: there is no attack {attack!r}: choose of {', '.join(names())}, and name models first."
             )
-    check_output(arguments.output, "--output")
+    others = [name for name, attack in ATTACKS.items() if attack.from_others]
+    if chosen and not set(chosen) - {TOKEN, *others}:
+        raise UserError(
+            f"`--attacks`: {', '.join(chosen)} alone says nothing of radii: add another one, such as {MAIN}."
+        )
+    if chosen and not set(chosen) & set(others):
+        for option in ("transfer_from", "surrogate"):
+            if getattr(arguments, option):
+                raise UserError(f"`--{option}` changes nothing without an attack of {', '.join(others)}: add one.")
 
 
 def by_name(models: list[str]) -> dict[str, str]:
@@ -205,16 +234,22 @@ def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
     from ..evaluation.robustness import evaluate_agents, progress_steps
 
     settings = settings_of(arguments, models.values())
+    _check_others(arguments, models)
+    if arguments.surrogate:
+        check_surrogates(models, arguments.transfer_from, arguments.output)
     rows = held_out_rows(world, arguments.examples, seed=settings.seed)
     agents = load_agents(models)
     with user_errors():
         budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
-    sources = load_sources(arguments.transfer_from, agents)
+    sources = load_sources(arguments.transfer_from, models)
+    check_transfers(agents, sources, rows)
     if TOKEN in settings.attacks:
         _check_numbers(agents, rows)
-    if arguments.surrogate:
-        sources |= make_surrogates(agents, models, world, settings, arguments.output)
-    check_transfers(agents, sources, rows)
+    if arguments.surrogate:  # last, because it takes minutes
+        check_train_seconds(models)
+        sources |= make_surrogates(
+            agents, expert_rows(world, EXAMPLES, seed=settings.seed), settings, arguments.output
+        )
     runs = measure_together(
         models,
         progress_steps(settings, len(rows)),
@@ -236,7 +271,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     [`measure`], write `results.json`, plots and `report.html` into `--output` and print the tables.
 
     Raises:
-        UserError: for a model that cannot be loaded or attacked; nothing is written then.
+        UserError: for a model that cannot be loaded or attacked; nothing is written then, but surrogates that were made.
     """
     from rich.console import Console
 
@@ -250,14 +285,27 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
         write_report(results, output)
-    printed = Console()
-    printed.print(results_table(results))
-    for table in attack_tables(results) + membership_tables(results) + stability_tables(results):
+    # Names and paths are not markup; whether to trust the tables stands above them.
+    printed = Console(markup=False)
+    trust, *sentences = summary_sentences(results)
+    printed.print(trust, soft_wrap=True)
+    tables = attack_tables(results) + membership_tables(results) + stability_tables(results)
+    for table in [results_table(results), *tables]:
         printed.print()
         printed.print(table)
-    for sentence in summary_sentences(results):
+    for sentence in sentences:
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+
+
+def _check_others(arguments, models: dict[str, str]) -> None:
+    """Whether an attack that was asked for by name, and that tries what was found on other models, has some."""
+    asked = [name for name in arguments.attacks or () if name in ATTACKS and ATTACKS[name].from_others]
+    if asked and len(models) == 1 and not arguments.transfer_from and not arguments.surrogate:
+        raise UserError(
+            f"`--attacks`: {', '.join(asked)} tries what was found on other models, and there is none: evaluate several "
+            "agents, or give `--transfer_from` or `--surrogate`."
+        )
 
 
 def _check_numbers(agents: dict[str, Any], rows: list[dict[str, Any]]) -> None:

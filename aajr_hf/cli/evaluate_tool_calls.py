@@ -104,11 +104,15 @@ def evaluate(models: dict[str, str], arguments) -> None:
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)
-    printed = Console()
+    # Names and paths are not markup; whether to trust the tables stands above them.
+    printed = Console(markup=False)
+    trust, *sentences = tool_call_sentences(results)
+    printed.print(trust, soft_wrap=True)
+    printed.print()
     for table in tool_call_tables(results):
         printed.print(table)
         printed.print()
-    for sentence in tool_call_sentences(results):
+    for sentence in sentences:
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {arguments.output / 'report.html'}", soft_wrap=True)
 

@@ -66,9 +66,8 @@ def measure_together(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    # First, so that a damaged file is found before minutes are spent.
-    seconds = {name: _train_seconds(path) for name, path in models.items()}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    seconds = check_train_seconds(models)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, user_errors():
         tasks = {name: progress.add_task(f"Attacking {name}", total=steps) for name in models}
         runs = measure(lambda name: progress.advance(tasks[name]))
@@ -80,6 +79,16 @@ def weights_of(models: dict[str, str]) -> dict[str, Any]:
     from ..training.model_card import weights_digest
 
     return {"models": models, "weights": {name: weights_digest(Path(path)) for name, path in models.items()}}
+
+
+def check_train_seconds(models: dict[str, str]) -> dict[str, float | None]:
+    """
+    How long each model was trained, as far as that is known: before minutes are spent.
+
+    Raises:
+        UserError: for what its training left that cannot be read.
+    """
+    return {name: _train_seconds(path) for name, path in models.items()}
 
 
 def _train_seconds(path: str) -> float | None:

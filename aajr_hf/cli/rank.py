@@ -90,7 +90,7 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
         output.mkdir(parents=True, exist_ok=True)
         (output / "rank.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
         (output / "rank.png").write_bytes(rank_plot(result))
-    console = Console()
+    console = Console(markup=False)  # paths are none
     console.print(rank_table(result))
     console.print(result["recommendation"]["sentence"], soft_wrap=True)
     console.print(f"Written: {output / 'rank.json'}, {output / 'rank.png'}", soft_wrap=True)

@@ -37,7 +37,8 @@ def run(argv: list[str]) -> int:
     world = world_for(models, arguments.environment)
     if arguments.opponent is None and WORLDS[world].two_sided:
         arguments.opponent = SCRIPTED
-    arguments.threat = threat_of(arguments, models[:1])
+    if arguments.attack is not None:
+        arguments.threat = threat_of(arguments, [arguments.model])
     for name, default in (("attack_steps", 10), ("attack_restarts", 1)):
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)
@@ -140,7 +141,7 @@ def simulate(arguments, name: str) -> None:
     console = Console()
     console.print(simulation_table(records))
     console.print(f"{steps} agent-steps in {seconds:.1f} s: {steps / seconds:.0f} a second.", highlight=False)
-    console.print(f"Episodes: {file}", soft_wrap=True, highlight=False)
+    console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _play(worlds: list[Any], players: list[Any], arguments, settings: dict, file: Path, records: list[dict]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -14,19 +15,21 @@ from .parsing import ArgumentParser
 
 FIELDS = tuple(field.name for field in fields(ThreatModel))
 _HELP = {
-    "epsilon_mode": "whether epsilon counts mean norms of the prompt's embeddings, or is in their units",
-    "perturbation_norm": "norm of the ball",
-    "perturbation_scope": "one ball over all perturbed tokens, or one per token",
-    "perturbed_tokens": "which tokens the adversary moves",
+    "epsilon_mode": "relative: epsilon counts mean norms of the moved embeddings; absolute: it is a length as it stands",
+    "perturbation_norm": "norm by which the ball is measured",
+    "perturbation_scope": "sequence: one ball over all moved tokens together; token: one around each",
+    "perturbed_tokens": "which tokens the adversary moves (without a recipe prompt, and on tool calls observation)",
 }
 
 
 def add_threat(parser: ArgumentParser) -> None:
     """The options of the threat model."""
-    group = parser.add_argument_group("threat model (default: the one that the agents were trained against)")
-    group.add_argument(
-        "--epsilon", type=float, help="radius of the ball, as a multiple of the prompt's mean embedding norm"
+    group = parser.add_argument_group(
+        "threat model",
+        "What the adversary may do: move the embeddings of the prompt's tokens within a ball. Each of these is by default "
+        "as in the recipes of the agents, which have to agree on it, and without a recipe the default of `aajr train`.",
     )
+    group.add_argument("--epsilon", type=float, help="radius of the ball, in units of --epsilon_mode")
     for name, text in _HELP.items():
         group.add_argument(f"--{name}", choices=CHOICES[name], help=text)
 
@@ -55,7 +58,8 @@ def threat_of(arguments, models: Iterable[str], **defaults: str) -> ThreatModel:
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{value} ({model})" for model, value in found.items())
             raise UserError(
-                f"`{name}`: the agents were trained against different adversaries: {listed}: give `--{name}`."
+                f"`{name}`: the agents were trained against different adversaries, {listed}: say which one attacks all "
+                f"of them, with `--{name}`."
             )
         if found:
             chosen[name] = next(iter(found.values()))
@@ -68,9 +72,16 @@ def _trained_against(folder: Path) -> dict[str, float | str] | None:
         return None
     recipe = with_radius(recipe_in(folder))
     found = {name: recipe.get(name, getattr(AAJRConfig, name)) for name in FIELDS}
+    for name in _HELP:
+        if found[name] not in list(CHOICES[name]):  # a list, because YAML's values need not have a hash
+            known = ", ".join(CHOICES[name])
+            raise ValueError(f"{folder / RECIPE}: `{name}` must be one of {known}; got {found[name]!r}.")
     try:
-        found["epsilon"] = float(found["epsilon"])
-        ThreatModel(**found)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / RECIPE}: {error}") from error
-    return found if found["epsilon"] > 0 else None
+        epsilon = float(found["epsilon"])
+    except (TypeError, ValueError):
+        epsilon = math.nan
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(
+            f"{folder / RECIPE}: `epsilon` must be a finite number of at least 0; got {found['epsilon']!r}."
+        )
+    return found | {"epsilon": epsilon} if epsilon > 0 else None

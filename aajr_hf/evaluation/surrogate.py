@@ -6,20 +6,29 @@ agent's own weights.)
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers.utils import logging
 
 from ..training.config import AAJRConfig
+from ..training.recipe import recipe_of
 from ..training.trainer import AAJRTrainer
 from .threat_model import ThreatModel
 
-EXAMPLES, STEPS, BATCH_SIZE = 2000, 60, 32
+STEPS, BATCH_SIZE = 60, 32
 LEARNING_RATE, LAMBDA = 1e-3, 6e-4
 
 
@@ -31,10 +40,36 @@ def make_surrogate(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     A copy of an agent, fine-tuned for [`STEPS`] steps on rows with `prompt` and `completion` against the threat model's adversary, with a
-    strong penalty; saved in the folder, to be loaded as any agent.
+    strong penalty; saved in the folder, to be loaded as any agent. Of an adapter that is not merged, the adapter alone is trained.
+
+    The folder appears, or replaces an older one, when all of it is written.
+
+    Raises:
+        ValueError, OSError: for an agent or rows that cannot be trained on, and a folder that cannot be written to.
+        FloatingPointError: when training diverges.
     """
-    model, tokenizer = copy.deepcopy(agent[0]).requires_grad_(True), agent[1]
-    on_cpu = model.device.type == "cpu"
+    model, tokenizer = copy.deepcopy(agent[0]), agent[1]
+    _make_trainable(model)
+    with _quietly(), torch.random.fork_rng(), _new_folder(folder) as unfinished:
+        config = _config(unfinished, threat, on_cpu=model.device.type == "cpu")
+        trainer = AAJRTrainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.recipe = recipe_of(config) | {"output_dir": str(folder)}
+        trainer.train()
+        trainer.save_final()
+    return trainer.model.eval(), tokenizer
+
+
+def _make_trainable(model: PreTrainedModel) -> None:
+    if not isinstance(model, PeftModel):
+        model.requires_grad_(True)
+        return
+    # Its folder holds the adapter alone: what is changed beside it would be lost.
+    model.requires_grad_(False)
+    model.set_adapter(model.active_adapter)
+
+
+def _config(folder: Path, threat: ThreatModel, on_cpu: bool) -> AAJRConfig:
     config = AAJRConfig(
         str(folder),
         **asdict(threat),
@@ -56,8 +91,46 @@ def make_surrogate(
         disable_tqdm=True,
         logging_steps=STEPS,
     )
-    with torch.random.fork_rng():
-        trainer = AAJRTrainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
-        trainer.train()
-        trainer.save_final()
-    return trainer.model.eval(), tokenizer
+    if config.n_gpu > 1:  # on the agent's own alone
+        config._n_gpu = 1
+    return config
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside this one, which takes its place at the end; nothing of it is left if there is an error before."""
+    new = [path for path in folder.parents if not path.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as temporary:
+            # Of the same name: the model card has it as its title.
+            unfinished = Path(temporary) / folder.name
+            yield unfinished
+            if folder.exists():
+                os.replace(folder, Path(temporary) / ".old")
+            os.replace(unfinished, folder)
+    except BaseException:
+        for path in new:
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the bars, logs and warnings of the libraries: this is no training that anybody follows."""
+    verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if shown:
+            logging.enable_progress_bar()
+        if not bars:
+            datasets.enable_progress_bars()
