@@ -24,17 +24,36 @@ from aajr_hf.evaluation.chance import mean_interval
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "docs" / "results" / "agents" / "congestion"
 TUNING_SEED = 0
-K1, PENALISED = {"ascent_steps": 1}, {"regularizer_lambda": 6e-4}
-# Name -> recipe, and what differs from it. What differs is written out in full, so that a recipe may change.
-OLD = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 1, **PENALISED}
+K1, K3 = {"ascent_steps": 1}, {"ascent_steps": 3}
+# What differs from a recipe is written out in full, so that the recipe may change.
+SAMPLED = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 1}
+
+
+def _aajr(weight: float, **fields) -> tuple[str, dict]:
+    return "aajr", SAMPLED | K1 | {"regularizer_lambda": weight} | fields
+
+
+# Name -> recipe, and fields that differ from it.
 SETTINGS: dict[str, tuple[str, dict]] = {
-    "adversarial, K = 3": ("adversarial", {"ascent_steps": 3}),
+    "adversarial, K = 3": ("adversarial", K3),
     "adversarial, K = 1": ("adversarial", K1),
-    "global spectral, K = 3": ("global", {"ascent_steps": 3}),
+    "global spectral, K = 3": ("global", K3),
     "global spectral, K = 1": ("global", K1),
-    "AAJR, K = 3": ("aajr", OLD | {"ascent_steps": 3}),
-    "AAJR, K = 1": ("aajr", OLD | K1),
+    "random direction, K = 1": _aajr(0.03, regularizer="random_direction"),
+    "AAJR, K = 3, lambda 6e-5": _aajr(6e-5, **K3),
+    "AAJR, K = 3, lambda 6e-4": _aajr(6e-4, **K3),
+    "AAJR, K = 1, lambda 6e-6": _aajr(6e-6),
+    "AAJR, K = 1, lambda 6e-5": _aajr(6e-5),
+    "AAJR, K = 1, lambda 6e-4": _aajr(6e-4),
+    "AAJR, K = 1, lambda 6e-3": _aajr(6e-3),
+    "penalty to 2 epsilon, lambda 6e-4": _aajr(6e-4, penalty_radius=2),
+    "penalty to 3 epsilon, lambda 6e-4": _aajr(6e-4, penalty_radius=3),
+    "Fisher metric, lambda 0.1": _aajr(0.1, penalty_output="fisher"),
+    "Fisher metric, lambda 1": _aajr(1.0, penalty_output="fisher"),
+    "margin, lambda 6e-4": _aajr(6e-4, penalty_output="margin"),
+    "margin, lambda 6e-3": _aajr(6e-3, penalty_output="margin"),
 }
+FINALISTS = ["adversarial, K = 3", "adversarial, K = 1", "global spectral, K = 3", "AAJR, K = 1, lambda 6e-5"]
 
 
 def folder_of(work: Path, name: str, seed: int) -> Path:
@@ -176,8 +195,6 @@ def main() -> None:
     (arguments.output / "recipe.json").write_text(json.dumps(runs, indent=1) + "\n")
     (arguments.output / "recipe.md").write_text(page(runs))
 
-
-FINALISTS = ["adversarial, K = 3", "adversarial, K = 1", "global spectral, K = 3", "AAJR, K = 1"]
 
 if __name__ == "__main__":
     main()
