@@ -5,7 +5,7 @@ Whether training meets an amplification budget, wherever lambda begins.
     python scripts/budget.py --models outputs/congestion outputs/commons outputs/hide_and_seek --output docs/results
 
 Trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the lambda that this run has
-found. With the settings of recipes/congestion/aajr-amortised.yaml, but the default warm-up and a learning rate that stays at 5e-4, so
+found. With the settings of recipes/congestion/aajr-amortised.yaml, but three ascent steps, the default warm-up and a learning rate that stays at 5e-4, so
 that the end of a run is no result of its schedule. Runs that are there, in `--work`, are not made again. Writes budget.md, .png and .json.
 """
 
@@ -36,6 +36,7 @@ def train(model: Path, world: str, start: float, budget: float, steps: int, fold
             "model_name_or_path": model,
             "output_dir": folder,
             "overwrite": "true",
+            "ascent_steps": 3,
             "amplification_budget": budget,
             "regularizer_lambda": start,
             "max_steps": steps,

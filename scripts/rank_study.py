@@ -30,7 +30,7 @@ RECIPE = ROOT / "recipes" / "congestion" / "aajr.yaml"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 2, 4, 8, 16, 32)), "hira:8", "shira:8", "oft:8"]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TUNING_SEED = 100
-MULTIPLE = 2.0
+MULTIPLE = 1.0
 
 
 @dataclass(frozen=True)
