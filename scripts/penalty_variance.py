@@ -42,7 +42,7 @@ def trainer_for(model: str, batch_size: int, batches: int, folder: str) -> AAJRT
     """The recipe's trainer with the penalty at full strength on every batch."""
     recipe = yaml.safe_load(RECIPE.read_text())
     names = ("epsilon", "ascent_steps", "regularizer", "regularizer_lambda", "freeze_embeddings", "seed")
-    settings = {name: recipe[name] for name in names}
+    settings = {name: recipe[name] for name in names} | {"ascent_steps": 3}  # so that there are points to choose from
     config = AAJRConfig(
         folder,
         per_device_train_batch_size=batch_size,

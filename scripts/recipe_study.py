@@ -56,6 +56,16 @@ SETTINGS: dict[str, tuple[str, dict]] = {
 FINALISTS = ["adversarial, K = 3", "adversarial, K = 1", "global spectral, K = 3", "AAJR, K = 1, lambda 6e-5"]
 
 
+INTRODUCTION = """# How the recipe was chosen
+
+`python scripts/recipe_study.py` makes this page and `recipe.json`. One base agent of `congestion` (`docs/results/agents`) is fine-tuned for 330 steps
+with each setting: first all of them with one seed, then a few with five others, which also draw other training data. The agents of a seed
+are attacked together, by every attack of `aajr evaluate`, each with what was found on the others, too; so numbers of the two tables, with more
+and fewer others, are not to be compared. Success is in percent of held-out observations, other ones for each seed, 1x is the training radius.
+*ampl.*: mean `||J u||` along the ascent. Where there are several seeds: means with 95 % intervals over them (Student's t). Times are of two
+runs at once on one thread each, beside other work."""
+
+
 def folder_of(work: Path, name: str, seed: int) -> Path:
     return work / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
 
@@ -111,7 +121,7 @@ def runs_of(results: dict, seed: int) -> list[dict]:
 def page(runs: list[dict]) -> str:
     tuning = [run for run in runs if run["seed"] == TUNING_SEED]
     final = [run for run in runs if run["seed"] != TUNING_SEED]
-    lines = [(ROOT / "docs" / "results" / "recipe_head.md").read_text().rstrip(), ""]
+    lines = [INTRODUCTION, ""]
     if final:
         lines += ["## Five seeds", "", *_table(final), "", *_differences(final), ""]
     if tuning:
