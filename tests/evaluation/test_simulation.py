@@ -12,14 +12,17 @@ from transformers import GenerationConfig
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation import simulation_players
+from aajr_hf.evaluation.attacks.losses import LOSSES
+from aajr_hf.evaluation.attacks.target import success
 from aajr_hf.evaluation.chance import mean_interval, student_t
-from aajr_hf.evaluation.robustness import success
 from aajr_hf.evaluation.simulation import episode_seeds, play, simulation_table
-from aajr_hf.evaluation.simulation_players import AttackSettings, Experts, ModelPlayer, worst_prompts
+from aajr_hf.evaluation.simulation_players import ALONE, SUITE, AttackSettings, Experts, ModelPlayer, worst_prompts
+from aajr_hf.evaluation.threat_model import ThreatModel
 from aajr_hf.training.batch import AgentBatch
 from aajr_hf.training.data import encode_examples
 from aajr_hf.training.policy import AgentPolicy
 
+from .attacks.known import Visited
 from .tiny import TOKENIZER, fit, model
 
 # Of unequal lengths: more agents, longer prompts.
@@ -30,7 +33,7 @@ ROWS = [
     if world.reset(seed=0)
     for row in world.rows().values()
 ]
-ATTACK = AttackSettings(epsilon=0.3, steps=4)
+ATTACK = AttackSettings(ThreatModel(epsilon=0.3), "cost", steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +108,10 @@ def test_sampling_follows_the_probabilities(agent):
 
 def test_an_attack_of_radius_zero_changes_no_answer(agent):
     plain = ModelPlayer(agent, TOKENIZER).answer(ROWS)
-    assert ModelPlayer(agent, TOKENIZER, attack=AttackSettings(0.0, steps=3, restarts=2)).answer(ROWS) == plain
+    assert (
+        ModelPlayer(agent, TOKENIZER, attack=AttackSettings(ThreatModel(0.0), steps=3, restarts=2)).answer(ROWS)
+        == plain
+    )
 
 
 def test_attacked_answers_are_those_to_the_perturbed_embeddings(agent):
@@ -127,7 +133,7 @@ def test_the_radius_counts_in_norms_of_the_prompt_and_the_answer_is_left_alone(a
     for row, delta in zip(ROWS, deltas, strict=True):
         prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
         unit = agent.get_input_embeddings()(torch.tensor(prompt)).norm(dim=-1).mean()
-        assert 0.9 * ATTACK.epsilon * unit < delta.norm() <= ATTACK.epsilon * unit
+        assert 0.9 * ATTACK.threat.epsilon * unit < delta.norm() <= ATTACK.threat.epsilon * unit
         assert not delta[len(prompt) :].any()
 
 
@@ -136,6 +142,56 @@ def test_perturbations_of_any_size_reach_the_prompt_alone(agent, monkeypatch):
     monkeypatch.setattr(simulation_players, "worst_prompts", lambda *_: deltas)
     answers = ModelPlayer(agent, TOKENIZER, attack=ATTACK, batch_size=len(ROWS)).answer(ROWS)
     assert answers == [greedy(agent, row, delta) for row, delta in zip(ROWS, deltas, strict=True)]
+
+
+@pytest.mark.parametrize("name", [*ALONE, SUITE])
+def test_each_attack_makes_some_answer_wrong_and_leaves_others_to_a_smaller_radius(agent, name):
+    expected = [row["completion"][0]["content"] for row in ROWS]
+
+    def right(epsilon, name=name):
+        attack = AttackSettings(ThreatModel(epsilon=epsilon), name, steps=6)
+        answers = ModelPlayer(agent, TOKENIZER, attack=attack).answer(ROWS)
+        return [answer == known for answer, known in zip(answers, expected, strict=True)]
+
+    plain = ModelPlayer(agent, TOKENIZER).answer(ROWS)
+    nominal = [answer == known for answer, known in zip(plain, expected, strict=True)]
+    # Random points need more room; the right answer is not always the one that costs least.
+    wide = right(2.0)
+    assert sum(wide) < sum(nominal)
+    if name not in ("random", "cost"):
+        assert sum(wide) <= sum(right(0.05)) and sum(wide) == 0
+
+
+def test_the_suite_is_as_bad_as_each_attack_alone(agent):
+    """Row by row: what one of them breaks, all of them together do."""
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS, candidates=True), "prompt")
+    broken = {}
+    for name in (*ALONE, SUITE):
+        torch.manual_seed(0)  # the same random points for each
+        deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(ThreatModel(epsilon=0.1), name, steps=3))
+        with torch.no_grad():
+            broken[name] = success(AgentPolicy(agent, batch)(deltas), batch)[0] == 0
+    for name in ALONE:
+        assert (broken[SUITE] | ~broken[name]).all(), name
+    assert broken[SUITE].sum() > min(broken[name].sum() for name in ALONE) and not broken[SUITE].all()
+
+
+@pytest.mark.parametrize("name", ["nll", "margin", "cost", "random"])
+def test_an_attack_alone_leaves_the_point_with_the_highest_value_of_its_own_loss(agent, name, monkeypatch):
+    visited = Visited(monkeypatch)
+    deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(ThreatModel(epsilon=0.2), name, steps=8))
+    loss = LOSSES[name if name != "random" else "margin"]
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS, candidates=True), "prompt")
+    points = [(delta, rows) for _, delta, rows in visited.points]
+    assert len(points) > 3
+    with torch.no_grad():
+        values = loss(AgentPolicy(agent, batch)(deltas), batch)
+        tried = torch.full((len(points), len(ROWS)), float("-inf"))
+        for i, (delta, rows) in enumerate(points):
+            some = batch.select(rows)
+            tried[i, rows] = loss(AgentPolicy(agent, some)(delta), some)
+    assert values.tolist() == pytest.approx(tried.amax(dim=0).tolist(), rel=1e-4, abs=1e-5)
+    assert (tried.amax(dim=0) > tried.amin(dim=0)).all()
 
 
 def test_parameters_are_as_they_were_after_an_attack(agent):
@@ -248,7 +304,7 @@ def test_malformed_answers_play_the_null_action():
 def test_the_same_seeds_give_the_same_episodes_and_leave_the_generator_as_it_was(agent):
     def records(temperature, seed=0):
         worlds = [WORLDS["congestion"](agents=3, steps=3) for _ in range(2)]
-        attack = AttackSettings(0.2, steps=2, restarts=2)
+        attack = AttackSettings(ThreatModel(0.2), steps=2, restarts=2)
         player = ModelPlayer(agent, TOKENIZER, temperature=temperature, attack=attack)
         return json.dumps(list(play(worlds, episode_seeds(3, seed), player, transcript=True)))
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from dataclasses import replace
 
 import pytest
 import torch
 
 from aajr_hf.evaluation import tool_call_robustness
+from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.generation import generate, render_prompts
-from aajr_hf.evaluation.tool_call_robustness import ToolCaller, ToolCallSettings, evaluate_tool_calls
+from aajr_hf.evaluation.threat_model import ThreatModel
+from aajr_hf.evaluation.tool_call_robustness import ON_CALLS, ToolCallSettings, evaluate_tool_calls, worse
 from aajr_hf.evaluation.tool_call_rows import read_rows
+from aajr_hf.evaluation.tool_caller import ToolCaller
 from aajr_hf.evaluation.tool_calls import FAILURES, Verdict
 from aajr_hf.training.base_agent import CHAT_TEMPLATE
+from aajr_hf.training.system_losses import nll
 
 from .tiny import model
 from .tool_tiny import HERMES, ROWS, TOOLS, caller, calling, tokenizer_with
 
 READ = read_rows(ROWS)
-SMALL = ToolCallSettings(multiples=(0.5, 20.0), attack_steps=4, attack_restarts=1, batch_size=4)
+SMALL = ToolCallSettings(multiples=(0.5, 20.0), attacks=("nll",), attack_steps=4, batch_size=4)
 
 
 @torch.no_grad()
@@ -47,8 +53,8 @@ def test_who_knows_the_calls_by_heart_is_perfect_and_falls_under_a_large_radius(
         valid = numbers["nominal_valid"] if name == "nominal" else numbers["worst_case_valid"][name]
         assert counts.keys() == FAILURES.keys() and sum(counts.values()) == round(len(ROWS) * (1 - valid / 100))
     assert numbers["examples"] == len(ROWS)
-    assert len(reported) == SMALL.progress_steps(len(ROWS)) == 3
-    assert replace(SMALL, batch_size=3).progress_steps(len(ROWS)) == 6
+    assert len(reported) == SMALL.progress_steps(len(ROWS)) == 4
+    assert replace(SMALL, batch_size=3).progress_steps(len(ROWS)) == 7
 
 
 def test_it_does_not_know_other_calls():
@@ -80,9 +86,10 @@ def test_attacked_answers_are_those_to_the_perturbed_embeddings():
 
 def test_the_adversary_sees_the_tools_and_the_answer_that_is_asked_for():
     agent, tokenizer = caller()
-    settings = ToolCallSettings(perturbed_tokens="prompt")
-    ((_, batch),) = tool_call_robustness._batches(agent, tokenizer, READ, settings)
-    for i, (prompt, reference) in enumerate(zip(*render_prompts(tokenizer, READ), strict=True)):
+    settings = ToolCallSettings(threat=ThreatModel(perturbed_tokens="prompt"))
+    ((rows, numbers, batch),) = tool_call_robustness._batches(agent, tokenizer, READ, settings)
+    assert rows == [READ[number] for number in numbers] and sorted(numbers) == list(range(len(READ)))
+    for i, (prompt, reference) in enumerate(zip(*render_prompts(tokenizer, rows), strict=True)):
         assert "heat" in tokenizer.decode(prompt)
         ids = prompt + reference
         assert batch.input_ids[i, : len(ids)].tolist() == ids and batch.attention_mask[i].sum() == len(ids)
@@ -97,17 +104,18 @@ def test_the_attack_finds_the_worst_within_its_radius_and_moves_what_it_may(monk
     monkeypatch.setattr(
         ToolCaller, "answer", lambda self, rows, deltas=None: seen.append(deltas) or answer(self, rows, deltas)
     )
-    prompts, _ = render_prompts(tokenizer, READ)
+    ((rows, *_),) = tool_call_robustness._batches(agent, tokenizer, READ, ToolCallSettings())
+    prompts, _ = render_prompts(tokenizer, rows)
     norms = [agent.get_input_embeddings()(torch.tensor(prompt)).detach().norm(dim=-1) for prompt in prompts]
     for tokens in ("prompt", "observation"):
         seen.clear()
         numbers = evaluate_tool_calls(
-            agent, tokenizer, READ, replace(SMALL, multiples=(1.0,), perturbed_tokens=tokens)
+            agent, tokenizer, READ, replace(SMALL, multiples=(1.0,), threat=ThreatModel(perturbed_tokens=tokens))
         )
         plain, deltas = seen
         assert plain is None
         units = []
-        for delta, prompt, norm, row in zip(deltas, prompts, norms, READ, strict=True):
+        for delta, prompt, norm, row in zip(deltas, prompts, norms, rows, strict=True):
             moved = delta.norm(dim=-1) > 0
             question = row["prompt"][0]["content"]
             texts = [tokenizer.decode(t) for t, there in zip(prompt, moved, strict=False) if there]
@@ -118,13 +126,16 @@ def test_the_attack_finds_the_worst_within_its_radius_and_moves_what_it_may(monk
             else:
                 assert moved[: len(prompt)].sum() > 0.9 * len(prompt)
                 units.append(norm.mean())
-            assert 0.9 * SMALL.train_epsilon < delta.norm() / units[-1] <= SMALL.train_epsilon * 1.0001
+            assert 0.9 * SMALL.threat.epsilon < delta.norm() / units[-1] <= SMALL.threat.epsilon * 1.0001
         assert numbers["embedding_norm"] == pytest.approx(float(torch.stack(units).mean()), rel=1e-5)
         # What is reported is what it did.
-        settings = ToolCallSettings(perturbed_tokens=tokens)
-        batch = Target(agent, next(tool_call_robustness._batches(agent, tokenizer, READ, settings))[1])
+        settings = ToolCallSettings(threat=ThreatModel(perturbed_tokens=tokens))
+        _, _, encoded = next(tool_call_robustness._batches(agent, tokenizer, READ, settings))
+        target = Target(agent, encoded)
         with torch.no_grad():
-            assert numbers["worst_case_nll"]["1"] == pytest.approx(float(batch.nll(deltas).mean()), rel=1e-4)
+            assert numbers["worst_case_nll"]["1"] == pytest.approx(
+                float(nll(target.policy(deltas), encoded).mean()), rel=1e-4
+            )
 
 
 def test_the_batch_size_does_not_matter():
@@ -132,9 +143,81 @@ def test_the_batch_size_does_not_matter():
     # At a radius beyond all that embeddings are, rounding decides.
     for name in ("worst_case_valid", "worst_case_exact", "worst_case_nll", "failures"):
         del one[name]["20"], other[name]["20"]
-    assert one["failures"] == other["failures"]
-    for name in one.keys() - {"failures"}:
+        if name in one["outcomes"]:
+            del one["outcomes"][name]["20"], other["outcomes"][name]["20"]
+    assert one["failures"] == other["failures"] and one["outcomes"] == other["outcomes"]
+    for name in one.keys() - {"failures", "outcomes", "attacks", "trust"}:
         assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5)
+
+
+# All attacks.
+
+EVERYTHING = ToolCallSettings(multiples=(1.0, 0.25, 0.5), attack_steps=3, batch_size=3)
+
+
+@functools.cache
+def evaluated(exhaustive=False, **more):
+    """In double precision: rounding makes no answer another one."""
+    agent, tokenizer = caller()
+    settings = replace(EVERYTHING, exhaustive=exhaustive, **more)
+    return evaluate_tool_calls(copy.deepcopy(agent).double(), tokenizer, READ, settings)
+
+
+def test_of_all_attacks_the_worst_answer_counts_at_each_radius_and_the_smaller_ones():
+    numbers = evaluated()
+    assert (
+        list(numbers["attacks"])
+        == list(ON_CALLS)
+        == [n for n in ATTACKS if n not in ("cost", "transferred", "from_others")]
+    )
+    for kind in ("valid", "exact"):
+        by_radius = [numbers["outcomes"][f"nominal_{kind}"]]
+        by_radius += [numbers["outcomes"][f"worst_case_{kind}"][multiple] for multiple in ("0.25", "0.5", "1")]
+        for wider, smaller in zip(by_radius[1:], by_radius, strict=False):
+            assert all(one <= other for one, other in zip(wider, smaller, strict=True))
+        assert sum(by_radius[-1]) < sum(by_radius[0])
+    nll = [numbers["nominal_nll"], *(numbers["worst_case_nll"][multiple] for multiple in ("0.25", "0.5", "1"))]
+    assert nll == sorted(nll) and nll[-1] > nll[0]
+    for multiple in ("0.25", "0.5", "1"):
+        left = 100.0 * sum(numbers["outcomes"]["nominal_exact"]) / len(READ)
+        if multiple != "0.25":
+            left = numbers["worst_case_exact"]["0.25" if multiple == "0.5" else "0.5"]
+        for shown in numbers["attacks"].values():
+            assert shown["attacked"][multiple] == round(left * len(READ) / 100)
+            assert shown["exact"][multiple] == left - 100 * shown["broken"][multiple] / len(READ)
+            left = shown["exact"][multiple]
+        assert left == numbers["worst_case_exact"][multiple]
+
+
+def test_to_let_every_attack_see_every_row_changes_no_exact_share():
+    plain, whole = evaluated(), evaluated(exhaustive=True)
+    assert whole["worst_case_exact"] == plain["worst_case_exact"]
+    assert whole["outcomes"]["worst_case_exact"] == plain["outcomes"]["worst_case_exact"]
+    for multiple, valid in whole["worst_case_valid"].items():
+        assert valid <= plain["worst_case_valid"][multiple]
+        assert whole["worst_case_nll"][multiple] >= plain["worst_case_nll"][multiple]
+        for attack in ON_CALLS:
+            assert whole["attacks"][attack]["alone"][multiple] >= whole["worst_case_exact"][multiple]
+            assert "alone" not in plain["attacks"][attack]
+    assert evaluated(batch_size=4)["outcomes"] == plain["outcomes"]
+    assert evaluated(exhaustive=True, attacks=("nll",))["attacks"]["nll"]["alone"] == whole["attacks"]["nll"]["alone"]
+
+
+@pytest.mark.parametrize("name", ON_CALLS)
+def test_each_attack_makes_some_call_another_one(name):
+    numbers = evaluated(multiples=(3.0,), attacks=(name,))
+    assert numbers["nominal_exact"] == 100 and numbers["worst_case_exact"]["3"] <= (75 if name == "random" else 25)
+
+
+def test_of_two_verdicts_the_worse_counts():
+    invalid, other, right = Verdict("schema", False), Verdict(None, False), Verdict(None, True)
+    for one, two, expected in (
+        (invalid, other, invalid),
+        (other, right, other),
+        (invalid, right, invalid),
+        (right, right, right),
+    ):
+        assert worse(one, two) == worse(two, one) == expected
 
 
 def test_the_model_is_as_it_was_after_an_attack():

@@ -107,12 +107,15 @@ class Search:
 
     def random_points(self, number: int) -> Tensor:
         """Random points inside the ball, (B, L, d): of each example the one of this number."""
-        points = []
+        target, points = self.target, torch.zeros_like(self.target.origin)
         for row, seed in enumerate(self.seeds):
             one = torch.tensor([row], device=self.broken.device)
+            # Not of the padding, which depends on the rest of the batch: what is drawn after it would, too.
+            own = slice(None, int(target.batch.attention_mask[row].sum()))
             with fixed_seed(self.broken.device, (seed << 16) + number):
-                points.append(self.ball_of(one).sample(self.target.origin[one], self.target.batch.perturbable[one]))
-        return torch.cat(points)
+                drawn = self.ball_of(one).sample(target.origin[one, own], target.batch.perturbable[one, own])
+            points[row, own] = drawn[0]
+        return points
 
     def climb(self, delta: Tensor, rows: Tensor, loss: str) -> tuple[Tensor, Tensor]:
         """The loss (n,) of [`LOSSES`] at perturbations (n, L, d) of some examples, and its gradient (n, L, d)."""
