@@ -98,6 +98,17 @@ def test_results_say_what_was_measured_against_whom_and_whether_to_trust_it(agen
     assert "Threat model: l2 ball over the whole prompt" in printed
 
 
+def test_an_attack_that_never_looks_at_the_prompt_itself_leaves_no_more_than_is_right_without(agent, tmp_path):  # noqa: F811
+    report = tmp_path / "report"
+    assert main(["evaluate", str(agent), *SMALL, "--attacks", "random", "--output", str(report)]) == 0
+    (run,) = json.loads((report / "results.json").read_text())["runs"].values()
+    assert run["nominal_success"] == 0 and set(run["worst_case_success"].values()) == {0}
+    shares = [run["sampled_success"], *run["sampled_worst_case_success"].values()]
+    assert shares == sorted(shares, reverse=True)
+    costs = [run["nominal_cost"], *run["worst_case_cost"].values()]
+    assert costs == sorted(costs)
+
+
 def test_names_and_paths_are_no_markup(agent, tmp_path, capsys):  # noqa: F811
     report = tmp_path / "out[" / "bold]"
     assert main(["evaluate", f"[/red]={agent}", f"[bold]={agent}", *SMALL, "--output", str(report)]) == 0

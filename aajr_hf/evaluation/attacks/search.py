@@ -101,7 +101,8 @@ class Search:
         """Perturbations of all examples, lengthened until they leave the ball, and projected back onto it."""
         longest = delta.flatten(1).norm(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
         extent = self.ball.extent(delta, self.target.batch.perturbable)
-        far = (extent * self.ball.epsilon / longest).clamp_min(1.0)
+        # No larger than a number can be: what has no length stays where it is.
+        far = (extent * self.ball.epsilon / longest).clamp(1.0, torch.finfo(delta.dtype).max)
         return self.project(delta * far[:, None, None], self.all_rows)
 
     def random_points(self, number: int) -> Tensor:
