@@ -243,8 +243,7 @@ def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
         budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
     sources = load_sources(arguments.transfer_from, models)
     check_transfers(agents, sources, rows)
-    if TOKEN in settings.attacks:
-        _check_numbers(agents, rows)
+    _check_rows(agents, rows, settings)
     if arguments.surrogate:  # last, because it takes minutes
         check_train_seconds(models)
         sources |= make_surrogates(
@@ -308,10 +307,16 @@ def _check_others(arguments, models: dict[str, str]) -> None:
         )
 
 
-def _check_numbers(agents: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Whether the attack `token` can be made on each agent, before any is attacked."""
+def _check_rows(agents: dict[str, Any], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
+    """Whether the rows have what is to be moved in them, as each agent reads them, before any is attacked."""
     from ..evaluation.attacks.tokens import number_substitutions
+    from ..evaluation.batches import read_batch
 
-    for _, tokenizer in agents.values():
-        with user_errors():
-            number_substitutions(tokenizer, rows)
+    for name, (_, tokenizer) in agents.items():
+        try:
+            with user_errors():
+                read_batch(tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
+                if TOKEN in settings.attacks:
+                    number_substitutions(tokenizer, rows)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error

@@ -145,10 +145,12 @@ class _Measured:
         self.add_share(nominal.sampled, numbers, "sampled_success")
 
     def add_worst(self, attacked: UnderAttack, numbers: list[int], multiple: str) -> None:
-        search = attacked.search
-        self.add_share(1 - search.broken.double(), numbers, "worst_case_success", multiple)
-        self.add_share(search.sampled, numbers, "sampled_worst_case_success", multiple)
-        self.totals.add(search.cost, "worst_case_cost", multiple)
+        # No perturbation is one, too, whether or not an attack has visited it.
+        search, nominal = attacked.search, attacked.target.outcome(attacked.target.origin)
+        self.add_share(nominal.greedy.masked_fill(search.broken, 0), numbers, "worst_case_success", multiple)
+        sampled = torch.minimum(search.sampled, nominal.sampled)
+        self.add_share(sampled, numbers, "sampled_worst_case_success", multiple)
+        self.totals.add(torch.maximum(search.cost, nominal.cost), "worst_case_cost", multiple)
         self.gradients += search.gradients
 
     def add_the_rest(self, target: Target, numbers: list[int]) -> None:

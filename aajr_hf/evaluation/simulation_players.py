@@ -142,9 +142,11 @@ def worst_prompts(
     from torch's global generator.
     """
     attacks = attack.attacks()
-    loss = getattr(attacks[0], "loss", "margin") if len(attacks) == 1 else "margin"
-    seeds = torch.randint(2**40, (len(rows),)).tolist()
-    new_search = functools.partial(Search, seeds=seeds, steps=attack.steps, restarts=attack.restarts, keep=loss)
+    how = {"steps": attack.steps, "restarts": attack.restarts, "keep": "margin"}
+    if len(attacks) == 1:
+        # To the end: of two wrong answers one may do the world more harm.
+        how |= {"keep": getattr(attacks[0], "loss", "margin"), "settled": 0.0}
+    new_search = functools.partial(Search, seeds=torch.randint(2**40, (len(rows),)).tolist(), **how)
     with frozen_parameters(model):
         attacked = UnderAttack(Target(model, _encoded(model, tokenizer, rows, attack), attack.threat), new_search)
         attacked.widen(1.0)

@@ -57,7 +57,8 @@ def test_measures_writes_and_takes_what_it_measured(runs, tmp_path, capsys):
     assert aajr["gradient_norm"]["values"] == 2 and aajr["train_seconds"] > 0
     assert comparison["differing_settings"] == {}
     assert all(sentence in printed for sentence in comparison["sentences"]) and "comparison.html" in printed
-    table = printed.split("Most robust")[0]
+    assert printed.startswith(comparison["sentences"][0]) and printed.count(comparison["sentences"][0]) == 1
+    table = printed.removeprefix(comparison["sentences"][0]).split("Most robust")[0]
     assert max(map(len, table.splitlines())) <= 100 and f" {aajr['regularizer_lambda']:g} " in table
 
     again = tmp_path / "again"
@@ -141,6 +142,24 @@ def test_an_evaluation_of_another_version_is_refused(version, words, runs, evalu
     assert str(file) in message and words in message and "evaluate the runs anew with `aajr evaluate`" in message
 
 
+def test_runs_against_different_adversaries_are_measured_against_the_one_that_is_given(runs, tmp_path, refused):  # noqa: F811
+    other = tmp_path / "other"
+    shutil.copytree(runs["aajr"], other)
+    recipe = (other / "recipe.yaml").read_text()
+    (other / "recipe.yaml").write_text(recipe + "perturbation_norm: linf\n")
+    message = refused("compare", runs["aajr"], other, *QUICK)
+    assert (
+        f"`perturbation_norm`: the agents were trained against different adversaries, l2 ({runs['aajr']})" in message
+    )
+    assert f"linf ({other})" in message and "with `--perturbation_norm`" in message
+    output = tmp_path / "out"
+    asked = ["--perturbation_norm", "linf", "--attacks", "nll", "--output", str(output)]
+    assert main(["compare", str(runs["aajr"]), str(other), *QUICK, *asked]) == 0
+    results = json.loads((output / "results.json").read_text())
+    assert results["version"] == 2 and results["threat_model"]["perturbation_norm"] == "linf"
+    assert results["runs"]["other"]["transferred_from"] == ["aajr"]
+
+
 def test_an_evaluation_says_first_whether_to_trust_it(runs, evaluation, tmp_path, capsys):
     results = json.loads((evaluation / "results.json").read_text())
     results["runs"]["aajr"]["trust"][0]["passed"] = False
@@ -149,10 +168,12 @@ def test_an_evaluation_says_first_whether_to_trust_it(runs, evaluation, tmp_path
     output = tmp_path / "out"
     assert main(["compare", *named, "--evaluation", str(evaluation), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert max(map(len, printed.split("Do not trust")[0].splitlines())) <= 100
     written = json.loads((output / "comparison.json").read_text())
     assert written["sentences"][0].startswith("Do not trust the success under attack of aajr, which fails the check")
-    assert written["sentences"][0] in printed and "Threat model: l2 ball over the whole prompt" in printed
+    # Above the table, which is no wider than the longest that is still read.
+    assert printed.startswith(written["sentences"][0]) and "Threat model: l2 ball over the whole prompt" in printed
+    table = printed.removeprefix(written["sentences"][0]).split("Most robust")[0]
+    assert max(map(len, table.splitlines())) <= 100 and printed.count("Do not trust") == 1
     taken = json.loads((output / "results.json").read_text())
     assert (taken["version"], taken["threat_model"]) == (2, results["threat_model"])
 
@@ -165,7 +186,19 @@ def test_a_number_that_is_absent_is_named(runs, evaluation, refused):  # noqa: F
     assert "run 'sft', field 'spectral_norm'" in refused("compare", *named, "--evaluation", evaluation)
 
 
-@pytest.mark.parametrize("flags", [["--examples", "8"], ["--epsilon", "0.1"], ["--env", "congestion"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--examples", "8"],
+        ["--epsilon", "0.1"],
+        ["--env", "congestion"],
+        ["--perturbed_tokens", "user"],
+        ["--attacks", "nll"],
+        ["--exhaustive"],
+        ["--surrogate"],
+        ["--transfer_from", "x"],
+    ],
+)
 def test_nothing_is_measured_beside_an_evaluation(flags, runs, evaluation, refused):  # noqa: F811
     message = refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation, *flags)
     assert f"`{flags[0]}`" in message and "`--evaluation`" in message

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shutil
 
 import pytest
 import yaml
@@ -11,6 +14,9 @@ from huggingface_hub import ModelCard
 
 from aajr_hf.cli.main import main
 from aajr_hf.cli.push import _add_evaluation
+from aajr_hf.evaluation import tool_call_robustness
+from aajr_hf.evaluation.tool_call_robustness import ON_CALLS
+from aajr_hf.training.measurement import trust_sentence
 from aajr_hf.training.model_card import write_model_card
 from aajr_hf.training.recipe import RECIPE
 
@@ -42,7 +48,18 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     assert run["nominal_valid"] == run["nominal_exact"] == 100 and run["worst_case_exact"]["20"] < 50
     settings = results["settings"]
     assert (settings["dataset_name"], settings["examples"], settings["batch_size"]) == (str(data), len(ROWS), 16)
-    printed = capsys.readouterr().out
+    assert results["version"] == 2 and results["threat_model"]["perturbed_tokens"] == "observation"
+    assert list(run["attacks"]) == list(ON_CALLS) == settings["attacks"]
+    for field in ("nominal_valid", "nominal_exact"):
+        low, high = run["intervals"][field]
+        assert low <= run[field] <= high and len(run["outcomes"][field]) == len(ROWS)
+    for field in ("worst_case_valid", "worst_case_exact"):
+        assert run[field].keys() == run["intervals"][field].keys() == run["outcomes"][field].keys() == {"2", "20"}
+    assert run["trust"] and all(rule.keys() == {"rule", "passed", "detail"} for rule in run["trust"])
+    printed, page = capsys.readouterr().out, (report / "report.html").read_text()
+    sentence = trust_sentence(results)
+    assert printed.startswith(sentence) and printed.count(sentence) == 1
+    assert html.unescape(re.search(r"<li>(.*?)</li>", page, re.DOTALL)[1].strip()) == sentence
     assert "valid calls fall from 100% to" in printed and "unknown tool" in printed
     assert (report / "report.html").is_file() and (report / "tool_calls.png").is_file()
 
@@ -51,7 +68,13 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     _add_evaluation(folder, report)
     write_model_card(folder, "tester/caller")
     card = ModelCard((folder / "README.md").read_text())
-    assert f"| valid tool calls | 100.0 | {run['worst_case_valid']['2']:.1f} |" in card.text
+    cells = []
+    for share, interval in (
+        (100, run["intervals"]["nominal_valid"]),
+        (run["worst_case_valid"]["2"], run["intervals"]["worst_case_valid"]["2"]),
+    ):
+        cells.append(f"{share:.1f} [{interval[0]:.0f}-{interval[1]:.0f}]")
+    assert f"| valid tool calls | {' | '.join(cells)} |" in card.text
     assert "(evaluation/tool_calls.png)" in card.text and "worst_case.png" not in card.text
     assert "Not evaluated yet" not in card.text
     values = {result.metric_name: result.metric_value for result in card.data.eval_results}
@@ -75,8 +98,16 @@ def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path)
         (["--dataset_format", "bfcl"], "`--dataset_format` is for tool calls: give `--dataset_name`, too."),
         (["--max_new_tokens", "9"], "`--max_new_tokens` is for tool calls"),
         (["--dataset_name", "x.jsonl", "--env", "commons"], "`--env` is for worlds"),
-        (["--dataset_name", "x.jsonl", "--sanity"], "`--sanity` is for worlds"),
-        (["--dataset_name", "x.jsonl", "--attacks", "random"], "`--attacks` is for worlds"),
+        (["--dataset_name", "x.jsonl", "--surrogate"], "`--surrogate` is for worlds"),
+        (["--dataset_name", "x.jsonl", "--transfer_from", "y"], "`--transfer_from` is for worlds"),
+        (["--dataset_name", "x.jsonl", "--token_trials", "3"], "`--token_trials` is for worlds"),
+        (["--dataset_name", "x.jsonl", "--budget", "3"], "`--budget` is for worlds"),
+        (["--dataset_name", "x.jsonl", "--attacks", "fgsm"], "`--attacks`: there is no attack 'fgsm'"),
+        *(
+            (["--dataset_name", "x.jsonl", "--attacks", "nll", name], f"choose of {', '.join(ON_CALLS)}; got {name}.")
+            for name in ("cost", "transferred", "from_others", "token")
+        ),
+        (["--dataset_name", "x.jsonl", "--epsilon", "0"], "`--epsilon` must be above 0"),
         (["--dataset_name", "x.jsonl", "--max_new_tokens", "0"], "`--max_new_tokens` must be at least 1; got 0"),
         (["--dataset_name", "x.jsonl", "--batch_size", "0"], "`--batch_size` must be at least 1; got 0"),
         (["--dataset_name", "x.jsonl"], "`dataset_name`: there is no file or folder x.jsonl"),
@@ -131,3 +162,35 @@ def test_a_comparison_of_worlds_refuses_these_numbers(folder, data, tmp_path, ca
     runs = [f"a={folder}", f"b={folder}"]
     message = fails(capsys, "compare", *runs, "--evaluation", str(report), "--output", str(tmp_path / "out"))
     assert "tool calls" in message and not (tmp_path / "out").exists()
+
+
+def test_the_threat_model_is_that_of_the_recipe_or_of_the_options(folder, data, tmp_path):
+    """Also names that are no markup, and one attack of those that there are."""
+    trained = tmp_path / "[bold]"
+    shutil.copytree(folder, trained)
+    recipe = {"epsilon": 0.5, "epsilon_mode": "absolute", "perturbation_norm": "linf", "perturbed_tokens": "prompt"}
+    (trained / RECIPE).write_text(yaml.safe_dump(recipe))
+    few = ["--examples", "1", "--attack_steps", "1", "--multiples", "1", "--attacks", "nll", "--exhaustive"]
+    asked = ["evaluate", str(trained), "--dataset_name", str(data), *few]
+    for options, changed in (
+        ([], {}),
+        (["--epsilon", "0.1", "--perturbed_tokens", "user"], {"perturbed_tokens": "user"}),
+    ):
+        report = tmp_path / f"report[{len(options)}]"
+        assert main([*asked, *options, "--output", str(report)]) == 0
+        results = json.loads((report / "results.json").read_text())
+        changed |= {"epsilon": 0.1} if options else {}
+        assert results["threat_model"] == recipe | {"perturbation_scope": "sequence"} | changed
+        assert results["train_epsilon"] == results["threat_model"]["epsilon"]
+        (attack,) = results["runs"]["[bold]"]["attacks"].values()
+        assert attack["alone"].keys() == {"1"}
+
+
+def test_ctrl_c_while_measuring_leaves_nothing(folder, data, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tool_call_robustness, "measure_trust", interrupted)
+    report = tmp_path / "report"
+    assert main(["evaluate", str(folder), "--dataset_name", str(data), "--output", str(report), *QUICK]) == 130
+    assert "interrupted" in capsys.readouterr().err and not report.exists()

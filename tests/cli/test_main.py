@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,12 @@ from transformers import AutoModelForCausalLM
 
 from aajr_hf.cli.main import COMMANDS, main
 from aajr_hf.cli.train import COMMON_FIELDS
+from aajr_hf.evaluation.attacks.suite import ATTACKS
+from aajr_hf.evaluation.simulation_players import ALONE
+from aajr_hf.evaluation.threat_model import ThreatModel
 from aajr_hf.training.base_agent import small_llama, train_tokenizer
 from aajr_hf.training.config import AAJRConfig
+from aajr_hf.training.measurement import trust_sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment_examples", "16", "--use_cpu", "true"]
@@ -62,6 +67,22 @@ def test_help_without_a_command(capsys):
     assert all(command in text for command in COMMANDS)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare", "simulate"])
+def test_the_help_of_what_attacks_names_all_attacks_and_the_threat_model(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    options = [f"--{field.name}" for field in fields(ThreatModel)]
+    options += ["--attack_steps", "--attack_restarts"]
+    options += (
+        ["--attack"] if command == "simulate" else ["--attacks", "--exhaustive", "--transfer_from", "--surrogate"]
+    )
+    assert all(f" {option} " in text for option in options) and "--sanity" not in text
+    names = (*ALONE, "suite") if command == "simulate" else (*ATTACKS, "token")
+    assert all(name in text for name in names)
+    assert "in the recipes of the agents" in text
+
+
 def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
     def help_text(flag):
         with pytest.raises(SystemExit):
@@ -89,7 +110,7 @@ def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
         (["train", "--use_cpu", "true"], "`model_name_or_path` is missing"),
         (["evaluate"], "required"),
         (["evaluate", "nowhere", "--examples", "0"], "`--examples` must be at least 1"),
-        (["evaluate", "nowhere", "--epsilon", "-1"], "`--epsilon`"),
+        (["evaluate", "nowhere", "--epsilon", "-1"], "`--epsilon` must be a finite number of at least 0; got -1.0"),
         (["evaluate", "a/x", "b/x"], "named 'x'"),
         (["init-agent", str(ROOT)], "is not empty"),
         (["init-agent", "x", "--steps", "0"], "`--steps` must be at least 1"),
@@ -146,13 +167,22 @@ def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
     )
     for name, run in results["runs"].items():
         assert name in printed
-        assert set(run["worst_case_success"]) == set(run["sampled_worst_case_success"]) == {"0.5", "1", "2"}
+        assert set(run["worst_case_success"]) == set(run["sampled_worst_case_success"]) == {"0.5", "1", "1.5"}
         assert all(run[key] >= 0 for key in ("nominal_success", "sampled_success", "nominal_cost"))
         assert run["spectral_norm"] >= run["random_amplification"] > 0
-        assert run["worst_case_cost"]["2"] >= run["worst_case_cost"]["0.5"] >= run["nominal_cost"] - 1e-6
+        for field in ("worst_case_success", "sampled_worst_case_success"):
+            found = [run[field][multiple] for multiple in ("0.5", "1", "1.5")]
+            assert found == sorted(found, reverse=True)
+        assert run["worst_case_success"]["0.5"] <= run["nominal_success"]
+        cost = run["worst_case_cost"]
+        assert cost["1.5"] >= cost["1"] >= cost["0.5"] >= run["nominal_cost"] - 1e-6
+        assert run["transferred_from"] == sorted(set(results["runs"]) - {name})
     budgets = {name: run["membership"]["budget"] for name, run in results["runs"].items() if "membership" in run}
     assert budgets == {"aajr": 5, "aajr-ema": 5}
     assert results["runs"]["aajr"]["train_seconds"] > 0 and results["runs"]["base"]["train_seconds"] is None
+    # That of the recipe.
+    assert results["threat_model"] == asdict(ThreatModel())
+    assert printed.splitlines()[-1] == f"Report: {report / 'report.html'}" and trust_sentence(results) in printed
     assert "<html" in (report / "report.html").read_text()
     assert {"report.html", "results.json"} < {path.name for path in report.iterdir()}
 

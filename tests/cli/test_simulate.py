@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from aajr_hf.cli.main import main
@@ -44,7 +45,7 @@ def test_one_line_an_episode_and_a_table(simulate, capsys):
 def test_the_same_command_writes_the_same_bytes(agent, simulate):  # noqa: F811
     file, written = Path("outputs/simulation/episodes.jsonl"), []
     for seed in (0, 0, 1):
-        attack = ["--attack", "pga", "--attack_steps", "2", "--attack_restarts", "2"]
+        attack = ["--attack", "suite", "--attack_steps", "2", "--attack_restarts", "2"]
         simulate("--model", agent, "--temperature", 1, "--transcript", "--seed", seed, *attack, *SHORT)
         written.append(file.read_bytes())
     assert written[0] == written[1] != written[2]
@@ -62,8 +63,38 @@ def test_an_attack_of_radius_zero_changes_nothing_and_a_wide_one_does(agent, sim
         return [record["transcript"] for record in records]
 
     plain = answers()
-    assert answers("--attack", "pga", "--epsilon", 0, "--attack_steps", 2) == plain
-    assert answers("--attack", "pga", "--epsilon", 4, "--attack_steps", 2) != plain
+    for attack in ("nll", "cost", "random", "suite"):
+        assert answers("--attack", attack, "--epsilon", 0, "--attack_steps", 2) == plain
+    # Also where the answer is wrong already.
+    for attack in ("warm_nll", "nll", "margin", "cost", "random"):
+        assert answers("--attack", attack, "--epsilon", 4, "--attack_steps", 2) != plain
+
+
+def test_the_threat_model_is_that_of_the_recipe_of_the_attacked_model(agent, simulate, tmp_path):  # noqa: F811
+    trained = tmp_path / "trained[/red]"
+    shutil.copytree(agent, trained)
+    recipe = {
+        "epsilon": 0.5,
+        "epsilon_mode": "absolute",
+        "perturbation_norm": "linf",
+        "perturbed_tokens": "observation",
+    }
+    (trained / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    attack = ["--model", trained, "--attack", "nll", "--attack_steps", 1, *SHORT]
+    assert all(
+        (recipe | {"perturbation_scope": "sequence", "attack_steps": 1}).items() <= r.items()
+        for r in simulate(*attack)
+    )
+    given = simulate(*attack, "--epsilon", 0.1, "--perturbation_scope", "token")[0]
+    assert (given["epsilon"], given["perturbation_scope"], given["perturbation_norm"]) == (0.1, "token", "linf")
+    # One that is not attacked has no say, and may have a recipe that is none.
+    other = tmp_path / "other"
+    shutil.copytree(agent, other)
+    (other / "recipe.yaml").write_text("epsilon: wide\n")
+    assert "epsilon" not in simulate("--model", other, *SHORT)[0]
+    played = simulate(*attack, "--opponent", other)
+    assert played[0]["epsilon"] == 0.5 and played[0]["opponent"] == str(other)
+    assert main(["simulate", "--model", str(other), "--attack", "nll"]) == 2
 
 
 def test_seekers_are_scripted_unless_a_model_plays_them(agent, simulate):  # noqa: F811
@@ -139,13 +170,27 @@ def test_a_picture_that_cannot_be_drawn_loses_no_episode(tmp_path, monkeypatch, 
         (["--steps", "0"], "`--steps` must be at least 1"),
         (["--episodes", "0"], "`--episodes` must be at least 1"),
         (["--batch_size", "0"], "`--batch_size`"),
-        (["--attack", "fgsm"], "argument --attack"),
-        (["--attack", "pga"], "`--attack` moves the embeddings of a model"),
-        (["--epsilon", "0.2"], "give `--attack pga`"),
-        (["--attack", "pga", "--epsilon", "-1"], "`--epsilon` must be"),
-        (["--attack", "pga", "--epsilon", "nan"], "`--epsilon` must be"),
-        (["--attack", "pga", "--attack_steps", "0"], "`--attack_steps`"),
-        (["--attack", "pga", "--attack_restarts", "0"], "`--attack_restarts`"),
+        (["--attack", "fgsm"], "argument --attack: invalid choice: 'fgsm' (choose from"),
+        # They need other models.
+        (["--attack", "from_others"], "argument --attack: invalid choice: 'from_others'"),
+        (["--attack", "transferred"], "argument --attack: invalid choice: 'transferred'"),
+        (["--attack", "nll"], "`--attack` moves the embeddings of a model"),
+        *(
+            ([f"--{option}", value], f"`--{option}` says what an attack may do: give `--attack`, too")
+            for option, value in (
+                ("epsilon", "0.2"),
+                ("epsilon_mode", "absolute"),
+                ("perturbation_norm", "linf"),
+                ("perturbation_scope", "token"),
+                ("perturbed_tokens", "user"),
+                ("attack_steps", "3"),
+                ("attack_restarts", "3"),
+            )
+        ),
+        (["--attack", "nll", "--model", "m", "--epsilon", "-1"], "`--epsilon` must be a finite number of at least 0"),
+        (["--attack", "nll", "--model", "m", "--epsilon", "nan"], "`--epsilon` must be a finite number of at least 0"),
+        (["--attack", "nll", "--attack_steps", "0"], "`--attack_steps` must be at least 1"),
+        (["--attack", "nll", "--attack_restarts", "0"], "`--attack_restarts` must be at least 1"),
         (["--temperature", "-1"], "`--temperature`"),
         (["--temperature", "inf"], "`--temperature`"),
         (["--seed", "-1"], "`--seed`"),
