@@ -23,7 +23,7 @@ from aajr_hf.evaluation.chance import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "docs" / "results" / "agents" / "congestion"
-TUNING_SEED = 0
+TUNING_SEED, TUNING_EXAMPLES = 0, 128
 K1, K3 = {"ascent_steps": 1}, {"ascent_steps": 3}
 # What differs from a recipe is written out in full, so that the recipe may change.
 SAMPLED = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 1}
@@ -66,8 +66,13 @@ and fewer others, are not to be compared. Success is in percent of held-out obse
 runs at once on one thread each, beside other work."""
 
 
+def slug(name: str) -> str:
+    """A setting's name as a folder's, and as `aajr evaluate` takes it."""
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
 def folder_of(work: Path, name: str, seed: int) -> Path:
-    return work / f"{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+    return work / f"{slug(name)}-{seed}"
 
 
 def train(name: str, seed: int, work: Path, steps: int | None) -> None:
@@ -83,15 +88,16 @@ def train(name: str, seed: int, work: Path, steps: int | None) -> None:
     print(f"trained {name}, seed {seed}", flush=True)
 
 
-def evaluate(names: list[str], seed: int, work: Path, examples: int) -> dict:
-    """The results of all agents of one seed, attacked together on observations of that seed."""
+def evaluate(names: list[str], seed: int, work: Path, examples: int) -> dict[str, dict]:
+    """The numbers of all agents of one seed, attacked together on observations of that seed."""
     output = work / f"evaluation-{seed}"
-    models = [f"{name}={folder_of(work, name, seed)}" for name in names]
+    models = [f"{slug(name)}={folder_of(work, name, seed)}" for name in names]
     file, asked = output / "results.json", output / "asked.json"
     if not (file.is_file() and json.loads(asked.read_text()) == [models, examples]):
         _run(["evaluate", *models, "--examples", str(examples), "--seed", str(seed), "--output", str(output)], output)
         asked.write_text(json.dumps([models, examples]))
-    return json.loads(file.read_text())
+    runs = json.loads(file.read_text())["runs"]
+    return {name: runs[slug(name)] for name in names}
 
 
 def _run(command: list[str], folder: Path) -> None:
@@ -106,16 +112,13 @@ def _run(command: list[str], folder: Path) -> None:
         sys.exit(f"error: {folder.name} failed: see {log}")
 
 
-def runs_of(results: dict, seed: int) -> list[dict]:
+def runs_of(runs: dict[str, dict], seed: int) -> list[dict]:
     """Of each agent what the page shows."""
     kept = (
         *("nominal_success", "sampled_success", "worst_case_success", "sampled_worst_case_success"),
         *("amplification", "gradients", "attacks", "trust", "train_seconds", "examples"),
     )
-    return [
-        {"setting": name, "seed": seed} | {field: run[field] for field in kept}
-        for name, run in results["runs"].items()
-    ]
+    return [{"setting": name, "seed": seed} | {field: run[field] for field in kept} for name, run in runs.items()]
 
 
 def page(runs: list[dict]) -> str:
@@ -199,7 +202,8 @@ def main() -> None:
         list(pool.map(lambda job: train(*job, arguments.work, arguments.max_steps), jobs))
     runs: list[dict] = []
     for seed, names in by_seed.items():
-        runs += runs_of(evaluate(names, seed, arguments.work, arguments.examples), seed)
+        examples = TUNING_EXAMPLES if seed == TUNING_SEED else arguments.examples
+        runs += runs_of(evaluate(names, seed, arguments.work, examples), seed)
         print(f"evaluated seed {seed}", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "recipe.json").write_text(json.dumps(runs, indent=1) + "\n")
