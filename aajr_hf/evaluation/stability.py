@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..objective import AscentTrajectory, PerturbationSet, projected_gradient_ascent, segment_curvature
+from ..objective import AscentTrajectory, projected_gradient_ascent, segment_curvature
 from ..training.monitoring import LogitRecorder, logit_smoothness
 from ..training.stability import Stability, measure_stability
 from ..training.system_losses import expected_cost
@@ -20,12 +20,12 @@ SHARES = ("within_bound", "within_curvature", "monotone", "at_boundary")
 
 def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTrajectory, Stability]:
     """
-    An ascent on one batch: K steps of unit direction and size `2.5 epsilon / K` at the training radius, from zero, as training
-    takes by default; but on the expected system cost, which need not be the loss that training's adversary raised. The gradient at `delta_K` is taken, too, one more than training takes, so that the
+    An ascent on one batch: K steps of unit direction and size `2.5 epsilon / K` within the threat model's ball of epsilon (times half its l2
+    diameter over epsilon), from zero, as training takes by default; but on the expected system cost, which need not be the loss that training's adversary raised. The gradient at `delta_K` is taken, too, one more than training takes, so that the
     curvature of all K segments is known.
     """
-    steps, radius = settings.ascent_steps, target.threat.epsilon * target.threat.unit(target.scale)
-    ball, recorder = PerturbationSet(radius), LogitRecorder()
+    steps, ball, recorder = settings.ascent_steps, target.ball(1.0), LogitRecorder()
+    mask = target.batch.perturbable
 
     def cost(delta: Tensor) -> Tensor:
         logits = target.policy(delta)
@@ -37,9 +37,9 @@ def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTr
         target.origin,
         ball,
         steps=steps + 1,
-        step_size=2.5 * radius / steps,
+        step_size=2.5 * ball.epsilon * ball.extent(target.origin, mask) / steps,
         step_rule=_RULE,
-        mask=target.batch.perturbable,
+        mask=mask,
         final_loss=False,
         on_point=recorder.accept,
     )
@@ -48,7 +48,7 @@ def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTr
         trajectory,
         recorder.secants(trajectory),
         ball,
-        target.batch.perturbable,
+        mask,
         logit_smoothness("expected_cost", target.batch),
         _RULE,
         segment_curvature(further),
