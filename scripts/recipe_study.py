@@ -126,7 +126,9 @@ def page(runs: list[dict]) -> str:
     final = [run for run in runs if run["seed"] != TUNING_SEED]
     lines = [INTRODUCTION, ""]
     if final:
-        lines += ["## Five seeds", "", *_table(final), "", *_differences(final), ""]
+        lines += ["## Five seeds", "", *_table(final), ""]
+        for reference in FINALISTS[:2]:
+            lines += [*_differences(final, reference), ""]
     if tuning:
         lines += ["## All that was tried, on one seed", "", *_table(tuning), ""]
     lines += ["## Settings", "", "| setting | recipe | fields |", "|---|---|---|"]
@@ -162,19 +164,22 @@ def _cell(values: list[float]) -> str:
     return f"{mean:.1f}" if half is None else f"{mean:.1f} ± {half:.1f}"
 
 
-def _differences(runs: list[dict]) -> list[str]:
-    """Of each setting to adversarial training with K = 3, paired by seed."""
-    reference = {run["seed"]: run for run in runs if run["setting"] == "adversarial, K = 3"}
-    lines = ["Points more than adversarial training with K = 3, paired by seed:", ""]
-    lines += ["| setting | nominal | 0.5x | 1x | 1.5x |", "|---|---:|---:|---:|---:|"]
+def _differences(runs: list[dict], reference: str) -> list[str]:
+    """Of each setting to a reference, paired by seed."""
+    theirs = {run["seed"]: run for run in runs if run["setting"] == reference}
+    radii = list(runs[0]["worst_case_success"])
+    headers = ["setting", "nominal", *(f"{m}x" for m in radii), "sampled nominal", "sampled 1x"]
+    lines = [f"Points more than {reference}, paired by seed:", "", f"| {' | '.join(headers)} |"]
+    lines += ["|---|" + "---:|" * (len(headers) - 1)]
     for name in dict.fromkeys(run["setting"] for run in runs):
-        members = [run for run in runs if run["setting"] == name and run["seed"] in reference]
-        if name == "adversarial, K = 3" or not members:
+        pairs = [(run, theirs[run["seed"]]) for run in runs if run["setting"] == name and run["seed"] in theirs]
+        if name == reference or not pairs:
             continue
-        cells = [_cell([run["nominal_success"] - reference[run["seed"]]["nominal_success"] for run in members])]
-        for m in ("0.5", "1", "1.5"):
-            pairs = [(run["worst_case_success"], reference[run["seed"]]["worst_case_success"]) for run in members]
-            cells.append(_cell([ours[m] - theirs[m] for ours, theirs in pairs]))
+        cells = [_cell([run["nominal_success"] - other["nominal_success"] for run, other in pairs])]
+        cells += [_cell([r["worst_case_success"][m] - o["worst_case_success"][m] for r, o in pairs]) for m in radii]
+        cells += [_cell([run["sampled_success"] - other["sampled_success"] for run, other in pairs])]
+        sampled = "sampled_worst_case_success"
+        cells += [_cell([run[sampled]["1"] - other[sampled]["1"] for run, other in pairs])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
