@@ -181,7 +181,7 @@ def test_an_empty_dataset_is_refused():
 
 def test_the_world_in_the_instructions_is_one(tmp_path):
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
-    code = re.search(r"```python\n(.*?class HeatingEnv.*?)```", text, re.DOTALL)[1]
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class HeatingEnv" in c)
     (tmp_path / "heating.py").write_text(code)
     names = runpy.run_path(tmp_path / "heating.py", run_name="heating")
     with warnings.catch_warnings():

@@ -33,7 +33,10 @@ def evaluated(tmp_path):
 
 def test_the_table_has_intervals_attacks_threat_model_and_trust(evaluated):
     card = evaluated()
-    assert "| | nominal | worst case, 0.5x radius (0.2) | worst case, 1x radius (0.4) |" in card.text
+    assert (
+        "| | nominal | worst case, 0.25x radius (0.1) | worst case, 0.5x radius (0.2) | worst case, 1x radius (0.4) |"
+        in card.text
+    )
     assert "| success, greedy | 81.3 [79-84] | 78.1 [75-81] | 74.7 [72-77] | 70.1 [67-73] |" in card.text
     assert "| success, sampled | 72.6 [70-75] | 73.1 [70-76] | 69.7 [67-72] | 65.1 [62-68] |" in card.text
     assert "what none of these attacks breaks: margin, tempered nll." in card.text

@@ -214,7 +214,7 @@ def test_to_let_every_attack_see_every_example_changes_no_success():
                 by_default = counted[name][attack][multiple]
                 counts = (tally[multiple].attacked, tally[multiple].broken, tally[multiple].left)
                 assert counts == (by_default.attacked, by_default.broken, by_default.left), attack
-                assert (by_default.alone is not None) == (attack == "cost")
+                assert by_default.alone is None
                 assert left <= tally[multiple].alone <= EXAMPLES
             assert list(exhaustive[name]) == list(ATTACKS) and counts[2] == left
     assert len(shares) > 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -323,3 +325,15 @@ def test_a_further_attack_is_one_object():
     found = [(name, tally["1"].attacked, tally["1"].broken, tally["1"].left) for name, tally in tallies.items()]
     assert found == [("random", 16, 0, 16), ("given", 16, 8, 8), ("margin", 8, 8, 0)]
     assert all(tally["1"].alone is None for tally in tallies.values())
+
+
+def test_the_attack_in_the_instructions_is_one():
+    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Doubled" in c)
+    names = {"dataclass": dataclass}
+    exec(code, names)
+    target, radius = linear_target("l2", "sequence")
+    for factor, broken in ((0.999, False), (1.002, True)):
+        search = make_search(target, factor * radius)
+        names["Doubled"]()(search)
+        assert (search.broken == broken).all()
