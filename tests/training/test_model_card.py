@@ -44,7 +44,7 @@ def test_the_table_has_intervals_attacks_threat_model_and_trust(evaluated):
     assert "The success under attack can be trusted: this agent passes all checks of the attack." in card.text
     assert "(evaluation/worst_case.png)" in card.text and "Amplification along the ascent" in card.text
     values = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    assert values["success (nominal) %"] == 81.3 and values["success (worst case, 2x training radius) %"] == 70.1
+    assert values["success (nominal) %"] == 81.3 and values["success (worst case, 1x training radius) %"] == 70.1
 
 
 def test_a_failed_check_and_a_token_attack_are_said(evaluated):
