@@ -275,7 +275,7 @@ def test_every_visited_perturbation_is_one_of_the_threat_model(threat, monkeypat
     # Not those of the rules, which go beyond the ball.
     monkeypatch.setattr(
         "aajr_hf.evaluation.robustness.measure_trust",
-        lambda target, multiple: {"steps": {"5": 0}, "unbounded": 0, "vanished": 0, "examples": 1},
+        lambda target, multiple: {"steps": {"5": 0}, "unbounded": 0, "vanished": 0, "tried": 1, "examples": 1},
     )
     agents, _ = agents_and_sources()
     evaluate_agents(agents, COPYING_ROWS, settings)

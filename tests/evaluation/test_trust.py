@@ -24,7 +24,7 @@ RANDOM = "the agent's own gradient breaks what random points break"
 OTHERS = "the agent's own gradient breaks what other models break"
 VANISHED, STEPS = "gradients do not vanish", "more steps leave no more success"
 UNBOUNDED, RADIUS = "an attack without a bound leaves no success", "success falls with the radius"
-GOOD = {"steps": {"5": 9, "20": 8, "100": 7}, "unbounded": 0, "vanished": 0, "right": 16, "examples": 16}
+GOOD = {"steps": {"5": 9, "20": 8, "100": 7}, "unbounded": 0, "vanished": 0, "tried": 16, "examples": 16}
 
 
 def tally(broken, left=50):
