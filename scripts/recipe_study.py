@@ -211,7 +211,8 @@ def main() -> None:
         runs += runs_of(evaluate(names, seed, arguments.work, examples), seed)
         print(f"evaluated seed {seed}", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    (arguments.output / "recipe.json").write_text(json.dumps(runs, indent=1) + "\n")
+    lines = ",\n".join(json.dumps(run) for run in runs)  # one run a line
+    (arguments.output / "recipe.json").write_text(f"[\n{lines}\n]\n")
     (arguments.output / "recipe.md").write_text(page(runs))
 
 
