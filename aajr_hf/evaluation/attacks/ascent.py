@@ -1,6 +1,5 @@
 """
-Projected gradient ascent with step sizes that adapt: APGD of Croce and Hein (arXiv 2003.01690, section 3), and with fixed ones, for any
-of the losses.
+Projected gradient ascent with step sizes that adapt, for any of the losses: APGD of Croce and Hein (arXiv 2003.01690, section 3).
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class Ascent:
 def ascend(search: Search, loss: str, start: Tensor, to_the_end: bool = False) -> None:
     """
     Climb from perturbations (B, L, d) of all examples of the search. Unless it is to go `to_the_end`, an example is left when it is
-    settled, see [`Search.unsettled`]: its further points would change no share.
+    settled, see [`Search.unsettled`]: its further points would change no greedy answer, and hardly a sampled one.
     """
     rows = search.all_rows if to_the_end else search.unsettled().nonzero().flatten()
     if not len(rows):
