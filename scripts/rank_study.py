@@ -27,6 +27,7 @@ from rank_study_report import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "congestion" / "aajr.yaml"
+BASE = ROOT / "docs" / "results" / "agents" / "congestion"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 2, 4, 8, 16, 32)), "hira:8", "shira:8", "oft:8"]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 TUNING_SEED = 100
@@ -79,9 +80,9 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
     from aajr_hf.evaluation.settings import RobustnessSettings
 
     adapter, _, rank = run.adapter.partition(":")
-    folder, base = work / run.label, work / "base"
+    folder = work / run.label
     options = {
-        "model_name_or_path": base,
+        "model_name_or_path": BASE,
         "output_dir": folder,
         "seed": run.seed,
         "learning_rate": run.rate,
@@ -102,7 +103,7 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
     model, tokenizer = load_agent(str(folder))
     rows = held_out_rows("congestion", examples, seed=run.observations_seed)
     numbers = evaluate_agent(model, tokenizer, rows, RobustnessSettings(multiples=(MULTIPLE,), seed=7))
-    updates = update_spectra(model, load_agent(str(base))[0]).values()
+    updates = update_spectra(model, load_agent(str(BASE))[0]).values()
     trained = json.loads((folder / "train_results.json").read_text())
     result = {
         "adapter": adapter,
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training (default: 0 1 2)")
     parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="learning rates to choose from")
     parser.add_argument("--max_steps", type=int, help="of training, instead of the recipe's")
-    parser.add_argument("--examples", type=int, default=400, help="observations (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=256, help="observations (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each (default: %(default)s)")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -152,8 +153,6 @@ def main() -> None:
         sys.exit(f"error: `--work`: {work} holds runs of {file.read_text().strip()}: give another folder.")
     if not file.is_file():
         _write(settings, file)
-    if not (work / "base").is_dir():
-        subprocess.run([sys.executable, "-m", "aajr_hf", "init-agent", str(work / "base")], check=True)
     measure = functools.partial(result_of, work=work, steps=arguments.max_steps, examples=arguments.examples)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         tried = pool.map(

@@ -40,7 +40,7 @@ def page(runs: list[dict]) -> str:
         "",
         "`python scripts/rank_study.py` makes this page, `rank.json` and the plot again. One base agent of the world `congestion`,",
         f"fine-tuned by `recipes/congestion/aajr.yaml` with each adapter, seeds {', '.join(map(str, seeds))}, and measured on held-out",
-        "observations (greedy, 400 unless the command says otherwise), without an adversary and under all attacks of `aajr evaluate` at the training",
+        "observations (greedy, 256 unless the command says otherwise), without an adversary and under all attacks of `aajr evaluate` at the training",
         "radius. The learning rate of each adapter is the best of those in `rank_tuning.json`, found with another seed on other",
         "observations. Means with their 95 % confidence intervals (Student's t). Update rank: directions that carry 99 % of a",
         "layer's update, averaged over layers. Time: of two runs at once, on one thread each, and beside other work.",

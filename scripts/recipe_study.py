@@ -27,6 +27,7 @@ TUNING_SEED, TUNING_EXAMPLES = 0, 128
 K1, K3 = {"ascent_steps": 1}, {"ascent_steps": 3}
 # What differs from a recipe is written out in full, so that the recipe may change.
 SAMPLED = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 1}
+EVERY = {"penalty_trajectory": "all", "penalty_fraction": 1.0}
 
 
 def _aajr(weight: float, **fields) -> tuple[str, dict]:
@@ -46,8 +47,17 @@ SETTINGS: dict[str, tuple[str, dict]] = {
     "AAJR, K = 1, lambda 6e-5": _aajr(6e-5),
     "AAJR, K = 1, lambda 6e-4": _aajr(6e-4),
     "AAJR, K = 1, lambda 6e-3": _aajr(6e-3),
+    "AAJR, K = 2, lambda 6e-5": _aajr(6e-5, ascent_steps=2),
+    "AAJR, K = 1, lambda 2e-4": _aajr(2e-4),
+    "every point, K = 1, lambda 6e-5": _aajr(6e-5, **EVERY),
+    "every point, K = 1, lambda 2e-4": _aajr(2e-4, **EVERY),
+    "amortised, K = 1, lambda 6e-5": _aajr(6e-5, penalty_fraction=0.125, penalty_interval=4),
+    "660 steps, K = 1, lambda 6e-5": _aajr(6e-5, max_steps=660),
+    "660 steps, adversarial, K = 3": ("adversarial", K3 | {"max_steps": 660}),
     "penalty to 2 epsilon, lambda 6e-4": _aajr(6e-4, penalty_radius=2),
     "penalty to 3 epsilon, lambda 6e-4": _aajr(6e-4, penalty_radius=3),
+    "Fisher metric, lambda 1e-3": _aajr(1e-3, penalty_output="fisher"),
+    "Fisher metric, lambda 0.01": _aajr(0.01, penalty_output="fisher"),
     "Fisher metric, lambda 0.1": _aajr(0.1, penalty_output="fisher"),
     "Fisher metric, lambda 1": _aajr(1.0, penalty_output="fisher"),
     "margin, lambda 6e-4": _aajr(6e-4, penalty_output="margin"),
@@ -190,7 +200,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "recipe-study", help="folder of the agents")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), metavar="NAME", help="of those in this file")
     parser.add_argument("--finalists", nargs="+", default=FINALISTS, metavar="NAME", help="trained on all seeds")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="of the finalists")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="of the finalists")
     parser.add_argument("--examples", type=int, default=256, help="observations per seed (default: %(default)s)")
     parser.add_argument("--max_steps", type=int, help="of training, instead of the recipes'")
     parser.add_argument(

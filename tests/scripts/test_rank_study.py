@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from aajr_hf.environments import expert_rows
-from aajr_hf.training.base_agent import small_llama, train_tokenizer
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
@@ -72,10 +70,6 @@ def test_rates_are_tried_towards_the_better_ones(worst, tried):
 
 
 def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
-    rows = expert_rows("congestion", 200, seed=0)
-    tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
-    small_llama(tokenizer, seed=0).save_pretrained(tmp_path / "work" / "base")
-    tokenizer.save_pretrained(tmp_path / "work" / "base")
     command = [
         sys.executable,
         str(SCRIPTS / "rank_study.py"),
