@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
