@@ -32,7 +32,7 @@ from benchmark_report import ratios, report
 
 ROOT = Path(__file__).resolve().parent.parent
 # Imported once, by the server that worker processes are forked from; the last one is what the first jvp imports.
-_HEAVY_MODULES = ["aajr_hf.training.trainer", "datasets", "torch._decomp.decompositions_for_jvp"]
+_HEAVY_MODULES = ["aajr_hf.training.trainers.sft", "datasets", "torch._decomp.decompositions_for_jvp"]
 _DEFINITIONS = {
     "step_seconds": "seconds per optimizer step: data, step, optimizer, logging; blocks of whole penalty intervals",
     "above_model_mib": "peak during a step above the loaded model: activations, gradients and optimizer state; on a "

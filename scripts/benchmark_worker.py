@@ -25,7 +25,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTConfig, SFTTrainer
 
 from aajr_hf import AAJRConfig, AAJRTrainer
-from aajr_hf.training import monitoring
+from aajr_hf.training.policy import monitoring
 
 # A block of steps of some length each time the generator is asked; it measures where it is resumed.
 Script = Generator[int, None, None]

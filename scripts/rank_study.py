@@ -74,10 +74,10 @@ def result_of(run: Run, work: Path, steps: int | None, examples: int) -> dict:
 def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) -> None:
     from aajr_hf.cli.main import main as aajr
     from aajr_hf.environments import held_out_rows
+    from aajr_hf.evaluation.adapter_rank.measure import update_spectra
     from aajr_hf.evaluation.agents import load_agent
-    from aajr_hf.evaluation.rank import update_spectra
-    from aajr_hf.evaluation.robustness import evaluate_agent
-    from aajr_hf.evaluation.settings import RobustnessSettings
+    from aajr_hf.evaluation.attacks.settings import RobustnessSettings
+    from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
 
     adapter, _, rank = run.adapter.partition(":")
     folder = work / run.label

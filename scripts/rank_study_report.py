@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from aajr_hf.evaluation.chance import mean_interval
+from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 _COLUMNS = {
     "nominal_success": "nominal %",

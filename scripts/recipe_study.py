@@ -19,7 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from aajr_hf.evaluation.chance import mean_interval
+from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "docs" / "results" / "agents" / "congestion"

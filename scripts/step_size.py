@@ -23,10 +23,10 @@ from matplotlib.figure import Figure
 from aajr_hf.environments import held_out_rows
 from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.data import encode_examples
-from aajr_hf.training.policy import AgentPolicy, embedding_norm, frozen_parameters
-from aajr_hf.training.system_losses import ActionLoss
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
+from aajr_hf.training.policy.policy import AgentPolicy, embedding_norm, frozen_parameters
+from aajr_hf.training.policy.system_losses import ActionLoss
 
 EPSILON = 0.25
 

@@ -33,7 +33,7 @@ from study_report import write_report
 from study_settings import METHODS, PRESETS, ROOT, TUNED_AS, Preset, Run, base_agent, settings_of
 
 from aajr_hf.environments import WORLDS
-from aajr_hf.evaluation.report import replace_file
+from aajr_hf.evaluation.reporting.report import replace_file
 
 
 class Study:

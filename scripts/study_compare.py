@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from study_settings import EPSILON
 
-from aajr_hf.evaluation.chance import mean_interval
-from aajr_hf.evaluation.runs import UNPENALISED
-from aajr_hf.evaluation.trade_off import matched
+from aajr_hf.evaluation.comparison.runs import UNPENALISED
+from aajr_hf.evaluation.comparison.trade_off import matched
+from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 AAJR = ("aajr", "aajr_amortised")
 # The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and 0.5.

@@ -7,7 +7,7 @@ import io
 from matplotlib.figure import Figure
 from study_compare import RADII, Methods, epsilon, paired, sampled, sampled_worst
 
-from aajr_hf.evaluation.chance import mean_interval
+from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 # What is compared: its label, marker and colour (Okabe and Ito's).
 _MEASURES = [("no attack", sampled, "o", "#000000")] + [

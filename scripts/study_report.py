@@ -26,8 +26,8 @@ from study_settings import EPSILON, MEASURES
 from study_stability import sensitivity, stability
 
 from aajr_hf.environments import WORLDS
-from aajr_hf.evaluation.report import replace_file
-from aajr_hf.evaluation.runs import UNPENALISED
+from aajr_hf.evaluation.comparison.runs import UNPENALISED
+from aajr_hf.evaluation.reporting.report import replace_file
 
 ORDER = (*UNPENALISED, "global_spectral", "local_spectral", "global_frobenius", "random_direction", *AAJR)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from aajr_hf.evaluation.settings import RobustnessSettings
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.model_card import weights_digest
+from aajr_hf.evaluation.attacks.settings import RobustnessSettings
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.training.sharing.model_card import weights_digest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Base agents of the committed results, in bfloat16, so that every machine starts from the same ones.

@@ -64,7 +64,7 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
 def measure(run: Run, preset: Preset, folder: Path) -> dict:
     from aajr_hf.environments import held_out_rows
     from aajr_hf.evaluation.agents import load_agent
-    from aajr_hf.evaluation.robustness import evaluate_agent
+    from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
 
     agent = load_agent(str(folder))
     tuning = run.phase == "tuning"
@@ -89,9 +89,9 @@ def shocked(run: Run, preset: Preset, agent: tuple) -> dict[str, dict[str, float
 
 def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, epsilon: float | None = None) -> dict:
     from aajr_hf.environments import WORLDS
-    from aajr_hf.evaluation.simulation import episode_seeds, play
-    from aajr_hf.evaluation.simulation_players import AttackSettings, Experts, ModelPlayer
-    from aajr_hf.evaluation.threat_model import ThreatModel
+    from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+    from aajr_hf.evaluation.episodes.play import episode_seeds, play
+    from aajr_hf.evaluation.episodes.players import AttackSettings, Experts, ModelPlayer
 
     kind, magnitude = WORLDS[run.world], SHOCKS[run.world][shock] if shock else 0
     worlds = [kind(shock=shock, magnitude=magnitude) for _ in range(min(preset.episodes, 12))]
@@ -109,7 +109,7 @@ def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, e
 
 def training_numbers(folder: Path) -> dict:
     """What training itself said: time, gradient norms over all steps, and the inner loop at its end."""
-    from aajr_hf.evaluation.runs import gradient_norms
+    from aajr_hf.evaluation.comparison.runs import gradient_norms
 
     file = folder / "trainer_state.json"
     if not file.is_file():

@@ -1,66 +1,160 @@
-"""A module's folder says what it may import."""
+"""A folder says what it holds, and what its modules may import."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "aajr_hf"
+ROOT = Path(__file__).resolve().parent.parent
+# Folder -> the folders that its modules may import, beside its own.
+_POLICY = {"objective", "training/config", "training/data", "training/policy"}
+_BELOW_TRAINERS = _POLICY | {"training/models", "training/adversary", "training/runs", "training/sharing"}
+_MEASURED = {"evaluation", "evaluation/attacks", "evaluation/reporting"}
+_CLI = {"cli", "cli/common", "cli/arguments", "cli/launching", "cli/commands"}
+_EVALUATION = _MEASURED | {
+    f"evaluation/{name}" for name in ("robustness", "tool_calls", "episodes", "comparison", "adapter_rank")
+}
+_TRAINING = _BELOW_TRAINERS - {"objective"} | {"training", "training/trainers"}
 ALLOWED = {
     "objective": set(),
     "environments": set(),
-    "training": {"objective"},
-    "evaluation": {"objective", "training"},
-    "cli": {"objective", "training", "evaluation", "environments"},
+    "training/config": set(),
+    "training/data": {"environments", "training/config"},
+    "training/policy": {"objective", "training/config", "training/data"},
+    "training/models": {"training/config", "training/data"},
+    "training/adversary": _POLICY,
+    "training/runs": {"training/config"},
+    "training/sharing": {"training/config"},
+    "training/trainers": _BELOW_TRAINERS,
+    "training": {"training/config", "training/trainers"},
+    "evaluation": {"training/data", "training/models", "training/runs"},
+    "evaluation/reporting": {"training/sharing"},
+    "evaluation/attacks": _POLICY | {"training/trainers"},
+    "evaluation/robustness": _POLICY | _MEASURED | {"training/sharing"},
+    "evaluation/tool_calls": _POLICY | _MEASURED | {"evaluation/robustness", "training/sharing"},
+    "evaluation/episodes": _POLICY | _MEASURED,
+    "evaluation/comparison": {"evaluation/reporting", "training/config", "training/runs", "training/sharing"},
+    "evaluation/adapter_rank": _BELOW_TRAINERS | {"evaluation/reporting", "training/trainers"},
+    "cli/common": {"evaluation", "training/sharing"},
+    "cli/arguments": {
+        "cli/common",
+        "environments",
+        "evaluation/attacks",
+        "training/config",
+        "training/data",
+        "training/runs",
+    },
+    "cli/launching": {"cli/common", "cli/arguments"},
+    "cli/commands": _TRAINING | _EVALUATION | {"environments", "cli/common", "cli/arguments", "cli/launching"},
+    "cli": _CLI - {"cli"},
 }
 
 
-def imported_folders(path: Path) -> set[str]:
+def folder_of(module: tuple[str, ...], package: Path) -> str | None:
+    """The folder of a module, a package or a name in one of them, given by its parts below the package; None for the package itself."""
+    while module and not package.joinpath(*module).is_dir():
+        module = module[:-1]
+    return "/".join(module) or None
+
+
+def imported_folders(path: Path, package: Path) -> set[str]:
     """Folders of the package that a module imports, however deep in it the statement stands, and however deep the module lies."""
-    found, depth = set(), len(path.relative_to(PACKAGE).parts)
+    here, found = path.relative_to(package).parts[:-1], set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == depth:  # as many dots as lead to the package itself
-            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-        names = []
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        found |= {name.split(".")[1] for name in names if name.startswith("aajr_hf.")}
-    return found & ALLOWED.keys()
+        modules: list[tuple[str, ...]] = []
+        if isinstance(node, ast.ImportFrom) and node.level <= len(here) + 1:
+            inside = here[: len(here) + 1 - node.level] if node.level else ()
+            parts = (*inside, *(node.module or "").split(".")) if node.module else inside
+            modules = [(*parts, alias.name) for alias in node.names] if node.level or parts[0] == "aajr_hf" else []
+            modules = modules if node.level else [module[1:] for module in modules]
+        if isinstance(node, ast.Import):
+            modules = [tuple(alias.name.split(".")[1:]) for alias in node.names if alias.name.startswith("aajr_hf.")]
+        found |= {folder_of(module, package) for module in modules}
+    return found - {"/".join(here), None}
 
 
-@pytest.mark.parametrize("folder", ALLOWED)
-def test_a_folder_imports_what_lies_below_it_alone(folder):
-    modules = list((PACKAGE / folder).rglob("*.py"))
-    assert modules
-    for module in modules:
-        assert imported_folders(module) <= ALLOWED[folder] | {folder}, module
+def folders(package: Path) -> dict[str, set[str]]:
+    """Folder of the package -> the folders that its modules import."""
+    found: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        if folder := "/".join(path.relative_to(package).parts[:-1]):
+            found.setdefault(folder, set()).update(imported_folders(path, package))
+    return found
 
 
-def test_nested_folders_are_read_and_every_way_to_import_is_seen(tmp_path, monkeypatch):
-    assert imported_folders(PACKAGE / "evaluation/attacks/search.py") == {"objective", "training"}
-    assert {path.name for path in (PACKAGE / "evaluation").rglob("*.py")} >= {"robustness.py", "search.py"}
-    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
-    (tmp_path / "evaluation/attacks").mkdir(parents=True)
-    module = tmp_path / "evaluation/attacks/module.py"
-    for text in (
-        "from ...cli.main import main",
-        "from ...cli import main",
-        "from ... import cli",
-        "from aajr_hf.cli.main import main",
-        "from aajr_hf import cli",
-        "import aajr_hf.cli.main",
-        "def f():\n    from ...cli import main",
-    ):
-        module.write_text(text)
-        assert imported_folders(module) == {"cli"}, text
-    for text in ("from ..cli import main", "from .cli import main", "import cli", "from torch import cli"):
-        module.write_text(text)
-        assert imported_folders(module) == set(), text
+def cycle(imports: dict[str, set[str]]) -> list[str]:
+    """Folders that import each other in a circle; none where there is no such circle."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_folder_imports_another_that_imports_it():
+    imports = folders(ROOT / "aajr_hf")
+    assert imports.keys() == ALLOWED.keys()
+    assert cycle(imports) == []
+
+
+def test_a_folder_imports_what_lies_below_it_alone():
+    imports = folders(ROOT / "aajr_hf")
+    assert {folder: found - ALLOWED[folder] for folder, found in imports.items() if found - ALLOWED[folder]} == {}
+
+
+def test_what_may_be_imported_has_no_circle_either():
+    assert cycle(ALLOWED) == []
+
+
+@pytest.mark.parametrize("folder", ["", *ALLOWED])
+def test_a_folder_says_what_it_holds(folder):
+    assert ast.get_docstring(ast.parse((ROOT / "aajr_hf" / folder / "__init__.py").read_text()))
+
+
+@pytest.fixture
+def package(tmp_path):
+    for folder in ("cli/commands", "evaluation/attacks"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "cli/main.py").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "imported"),
+    [
+        ("from ...cli.main import main", "cli"),
+        ("from ...cli import main", "cli"),
+        ("from ... import cli", "cli"),
+        ("from ...cli.commands import train", "cli/commands"),
+        ("from ...cli import commands", "cli/commands"),
+        ("from .. import agents", "evaluation"),
+        ("from ..agents import load", "evaluation"),
+        ("from aajr_hf.cli.main import main", "cli"),
+        ("from aajr_hf import cli", "cli"),
+        ("import aajr_hf.cli.main", "cli"),
+        ("def f():\n    from ...cli import main", "cli"),
+        ("from ... import __version__", None),
+        ("from .cli import main", None),
+        ("import cli", None),
+        ("from torch import cli", None),
+    ],
+)
+def test_every_way_to_import_is_seen_in_nested_folders(package, text, imported):
+    (package / "evaluation/attacks/module.py").write_text(text)
+    assert folders(package)["evaluation/attacks"] == ({imported} if imported else set())
+
+
+def test_a_circle_is_seen(package):
+    (package / "evaluation/attacks/module.py").write_text("from ...cli.main import main")
+    assert cycle(folders(package)) == []
+    (package / "cli/commands/module.py").write_text("from ...evaluation.attacks import module")
+    (package / "cli/module.py").write_text("from .commands import module")
+    assert set(cycle(folders(package))) == {"cli", "cli/commands", "evaluation/attacks"}
 
 
 def test_the_objective_needs_torch_alone():

@@ -1,1 +1,1 @@
-"""The `aajr` command: thin, one module per sub-command."""
+"""The `aajr` command."""

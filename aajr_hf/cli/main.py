@@ -55,9 +55,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     # Imported late: the help of one command need not wait for the libraries of the others.
-    module = importlib.import_module(f".{COMMANDS[argv[0]][0]}", package=__package__)
-    from .errors import Interrupted, RunError, UserError
-    from .launched import hand_up, is_first
+    module = importlib.import_module(f".commands.{COMMANDS[argv[0]][0]}", package=__package__)
+    from .common.errors import Interrupted, RunError, UserError
+    from .launching.worker import hand_up, is_first
 
     debug = "--debug" in argv
     try:

@@ -1,1 +1,1 @@
-"""Robust evaluation: attacks stronger than those of training, comparison, and reports with plots."""
+"""How agents withstand an adversary: measured, compared, reported."""

@@ -10,9 +10,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..training.adapters import load_adapter
-from ..training.checkpoints import INCOMPLETE
-from ..training.loading import check_model_name, load_tokenizer
+from ..training.models.adapters import load_adapter
+from ..training.models.loading import check_model_name, load_tokenizer
+from ..training.runs.checkpoints import INCOMPLETE
 
 
 def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..training.batch import AgentBatch
-from ..training.data import encode_examples
+from ..training.data.batch import AgentBatch
+from ..training.data.collation import encode_examples
 
 
 def batches_by_length(

@@ -2,11 +2,16 @@
 
 from importlib import import_module
 
-from .config import AAJRConfig
-from .trainer import AAJRTrainer
+from .config.sft import AAJRConfig
+from .trainers.sft import AAJRTrainer
 
 # Loaded when they are asked for: few users need them, and with its GRPO TRL loads vLLM where that is installed.
-_LAZY = {"AAJRDPOConfig": "dpo", "AAJRDPOTrainer": "dpo", "AAJRGRPOConfig": "grpo", "AAJRGRPOTrainer": "grpo"}
+_LAZY = {
+    "AAJRDPOConfig": "config.dpo",
+    "AAJRDPOTrainer": "trainers.dpo",
+    "AAJRGRPOConfig": "config.grpo",
+    "AAJRGRPOTrainer": "trainers.grpo",
+}
 
 __all__ = ["AAJRConfig", "AAJRTrainer", *_LAZY]
 

@@ -14,11 +14,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aajr_hf.cli.errors import UserError
+from aajr_hf.cli.arguments.model_and_data import TrainArguments
+from aajr_hf.cli.arguments.parsing import RecipeParser, read_recipe
+from aajr_hf.cli.common.errors import UserError
 from aajr_hf.cli.main import main
-from aajr_hf.cli.parsing import RecipeParser, read_recipe
-from aajr_hf.cli.train import TrainArguments
-from aajr_hf.training.config import AAJRConfig
+from aajr_hf.training.config.sft import AAJRConfig
 
 from .test_main import FAST, ROOT, agent, fails  # noqa: F401
 

@@ -9,7 +9,7 @@ import pytest
 from evaluation.conftest import as_results, make_run
 
 from aajr_hf.cli.main import main
-from aajr_hf.training.model_card import weights_digest
+from aajr_hf.training.sharing.model_card import weights_digest
 
 from .test_bad_input import refused, snapshot  # noqa: F401
 from .test_main import FAST, ROOT, agent  # noqa: F401

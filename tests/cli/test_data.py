@@ -11,12 +11,10 @@ from datasets import Dataset
 from training.test_formats import ANSWER, QUESTION, lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aajr_hf.cli.data import load_data, split
-from aajr_hf.cli.errors import UserError
+from aajr_hf.cli.commands.evaluate_tool_calls import rows_of_split
 from aajr_hf.cli.main import main
-from aajr_hf.cli.tool_call_data import tool_call_rows
-from aajr_hf.cli.train import TrainArguments
-from aajr_hf.evaluation.tool_call_rows import read_rows
+from aajr_hf.evaluation.tool_calls.rows import read_rows
+from aajr_hf.training.data.sources import DataArguments, DataError, load_data
 
 from .test_main import ROOT, fails
 
@@ -32,8 +30,8 @@ MESSAGES = [
 
 
 def read(name, split_name="train", text_field="text", **arguments):
-    data = load_data(TrainArguments(dataset_name=str(name), **arguments), text_field)
-    return split(data, split_name, "dataset_train_split")
+    data = load_data(DataArguments(dataset_name=str(name), **arguments), text_field)
+    return data.read(split_name, "dataset_train_split")
 
 
 def write(file, rows) -> None:
@@ -56,7 +54,7 @@ def test_files_and_folders_of_every_kind_are_read(tmp_path, suffix):
     write(tmp_path / f"test{suffix}", TEXTS[:2])
     assert list(read(tmp_path / f"train{suffix}")) == TEXTS
     assert list(read(tmp_path)) == TEXTS and list(read(tmp_path, "test")) == TEXTS[:2]
-    with pytest.raises(UserError, match="`dataset_train_split`: the dataset has no split 'dev', only train, test"):
+    with pytest.raises(DataError, match="`dataset_train_split`: the dataset has no split 'dev', only train, test"):
         read(tmp_path, "dev")
 
 
@@ -71,7 +69,7 @@ def test_a_text_can_stand_in_another_field(tmp_path):
     for suffix in (".jsonl", ".parquet"):
         write(tmp_path / f"a{suffix}", [{"story": "a"}])
         assert list(read(tmp_path / f"a{suffix}", text_field="story")) == [{"story": "a"}]
-        with pytest.raises(UserError, match="story"):
+        with pytest.raises(DataError, match="story"):
             read(tmp_path / f"a{suffix}")
 
 
@@ -90,7 +88,7 @@ def bfcl_folder(tmp_path):
 
 
 def test_malformed_rows_are_refused_or_counted(bfcl_folder, caplog):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(DataError) as error:
         read(bfcl_folder, dataset_format="bfcl")
     message = str(error.value)
     assert message.startswith("`dataset_name`: 3 of 13 rows are malformed: BFCL_a.json line 2: is not JSON")
@@ -98,9 +96,9 @@ def test_malformed_rows_are_refused_or_counted(bfcl_folder, caplog):
     assert "BFCL_a.answers.json line 2: answers '1', which BFCL_a.json does not ask" in message
     assert message.endswith("or set `skip_invalid_rows` to true to go on without them.") and "\n" not in message
     data = load_data(
-        TrainArguments(dataset_name=str(bfcl_folder), dataset_format="bfcl", skip_invalid_rows=True),
+        DataArguments(dataset_name=str(bfcl_folder), dataset_format="bfcl", skip_invalid_rows=True),
     )
-    assert len(split(data, "train", "dataset_train_split")) == 10
+    assert len(data.read("train", "dataset_train_split")) == 10
     assert data.skipped == {"train": 3} and "Skipped: 3 of 13 rows are malformed: BFCL_a.json line 2" in caplog.text
 
 
@@ -124,7 +122,7 @@ def test_conversations_from_every_file_are_evaluated_alike(tmp_path, suffix):
 
     rows = [row("f", "a"), row("g", 5)]
     write(tmp_path / f"a{suffix}", rows)
-    read = read_rows(tool_call_rows(str(tmp_path / f"a{suffix}"), "trl", None))
+    read = read_rows(rows_of_split(DataArguments(dataset_name=str(tmp_path / f"a{suffix}")), None))
     assert [row["accepted"] for row in read] == [[{"f": {"f": ["a"]}}], [{"g": {"g": [5]}}]]
     assert [row["tools"] for row in read] == [row["tools"] for row in rows]
     assert all(row["prompt"] == [{"role": "user", "content": "?"}] for row in read)

@@ -17,13 +17,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aajr_hf.cli.main import main
 from aajr_hf.environments import WORLDS, expert_rows
-from aajr_hf.evaluation import robustness, surrogate
 from aajr_hf.evaluation.agents import load_agent
+from aajr_hf.evaluation.attacks import surrogate
 from aajr_hf.evaluation.attacks.suite import ATTACKS
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.base_agent import small_llama, train_tokenizer
-from aajr_hf.training.loading import load_tokenizer
-from aajr_hf.training.measurement import RESULTS_VERSION, trust_sentence
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.robustness import evaluate as robustness
+from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
+from aajr_hf.training.models.loading import load_tokenizer
+from aajr_hf.training.sharing.measurement import RESULTS_VERSION, trust_sentence
 
 from .test_bad_input import refused  # noqa: F401
 from .test_main import ROOT, agent, fails  # noqa: F401
@@ -222,7 +223,9 @@ def copied(agent, tmp_path):  # noqa: F811
 @pytest.fixture
 def unmeasured(monkeypatch):
     """Nothing is measured: a mistake is found before."""
-    monkeypatch.setattr("aajr_hf.evaluation.robustness.evaluate_agents", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr(
+        "aajr_hf.evaluation.robustness.evaluate.evaluate_agents", lambda *_, **__: pytest.fail("measured")
+    )
 
 
 @pytest.mark.parametrize(
@@ -352,7 +355,7 @@ def test_the_tokens_of_the_recipe_are_the_ones_that_move(agent, tmp_path, monkey
 def brief(monkeypatch):
     """Surrogates of two steps."""
     monkeypatch.setattr(surrogate, "STEPS", 2)
-    monkeypatch.setattr("aajr_hf.cli.evaluate.EXAMPLES", 64)
+    monkeypatch.setattr("aajr_hf.cli.commands.evaluate.EXAMPLES", 64)
 
 
 def test_a_surrogate_is_kept_recorded_and_can_be_loaded(agent, tmp_path, brief, capsys):  # noqa: F811

@@ -12,13 +12,13 @@ import yaml
 from evaluation.tool_tiny import ROWS, caller
 from huggingface_hub import ModelCard
 
+from aajr_hf.cli.commands.push import _add_evaluation
 from aajr_hf.cli.main import main
-from aajr_hf.cli.push import _add_evaluation
-from aajr_hf.evaluation import tool_call_robustness
-from aajr_hf.evaluation.tool_call_robustness import ON_CALLS
-from aajr_hf.training.measurement import trust_sentence
-from aajr_hf.training.model_card import write_model_card
-from aajr_hf.training.recipe import RECIPE
+from aajr_hf.evaluation.tool_calls import evaluate as tool_call_robustness
+from aajr_hf.evaluation.tool_calls.evaluate import ON_CALLS
+from aajr_hf.training.config.recipe import RECIPE
+from aajr_hf.training.sharing.measurement import trust_sentence
+from aajr_hf.training.sharing.model_card import write_model_card
 
 from .test_main import agent, fails  # noqa: F401
 

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from aajr_hf import AAJRConfig
-from aajr_hf.cli.inspect import show
+from aajr_hf.cli.commands.inspect import show
 from aajr_hf.cli.main import main
 from aajr_hf.environments import expert_rows
-from aajr_hf.training.base_agent import train_tokenizer
-from aajr_hf.training.data import encode_examples
+from aajr_hf.training.data.collation import encode_examples
+from aajr_hf.training.models.base_agent import train_tokenizer
 
 ROW = expert_rows("congestion", 8, seed=0)[1]
 RECIPE = ["--config", "recipes/congestion/aajr.yaml", "--environment_examples", "8"]

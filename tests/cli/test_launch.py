@@ -17,12 +17,12 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM
 
-from aajr_hf.cli import launch
-from aajr_hf.cli.errors import UserError
-from aajr_hf.cli.parsing import RecipeParser
-from aajr_hf.cli.train import TrainArguments
-from aajr_hf.training.checkpoints import newest_checkpoint
-from aajr_hf.training.config import AAJRConfig
+from aajr_hf.cli.arguments.model_and_data import TrainArguments
+from aajr_hf.cli.arguments.parsing import RecipeParser
+from aajr_hf.cli.common.errors import UserError
+from aajr_hf.cli.launching import launch
+from aajr_hf.training.config.sft import AAJRConfig
+from aajr_hf.training.runs.checkpoints import newest_checkpoint
 
 from .test_main import FAST, ROOT, agent, fails  # noqa: F401
 

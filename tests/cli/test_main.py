@@ -15,14 +15,14 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
+from aajr_hf.cli.commands.train import COMMON_FIELDS
 from aajr_hf.cli.main import COMMANDS, main
-from aajr_hf.cli.train import COMMON_FIELDS
 from aajr_hf.evaluation.attacks.suite import ATTACKS
-from aajr_hf.evaluation.simulation_players import ALONE
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.base_agent import small_llama, train_tokenizer
-from aajr_hf.training.config import AAJRConfig
-from aajr_hf.training.measurement import trust_sentence
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.episodes.players import ALONE
+from aajr_hf.training.config.sft import AAJRConfig
+from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
+from aajr_hf.training.sharing.measurement import trust_sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment_examples", "16", "--use_cpu", "true"]

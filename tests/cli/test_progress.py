@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState
 
+from aajr_hf.cli.common.progress import TrainingProgress, _clock
 from aajr_hf.cli.main import main
-from aajr_hf.cli.progress import TrainingProgress, _clock
 
 from .test_main import FAST, ROOT, agent  # noqa: F401
 

@@ -15,7 +15,7 @@ from hub_server import Fault, HubServer
 from huggingface_hub import ModelCard
 from safetensors.torch import load
 
-from aajr_hf.training.checkpoints import newest_checkpoint
+from aajr_hf.training.runs.checkpoints import newest_checkpoint
 
 from .test_main import FAST, ROOT, agent  # noqa: F401
 

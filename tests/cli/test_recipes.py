@@ -17,15 +17,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from training.templates import SMOLLM3, shipped
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from aajr_hf.cli.data import load_data, split
-from aajr_hf.cli.launch import LaunchArguments, config_file
+from aajr_hf.cli.arguments.model_and_data import TrainArguments
+from aajr_hf.cli.arguments.parsing import RecipeParser
+from aajr_hf.cli.launching.launch import LaunchArguments, config_file
 from aajr_hf.cli.main import main
-from aajr_hf.cli.parsing import RecipeParser
-from aajr_hf.cli.train import TrainArguments
 from aajr_hf.environments import WORLDS, expert_rows
 from aajr_hf.evaluation.agents import load_agent
-from aajr_hf.training import base_agent
-from aajr_hf.training.config import AAJRConfig
+from aajr_hf.training.config.sft import AAJRConfig
+from aajr_hf.training.data.sources import DataArguments, load_data
+from aajr_hf.training.models import base_agent
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -248,11 +248,11 @@ def test_of_a_dataset_with_many_splits_only_the_one_that_is_named_is_read(tmp_pa
     splits = [{"split": name, "path": f"SFT/{name}-*"} for name in ("calls", "large")]
     card = yaml.safe_dump({"configs": [{"config_name": "SFT", "data_files": splits}]})
     (tmp_path / "README.md").write_text(f"---\n{card}---\n")
-    data = load_data(TrainArguments(dataset_name=str(tmp_path), dataset_config="SFT"))
+    data = load_data(DataArguments(dataset_name=str(tmp_path), dataset_config="SFT"))
     assert list(data.splits) == ["calls", "large"]
-    assert len(split(data, "calls", "dataset_train_split")) == len(table)
+    assert len(data.read("calls", "dataset_train_split")) == len(table)
     with pytest.raises(Exception, match="`dataset_name`: the split 'large' of .* cannot be loaded"):
-        split(data, "large", "dataset_train_split")
+        data.read("large", "dataset_train_split")
 
 
 def test_a_model_without_sdpa_is_trained_and_evaluated_with_the_attention_that_it_has(tmp_path, monkeypatch):

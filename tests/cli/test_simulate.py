@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 
 from aajr_hf.cli.main import main
-from aajr_hf.evaluation import simulation_picture, simulation_players
+from aajr_hf.evaluation.episodes import film as simulation_picture
+from aajr_hf.evaluation.episodes import players as simulation_players
 
 from .test_bad_input import refused  # noqa: F401
 from .test_main import agent  # noqa: F401

@@ -8,9 +8,9 @@ import re
 import pytest
 import yaml
 
-from aajr_hf.cli.errors import UserError
+from aajr_hf.cli.arguments.worlds import world_for
+from aajr_hf.cli.common.errors import UserError
 from aajr_hf.cli.main import main
-from aajr_hf.cli.worlds import world_for
 
 
 @pytest.fixture

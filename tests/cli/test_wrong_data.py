@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 from training.test_formats import QUESTION, lines
 
-from aajr_hf.cli.data import load_data
-from aajr_hf.cli.errors import UserError
-from aajr_hf.cli.train import TrainArguments
+from aajr_hf.training.data.sources import DataArguments, DataError, load_data
 
 from .test_data import TEXTS, read, write
 
@@ -77,7 +75,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_data_that_is_wrong_is_one_line_that_names_the_field(tmp_path, name):
     path, fields = wrong(tmp_path, name)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(DataError) as error:
         read(path, **fields)
     assert str(error.value).startswith("`dataset_name`") and WRONG[name] in str(error.value)
     assert "\n" not in str(error.value)
@@ -85,13 +83,13 @@ def test_data_that_is_wrong_is_one_line_that_names_the_field(tmp_path, name):
 
 def test_fields_that_would_change_nothing_are_refused():
     for field, value in (("dataset_format", "bfcl"), ("skip_invalid_rows", True)):
-        with pytest.raises(UserError, match=f"`{field}` is about the rows of `dataset_name`"):
-            load_data(TrainArguments(environment="congestion", **{field: value}))
+        with pytest.raises(DataError, match=f"`{field}` is about the rows of `dataset_name`"):
+            load_data(DataArguments(environment="congestion", **{field: value}))
 
 
 @pytest.mark.parametrize("dataset_format", ["trl", "bfcl"])
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_files_have_no_configurations(tmp_path, suffix, dataset_format):
     write(tmp_path / f"a{suffix}", TEXTS)
-    with pytest.raises(UserError, match="`dataset_config` .*a[.].* has none: unset it"):
+    with pytest.raises(DataError, match="`dataset_config` .*a[.].* has none: unset it"):
         read(tmp_path / f"a{suffix}", dataset_config="en", dataset_format=dataset_format)

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aajr_hf.evaluation.chance import with_intervals
+from aajr_hf.evaluation.reporting.statistics import with_intervals
 
 MULTIPLES = ("0.25", "0.5", "1")
 THREAT_MODEL = {

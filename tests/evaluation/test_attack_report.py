@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from aajr_hf.evaluation import report
-from aajr_hf.evaluation.attack_report import attack_cells, attack_tables, token_cells, trust_cells
+from aajr_hf.evaluation.reporting import report
+from aajr_hf.evaluation.reporting.attack_report import attack_cells, attack_tables, token_cells, trust_cells
 
 from .test_report import page, piped
 

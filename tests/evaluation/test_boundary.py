@@ -7,8 +7,8 @@ import torch
 
 from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.target import Target
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.batches import read_batch
-from aajr_hf.evaluation.threat_model import ThreatModel
 
 from .tiny import ROWS, TOKENIZER, model
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from aajr_hf.evaluation.chance import (
+from aajr_hf.evaluation.reporting.statistics import (
     PairedDifference,
     mcnemar,
     paired_bootstrap,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from aajr_hf.evaluation.chance import PairedDifference, paired_difference
-from aajr_hf.evaluation.compare import compare
-from aajr_hf.evaluation.runs import METHODS
+from aajr_hf.evaluation.comparison.compare import compare
+from aajr_hf.evaluation.comparison.runs import METHODS
+from aajr_hf.evaluation.reporting.statistics import PairedDifference, paired_difference
 
 from .conftest import as_results, make_run
 

@@ -13,10 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from aajr_hf.evaluation import compare_plots, compare_report
-from aajr_hf.evaluation.compare import compare
-from aajr_hf.evaluation.compare_sentences import comparison_sentences
-from aajr_hf.evaluation.runs import METHODS, gradient_norms
+from aajr_hf.evaluation.comparison import plots as compare_plots
+from aajr_hf.evaluation.comparison import report as compare_report
+from aajr_hf.evaluation.comparison.compare import compare
+from aajr_hf.evaluation.comparison.runs import METHODS, gradient_norms
+from aajr_hf.evaluation.comparison.sentences import comparison_sentences
 
 from .conftest import as_results, make_run, trust
 from .test_compare import described

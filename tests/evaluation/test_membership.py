@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from aajr_hf.cli.main import main
+from aajr_hf.evaluation.attacks.settings import RobustnessSettings
 from aajr_hf.evaluation.attacks.target import Target
-from aajr_hf.evaluation.membership import budget_of, examples_of, membership_sentences
-from aajr_hf.evaluation.robustness import evaluate_agent
-from aajr_hf.evaluation.settings import RobustnessSettings
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.data import encode_examples
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.reporting.membership import membership_sentences
+from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
+from aajr_hf.evaluation.robustness.membership import budget_of, examples_of
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
 
 from .tiny import ROWS, SMALL, TOKENIZER, trained
 

@@ -5,7 +5,7 @@ import matplotlib.image
 import pytest
 from matplotlib.text import Annotation, Text
 
-from aajr_hf.evaluation import plots
+from aajr_hf.evaluation.reporting import plots
 
 from .conftest import draw, make_run
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from training.reference import MEASURES, Reference
 from training.tiny import dataset, tiny_model, trainer
 
-from aajr_hf.evaluation.rank import measure_rank, recommendation
-from aajr_hf.evaluation.rank_report import rank_plot, rank_table
-from aajr_hf.training.adapters import linear_layers
+from aajr_hf.evaluation.adapter_rank.measure import measure_rank, recommendation
+from aajr_hf.evaluation.adapter_rank.report import rank_plot, rank_table
+from aajr_hf.training.models.adapters import linear_layers
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aajr_hf.evaluation import plots, report
-from aajr_hf.training.measurement import threat_model_line
+from aajr_hf.evaluation.reporting import plots, report
+from aajr_hf.training.sharing.measurement import threat_model_line
 
 
 def piped(table, width=100):

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from aajr_hf.evaluation import report
-from aajr_hf.evaluation.results import headline
+from aajr_hf.evaluation.reporting import report
+from aajr_hf.evaluation.reporting.results import headline
 
 
 @pytest.mark.parametrize("write", [report.write_json, report.write_report])

@@ -11,14 +11,14 @@ import torch
 from transformers import LlamaForCausalLM
 
 from aajr_hf.evaluation.attacks.from_others import why_not
+from aajr_hf.evaluation.attacks.settings import RobustnessSettings
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target, success
-from aajr_hf.evaluation.robustness import evaluate_agent, evaluate_agents, nominal_success, progress_steps
-from aajr_hf.evaluation.settings import RobustnessSettings
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.base_agent import train_tokenizer
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.data import encode_examples
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.robustness.evaluate import evaluate_agent, evaluate_agents, nominal_success, progress_steps
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
+from aajr_hf.training.models.base_agent import train_tokenizer
 
 from .attacks.known import Visited
 from .tiny import COPYING_ROWS, COPYING_TOKENIZER, ROWS, SMALL, TOKENIZER, copying, fit, model, trained
@@ -274,7 +274,7 @@ def test_every_visited_perturbation_is_one_of_the_threat_model(threat, monkeypat
     settings = replace(SEVERAL, threat=threat, multiples=(1.0, 0.5), attack_steps=2, attack_restarts=2)
     # Not those of the rules, which go beyond the ball.
     monkeypatch.setattr(
-        "aajr_hf.evaluation.robustness.measure_trust",
+        "aajr_hf.evaluation.robustness.evaluate.measure_trust",
         lambda target, multiple: {"steps": {"5": 0}, "unbounded": 0, "vanished": 0, "tried": 1, "examples": 1},
     )
     agents, _ = agents_and_sources()

@@ -11,16 +11,16 @@ from conftest import TINY_FAMILIES
 from transformers import GenerationConfig
 
 from aajr_hf.environments import WORLDS
-from aajr_hf.evaluation import simulation_players
 from aajr_hf.evaluation.attacks.losses import LOSSES
 from aajr_hf.evaluation.attacks.target import success
-from aajr_hf.evaluation.chance import mean_interval, student_t
-from aajr_hf.evaluation.simulation import episode_seeds, play, simulation_table
-from aajr_hf.evaluation.simulation_players import ALONE, SUITE, AttackSettings, Experts, ModelPlayer, worst_prompts
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.data import encode_examples
-from aajr_hf.training.policy import AgentPolicy
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.episodes import players as simulation_players
+from aajr_hf.evaluation.episodes.play import episode_seeds, play, simulation_table
+from aajr_hf.evaluation.episodes.players import ALONE, SUITE, AttackSettings, Experts, ModelPlayer, worst_prompts
+from aajr_hf.evaluation.reporting.statistics import mean_interval, student_t
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
+from aajr_hf.training.policy.policy import AgentPolicy
 
 from .attacks.known import Visited
 from .tiny import TOKENIZER, fit, model

@@ -5,8 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aajr_hf.evaluation import spectrum
-from aajr_hf.evaluation.spectrum import RowSpectrum, coverage, directions_for, matrix_singular_values, stable_rank
+from aajr_hf.evaluation.adapter_rank import spectrum
+from aajr_hf.evaluation.adapter_rank.spectrum import (
+    RowSpectrum,
+    coverage,
+    directions_for,
+    matrix_singular_values,
+    stable_rank,
+)
 
 
 def matrix(rows=200, width=40, decay=0.7, seed=0):

@@ -12,13 +12,13 @@ import matplotlib.image
 import pytest
 import torch
 
-from aajr_hf.evaluation import report, stability_plots
 from aajr_hf.evaluation.attacks.target import Target
-from aajr_hf.evaluation.robustness import evaluate_agent
-from aajr_hf.evaluation.stability_report import stability_cells, stability_sentences, stability_tables
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.data import encode_examples
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.reporting import report, stability_plots
+from aajr_hf.evaluation.reporting.stability_report import stability_cells, stability_sentences, stability_tables
+from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
 
 from .conftest import draw
 from .test_report import page, piped

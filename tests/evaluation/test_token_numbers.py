@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from aajr_hf.evaluation.attacks.target import Target
-from aajr_hf.evaluation.robustness import evaluate_agent
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.data import encode_examples
+from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
 
 from .tiny import COPYING_ROWS, COPYING_TOKENIZER, SMALL, copying
 

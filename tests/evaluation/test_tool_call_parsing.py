@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from shared_data import bfcl
 
 from aajr_hf.evaluation.generation import end_tokens, render_prompts
-from aajr_hf.evaluation.tool_call_parsing import AnswerParser, parse_text
-from aajr_hf.evaluation.tool_call_rows import read_rows, reference_calls
-from aajr_hf.evaluation.tool_calls import Answer, Verdict, judge
+from aajr_hf.evaluation.tool_calls.judge import Answer, Verdict, judge
+from aajr_hf.evaluation.tool_calls.parsing import AnswerParser, parse_text
+from aajr_hf.evaluation.tool_calls.rows import read_rows, reference_calls
 
 from .bfcl import rows_of
 from .test_tool_calls import JSON_VALUES

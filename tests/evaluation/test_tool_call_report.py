@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from aajr_hf.evaluation.chance import with_intervals
-from aajr_hf.evaluation.tool_call_report import tool_call_sentences, tool_call_tables, write_tool_call_report
-from aajr_hf.evaluation.tool_calls import FAILURES
-from aajr_hf.training.tool_call_card import is_of_tool_calls, tool_call_results, tool_call_section
+from aajr_hf.evaluation.reporting.statistics import with_intervals
+from aajr_hf.evaluation.tool_calls.judge import FAILURES
+from aajr_hf.evaluation.tool_calls.report import tool_call_sentences, tool_call_tables, write_tool_call_report
+from aajr_hf.training.sharing.tool_call_card import is_of_tool_calls, tool_call_results, tool_call_section
 
 from .conftest import MULTIPLES, as_results, greedy_outcomes, trust
 

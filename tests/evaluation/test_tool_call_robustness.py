@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aajr_hf.evaluation import tool_call_robustness
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.generation import generate, render_prompts
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.evaluation.tool_call_robustness import ON_CALLS, ToolCallSettings, evaluate_tool_calls, worse
-from aajr_hf.evaluation.tool_call_rows import read_rows
-from aajr_hf.evaluation.tool_caller import ToolCaller
-from aajr_hf.evaluation.tool_calls import FAILURES, Verdict
-from aajr_hf.training.base_agent import CHAT_TEMPLATE
-from aajr_hf.training.system_losses import nll
+from aajr_hf.evaluation.tool_calls import evaluate as tool_call_robustness
+from aajr_hf.evaluation.tool_calls.caller import ToolCaller
+from aajr_hf.evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls, worse
+from aajr_hf.evaluation.tool_calls.judge import FAILURES, Verdict
+from aajr_hf.evaluation.tool_calls.rows import read_rows
+from aajr_hf.training.models.base_agent import CHAT_TEMPLATE
+from aajr_hf.training.policy.system_losses import nll
 
 from .tiny import model
 from .tool_tiny import HERMES, ROWS, TOOLS, caller, calling, tokenizer_with

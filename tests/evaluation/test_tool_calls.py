@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aajr_hf.evaluation.tool_call_rows import read_rows, reference_calls
-from aajr_hf.evaluation.tool_calls import Answer, ToolCall, Verdict, as_accepted, judge, matches, read_call
+from aajr_hf.evaluation.tool_calls.judge import Answer, ToolCall, Verdict, as_accepted, judge, matches, read_call
+from aajr_hf.evaluation.tool_calls.rows import read_rows, reference_calls
 
 from .tool_tiny import TOOLS, calling, tool
 

@@ -4,12 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aajr_hf.evaluation.trade_off import (
-    matched,
-    nominal_at,
-    price_of_robustness,
-    worst_at,
-)
+from aajr_hf.evaluation.comparison.trade_off import matched, nominal_at, price_of_robustness, worst_at
 
 # Few values, so that points and levels are often equal.
 percents = st.integers(0, 10).map(lambda tenth: 10.0 * tenth)

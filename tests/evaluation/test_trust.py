@@ -12,10 +12,10 @@ import torch
 from aajr_hf.evaluation.attacks.run import Tally
 from aajr_hf.evaluation.attacks.suite import CONTROL, MAIN
 from aajr_hf.evaluation.attacks.target import Target
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.batches import read_batch
-from aajr_hf.evaluation.robustness import evaluate_agent
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.evaluation.trust import _everything, trust_rules
+from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
+from aajr_hf.evaluation.robustness.trust import _everything, trust_rules
 
 from .tiny import COPYING_ROWS, COPYING_TOKENIZER, SMALL, copying
 

@@ -8,9 +8,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from aajr_hf.environments import expert_rows
-from aajr_hf.evaluation.settings import RobustnessSettings
-from aajr_hf.training.base_agent import train_tokenizer
-from aajr_hf.training.data import encode_examples
+from aajr_hf.evaluation.attacks.settings import RobustnessSettings
+from aajr_hf.training.data.collation import encode_examples
+from aajr_hf.training.models.base_agent import train_tokenizer
 
 SMALL = RobustnessSettings(attack_steps=4, attack_restarts=2, batch_size=4, power_iterations=60)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import trl
 
-from aajr_hf.evaluation.tool_call_rows import read_rows
-from aajr_hf.training.base_agent import train_tokenizer
+from aajr_hf.evaluation.tool_calls.rows import read_rows
+from aajr_hf.training.models.base_agent import train_tokenizer
 
 from .tiny import fit, model
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from aajr_hf.environments import expert_rows
-from aajr_hf.training.base_agent import train_tokenizer
+from aajr_hf.training.models.base_agent import train_tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 

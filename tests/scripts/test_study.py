@@ -12,8 +12,8 @@ import pytest
 
 from aajr_hf.environments import expert_rows, held_out_rows
 from aajr_hf.evaluation.agents import load_agent
-from aajr_hf.evaluation.robustness import nominal_success
-from aajr_hf.training.base_agent import small_llama, train_tokenizer
+from aajr_hf.evaluation.robustness.evaluate import nominal_success
+from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))

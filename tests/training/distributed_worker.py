@@ -18,8 +18,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import aajr_hf.training.hub  # noqa: E402
-from aajr_hf.cli.launched import shard_on_cpu  # noqa: E402
+import aajr_hf.training.sharing.hub  # noqa: E402
+from aajr_hf.cli.launching.worker import shard_on_cpu  # noqa: E402
 from tests.training.completions import dpo, grpo  # noqa: E402
 from tests.training.tiny import dataset, tiny_model, trainer  # noqa: E402
 
@@ -103,7 +103,7 @@ def save_resume_push(folder: Path, name: str) -> dict:
     calls = []
     hub = SimpleNamespace(**{name: partial(_hub_call, calls, name) for name in ("create_repo", "upload_folder")})
     transformers.trainer.hf_api = lambda: hub
-    aajr_hf.training.hub.HfApi = lambda **_: hub
+    aajr_hf.training.sharing.hub.HfApi = lambda **_: hub
     settings = arguments(**CASES[name], save_strategy="steps", save_steps=1, push_to_hub=True, hub_token="none")
     settings |= {"hub_model_id": "someone/agent", "hub_strategy": "end", "save_total_limit": STEPS}
     first = trainer(folder / "resumed", tiny_model(torch.float32), data=dataset(16), **settings)

@@ -12,10 +12,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM
 
 from aajr_hf import AAJRConfig
-from aajr_hf.cli.merge import merge
+from aajr_hf.cli.commands.merge import merge
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent, trajectory_amplification
-from aajr_hf.training.adapter_report import adapter_report
-from aajr_hf.training.adapters import ADAPTERS, FAMILIES, adapter_config, linear_layers
+from aajr_hf.training.config.adapter_names import ADAPTERS
+from aajr_hf.training.models.adapter_report import adapter_report
+from aajr_hf.training.models.adapters import FAMILIES, adapter_config, linear_layers
 
 from .tiny import WORDS, dataset, tiny_model, trainer
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
-from aajr_hf.training.amortisation import control_variate
-from aajr_hf.training.ascent import ascend
-from aajr_hf.training.regularizers import penalty
+from aajr_hf.training.adversary.ascent import ascend
+from aajr_hf.training.adversary.penalties import penalty
+from aajr_hf.training.adversary.penalty_sampling import control_variate
 
 from .tiny import dataset, one_step, tiny_model, trainer
 

@@ -15,8 +15,8 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, A
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.policy import AgentPolicy
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.policy.policy import AgentPolicy
 
 from .reference import Reference
 from .tiny import WORDS, assert_same_gradient, dataset, trainer

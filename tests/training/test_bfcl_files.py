@@ -8,8 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from shared_data import bfcl
 
-from aajr_hf.training.files import dataset_of
-from aajr_hf.training.formats import bfcl_rows
+from aajr_hf.training.data.files import dataset_of
+from aajr_hf.training.data.formats import bfcl_rows
 
 PARTS = {"simple_python": 400, "multiple": 200, "parallel": 200, "live_simple": 258}
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aajr_hf.training.budget import AmplificationBudget
+from aajr_hf.training.adversary.budget import AmplificationBudget
 
 from .completions import grpo
 from .tiny import assert_same_gradient, dataset, one_step, tiny_model, trainer

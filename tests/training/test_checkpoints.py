@@ -21,8 +21,8 @@ import torch
 from transformers import TrainerCallback, TrainerState, modeling_utils
 
 from aajr_hf import AAJRConfig, AAJRTrainer
-from aajr_hf.training.checkpoints import INCOMPLETE, DiskFullError, newest_checkpoint, why_not_whole
-from aajr_hf.training.interruption import StopOnSignal
+from aajr_hf.training.runs.checkpoints import INCOMPLETE, DiskFullError, newest_checkpoint, why_not_whole
+from aajr_hf.training.runs.interruption import StopOnSignal
 
 from .tiny import WORDS, dataset, tiny_model, trainer, trainer_arguments
 
@@ -238,7 +238,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 def fill(folder: str) -> None:
     """A run in a file system that holds one checkpoint and no second one, if what is needed is underrated."""
-    from aajr_hf.training import checkpoints
+    from aajr_hf.training.runs import checkpoints
 
     checkpoints._bytes_needed = lambda *_: 1
     try:

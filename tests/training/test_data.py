@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from aajr_hf.environments import expert_rows
-from aajr_hf.training.base_agent import CHAT_TEMPLATE
-from aajr_hf.training.batch import AgentBatch, action_logits
-from aajr_hf.training.data import distinguishing_tokens, encode_examples
-from aajr_hf.training.system_losses import expected_cost, nll
+from aajr_hf.training.data.batch import AgentBatch, action_logits
+from aajr_hf.training.data.collation import distinguishing_tokens, encode_examples
+from aajr_hf.training.models.base_agent import CHAT_TEMPLATE
+from aajr_hf.training.policy.system_losses import expected_cost, nll
 
 from .tiny import ROWS, TOKENIZER, WORDS, trainer
 

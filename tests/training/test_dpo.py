@@ -9,8 +9,8 @@ from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
 from aajr_hf import AAJRConfig, AAJRDPOConfig, AAJRDPOTrainer
-from aajr_hf.evaluation.runs import read_run
-from aajr_hf.training.dpo import PreferenceLoss
+from aajr_hf.evaluation.comparison.runs import read_run
+from aajr_hf.training.trainers.dpo import PreferenceLoss
 
 from .completions import Reference, amplification, dpo, first_inputs, gradient, largest_difference, pairs, step
 from .reference import MEASURES

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from aajr_hf import AAJRConfig, AAJRTrainer
-from aajr_hf.cli.errors import UserError
-from aajr_hf.cli.evaluate import with_averages
+from aajr_hf.cli.commands.evaluate import with_averages
+from aajr_hf.cli.common.errors import UserError
 from aajr_hf.evaluation.agents import load_agent
-from aajr_hf.evaluation.runs import read_run
-from aajr_hf.training.checkpoints import INCOMPLETE
+from aajr_hf.evaluation.comparison.runs import read_run
+from aajr_hf.training.runs.checkpoints import INCOMPLETE
 
 from .tiny import WORDS, dataset, tiny_model, trainer, trainer_arguments
 
@@ -120,7 +120,7 @@ def test_the_best_models_average_is_that_of_its_step(tmp_path):
 
 
 def test_small_steps_of_bfloat16_are_not_lost():
-    from aajr_hf.training.ema import WeightAverage
+    from aajr_hf.training.runs.ema import WeightAverage
 
     model = torch.nn.Linear(4, 1, bias=False, dtype=torch.bfloat16)
     model.weight.data.fill_(1.0)

@@ -14,8 +14,8 @@ from transformers import AttentionInterface, MixtralConfig, MixtralForCausalLM
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
 from aajr_hf import AAJRConfig, AAJRDPOConfig, AAJRGRPOConfig, AAJRTrainer
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.policy import uses_dropout
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.policy.policy import uses_dropout
 
 from .tiny import ROWS, WORDS, dataset, tiny_model, trainer, trainer_arguments
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aajr_hf.training import estimators
-from aajr_hf.training.estimators import calibrated_step, no_forward_mode
+from aajr_hf.training.adversary import estimators
+from aajr_hf.training.adversary.estimators import calibrated_step, no_forward_mode
 
 from .tiny import tiny_model, trainer
 
@@ -103,7 +103,7 @@ def test_a_resumed_run_keeps_the_step(tmp_path, monkeypatch):
     first.train()
     state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
     step = state["stateful_callbacks"]["AAJRTrainer"]["attributes"]["difference_step"]
-    monkeypatch.setattr("aajr_hf.training.mixin.calibrate", lambda *args: pytest.fail("calibrated again"))
+    monkeypatch.setattr("aajr_hf.training.trainers.base.calibrate", lambda *args: pytest.fail("calibrated again"))
     second = trainer(tmp_path, tiny_model(torch.float32), **shared)
     second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert second.state.stateful_callbacks["AAJRTrainer"]["attributes"]["difference_step"] == step

@@ -7,10 +7,10 @@ import json
 import pytest
 from datasets import Dataset, load_dataset
 
-from aajr_hf.training.exact_json import use_exact_json
-from aajr_hf.training.files import RowCount, csv_rows, dataset_of, json_rows, sound_rows
-from aajr_hf.training.loading import check_rows
-from aajr_hf.training.tools import RowError
+from aajr_hf.training.data.exact_json import use_exact_json
+from aajr_hf.training.data.files import RowCount, csv_rows, dataset_of, json_rows, sound_rows
+from aajr_hf.training.data.hub_rows import check_rows
+from aajr_hf.training.data.tool_schema import RowError
 
 
 def places(items) -> list[tuple[str, object]]:

@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 
-from aajr_hf.training.files import dataset_of
-from aajr_hf.training.formats import bfcl_files, bfcl_row, bfcl_rows, in_trl_format, json_schema, toolbench_row
-from aajr_hf.training.rows import check_row
-from aajr_hf.training.tools import RowError
+from aajr_hf.training.data.files import dataset_of
+from aajr_hf.training.data.formats import bfcl_files, bfcl_row, bfcl_rows, in_trl_format, json_schema, toolbench_row
+from aajr_hf.training.data.schema import check_row
+from aajr_hf.training.data.tool_schema import RowError
 
 QUESTION = {
     "id": "one",

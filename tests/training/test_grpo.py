@@ -8,9 +8,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from trl import GRPOConfig, GRPOTrainer
 
 from aajr_hf import AAJRGRPOConfig
-from aajr_hf.evaluation.runs import read_run
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.grpo import position_failure
+from aajr_hf.evaluation.comparison.runs import read_run
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.trainers.grpo import position_failure
 
 from .completions import Reference, amplification, first_inputs, gradient, grpo, largest_difference, step
 from .reference import MEASURES

@@ -8,7 +8,7 @@ import pytest
 from evaluation.conftest import as_results, make_run, trust
 from huggingface_hub import ModelCard
 
-from aajr_hf.training.model_card import weights_digest, write_model_card
+from aajr_hf.training.sharing.model_card import weights_digest, write_model_card
 
 
 @pytest.fixture

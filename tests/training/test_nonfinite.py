@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 
 from aajr_hf.cli.main import main
-from aajr_hf.training.nonfinite import read_dump
-from aajr_hf.training.replay import replay
+from aajr_hf.training.runs.nonfinite import read_dump
+from aajr_hf.training.trainers.replay import replay
 
 from .tiny import dataset, tiny_model, trainer
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.nonfinite import read_dump
-from aajr_hf.training.packing import packing_failure
-from aajr_hf.training.policy import AgentPolicy
-from aajr_hf.training.replay import replay
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.packing import packing_failure
+from aajr_hf.training.policy.policy import AgentPolicy
+from aajr_hf.training.runs.nonfinite import read_dump
+from aajr_hf.training.trainers.replay import replay
 
 from .tiny import WORDS, assert_same_gradient, dataset, one_step, tiny_model, trainer
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
-from aajr_hf.training.ascent import ascend
+from aajr_hf.training.adversary.ascent import ascend
 
 from .reference import Reference
 from .test_cost import flops

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from aajr_hf.training.roles import OBSERVED_ROLES
-from aajr_hf.training.rows import check_row
-from aajr_hf.training.tools import RowError, as_tools, offered_tools
+from aajr_hf.training.data.chat_spans import OBSERVED_ROLES
+from aajr_hf.training.data.schema import check_row
+from aajr_hf.training.data.tool_schema import RowError, as_tools, offered_tools
 
 USER = {"role": "user", "content": "a"}
 ANSWER = {"role": "assistant", "content": "b"}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from aajr_hf.training.config import AAJRConfig
-from aajr_hf.training.schedules import Schedules
+from aajr_hf.training.adversary.schedules import Schedules
+from aajr_hf.training.config.sft import AAJRConfig
 
 from .tiny import dataset, tiny_model, trainer
 

@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from aajr_hf import AAJRTrainer
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent, segment_curvature
-from aajr_hf.training import mixin
-from aajr_hf.training.monitoring import LogitRecorder, ascent_metrics
-from aajr_hf.training.stability import measure_stability
+from aajr_hf.training.policy.monitoring import LogitRecorder, ascent_metrics
+from aajr_hf.training.policy.stability import measure_stability
+from aajr_hf.training.trainers import base as mixin
 
 from .completions import dpo, grpo, step
 from .reference import Reference

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from aajr_hf.objective import projected_gradient_ascent
-from aajr_hf.training import ascent as ascent_module
-from aajr_hf.training.ascent import ascend
+from aajr_hf.training.adversary import ascent as ascent_module
+from aajr_hf.training.adversary.ascent import ascend
 
 from .completions import dpo, first_inputs, grpo
 from .tiny import assert_same_gradient, one_step, tiny_model, trainer

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trl import SFTConfig, SFTTrainer
 
-from aajr_hf.training.regularizers import interpolations
+from aajr_hf.training.adversary.penalties import interpolations
 
 from .reference import MEASURES, Reference
 from .tiny import WORDS, assert_same_gradient, dataset, one_step, tiny_model, trainer, trainer_arguments

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.environments import expert_rows
-from aajr_hf.training.base_agent import train_tokenizer
+from aajr_hf.training.models.base_agent import train_tokenizer
 
 ROWS = expert_rows("congestion", 64, seed=0, agents=3)
 # Prompts and answers of several lengths, so that padding and per-token means matter.

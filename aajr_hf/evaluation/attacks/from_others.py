@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...training.data import encode_examples
+from ...training.data.collation import encode_examples
 from .ascent import ascend
 from .losses import LOSSES
 from .search import Search

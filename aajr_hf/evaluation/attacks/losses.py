@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...training.batch import AgentBatch
-from ...training.system_losses import expected_cost, token_nll
+from ...training.data.batch import AgentBatch
+from ...training.policy.system_losses import expected_cost, token_nll
 
 Loss = Callable[[Tensor, AgentBatch], Tensor]
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ...objective import PerturbationSet
-from ...training.batch import AgentBatch
-from ...training.policy import fixed_seed
+from ...training.data.batch import AgentBatch
+from ...training.policy.policy import fixed_seed
 from .losses import LOSSES
 from .target import Target, outcome
 

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...objective import PerturbationSet
-from ...training.batch import AgentBatch
-from ...training.policy import AgentPolicy, embedding_norm
-from ...training.system_losses import expected_cost
-from ..threat_model import ThreatModel
+from ...training.data.batch import AgentBatch
+from ...training.policy.policy import AgentPolicy, embedding_norm
+from ...training.policy.system_losses import expected_cost
+from .threat_model import ThreatModel
 
 
 class Outcome(NamedTuple):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ...training.batch import AgentBatch
-from ...training.data import encode_examples
+from ...training.data.batch import AgentBatch
+from ...training.data.collation import encode_examples
 from .target import Target
 
 # A token's own text may begin with what its tokenizer writes for a space.

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.target import outcome
-from aajr_hf.evaluation.threat_model import ThreatModel
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.objective import PerturbationSet
-from aajr_hf.training.batch import AgentBatch
+from aajr_hf.training.data.batch import AgentBatch
 
 EXAMPLES, LENGTH, WIDTH, VOCABULARY = 16, 5, 6, 4
 RIGHT, WRONG = 2, 1

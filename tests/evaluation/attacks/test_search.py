@@ -13,9 +13,9 @@ from aajr_hf.evaluation.attacks.run import Tallies, UnderAttack, attack_within, 
 from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target, outcome
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.batches import read_batch
-from aajr_hf.evaluation.threat_model import ThreatModel
-from aajr_hf.training.policy import frozen_parameters
+from aajr_hf.training.policy.policy import frozen_parameters
 
 from ..tiny import TOKENIZER, trained
 from .known import EXAMPLES, Visited, directions, linear, make_search, make_target, margins, reach

@@ -18,8 +18,8 @@ from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.suite import ATTACKS, CONTROL, MAIN
 from aajr_hf.evaluation.attacks.without_gradients import Transferred
 from aajr_hf.evaluation.means import Means
-from aajr_hf.evaluation.ray import MULTIPLES, add_ray, ray_numbers
-from aajr_hf.evaluation.trust import measure_trust, trust_rules
+from aajr_hf.evaluation.robustness.ray import MULTIPLES, add_ray, ray_numbers
+from aajr_hf.evaluation.robustness.trust import measure_trust, trust_rules
 
 from .known import DEPTH, EXAMPLES, Visited, along, directions, linear, make_search, make_target, margins, reach
 

@@ -13,8 +13,8 @@ from aajr_hf.evaluation.attacks.tokens import (
     substitution_radius,
     worst_substitution,
 )
-from aajr_hf.training.batch import AgentBatch
-from aajr_hf.training.data import encode_examples
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
 
 from ..tiny import COPYING_ROWS, COPYING_TOKENIZER, ROWS, TOKENIZER, copying, tokenizer_of, trained
 

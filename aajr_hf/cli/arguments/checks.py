@@ -1,0 +1,140 @@
+"""What `aajr train` refuses before anything is read or written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from trl import ModelConfig
+
+from ..._errors import one_line
+from ...training.config.sft import AAJRConfig
+from ...training.data.sources import DataArguments
+from ...training.runs.checkpoints import newest_checkpoint, why_not_whole
+from ..common.errors import UserError
+from .model_and_data import TrainArguments
+from .validators import check_seed
+from .worlds import world_for
+
+logger = logging.getLogger(__name__)
+
+
+def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
+    """
+    Refuse to train on nothing, over a model or a run, or an adapter that is asked for in two ways.
+
+    Returns:
+        The checkpoint to go on from: see [`checkpoint_to_resume`].
+
+    Raises:
+        UserError: for all of these.
+    """
+    if not arguments.model_name_or_path:
+        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
+    _check_places(config)
+    check_seeds(arguments, config)
+    if arguments.environment is not None:
+        world_for([arguments.model_name_or_path], arguments.environment, "`environment`")
+    if arguments.environment_examples < 1:
+        raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
+    template = config.chat_template_path
+    if template is not None and template.endswith((".jinja", ".j2")) and not Path(template).is_file():
+        raise UserError(
+            f"`chat_template_path`: there is no file {template}; a relative path begins in the working directory."
+        )
+    resume = checkpoint_to_resume(config)
+    held = _held(Path(config.output_dir))
+    if held and resume is None and not arguments.overwrite:
+        goes_on = "" if held == "a model" else "go on with --resume_from_checkpoint auto, "
+        raise UserError(
+            f"`output_dir` {config.output_dir} holds {held} already: {goes_on}choose another, or set `overwrite` to true."
+        )
+    if arguments.use_peft and config.adapter != "full":
+        raise UserError("Give either `adapter` or TRL's `use_peft`, not both.")
+    if not arguments.use_peft:
+        for item in fields(ModelConfig):
+            of_lora = item.name.startswith("lora_") or item.name in ("use_rslora", "use_dora")
+            if of_lora and getattr(arguments, item.name) != item.default:
+                raise UserError(
+                    f"`{item.name}` is TRL's and needs `use_peft`: set that to true, or use `adapter`, `adapter_rank` and "
+                    "`adapter_options`."
+                )
+    attention = arguments.attn_implementation or ""
+    packages = ("flash_attn", "flash_attn_interface", "kernels")
+    if attention.startswith("flash_attention") and not any(map(find_spec, packages)):
+        raise UserError(
+            f"`attn_implementation` {attention} needs a GPU and kernels (pip install kernels): install them, or set it to "
+            "sdpa, with which the penalty is exact."
+        )
+    for name in ("load_in_4bit", "load_in_8bit"):
+        if getattr(arguments, name) and find_spec("bitsandbytes") is None:
+            raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
+    return resume
+
+
+def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:
+    """
+    Refuse what no generator takes.
+
+    Raises:
+        UserError: names the field.
+    """
+    check_seed(config.seed, "seed")
+    check_seed(config.data_seed or 0, "data_seed")
+    check_seed(arguments.environment_seed, "environment_seed")
+
+
+def _check_places(config: AAJRConfig) -> None:
+    """Refuse folders and names that nothing can be written to."""
+    output = Path(config.output_dir)
+    if not config.output_dir.strip():
+        raise UserError("`output_dir` is empty: give the folder that the run is to be written to.")
+    blocking = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
+    if blocking is not None:
+        raise UserError(f"`output_dir`: {blocking} is a file; give another folder.")
+    if config.hub_model_id is not None:
+        try:
+            validate_repo_id(config.hub_model_id)
+        except HFValidationError as error:
+            raise UserError(f"`hub_model_id`: {one_line(error)}") from error
+
+
+def checkpoint_to_resume(config: AAJRConfig) -> str | None:
+    """
+    The checkpoint that `resume_from_checkpoint` means: a folder, or with `auto` (or `true`, as in Transformers) the newest
+    whole one in `output_dir`; None to start from the beginning.
+
+    Raises:
+        UserError: for a folder that is not a whole checkpoint.
+    """
+    if config.resume_from_checkpoint is None:
+        return None
+    wanted = str(config.resume_from_checkpoint)
+    if wanted.lower() == "false":
+        return None
+    if wanted.lower() in ("auto", "true", "last"):
+        newest = newest_checkpoint(config.output_dir)
+        logger.info(
+            f"Resuming from {newest}."
+            if newest
+            else f"There is no checkpoint in {config.output_dir}: training starts from the beginning."
+        )
+        return None if newest is None else str(newest)
+    reason = why_not_whole(Path(wanted))
+    if reason is not None:
+        raise UserError(
+            f"`resume_from_checkpoint`: {wanted} is no checkpoint that a run can be resumed from ({reason}): give another, "
+            "or auto for the newest whole one in `output_dir`."
+        )
+    return wanted
+
+
+def _held(folder: Path) -> str | None:
+    """What a new run would replace."""
+    if newest_checkpoint(folder) is not None:
+        return "a run"
+    return "a model" if any((folder / name).exists() for name in ("config.json", "adapter_config.json")) else None

@@ -1,0 +1,58 @@
+"""The model and the data that `aajr train` and its relatives take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig
+
+from ...training.data.sources import DataArguments
+
+COMMON_FIELDS = (
+    "model_name_or_path",
+    "model_revision",
+    "dtype",
+    "use_peft",
+    "lora_r",
+    "lora_alpha",
+    "lora_target_modules",
+    "use_rslora",
+    "use_dora",
+    "load_in_4bit",
+    "output_dir",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "max_length",
+    "gradient_checkpointing",
+    "bf16",
+    "seed",
+    "logging_steps",
+    "save_steps",
+    "resume_from_checkpoint",
+    "push_to_hub",
+    "hub_model_id",
+)
+
+
+@dataclass
+class TrainArguments(DataArguments, ModelConfig):
+    """What is trained on what: TRL's [`~trl.ModelConfig`] and the data; everything else is in [`AAJRConfig`]."""
+
+    _argument_group_name = "model and data"
+
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "help": "Attention. Default: sdpa, or eager where the model has none; their Jacobian products are exact, "
+            "those of others are estimated."
+        },
+    )
+    overwrite: bool = field(
+        default=False,
+        metadata={"help": "Replace what `output_dir` holds: the model, its checkpoints and its evaluation."},
+    )

@@ -1,0 +1,227 @@
+"""Parsers whose mistakes are one line long."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from trl import TrlParser
+
+from ..._errors import one_line
+from ...training.config.recipe import is_secret, plain
+from ..common.errors import UserError
+
+_COMMON_FIELDS = "common fields of the trainer"
+_OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArguments"
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """Without aliases, a few lines of which can stand for gigabytes, and without keys that stand twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not taken: write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"`{key}` stands in it more than once")
+        return super().construct_mapping(node, deep)
+
+
+def read_recipe(path: Path) -> dict[str, object]:
+    """
+    The fields of a recipe.
+
+    Raises:
+        UserError: for a file that is not one, in one line.
+    """
+    try:
+        recipe = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _yaml_problem(error)
+        raise UserError(f"`--config`: {path} cannot be read: {reason}") from error
+    if not isinstance(recipe, dict) or not all(isinstance(key, str) for key in recipe):
+        raise UserError(f"`--config`: {path} must be a YAML mapping of field names to values.")
+    return recipe
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, without the line itself, which may hold a token."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
+    return one_line(error)
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value of YAML can be one of a type; texts are argparse's to convert."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if hint in (Any, object) or isinstance(value, str) or origin is Literal:
+        return True
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, bool)  # `resume_from_checkpoint: true`
+    if (origin or hint) in (list, tuple):
+        return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
+    return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """`argparse.ArgumentParser` of one `aajr` command, whose errors are [`UserError`]s."""
+
+    def __init__(self, command: str, **kwargs):
+        super().__init__(f"aajr {command}", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """With the defaults that a field's help does not tell itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = action.help or ""
+        is_told = "efault" in told or action.default in (None, False, argparse.SUPPRESS)
+        return told if is_told else f"{told} (default: %(default)s)"
+
+
+class RecipeParser(TrlParser):
+    """
+    `TrlParser` for recipes: fields come from a YAML file given by `--config` and from the command line, which wins.
+    Unknown keys are refused by name, with the nearest valid one. `--help` shows the fields that the project's own
+    classes define and a few common ones; `--help_all` also the two hundred of TRL and Transformers.
+    """
+
+    def __init__(self, dataclass_types: Iterable[type], *, common: Iterable[str] = (), **kwargs):
+        self._common = set(common)
+        self._field_groups: dict[str, argparse._ArgumentGroup] = {}
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+        # TrlParser takes it out of the arguments itself; declared so that the help shows it.
+        self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
+        if "--resume_from_checkpoint" in self._option_string_actions:  # whose help says that it is not used
+            help_text = "Checkpoint to go on from, or `auto`: the newest whole one in `output_dir`, if there is one."
+            self._option_string_actions["--resume_from_checkpoint"].help = help_text
+        self.add_argument("--help_all", action="help", help="show all fields, those of TRL and Transformers included")
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        hints = get_type_hints(dtype)
+        for field in dataclasses.fields(dtype):
+            field.type = hints[field.name]
+            owner = next(cls for cls in dtype.__mro__ if field.name in vars(cls).get("__annotations__", {}))
+            title = getattr(owner, "_argument_group_name", _OTHER_FIELDS)
+            title = _COMMON_FIELDS if title == _OTHER_FIELDS and field.name in self._common else title
+            if title not in self._field_groups:
+                self._field_groups[title] = self.add_argument_group(title)
+            self._parse_dataclass_field(self._field_groups[title], field)
+
+    def format_help(self) -> str:
+        hidden = self._field_groups.get(_OTHER_FIELDS)
+        if hidden is None or "--help_all" in sys.argv:
+            return super().format_help()
+        shown, self._action_groups = self._action_groups, [g for g in self._action_groups if g is not hidden]
+        try:
+            return super().format_help()
+        finally:
+            self._action_groups = shown
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+    def parse(self, argv: list[str]) -> tuple:
+        """
+        The dataclass instances for a command line.
+
+        Raises:
+            UserError: for an unreadable recipe, an unknown key, or a value that a field does not take.
+        """
+        argv = self.check(argv)
+        try:
+            parsed = self.parse_args_and_config(argv)
+        except UserError:
+            raise
+        except Exception as error:  # the classes of other libraries check few of their fields
+            raise UserError(one_line(error)) from error
+        # The namespace of --config comes last.
+        return tuple(parsed[: len(self.dataclass_types)])
+
+    def given(self, argv: list[str], parsed: Iterable[object]) -> dict[str, object]:
+        """
+        What the recipe and the command line set, with the values that they have in the dataclass instances; without
+        secrets.
+        """
+        names = {
+            action.dest for item in argv for action in [self._option_string_actions.get(item.split("=")[0])] if action
+        }
+        if "--config" in argv:
+            names |= set(read_recipe(Path(argv[argv.index("--config") + 1])))
+        fields = {
+            name: plain(getattr(part, name))
+            for part in parsed
+            for name in names
+            if hasattr(part, name) and not is_secret(name)
+        }
+        return {name: fields[name] for name in self._field_names() if name in fields}
+
+    def check(self, argv: list[str]) -> list[str]:
+        """Refuse unknown keys and options; return the arguments with `--config=RECIPE` in two."""
+        argv = [part for item in argv for part in (item.split("=", 1) if item.startswith("--config=") else [item])]
+        if "--config" in argv:
+            self._check_recipe(argv)
+        _, unknown = self.parse_known_args(argv)
+        if unknown:
+            flags = [item.split("=")[0] for item in unknown if item.startswith("-")]
+            raise UserError(self._unknown((flags or unknown)[0].lstrip("-"), "option"))
+        return argv
+
+    def _check_recipe(self, argv: list[str]) -> None:
+        index = argv.index("--config")
+        if index + 1 >= len(argv):
+            raise UserError("`--config` needs the path of a recipe.")
+        path = Path(argv[index + 1])
+        if not path.is_file():
+            raise UserError(f"`--config`: there is no recipe {path}.")
+        recipe = read_recipe(path)
+        environment = recipe.get("env", {})
+        if not isinstance(environment, dict) or any(
+            "=" in str(k) or isinstance(v, dict | list) for k, v in environment.items()
+        ):
+            raise UserError("`env` must be a mapping of environment variables to their values.")
+        for key in recipe:
+            if key != "env" and key not in self._field_names():
+                raise UserError(self._unknown(str(key), f"key in {path}"))
+        # As argparse does with the command line; what a recipe says becomes defaults, which it does not check.
+        for action in self._actions:
+            if action.dest in recipe:
+                self._check_recipe_value(action, recipe[action.dest])
+
+    def _check_recipe_value(self, action: argparse.Action, value: object) -> None:
+        name = action.dest
+        hints = [get_type_hints(cls)[name] for cls in self.dataclass_types if name in cls.__dataclass_fields__]
+        if not all(_fits(value, hint) for hint in hints):
+            kind = getattr(hints[0], "__name__", None) if isinstance(hints[0], type) else str(hints[0])
+            raise UserError(f"`{name}` must be of the type {kind}{'' if is_secret(name) else f'; got {value!r}'}.")
+        if action.choices is not None and isinstance(value, str) and value not in map(str, action.choices):
+            raise UserError(f"`{name}` must be one of {', '.join(map(str, action.choices))}; got {value!r}.")
+
+    def _field_names(self) -> list[str]:
+        return [action.dest for action in self._actions if action.dest not in ("help", "help_all", "config")]
+
+    def _unknown(self, name: str, kind: str) -> str:
+        nearest = difflib.get_close_matches(name.replace("-", "_"), self._field_names(), n=1, cutoff=0.5)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"see {self.prog} --help for the valid ones."
+        shown = name if name.isprintable() else repr(name)
+        return f"unknown {kind}: `{shown}`; {hint}"

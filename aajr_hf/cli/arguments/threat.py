@@ -1,0 +1,87 @@
+"""The threat model of a measurement: what the agents were trained against, or what the command line says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+
+from ...evaluation.attacks.threat_model import ThreatModel
+from ...training.config.recipe import RECIPE, recipe_in, with_radius
+from ...training.config.sft import CHOICES, AAJRConfig
+from ..common.errors import UserError, user_errors
+from .parsing import ArgumentParser
+
+FIELDS = tuple(field.name for field in fields(ThreatModel))
+_HELP = {
+    "epsilon_mode": "relative: epsilon counts mean norms of the moved embeddings; absolute: it is a length as it stands",
+    "perturbation_norm": "norm by which the ball is measured",
+    "perturbation_scope": "sequence: one ball over all moved tokens together; token: one around each",
+    "perturbed_tokens": "which tokens the adversary moves (without a recipe prompt, and on tool calls observation)",
+}
+
+
+def add_threat(parser: ArgumentParser) -> None:
+    """The options of the threat model."""
+    group = parser.add_argument_group(
+        "threat model",
+        "What the adversary may do: move the embeddings of the prompt's tokens within a ball. Each of these is by default "
+        "as in the recipes of the agents, which have to agree on it, and without a recipe the default of `aajr train`.",
+    )
+    group.add_argument("--epsilon", type=float, help="radius of the ball, in units of --epsilon_mode")
+    for name, text in _HELP.items():
+        group.add_argument(f"--{name}", choices=CHOICES[name], help=text)
+
+
+def threat_of(arguments, models: Iterable[str], **defaults: str) -> ThreatModel:
+    """
+    The threat model of the options, and where they say nothing that of the models' recipes.
+
+    Args:
+        models: Folders or Hub names.
+        defaults: For fields of which neither says anything, where another value than [`ThreatModel`]'s is wanted.
+
+    Raises:
+        UserError: for an epsilon out of range, and where recipes disagree; names the field and the remedy.
+    """
+    if arguments.epsilon is not None and not 0 <= arguments.epsilon < float("inf"):
+        raise UserError(f"`--epsilon` must be a finite number of at least 0; got {arguments.epsilon}.")
+    with user_errors():
+        trained = {model: _trained_against(Path(model)) for model in models}
+    chosen = dict(defaults)
+    for name in FIELDS:
+        if getattr(arguments, name) is not None:
+            chosen[name] = getattr(arguments, name)
+            continue
+        found = {model: against[name] for model, against in trained.items() if against}
+        if len(set(found.values())) > 1:
+            listed = ", ".join(f"{value} ({model})" for model, value in found.items())
+            raise UserError(
+                f"`{name}`: the agents were trained against different adversaries, {listed}: say which one attacks all "
+                f"of them, with `--{name}`."
+            )
+        if found:
+            chosen[name] = next(iter(found.values()))
+    return ThreatModel(**chosen)
+
+
+def _trained_against(folder: Path) -> dict[str, float | str] | None:
+    """The fields of a recipe's adversary; None without a recipe or an adversary."""
+    if not (folder / RECIPE).is_file():
+        return None
+    recipe = with_radius(recipe_in(folder))
+    found = {name: recipe.get(name, getattr(AAJRConfig, name)) for name in FIELDS}
+    for name in _HELP:
+        if found[name] not in list(CHOICES[name]):  # a list, because YAML's values need not have a hash
+            known = ", ".join(CHOICES[name])
+            raise ValueError(f"{folder / RECIPE}: `{name}` must be one of {known}; got {found[name]!r}.")
+    try:
+        epsilon = float(found["epsilon"])
+    except (TypeError, ValueError):
+        epsilon = math.nan
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(
+            f"{folder / RECIPE}: `epsilon` must be a finite number of at least 0; got {found['epsilon']!r}."
+        )
+    return found | {"epsilon": epsilon} if epsilon > 0 else None

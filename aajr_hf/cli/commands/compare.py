@@ -1,0 +1,145 @@
+"""`aajr compare`: several runs side by side, and what the robustness of each cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..._errors import one_line
+from ..arguments.parsing import ArgumentParser
+from ..arguments.worlds import world_for
+from ..common.errors import UserError, user_errors
+from .evaluate import add_measurement, by_name, check_measurement, measure
+
+DESCRIPTION = """Compare runs: success without an adversary and under attack, the price of robustness at matched worst case, curves
+over lambda and epsilon, amplification along the ascent, and how much the gradient's norm varied. Prints a table and who
+wins; writes comparison.json, results.json, plots and a self-contained comparison.html.
+
+    aajr compare outputs/sft outputs/adversarial outputs/aajr-* --output outputs/comparison
+    aajr compare outputs/sft outputs/adversarial outputs/aajr-* --evaluation outputs/evaluation
+"""
+RESULTS = "results.json"
+
+
+def run(argv: list[str]) -> int:
+    parser = ArgumentParser("compare", description=DESCRIPTION)
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN",
+        help="folder of `aajr train`, or a base agent; shown under NAME",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/comparison"), help="folder of the report (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FOLDER",
+        help="take the numbers from this folder of `aajr evaluate` or `aajr compare`, and measure nothing",
+    )
+    add_measurement(parser)
+    arguments = parser.parse_args(argv)
+    check_measurement(arguments)
+    runs = by_name(arguments.runs)
+    if len(runs) < 2:
+        raise UserError("A comparison takes at least two runs; for one alone there is `aajr evaluate`.")
+    if arguments.evaluation is not None:
+        _refuse_measuring(parser, arguments)
+    compare_runs(runs, arguments)
+    return 0
+
+
+def compare_runs(runs: dict[str, str], arguments) -> None:
+    """
+    Describe and measure runs, by name, print and write.
+
+    Raises:
+        UserError: for a run that cannot be read or measured; nothing is written then.
+    """
+    from rich.console import Console
+
+    from ...evaluation.comparison.compare import compare
+    from ...evaluation.comparison.report import TABLE_WIDTH, comparison_table, write_comparison
+    from ...evaluation.comparison.runs import read_run
+    from ...evaluation.comparison.sentences import comparison_sentences
+    from ...evaluation.reporting.membership import membership_tables
+    from ...evaluation.reporting.report import write_json
+
+    with user_errors():
+        described = {name: read_run(Path(path)) for name, path in runs.items()}
+    world = world_for(runs.values(), arguments.environment)
+    if arguments.evaluation is None:
+        results = measure(runs, arguments, world)
+    else:
+        results = _measured(arguments.evaluation, runs)
+    output = arguments.output
+    with user_errors():
+        comparison = compare(results, described)
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(results, output / RESULTS)
+        write_comparison(comparison, output)
+    console = Console()
+    # Narrower the table would lose digits; a pipe is taken for 80 characters wide.
+    console.width = max(TABLE_WIDTH, console.width)
+    # Whether to trust the tables stands above them.
+    trust, *sentences = comparison_sentences(comparison)
+    console.print(trust, soft_wrap=True, markup=False)
+    for table in [comparison_table(comparison), *membership_tables(results)]:
+        console.print(table)
+    for sentence in sentences:
+        console.print(sentence, soft_wrap=True, markup=False)
+    console.print(f"Report: {output / 'comparison.html'}", soft_wrap=True, markup=False)
+
+
+def _refuse_measuring(parser: ArgumentParser, arguments) -> None:
+    """An option that changes nothing would be taken for one that did."""
+    for name, value in vars(arguments).items():
+        if name not in ("runs", "output", "evaluation") and value != parser.get_default(name):
+            option = {"environment": "env"}.get(name, name)
+            raise UserError(f"`--{option}` says what is measured, and with `--evaluation` nothing is: leave one out.")
+
+
+def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
+    """The numbers of an evaluation under the names of these runs."""
+    from ...training.sharing.model_card import run_of, weights_digest
+
+    file = evaluation / RESULTS
+    if not file.is_file():
+        raise UserError(f"`--evaluation`: there is no {file}: give the folder of an `aajr evaluate`.")
+    with user_errors():
+        digests = {name: weights_digest(Path(path)) for name, path in runs.items()}
+    for name, digest in digests.items():
+        if digest is None:
+            raise UserError(
+                f"There are no weights (*.safetensors) in {runs[name]}: give the folder of a finished run."
+            )
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        numbers = {name: run_of(results, Path(path)) for name, path in runs.items()}
+        settings = results["settings"] | {"models": runs, "weights": digests}
+        found = {"version": results.get("version"), "runs": numbers, "train_epsilon": float(results["train_epsilon"])}
+        found |= {"threat_model": results.get("threat_model"), "settings": settings}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"`--evaluation`: {file} cannot be read: {one_line(error)}") from error
+    _refuse_other_evaluations(found, file)
+    return found
+
+
+def _refuse_other_evaluations(found: dict[str, Any], file: Path) -> None:
+    """Of an older version, without one of the runs, or of tool calls."""
+    from ...training.sharing.measurement import version_problem
+    from ...training.sharing.tool_call_card import is_of_tool_calls
+
+    if problem := version_problem(found):
+        raise UserError(f"`--evaluation`: {file} is {problem}: evaluate the runs anew with `aajr evaluate`.")
+    absent = [name for name, run in found["runs"].items() if not isinstance(run, dict)]
+    if absent:
+        raise UserError(
+            f"`--evaluation`: {file} has no numbers of {', '.join(absent)}: evaluate it too, or leave `--evaluation` out."
+        )
+    if any(is_of_tool_calls(run) for run in found["runs"].values()):
+        raise UserError(
+            f"`--evaluation`: {file} is of tool calls: give one of a world, made without `--dataset_name`."
+        )

@@ -1,0 +1,322 @@
+"""`aajr evaluate`: measure one or more agents on the same held-out observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...environments import expert_rows, held_out_rows
+from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
+from ...evaluation.attacks.suite import ATTACKS, MAIN
+from ...evaluation.reporting.results import new_results
+from ..arguments.parsing import ArgumentParser
+from ..arguments.threat import add_threat, threat_of
+from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
+from ..arguments.validators import check_output, check_seed
+from ..arguments.worlds import WORLD_HELP, world_for
+from ..common.errors import UserError, user_errors
+from ..common.measuring import check_train_seconds, load_agents, measure_together, weights_of
+from . import evaluate_tool_calls as tool_calls
+
+DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
+attack, and how strongly their logits answer to perturbations. Says whether the numbers under attack can be trusted,
+and prints tables; writes results.json, plots and a self-contained report.html.
+
+Several attacks are tried, one after the other. An agent withstands a radius where none of them changes its answer.
+Agents that are evaluated together are attacked with what was found on each other, too.
+
+    aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
+    aajr evaluate outputs/agent --surrogate         # one agent alone: attacked by way of a smoother copy of it, too
+    aajr evaluate outputs/caller --dataset_name data/bfcl --dataset_format bfcl     # are its tool calls right?
+"""
+
+
+def run(argv: list[str]) -> int:
+    parser = ArgumentParser("evaluate", description=DESCRIPTION)
+    parser.add_argument(
+        "models", nargs="+", metavar="[NAME=]MODEL", help="model or adapter folder, or Hub name; shown under NAME"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs/evaluation"), help="folder of the report (default: %(default)s)"
+    )
+    add_measurement(parser)
+    tool_calls.add_options(parser)
+    arguments = parser.parse_args(argv)
+    check_measurement(arguments)
+    tool_calls.check_options(arguments, parser)
+    models = with_averages(by_name(arguments.models))
+    if arguments.dataset_name is not None:
+        tool_calls.evaluate(models, arguments)
+        return 0
+    world = world_for(models.values(), arguments.environment)
+    evaluate(models, arguments, world)
+    return 0
+
+
+def add_measurement(parser: ArgumentParser) -> None:
+    """The options that say what is measured, and how hard the adversary tries."""
+    parser.add_argument("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
+    parser.add_argument(
+        "--multiples",
+        type=float,
+        nargs="+",
+        default=[0.5, 1.0, 1.5],
+        help="how far the attacks go, in multiples of --epsilon (default: 0.5 1 1.5)",
+    )
+    parser.add_argument("--examples", type=int, default=256, help="held-out observations (default: %(default)s)")
+    parser.add_argument(
+        "--attacks",
+        nargs="+",
+        metavar="ATTACK",
+        help=f"what is tried, of {', '.join(names())} (default: all but {TOKEN}, which writes other numbers into the "
+        "observation)",
+    )
+    parser.add_argument(
+        "--attack_steps",
+        type=int,
+        default=10,
+        help="steps of each attack that follows a gradient (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--attack_restarts",
+        type=int,
+        default=1,
+        help="how often each of them starts: first from the prompt as it is, then from random points in the ball "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="let every attack try every example, which takes longer and shows what each of them alone leaves; otherwise "
+        "it tries those that nothing before it has broken",
+    )
+    parser.add_argument(
+        "--transfer_from",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="further models to attack, only to try on the agents what is found on them; with the agents' tokenizer and "
+        "width",
+    )
+    parser.add_argument(
+        "--surrogate",
+        action="store_true",
+        help="train a smoother copy of each agent, a surrogate, and try on the agents what is found on it: it shows the way "
+        "where an agent's own gradients do not; kept in the folder surrogates of --output",
+    )
+    parser.add_argument(
+        "--token_trials",
+        type=int,
+        default=64,
+        help=f"numbers that the attack {TOKEN} tries per observation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        help="amplification gamma: shows how many examples keep it along the ascent (F_ad) and in every direction (F_gamma) "
+        "(default: the amplification_budget of each agent's recipe, if any)",
+    )
+    parser.add_argument("--batch_size", type=int, help="examples per forward (default: 128; of tool calls, 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of observations and attacks (default: %(default)s)")
+    add_threat(parser)
+
+
+def names() -> tuple[str, ...]:
+    """Of all attacks."""
+    return (*ATTACKS, TOKEN)
+
+
+def settings_of(arguments, models: Iterable[str]) -> RobustnessSettings:
+    """What these options ask for, of these models."""
+    return RobustnessSettings(
+        threat=threat_of(arguments, models),
+        multiples=tuple(arguments.multiples),
+        attacks=tuple(ATTACKS) if arguments.attacks is None else tuple(n for n in names() if n in arguments.attacks),
+        attack_steps=arguments.attack_steps,
+        attack_restarts=arguments.attack_restarts,
+        exhaustive=arguments.exhaustive,
+        batch_size=arguments.batch_size or 128,
+        seed=arguments.seed,
+        token_trials=arguments.token_trials,
+        budget=arguments.budget,
+    )
+
+
+def check_measurement(arguments) -> None:
+    """
+    Check the options of [`add_measurement`], and `--output`.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_seed(arguments.seed, "--seed")
+    if arguments.epsilon == 0:
+        raise UserError("`--epsilon` must be above 0: it is the unit of the radii.")
+    if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
+        raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
+    if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
+        raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
+    _check_attacks(arguments)
+    check_output(arguments.output, "--output")
+
+
+def _check_attacks(arguments) -> None:
+    """Whether each attack and each option of one changes something."""
+    chosen = arguments.attacks
+    for attack in chosen or ():
+        if attack not in names():
+            raise UserError(
+                f"`--attacks`: there is no attack {attack!r}: choose of {', '.join(names())}, and name models first."
+            )
+    others = [name for name, attack in ATTACKS.items() if attack.from_others]
+    if chosen and not set(chosen) - {TOKEN, *others}:
+        raise UserError(
+            f"`--attacks`: {', '.join(chosen)} alone says nothing of radii: add another one, such as {MAIN}."
+        )
+    if chosen and not set(chosen) & set(others):
+        for option in ("transfer_from", "surrogate"):
+            if getattr(arguments, option):
+                raise UserError(f"`--{option}` changes nothing without an attack of {', '.join(others)}: add one.")
+
+
+def by_name(models: list[str]) -> dict[str, str]:
+    """
+    Folders or Hub names by the names to show them under, from `[NAME=]MODEL`.
+
+    Raises:
+        UserError: if two have one name.
+    """
+    named: dict[str, str] = {}
+    for model in models:
+        name, separator, path = model.partition("=")
+        path = path if separator else name
+        name = name if separator else Path(path.rstrip("/")).name
+        if name in named:
+            raise UserError(f"Two models are named {name!r}: give them names, as in NAME=MODEL.")
+        named[name] = path
+    return named
+
+
+def with_averages(models: dict[str, str]) -> dict[str, str]:
+    """The models, each followed by the average of its weights where it was trained with one: NAME-ema."""
+    from ...training.runs.ema import average_in
+
+    found: dict[str, str] = {}
+    for name, path in models.items():
+        found[name] = path
+        average = average_in(path)
+        if average is not None and average not in map(Path, models.values()):
+            of_average = f"{name}-{average.name}"
+            if of_average in models:
+                raise UserError(
+                    f"{of_average} is the average of {name}'s weights: give {models[of_average]} another name."
+                )
+            found[of_average] = str(average)
+    return found
+
+
+def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
+    """
+    Evaluate models, by name, in a world, with the options of [`add_measurement`].
+
+    Returns:
+        The results, see [`~aajr_hf.evaluation.reporting.results`].
+
+    Raises:
+        UserError: for a model that cannot be loaded or attacked.
+    """
+    from ...evaluation.robustness.evaluate import evaluate_agents, progress_steps
+    from ...evaluation.robustness.membership import budget_of
+
+    settings = settings_of(arguments, models.values())
+    _check_others(arguments, models)
+    if arguments.surrogate:
+        check_surrogates(models, arguments.transfer_from, arguments.output)
+    rows = held_out_rows(world, arguments.examples, seed=settings.seed)
+    agents = load_agents(models)
+    with user_errors():
+        budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
+    sources = load_sources(arguments.transfer_from, models)
+    check_transfers(agents, sources, rows)
+    _check_rows(agents, rows, settings)
+    if arguments.surrogate:  # last, because it takes minutes
+        check_train_seconds(models)
+        sources |= make_surrogates(
+            agents, expert_rows(world, EXAMPLES, seed=settings.seed), settings, arguments.output
+        )
+    runs = measure_together(
+        models,
+        progress_steps(settings, len(rows)),
+        lambda on_progress: evaluate_agents(
+            agents, rows, settings, sources=sources, budgets=budgets, on_progress=on_progress
+        ),
+    )
+    recorded = {"environment": world, "examples": arguments.examples} | weights_of(models) | asdict(settings)
+    threat = recorded.pop("threat")
+    if settings.budget is None:  # each has its own
+        del recorded["budget"]
+    if sources:
+        recorded["transfer_from"] = list(sources)
+    return new_results(runs, threat, recorded)
+
+
+def evaluate(models: dict[str, str], arguments, world: str) -> None:
+    """
+    [`measure`], write `results.json`, plots and `report.html` into `--output` and print the tables.
+
+    Raises:
+        UserError: for a model that cannot be loaded or attacked; nothing is written then, but surrogates that were made.
+    """
+    from rich.console import Console
+
+    from ...evaluation.reporting.attack_report import attack_tables
+    from ...evaluation.reporting.membership import membership_tables
+    from ...evaluation.reporting.report import results_table, summary_sentences, write_json, write_report
+    from ...evaluation.reporting.stability_report import stability_tables
+
+    results, output = measure(models, arguments, world), arguments.output
+    with user_errors():
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(results, output / "results.json")
+        write_report(results, output)
+    # Names and paths are not markup; whether to trust the tables stands above them.
+    printed = Console(markup=False)
+    trust, *sentences = summary_sentences(results)
+    printed.print(trust, soft_wrap=True)
+    tables = attack_tables(results) + membership_tables(results) + stability_tables(results)
+    for table in [results_table(results), *tables]:
+        printed.print()
+        printed.print(table)
+    for sentence in sentences:
+        printed.print(sentence, soft_wrap=True)
+    printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+
+
+def _check_others(arguments, models: dict[str, str]) -> None:
+    """Whether an attack that was asked for by name, and that tries what was found on other models, has some."""
+    asked = [name for name in arguments.attacks or () if name in ATTACKS and ATTACKS[name].from_others]
+    if asked and len(models) == 1 and not arguments.transfer_from and not arguments.surrogate:
+        raise UserError(
+            f"`--attacks`: {', '.join(asked)} tries what was found on other models, and there is none: evaluate several "
+            "agents, or give `--transfer_from` or `--surrogate`."
+        )
+
+
+def _check_rows(agents: dict[str, Any], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
+    """Whether the rows have what is to be moved in them, as each agent reads them, before any is attacked."""
+    from ...evaluation.attacks.tokens import number_substitutions
+    from ...evaluation.batches import read_batch
+
+    for name, (_, tokenizer) in agents.items():
+        try:
+            with user_errors():
+                read_batch(tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
+                if TOKEN in settings.attacks:
+                    number_substitutions(tokenizer, rows)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error

@@ -1,0 +1,152 @@
+"""`aajr evaluate --dataset_name`: measure agents by the tools that they call on the same rows of a dataset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...evaluation.reporting.results import new_results
+from ...evaluation.tool_calls.caller import ToolCaller
+from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
+from ...training.data.formats import FORMATS
+from ...training.data.sources import DataArguments, load_data
+from ..arguments.parsing import ArgumentParser
+from ..arguments.threat import threat_of
+from ..common.errors import UserError, user_errors
+from ..common.measuring import load_agents, measure_each, weights_of
+
+_DATA = ("dataset_config", "dataset_format", "dataset_split")
+_ONLY_HERE = (*_DATA, "skip_invalid_rows", "max_new_tokens")
+_ONLY_WORLDS = ("environment", "transfer_from", "surrogate", "token_trials", "budget")
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of an evaluation on tool calls."""
+    group = parser.add_argument_group("tool calls, in place of a world")
+    group.add_argument("--dataset_name", metavar="NAME", help="rows that ask for tool calls")
+    group.add_argument("--dataset_config", metavar="NAME", help="of a dataset of the Hub, the configuration")
+    group.add_argument(
+        "--dataset_format", choices=FORMATS, default="trl", help="how they are written (default: %(default)s)"
+    )
+    group.add_argument("--dataset_split", metavar="SPLIT", help="(default: test, or the only one)")
+    group.add_argument(
+        "--skip_invalid_rows", action="store_true", help="go on without malformed rows, which are counted and shown"
+    )
+    group.add_argument(
+        "--max_new_tokens", type=int, help="of an answer (default: twice those of the reference answer, and 32)"
+    )
+
+
+def check_options(arguments, parser: ArgumentParser) -> None:
+    """
+    Refuse options that would change nothing, and values out of range.
+
+    Raises:
+        UserError: names the option.
+    """
+    on_data = arguments.dataset_name is not None
+    for name in _ONLY_WORLDS if on_data else _ONLY_HERE:
+        if getattr(arguments, name) != parser.get_default(name):
+            option = "--env" if name == "environment" else f"--{name}"
+            raise UserError(
+                f"`{option}` is for worlds: leave it out, or `--dataset_name`."
+                if on_data
+                else f"`{option}` is for tool calls: give `--dataset_name`, too."
+            )
+    for attack in (arguments.attacks or ()) if on_data else ():
+        if attack not in ON_CALLS:
+            raise UserError(f"`--attacks` on tool calls: choose of {', '.join(ON_CALLS)}; got {attack}.")
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+        raise UserError(f"`--max_new_tokens` must be at least 1; got {arguments.max_new_tokens}.")
+
+
+def evaluate(models: dict[str, str], arguments) -> None:
+    """
+    Measure models, by name, write `results.json`, a plot and `report.html` into `--output` and print the tables.
+
+    Raises:
+        UserError: for rows or models that cannot be used; nothing is written then.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from ...evaluation.tool_calls.report import tool_call_sentences, tool_call_tables, write_tool_call_report
+
+    settings = ToolCallSettings(
+        threat=threat_of(arguments, models.values(), perturbed_tokens="observation"),
+        multiples=tuple(arguments.multiples),
+        attacks=tuple(name for name in ON_CALLS if name in (arguments.attacks or ON_CALLS)),
+        attack_steps=arguments.attack_steps,
+        attack_restarts=arguments.attack_restarts,
+        exhaustive=arguments.exhaustive,
+        max_new_tokens=arguments.max_new_tokens,
+        batch_size=arguments.batch_size or ToolCallSettings.batch_size,
+        seed=arguments.seed,
+    )
+    rows = _rows(arguments)
+    agents = load_agents(models)
+    for name, agent in agents.items():
+        # Each of them before any is attacked.
+        try:
+            with user_errors():
+                ToolCaller(*agent, rows, settings.max_new_tokens)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    runs = measure_each(
+        agents,
+        models,
+        settings.progress_steps(len(rows)),
+        lambda _, model, tokenizer, on_progress: evaluate_tool_calls(model, tokenizer, rows, settings, on_progress),
+    )
+    data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
+    recorded = data | {"examples": len(rows)} | weights_of(models) | asdict(settings)
+    results = new_results(runs, recorded.pop("threat"), recorded)
+    with user_errors():
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        write_tool_call_report(results, arguments.output)
+    # Names and paths are not markup; whether to trust the tables stands above them.
+    printed = Console(markup=False)
+    trust, *sentences = tool_call_sentences(results)
+    printed.print(trust, soft_wrap=True)
+    printed.print()
+    for table in tool_call_tables(results):
+        printed.print(table)
+        printed.print()
+    for sentence in sentences:
+        printed.print(sentence, soft_wrap=True)
+    printed.print(f"Report: {arguments.output / 'report.html'}", soft_wrap=True)
+
+
+def _rows(arguments) -> list[dict[str, Any]]:
+    """The rows, or as many of them as asked for, drawn by the seed: files often hold one kind after the other."""
+    import numpy as np
+
+    from ...evaluation.tool_calls.rows import read_rows
+
+    data = DataArguments(
+        dataset_name=arguments.dataset_name,
+        dataset_format=arguments.dataset_format,
+        skip_invalid_rows=arguments.skip_invalid_rows,
+        dataset_config=arguments.dataset_config,
+    )
+    with user_errors():
+        rows = rows_of_split(data, arguments.dataset_split)
+    drawn = np.random.default_rng(arguments.seed).permutation(len(rows))[: arguments.examples]
+    numbers = sorted(map(int, drawn))
+    try:
+        return read_rows([rows[number] for number in numbers], numbers)
+    except ValueError as error:
+        raise UserError(f"`--dataset_name`: {error}") from error
+
+
+def rows_of_split(data: DataArguments, split: str | None) -> list[dict[str, Any]]:
+    """
+    Rows with `prompt`, `completion`, `tools` and, where known, `accepted`; without a `split` those of `test`, or of the only one.
+
+    Raises:
+        DataError: for what cannot be read, and for malformed rows; names the field.
+    """
+    found = load_data(data)
+    if split is None:
+        split = next(iter(found.splits)) if len(found.splits) == 1 else "test"
+    return list(found.read(split, "dataset_split"))

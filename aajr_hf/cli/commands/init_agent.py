@@ -1,0 +1,206 @@
+"""`aajr init-agent`: a base agent from nothing, for machines without a hub."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+
+from ...environments import WORLDS
+from ...training.data.formats import FORMATS
+from ...training.data.sources import DataArguments, load_data
+from ..arguments.parsing import ArgumentParser
+from ..arguments.validators import check_seed
+from ..common.errors import UserError, user_errors
+
+DESCRIPTION = """Make a base agent from nothing: a tokenizer trained on the text of a world or of a dataset, and a Llama of 1 to
+1.5 million parameters trained on the world's experts, or for a few steps on the dataset. The folder loads as any Hugging Face
+model does.
+
+    aajr init-agent outputs/agent
+    aajr init-agent outputs/tool-agent --dataset_name data/bfcl --dataset_format bfcl
+
+Of a dataset it has learnt the form of the answers, no more: a start for recipes such as recipes/tiny/bfcl/aajr.yaml. Its
+chat template renders tools, calls and results.
+"""
+TARGET_SUCCESS = 99.0
+
+
+def run(argv: list[str]) -> int:
+    parser = ArgumentParser("init-agent", description=DESCRIPTION)
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to make; must not exist, or be empty")
+    parser.add_argument(
+        "--environment", choices=list(WORLDS), help="world of the agent (default: congestion, without --dataset_name)"
+    )
+    parser.add_argument(
+        "--dataset_name",
+        help="instead of a world: folder or file with a dataset, or one on the Hub, as `aajr train` takes it",
+    )
+    parser.add_argument("--dataset_format", choices=FORMATS, default="trl", help="its format (default: %(default)s)")
+    parser.add_argument("--skip_invalid_rows", action="store_true", help="leave its malformed rows out")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="optimizer steps (default: 1200 of 64 examples of a world, 100 of 8 of a dataset)",
+    )
+    parser.add_argument("--examples", type=int, help="training examples of a world (default: 24000)")
+    arguments = parser.parse_args(argv)
+    _check(arguments)
+    if arguments.dataset_name is not None:
+        data = DataArguments(
+            dataset_name=arguments.dataset_name,
+            dataset_format=arguments.dataset_format,
+            skip_invalid_rows=arguments.skip_invalid_rows,
+        )
+        loss = init_tool_agent(arguments.output, data, seed=arguments.seed, steps=arguments.steps or 100)
+        print(f"Base agent saved to {arguments.output}: its loss is {loss:.2f} nats per token of the answers.")
+        return 0
+    success = init_agent(
+        arguments.output,
+        arguments.environment or "congestion",
+        seed=arguments.seed,
+        steps=arguments.steps or 1200,
+        examples=arguments.examples or 24000,
+    )
+    print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers are the expert's.")
+    if success < TARGET_SUCCESS:
+        print(f"warning: below {TARGET_SUCCESS:.0f} %; train longer with --steps.")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.dataset_name is None:
+        for name in ("dataset_format", "skip_invalid_rows"):
+            if getattr(arguments, name) not in ("trl", False):
+                raise UserError(f"`--{name}` needs `--dataset_name`.")
+    for name in ("environment", "examples"):
+        if arguments.dataset_name is not None and getattr(arguments, name) is not None:
+            raise UserError(f"Give either `--{name}` or `--dataset_name`.")
+    for name in ("steps", "examples"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_seed(arguments.seed, "--seed")
+    if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
+        raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
+    if not os.access(home := _home(arguments.output), os.W_OK) or not home.is_dir():
+        raise UserError(f"{arguments.output} cannot be made: {home} is no folder that can be written to.")
+
+
+def _home(output: Path) -> Path:
+    """The nearest folder above `output` that is there."""
+    return next(folder for folder in output.absolute().parents if folder.exists())
+
+
+def init_agent(output: Path, environment: str, *, seed: int, steps: int, examples: int) -> float:
+    """
+    Train a base agent and save it to `output`, whole or not at all.
+
+    Returns:
+        Its nominal success on held-out observations, in percent.
+    """
+    from datasets import Dataset
+    from transformers import set_seed
+
+    from ...environments import expert_rows, held_out_rows
+    from ...evaluation.robustness.evaluate import nominal_success
+    from ...training.models.base_agent import small_llama, train_tokenizer
+
+    set_seed(seed)
+    rows = expert_rows(environment, examples, seed=seed)
+    observations = [message["content"] for row in rows for message in row["prompt"]]
+    tokenizer = train_tokenizer(observations + [action for row in rows for action in row["actions"]])
+    model = small_llama(tokenizer, seed)
+    model.config.aajr_environment = environment  # by which other commands know its world
+    dataset = Dataset.from_list(rows).select_columns(["prompt", "completion"])
+    _train(
+        model, tokenizer, dataset, output, seed=seed, max_steps=steps, per_device_train_batch_size=64, warmup_steps=50
+    )
+    return nominal_success(model, tokenizer, held_out_rows(environment, 1000, seed=seed))
+
+
+def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int) -> float:
+    """
+    Train a base agent on the training split of a dataset, whose tools its chat template renders, and save it to `output`,
+    whole or not at all.
+
+    Returns:
+        Its mean loss per token of the answers (of all tokens, where rows are plain texts) over the last tenth of the steps.
+    """
+    from transformers import set_seed
+
+    from ...training.models.base_agent import render, small_llama, train_tool_tokenizer
+
+    set_seed(seed)
+    with user_errors():
+        dataset = load_data(data).read(data.dataset_train_split, "dataset_train_split")
+    if "input_ids" in dataset.column_names:
+        raise UserError("`--dataset_name`: rows of tokens (`input_ids`) belong to a tokenizer: give one of texts.")
+    with user_errors():
+        tokenizer = train_tool_tokenizer(dataset)
+        longest = max(len(ids) for ids in tokenizer([render(tokenizer, row) for row in dataset])["input_ids"])
+    # Room for an answer beyond the longest text.
+    context = max(512, 2 ** math.ceil(math.log2(longest + 64)))
+    model = small_llama(tokenizer, seed, context)
+    logged = _train(
+        model,
+        tokenizer,
+        dataset,
+        output,
+        seed=seed,
+        max_steps=steps,
+        per_device_train_batch_size=8,
+        warmup_steps=10,
+        logging_steps=max(steps // 10, 1),
+        max_length=context,
+        assistant_only_loss="messages" in dataset.column_names,
+        perturbed_tokens="all",  # by nothing at all, and texts have no prompt
+    )
+    return next(log["aajr/clean_loss"] for log in reversed(logged) if "aajr/clean_loss" in log)
+
+
+def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str, float]]:
+    """Plain fine-tuning, and the agent in `output`; returns what was logged."""
+    from ...training.config.sft import AAJRConfig
+    from ...training.trainers.sft import AAJRTrainer
+    from ..common.progress import TrainingProgress
+
+    # Built near its final place, on the same disk, then renamed: an interruption leaves no half-written model there.
+    with tempfile.TemporaryDirectory(dir=_home(output), prefix=f".{output.name}-") as building:
+        with user_errors():
+            trainer = AAJRTrainer(
+                model,
+                AAJRConfig(
+                    building,
+                    # Plain fine-tuning, twice over: the clean loss stands in both terms, so the clipping threshold doubles,
+                    # too. Unlike SFTTrainer's, its logits are formed at action positions alone, which saves a third here.
+                    epsilon=0.0,
+                    regularizer="none",
+                    clean_loss_weight=1.0,
+                    max_grad_norm=2.0,
+                    learning_rate=3e-3,
+                    adam_beta2=0.98,
+                    lr_scheduler_type="cosine",
+                    gradient_checkpointing=False,
+                    bf16=False,
+                    save_strategy="no",
+                    **{"logging_steps": 200} | settings,
+                ),
+                train_dataset=dataset,
+                processing_class=tokenizer,
+            )
+        with TrainingProgress(trainer):
+            result = trainer.train()
+        whole = Path(building) / "agent"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        # Where `aajr train` leaves it too, and `aajr evaluate` finds it.
+        (whole / "train_results.json").write_text(json.dumps(result.metrics, indent=4) + "\n")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if output.exists():
+            output.rmdir()
+        os.replace(whole, output)
+    return trainer.state.log_history

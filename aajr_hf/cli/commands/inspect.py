@@ -1,0 +1,142 @@
+"""`aajr inspect`: one training example as the adversary and the loss see it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...training.config.sft import AAJRConfig
+from ...training.data.sources import load_data
+from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
+from ..arguments.parsing import RecipeParser
+from ..common.errors import UserError, user_errors
+from ..launching.launch import LaunchArguments
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+DESCRIPTION = """Print one training example of a recipe, each token coloured by what it is to training: perturbed by the adversary,
+action (what the loss asks for), or neither. Only the tokenizer of the model is loaded.
+
+    aajr inspect --config recipes/congestion/aajr.yaml
+    aajr inspect --config recipes/congestion/aajr.yaml --perturbed_tokens observation --example 3
+"""
+_STYLES = {"perturbed": "black on yellow", "action": "black on green", "neither": "dim"}
+# What takes time or another machine and changes no token; one row is one example.
+_NOT_FOR_TOKENS = {
+    "use_cpu": "true",
+    "bf16": "false",
+    "fp16": "false",
+    "packing": "false",
+    "padding_free": "false",
+    "push_to_hub": "false",
+    "eval_strategy": "no",
+    "report_to": "none",
+    "adapter": "full",
+    "disable_tqdm": "true",
+}
+
+
+@dataclass
+class InspectArguments:
+    """Which example is shown."""
+
+    _argument_group_name = "what is shown"
+
+    example: int = field(default=0, metadata={"help": "Row of the data, counted from 0."})
+
+
+def run(argv: list[str]) -> int:
+    from rich.console import Console
+
+    parser = RecipeParser(
+        (InspectArguments, TrainArguments, LaunchArguments, AAJRConfig),
+        common=COMMON_FIELDS,
+        prog="aajr inspect",
+        usage="aajr inspect --config RECIPE [--example N] [--FIELD VALUE ...]",
+        description=DESCRIPTION,
+    )
+    argv = parser.check(argv)
+    with tempfile.TemporaryDirectory() as folder:  # nothing is written to the run's own
+        asked = {"output_dir": folder} | _NOT_FOR_TOKENS
+        argv = [*argv, *(part for name, value in asked.items() for part in (f"--{name}", value))]
+        shown, arguments, _, config = parser.parse(argv)
+        if not arguments.model_name_or_path:
+            raise UserError(
+                "`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name."
+            )
+        with user_errors():
+            tokenizer, inputs = _prepared(arguments, config, shown.example)
+            show(Console(), tokenizer, inputs, config, shown.example)
+    return 0
+
+
+def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tuple:
+    """The tokenizer and the collated example, made by the trainer that would train on it, with a model of no size."""
+    from datasets import disable_progress_bars
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from ...training.models.loading import load_tokenizer
+    from ...training.trainers.sft import AAJRTrainer
+
+    disable_progress_bars()
+    data = load_data(arguments, config.dataset_text_field).read(arguments.dataset_train_split, "dataset_train_split")
+    if not 0 <= example < len(data):
+        raise UserError(f"`example` must be from 0 to {len(data) - 1}; got {example}.")
+    tokenizer = load_tokenizer(
+        arguments.model_name_or_path,
+        revision=arguments.model_revision,
+        trust_remote_code=config.trust_remote_code,
+        padding_side="right",
+    )
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    rows = max(tokenizer.get_vocab().values()) + 1
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=rows, bos_token_id=None, eos_token_id=None, **size))
+    trainer = AAJRTrainer(model, config, train_dataset=data.select([example]), processing_class=tokenizer)
+    return tokenizer, trainer.data_collator([trainer.train_dataset[0]])
+
+
+def show(
+    console: Console, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Tensor], config: AAJRConfig, example: int
+) -> None:
+    """Print the example: in colours on a terminal, and elsewhere a line for each run of tokens of one kind."""
+    from rich.text import Text
+
+    ids, kinds = inputs["input_ids"][0].tolist(), token_kinds(inputs, config)
+    runs: list[tuple[str, list[int]]] = []
+    for token, kind in zip(ids, kinds, strict=True):
+        if not runs or runs[-1][0] != kind:
+            runs.append((kind, []))
+        runs[-1][1].append(token)
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _STYLES)
+    console.print(f"Example {example}, {len(ids)} tokens: {counts}. {_what(config)}", markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        for kind, tokens in runs:
+            console.print(f"{kind:<10}{tokenizer.decode(tokens)!r}", markup=False, highlight=False, soft_wrap=True)
+        return
+    console.print(Text.assemble(*((f" {kind} ", style) for kind, style in _STYLES.items())), end="\n\n")
+    console.print(Text.assemble(*((tokenizer.decode(tokens), _STYLES[kind]) for kind, tokens in runs)))
+
+
+def token_kinds(inputs: dict[str, Tensor], config: AAJRConfig) -> list[str]:
+    """Of each token of a collated example, whether it is perturbed, an action, or neither; with `all`, perturbed counts."""
+    from ...training.data.batch import AgentBatch
+
+    actions = (inputs["labels"][0] != -100).tolist()
+    perturbed = [False] * len(actions)
+    if config.epsilon > 0 or config.penalty_active:
+        perturbed = AgentBatch.from_inputs(inputs, config.perturbed_tokens).perturbable[0].tolist()
+    return [
+        "perturbed" if touched else "action" if acts else "neither"
+        for touched, acts in zip(perturbed, actions, strict=True)
+    ]
+
+
+def _what(config: AAJRConfig) -> str:
+    if config.epsilon == 0 and not config.penalty_active:
+        return "The recipe has no adversary and no penalty."
+    who = "The adversary moves" if config.epsilon > 0 else "`epsilon` is 0, and the penalty is along directions of"
+    return f"{who} the embeddings of `perturbed_tokens`: {config.perturbed_tokens}."

@@ -1,0 +1,147 @@
+"""`aajr rank`: which rank an adapter needs, measured on held-out observations."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...training.config.sft import AAJRConfig
+from ...training.data.sources import load_data
+from ..arguments.checks import check_seeds
+from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
+from ..arguments.parsing import RecipeParser
+from ..arguments.validators import check_output
+from ..common.errors import UserError, user_errors
+from ..launching.launch import LaunchArguments
+
+DESCRIPTION = """Measure which rank an adapter needs: the singular spectra of the adversary's directions, of their images, and
+of the penalty's gradient by each weight; of a trained model also the spectrum of what training added. Prints a table and
+a recommendation; writes rank.json and rank.png.
+
+    aajr rank --model outputs/congestion-aajr --config recipes/congestion/aajr.yaml
+"""
+
+
+@dataclass
+class RankArguments:
+    """What is measured on how much."""
+
+    _argument_group_name = "measurement"
+
+    model: str | None = field(default=None, metadata={"help": "Model or adapter folder, or Hub name."})
+    base: str | None = field(
+        default=None,
+        metadata={"help": "Model before training. Default: the adapter's base, or the recipe's `model_name_or_path`."},
+    )
+    output: str = field(default="outputs/rank", metadata={"help": "Folder of rank.json and rank.png."})
+    examples: int = field(default=256, metadata={"help": "Held-out observations."})
+    batch_size: int = field(default=32, metadata={"help": "Observations per forward."})
+
+
+def run(argv: list[str]) -> int:
+    parser = RecipeParser(
+        (RankArguments, TrainArguments, LaunchArguments, AAJRConfig),
+        common=COMMON_FIELDS,
+        prog="aajr rank",
+        usage="aajr rank --model DIR --config RECIPE [--FIELD VALUE ...]",
+        description=DESCRIPTION,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        # What is measured is the model as it stands, adapter merged; the trainer wants a folder, and writes nothing.
+        fixed = {"adapter": "full", "gradient_checkpointing": "false", "bf16": "false", "output_dir": folder}
+        arguments, data, _, config = parser.parse(argv + [part for k, v in fixed.items() for part in (f"--{k}", v)])
+        config.adapter_options = None
+        config.per_device_train_batch_size = arguments.batch_size
+        rank(arguments, data, config)
+    return 0
+
+
+def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> None:
+    """
+    Measure, print and write.
+
+    Raises:
+        UserError: for a model or data that cannot be measured; nothing is written then.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from ...evaluation.adapter_rank.measure import measure_rank
+    from ...evaluation.adapter_rank.report import rank_plot, rank_table
+
+    _check(arguments, config)
+    check_seeds(data, config)
+    with user_errors():
+        trainer, base = _prepared(arguments, data, config)
+    batches = iter(track(range(len(trainer.get_train_dataloader())), "Measuring", console=Console(stderr=True)))
+    with user_errors():
+        result = measure_rank(trainer, base, on_progress=lambda: next(batches))
+        next(batches, None)  # closes the bar
+    measured = {
+        "model": arguments.model,
+        "base": None if base is None else base.name_or_path,
+        "examples": arguments.examples,
+    }
+    result = measured | {"epsilon": config.epsilon, "ascent_steps": config.ascent_steps} | result
+    output = Path(arguments.output)
+    with user_errors():
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "rank.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
+        (output / "rank.png").write_bytes(rank_plot(result))
+    console = Console(markup=False)  # paths are none
+    console.print(rank_table(result))
+    console.print(result["recommendation"]["sentence"], soft_wrap=True)
+    console.print(f"Written: {output / 'rank.json'}, {output / 'rank.png'}", soft_wrap=True)
+
+
+def _check(arguments: RankArguments, config: AAJRConfig) -> None:
+    if not arguments.model:
+        raise UserError("`model` is missing: give --model with the folder of a model or an adapter.")
+    for name in ("examples", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"`{name}` must be at least 1; got {getattr(arguments, name)}.")
+    if config.regularizer != "aajr" or config.epsilon == 0:
+        raise UserError("`config` must be the recipe of an agent with `regularizer` aajr and `epsilon` above 0.")
+    check_output(Path(arguments.output), "output")
+
+
+def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig):
+    """A trainer with the model, merged and with trainable weights, on held-out data; and the base model or None."""
+    from peft import PeftModel
+
+    from ...evaluation.agents import load_agent
+    from ...training.trainers.sft import AAJRTrainer
+
+    model, tokenizer = load_agent(arguments.model)
+    if isinstance(model, PeftModel):
+        raise UserError(
+            f"`model`: the adapter in {arguments.model} cannot be merged, so it has no weights to measure."
+        )
+    base_name = arguments.base or _base_of(arguments.model, data.model_name_or_path)
+    base = None if base_name is None else load_agent(base_name)[0]
+    rows = _held_out(arguments.examples, data)
+    return AAJRTrainer(model.requires_grad_(True), config, train_dataset=rows, processing_class=tokenizer), base
+
+
+def _base_of(model: str, recipe_model: str | None) -> str | None:
+    """What the model was trained from: its adapter's base, or the model of the recipe, unless that is itself."""
+    file = Path(model) / "adapter_config.json"
+    if file.is_file():
+        return json.loads(file.read_text())["base_model_name_or_path"]
+    if recipe_model is None or Path(recipe_model).resolve() == Path(model).resolve():
+        return None
+    return recipe_model
+
+
+def _held_out(examples: int, data: TrainArguments):
+    from datasets import Dataset
+
+    from ...environments import held_out_rows
+
+    if data.environment is not None:
+        # One of each round's ten, as `aajr evaluate` takes them.
+        return Dataset.from_list(held_out_rows(data.environment, examples, seed=data.environment_seed))
+    rows = load_data(data).read(data.dataset_test_split, "dataset_test_split")
+    return rows.select(range(min(examples, len(rows))))

@@ -1,0 +1,42 @@
+"""`aajr replay`: run a step again in which a number was not finite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..arguments.parsing import ArgumentParser
+from ..common.errors import UserError, user_errors
+
+DESCRIPTION = """Run a step again in which a loss, a penalty or a gradient was not finite, with the weights, the data and the
+random numbers that it had, on one process; print where the numbers stop being finite.
+
+    aajr replay outputs/congestion-aajr/_nonfinite-120
+"""
+
+
+def run(argv: list[str]) -> int:
+    parser = ArgumentParser("replay", description=DESCRIPTION)
+    parser.add_argument("dump", metavar="DUMP", type=Path, help="folder _nonfinite-STEP of a run")
+    parser.add_argument("--process", type=int, help="whose data (default: the first where something was not finite)")
+    arguments = parser.parse_args(argv)
+    if not (arguments.dump / "dump.json").is_file():
+        raise UserError(f"There is no dump in {arguments.dump}: give a folder _nonfinite-STEP of a run.")
+
+    from ...training.trainers.replay import replay
+
+    with user_errors():
+        found = replay(arguments.dump, arguments.process)
+    print(f"Then: {found.recorded}.")
+    print(f"Now, with the data of process {found.process} (of {found.processes}):")
+    for i, loss in enumerate(found.loss):
+        print(f"  loss of micro-batch {i}: {loss:.6g}")
+    for name, value in found.statistics.items():
+        print(f"  {name}: {value:.6g}")
+    if not found.reproduced:
+        print("Everything is finite now: another device, precision or library may have made the difference.")
+        return 0
+    if found.modules:
+        print(f"First modules with finite inputs and an output that is not: {', '.join(found.modules[:5])}")
+    print(f"Gradients that are not finite: {len(found.parameters)} of {found.trained} parameters", end="")
+    print(f", {', '.join(found.parameters[:5])}" if found.parameters else "")
+    return 0

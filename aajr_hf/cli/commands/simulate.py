@@ -1,0 +1,216 @@
+"""`aajr simulate`: whole episodes of a world, played by agents that answer in text."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...environments import WORLDS
+from ...evaluation.episodes.players import ALONE, SUITE
+from ..arguments.parsing import ArgumentParser
+from ..arguments.threat import FIELDS, add_threat, threat_of
+from ..arguments.validators import check_output, check_seed
+from ..arguments.worlds import WORLD_HELP, world_for
+from ..common.errors import Interrupted, UserError, user_errors
+
+SCRIPTED = "scripted"
+FILE = "episodes.jsonl"
+DESCRIPTION = """Play whole episodes of a world: agents read, answer in text, and what they do changes what all read next. With
+`--shock`, the world fails after a third of the episode; with `--attack`, an adversary moves the embeddings of
+every prompt of the model's. Prints a table of means over episodes; writes one JSON line an episode.
+
+    aajr simulate --env congestion --model outputs/agent --shock capacity_drop --magnitude 6
+    aajr simulate --model outputs/agent --attack suite --epsilon 0.25 --picture outputs/episode.gif
+"""
+
+
+def run(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    _check(arguments)
+    models = [model for model in (arguments.model, arguments.opponent) if model not in (None, SCRIPTED)]
+    world = world_for(models, arguments.environment)
+    if arguments.opponent is None and WORLDS[world].two_sided:
+        arguments.opponent = SCRIPTED
+    if arguments.attack is not None:
+        arguments.threat = threat_of(arguments, [arguments.model])
+    for name, default in (("attack_steps", 10), ("attack_restarts", 1)):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, default)
+    simulate(arguments, world)
+    return 0
+
+
+def _parser() -> ArgumentParser:
+    epilog = "shocks, and what their magnitude counts:\n" + _shocks()
+    parser = ArgumentParser("simulate", description=DESCRIPTION, epilog=epilog)
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help=f"model or adapter folder, Hub name, or {SCRIPTED}: the experts")
+    add(
+        "--opponent",
+        metavar="DIR",
+        help=f"the same for the other side: seekers, elsewhere every second agent (default: {SCRIPTED} against hiders, "
+        "elsewhere none)",
+    )
+    add("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
+    add("--agents", type=int, default=10, help="agents of an episode (default: %(default)s)")
+    add("--episodes", type=int, default=20, help="(default: %(default)s)")
+    add("--steps", type=int, help="steps of an episode (default: the world's)")
+    add("--shock", metavar="KIND", help="shock that strikes after a third of each episode, one of those below")
+    add("--magnitude", type=int, help="how strong it is, in its units")
+    add(
+        "--attack",
+        choices=[*ALONE, SUITE],
+        help=f"move the embeddings of the model's prompts: by the loss of this name, random points, or all of these ({SUITE})",
+    )
+    add("--attack_steps", type=int, help="steps of each ascent (default: 10)")
+    add("--attack_restarts", type=int, help="ascents per prompt (default: 1)")
+    add("--temperature", type=float, default=0.0, help="of sampling; 0 takes the most likely token (default: 0)")
+    add("--batch_size", type=int, default=128, help="prompts per forward (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the episodes, and of all that is drawn in them (default: %(default)s)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("outputs/simulation"),
+        help=f"folder of {FILE}, which is replaced (default: %(default)s)",
+    )
+    add("--transcript", action="store_true", help=f"keep what everybody saw and said in {FILE}, too")
+    add("--picture", type=Path, metavar="FILE", help="draw the first episode: a film (.gif) or four moments (.png)")
+    add_threat(parser)
+    return parser
+
+
+def _shocks() -> str:
+    return "\n".join(
+        f"  {name}: {kind}: {text}" for name, world in WORLDS.items() for kind, text in world.shocks.items()
+    )
+
+
+def _check(arguments) -> None:
+    for name in ("episodes", "attack_steps", "attack_restarts", "batch_size"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_seed(arguments.seed, "--seed")
+    if not 0 <= arguments.temperature < math.inf:
+        raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
+    for name in (*FIELDS, "attack_steps", "attack_restarts"):
+        if arguments.attack is None and getattr(arguments, name) is not None:
+            raise UserError(f"`--{name}` says what an attack may do: give `--attack`, too.")
+    if arguments.attack is not None and arguments.model == SCRIPTED:
+        raise UserError(f"`--attack` moves the embeddings of a model: give one as `--model`, not {SCRIPTED}.")
+    if arguments.shock is not None and arguments.magnitude is None:
+        raise UserError("`--shock` needs `--magnitude`: say how strong it is, in the units that --help states.")
+    picture = arguments.picture
+    if picture is not None and (picture.suffix not in (".gif", ".png") or picture.is_dir()):
+        raise UserError(f"`--picture` must be the name of a .gif or .png file; got {picture}.")
+    check_output(arguments.output, "--output")
+    if picture is not None:
+        check_output(picture.parent, "--picture")
+
+
+def simulate(arguments, name: str) -> None:
+    """
+    Play the episodes in the world of this name, write them as they are over, and print the table.
+
+    Raises:
+        UserError: for a world or a model that cannot be had; nothing is written then.
+        Interrupted: on Ctrl-C; the file holds the episodes that were over, whole.
+    """
+    from rich.console import Console
+
+    from ...evaluation.episodes.play import simulation_table
+
+    worlds = _worlds(name, arguments)
+    with user_errors():
+        players = _players(arguments, worlds[0])
+    file, records = arguments.output / FILE, []
+    began = time.monotonic()
+    try:
+        with user_errors():
+            _play(worlds, players, arguments, _settings(arguments, name), file, records)
+    except KeyboardInterrupt as error:
+        kept = f"{len(records)} of {arguments.episodes} episodes are in {file}." if records else "no episode was over."
+        raise Interrupted(kept) from error
+    seconds = time.monotonic() - began
+    steps = sum(side["answers"] for record in records for side in record["sides"].values())
+    console = Console()
+    console.print(simulation_table(records))
+    console.print(f"{steps} agent-steps in {seconds:.1f} s: {steps / seconds:.0f} a second.", highlight=False)
+    console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _play(worlds: list[Any], players: list[Any], arguments, settings: dict, file: Path, records: list[dict]) -> None:
+    """Adds to the records; the file has them all whenever this ends."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ...evaluation.episodes.film import Film
+    from ...evaluation.episodes.play import episode_seeds, play
+    from ...evaluation.reporting.report import replace_file
+
+    film, picture = Film(), arguments.picture
+    columns = (TextColumn("Simulating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=arguments.episodes)
+
+        def watch(playing: list[Any]) -> None:
+            parts = (world.step_count / world.steps if world.agents else 1.0 for world in playing)
+            progress.update(task, completed=len(records) + sum(parts))
+            if picture is not None and not records:
+                film.shoot(playing[0])
+
+        seeds = episode_seeds(arguments.episodes, arguments.seed)
+        for some in play(worlds, seeds, *players, transcript=arguments.transcript, on_step=watch):
+            is_first = not records
+            records += [settings | record for record in some]
+            # Anew each time: by one rename, so that no line is ever half there.
+            replace_file(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
+            if picture is not None and is_first:
+                replace_file(picture, film.develop(picture.suffix))
+
+
+def _worlds(name: str, arguments) -> list[Any]:
+    """As many equal worlds as fill a batch with their agents."""
+    side_by_side = min(max(arguments.batch_size // max(arguments.agents, 1), 1), arguments.episodes)
+    fields = {"agents": arguments.agents, "steps": arguments.steps}
+    fields |= {"shock": arguments.shock, "magnitude": arguments.magnitude or 0}
+    try:
+        return [WORLDS[name](**fields) for _ in range(side_by_side)]
+    except ValueError as error:  # which names the argument
+        raise UserError(re.sub(rf"`({'|'.join(fields)})`", r"`--\1`", str(error))) from error
+
+
+def _players(arguments, world) -> list[Any]:
+    """Who plays the model's side and, or None, the other; models have shown that they can read the world."""
+    from ...evaluation.agents import load_agent
+    from ...evaluation.episodes.players import AttackSettings, Experts, ModelPlayer
+
+    load = functools.cache(load_agent)
+    attack = None
+    if arguments.attack is not None:
+        attack = AttackSettings(arguments.threat, arguments.attack, arguments.attack_steps, arguments.attack_restarts)
+
+    def player(path: str | None, attack: AttackSettings | None):
+        if path in (None, SCRIPTED):
+            return Experts() if path else None
+        settings = {"temperature": arguments.temperature, "batch_size": arguments.batch_size}
+        model = ModelPlayer(*load(path), attack=attack, **settings)
+        model.check(list(world.rows().values()))
+        return model
+
+    world.reset(seed=0)
+
+    return [player(arguments.model, attack), player(arguments.opponent, None)]
+
+
+def _settings(arguments, name: str) -> dict[str, Any]:
+    """What was asked for: in every line, so that lines of several runs can be read together."""
+    kept = ["model", "opponent", "agents", "shock", "magnitude", "temperature", "attack"]
+    kept += ["attack_steps", "attack_restarts"] if arguments.attack is not None else []
+    threat = asdict(arguments.threat) if arguments.attack is not None else {}
+    return {"world": name} | {field: getattr(arguments, field) for field in kept} | threat

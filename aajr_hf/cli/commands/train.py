@@ -1,0 +1,169 @@
+"""`aajr train`: fine-tune an agent from a recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...training.config.sft import AAJRConfig
+from ...training.data.sources import load_data
+from ...training.runs.checkpoints import DiskFullError, newest_checkpoint
+from ...training.runs.ema import remove_average
+from ...training.sharing.model_card import DATA, EVALUATION
+from ..arguments.checks import check_arguments
+from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
+from ..arguments.parsing import RecipeParser
+from ..common.errors import Interrupted, RunError, UserError, user_errors
+from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
+from ..launching.worker import shard_on_cpu
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = """Fine-tune an agent with Adversarially-Aligned Jacobian Regularization.
+
+    aajr train --config recipes/congestion/aajr.yaml
+    aajr train --config recipes/congestion/aajr.yaml --epsilon 0.2 --adapter lora --adapter_rank 32
+    aajr train --config recipes/congestion/aajr.yaml --model_name_or_path Qwen/Qwen3-0.6B
+    aajr train --accelerate_config fsdp2 --num_processes 8 --config recipes/congestion/aajr.yaml
+
+Any field below may stand in the recipe or on the command line; the command line wins.
+"""
+# Where a run begins is no part of its recipe.
+_NOT_OF_THE_RUN = ("resume_from_checkpoint", "overwrite")
+
+
+def run(argv: list[str]) -> int:
+    parser = RecipeParser(
+        (TrainArguments, LaunchArguments, AAJRConfig),
+        common=COMMON_FIELDS,
+        prog="aajr train",
+        usage="aajr train --config RECIPE [--FIELD VALUE ...]",
+        description=DESCRIPTION,
+    )
+    argv, flags = split_flags(parser, argv)
+    argv = parser.check(argv)
+    launching = launch_arguments(argv)
+    if is_wanted(launching, flags):
+        # A mistake is found once, before anything is launched. On the CPU: the GPUs are the launched processes' alone.
+        arguments, _, config = parser.parse([*argv, "--use_cpu", "true"])
+        check_arguments(arguments, config)
+        return launch(launching, flags, argv, config.mixed_precision)
+    arguments, _, config = parsed = parser.parse(argv)
+    if config.use_cpu:
+        shard_on_cpu()
+    # So that the choice of the estimator and its reason are seen, which the library logs as information.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("aajr_hf").setLevel(logging.INFO)
+    given = parser.given(argv, parsed)
+    train(arguments, config, {name: value for name, value in given.items() if name not in _NOT_OF_THE_RUN})
+    return 0
+
+
+def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any]) -> None:
+    """
+    Fine-tune and save to `config.output_dir`, with `train_results.json` and the `recipe` as `recipe.yaml` beside the weights.
+
+    Raises:
+        UserError: for arguments, a model or data that cannot be trained on; nothing is written then.
+        Interrupted: by Ctrl-C or SIGTERM, after the step that was under way and with a checkpoint.
+        RunError: where training cannot go on: see [`AAJRTrainer`] for numbers that are not finite, and `DiskFullError`.
+    """
+    from rich.console import Console
+    from trl import get_peft_config, get_quantization_config
+
+    from ...training.models.adapter_report import adapter_report
+    from ...training.models.loading import load_tokenizer
+    from ...training.runs.interruption import StopOnSignal
+    from ...training.trainers.sft import AAJRTrainer
+    from ..common.progress import TrainingProgress
+
+    output = Path(config.output_dir)
+    resume = check_arguments(arguments, config)
+    with user_errors(), _no_empty_folder(output):
+        dataset = load_data(arguments, config.dataset_text_field)
+        if not isinstance(config.model_init_kwargs, dict | None):
+            raise UserError(f"`model_init_kwargs` must be a mapping; got {config.model_init_kwargs!r}.")
+        config.model_init_kwargs = {
+            "revision": arguments.model_revision,
+            "dtype": arguments.dtype,
+            "attn_implementation": arguments.attn_implementation,
+            # Reading pickled weights can run code: whoever wants that says so in `model_init_kwargs`.
+            "use_safetensors": True,
+            **(config.model_init_kwargs or {}),
+        }
+        tokenizer = load_tokenizer(
+            arguments.model_name_or_path,
+            revision=arguments.model_revision,
+            trust_remote_code=config.trust_remote_code,
+            padding_side="right",
+        )
+        trainer = AAJRTrainer(
+            arguments.model_name_or_path,
+            config,
+            train_dataset=dataset.read(arguments.dataset_train_split, "dataset_train_split"),
+            eval_dataset=None
+            if config.eval_strategy == "no"
+            else dataset.read(arguments.dataset_test_split, "dataset_test_split"),
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(arguments),
+            peft_config=get_peft_config(arguments),
+        )
+    trainer.recipe = recipe
+    trainer.skipped_rows = dataset.skipped[arguments.dataset_train_split]
+    report = adapter_report(trainer.model, trainer.estimator)
+    if trainer.accelerator.is_main_process:
+        Console().print(report.table())
+        if resume is None:
+            _clear(output)
+    try:
+        with StopOnSignal() as stop, TrainingProgress(trainer):
+            trainer.add_callback(stop)
+            result = trainer.train(resume_from_checkpoint=resume)
+            if stop.signal is None:
+                trainer.save_final()
+    except KeyboardInterrupt:
+        raise Interrupted(_how_to_resume(trainer)) from None
+    except (FloatingPointError, DiskFullError) as error:
+        raise RunError(str(error)) from error
+    if stop.signal is not None:
+        trainer.accelerator.end_training()
+        raise Interrupted(_how_to_resume(trainer), stop.signal)
+    trainer.save_metrics("train", result.metrics | {"trainable_parameters": report.trainable})
+    trainer.save_state()
+    trainer.accelerator.print(f"Model saved to {output}.")
+    if config.push_to_hub and (pushed := trainer.upload()) is not None:
+        print(f"Model pushed: {pushed.commit_url}")
+    # Trackers and the process group, as at the end of TRL's own scripts.
+    trainer.accelerator.end_training()
+
+
+def _clear(output: Path) -> None:
+    """Of a run that is replaced: its checkpoints, which would be taken for this one's, and what is known of its agent and data."""
+    for stale in (*output.glob("checkpoint-*"), output / EVALUATION):
+        shutil.rmtree(stale, ignore_errors=True)
+    remove_average(output)
+    (output / DATA).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _no_empty_folder(output: Path) -> Iterator[None]:
+    """Trainer makes its folder before the last mistakes are found: leave none behind that was not there."""
+    new = [path for path in (output, *output.parents) if not path.exists()]
+    try:
+        yield
+    except Exception:
+        for path in new:
+            with contextlib.suppress(OSError):  # not made, or not empty
+                path.rmdir()
+        raise
+
+
+def _how_to_resume(trainer) -> str:
+    newest, step = newest_checkpoint(trainer.args.output_dir), trainer.state.global_step
+    if newest is None:
+        return f"at step {step}, before the first checkpoint (see `save_steps`); no model was written."
+    return f"at step {step}; go on with --resume_from_checkpoint {newest} (or auto)"

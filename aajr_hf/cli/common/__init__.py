@@ -1,0 +1,1 @@
+"""Errors, progress bars, and what all commands that measure share."""

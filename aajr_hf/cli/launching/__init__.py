@@ -1,0 +1,1 @@
+"""`aajr train` on several processes."""

@@ -1,0 +1,134 @@
+"""`aajr train` on several processes: hands its own command line to `accelerate launch`."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MethodType
+
+from ..arguments.parsing import RecipeParser
+from ..common.errors import UserError, user_errors
+from .launcher import run_launcher
+from .worker import LAUNCHED
+
+_PACKAGE = Path(__file__).resolve().parents[2]
+# Flags of `accelerate launch` that say what to run and with which file: `aajr train` says so itself.
+_NOT_PASSED_ON = {"--config_file", "--config-file", "--module", "--no_python", "--no-python"}
+
+
+@dataclass
+class LaunchArguments:
+    """On how many processes; passed on to `accelerate launch`."""
+
+    _argument_group_name = "several processes (`aajr train` takes every option of `accelerate launch`, too)"
+
+    accelerate_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "Launch through Accelerate: single, ddp, fsdp2, zero1, zero2, zero3, ddp_cpu, fsdp2_cpu, or a file "
+            "that `accelerate config` made."
+        },
+    )
+    num_processes: int | None = field(
+        default=None, metadata={"help": "Processes, one for each GPU. Default: what `accelerate_config` says."}
+    )
+
+
+def config_file(name: str) -> Path:
+    """The file of a configuration, by its name in `accelerate_configs/` or by its path."""
+    # Beside the package in a checkout, inside it once installed.
+    folders = (_PACKAGE / "accelerate_configs", _PACKAGE.parent / "accelerate_configs")
+    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise UserError(
+            f"`accelerate_config` must be one of {', '.join(sorted(known))}, or the path of a file; got {name!r}."
+        )
+    return path
+
+
+def split_flags(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of `aajr train`, and those that only `accelerate launch` knows. What neither knows stays."""
+    if all(item.split("=")[0] in own._option_string_actions for item in argv if item.startswith("--")):
+        return argv, []
+    launcher, ours, theirs, rest = _launcher_parser(), [], [], list(argv)
+    while rest:
+        item = rest.pop(0)
+        flag, has_value, _ = item.partition("=")
+        action = launcher._option_string_actions.get(flag)
+        if not flag.startswith("--") or flag in own._option_string_actions or flag in _NOT_PASSED_ON or action is None:
+            ours.append(item)
+            continue
+        theirs.append(item)
+        if rest and not has_value and action.nargs != 0:
+            theirs.append(rest.pop(0))
+    return ours, theirs
+
+
+def launch_arguments(argv: list[str]) -> LaunchArguments:
+    """From the command line or the recipe, without reading the rest."""
+    with user_errors():
+        return RecipeParser((LaunchArguments,), prog="aajr train").parse_args_and_config(
+            argv, return_remaining_strings=True
+        )[0]
+
+
+def is_wanted(arguments: LaunchArguments, flags: list[str]) -> bool:
+    """Whether to launch: the user asks for it, and this process is not itself a launched one."""
+    if LAUNCHED in os.environ or "LOCAL_RANK" in os.environ:
+        return False
+    return bool(flags or arguments.accelerate_config or arguments.num_processes)
+
+
+def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], mixed_precision: str) -> int:
+    """
+    Run `aajr train` with `train_argv` in every process.
+
+    Args:
+        flags: Options of `accelerate launch`.
+        mixed_precision: What the recipe says: it wins over Accelerate's file, `flags` over both.
+
+    Returns:
+        The exit status of the process that failed first, or 0.
+
+    Raises:
+        UserError: for an option of Accelerate's that cannot be. Mistakes that the processes find are printed.
+    """
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import patch_environment
+
+    path = config_file(arguments.accelerate_config or _default_config(arguments.num_processes))
+    with user_errors():
+        on_cpu = load_config_from_file(str(path)).use_cpu
+    own = ["--config_file", str(path), "--mixed_precision", mixed_precision]
+    if arguments.num_processes is not None:
+        own += ["--num_processes", str(arguments.num_processes)]
+    # Accelerate hands `use_cpu` to single processes alone.
+    script = ["aajr_hf.cli.main", "train", *train_argv, *(["--use_cpu", "true"] if on_cpu else [])]
+    parsed = _launcher_parser().parse_args([*own, *flags, "--module", *script])
+    if parsed.training_script != script[0]:
+        raise UserError(f"unexpected argument: {parsed.training_script!r} (see aajr train --help)")
+    with patch_environment(**{LAUNCHED: "1"}):
+        return run_launcher(parsed)
+
+
+def _default_config(num_processes: int | None) -> str:
+    import torch
+
+    # An option of Accelerate's alone asks for no second process.
+    if num_processes in (None, 1):
+        return "single"
+    return "ddp" if torch.cuda.is_available() else "ddp_cpu"
+
+
+def _launcher_parser() -> ArgumentParser:
+    from accelerate.commands.launch import launch_command_parser
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see accelerate launch --help)")
+
+    parser = launch_command_parser()
+    parser.error = MethodType(error, parser)
+    return parser

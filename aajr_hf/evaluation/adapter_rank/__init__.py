@@ -1,0 +1,1 @@
+"""Which rank an adapter needs."""

@@ -1,0 +1,39 @@
+"""What an adversary may do to an agent: which tokens it moves, and how far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...objective import PerturbationSet
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """
+    The fields of `AAJRConfig` of the same names, which an agent's recipe holds.
+
+    Attributes:
+        epsilon: Radius of the ball, in units of `epsilon_mode`; attacks go to multiples of it.
+        epsilon_mode: `relative` (mean l2 norms of the example's perturbed embeddings) or `absolute`.
+        perturbation_norm: `l2` or `linf`.
+        perturbation_scope: `sequence` (one ball over all perturbed tokens) or `token` (one ball each).
+        perturbed_tokens: `prompt`, `observation`, `user`, `tool` or `all`.
+    """
+
+    epsilon: float = 0.25
+    epsilon_mode: str = "relative"
+    perturbation_norm: str = "l2"
+    perturbation_scope: str = "sequence"
+    perturbed_tokens: str = "prompt"
+
+    def unit(self, scale: Tensor) -> Tensor:
+        """The unit of epsilon (B,), given the mean norms of the examples' perturbed embeddings (B,)."""
+        return scale if self.epsilon_mode == "relative" else torch.ones_like(scale)
+
+    def ball(self, scale: Tensor, multiple: float = 1.0) -> PerturbationSet:
+        """The perturbations within `multiple` times epsilon; `scale` as in [`ThreatModel.unit`]."""
+        radius = multiple * self.epsilon * self.unit(scale)
+        return PerturbationSet(radius, self.perturbation_norm, self.perturbation_scope)

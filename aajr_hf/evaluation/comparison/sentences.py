@@ -1,0 +1,139 @@
+"""Who wins, at which price and how surely: a comparison in plain sentences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...training.sharing.measurement import trust_sentence
+from ..reporting.results import DECODINGS, difference, headline, number_text, percent_text, times
+from ..reporting.statistics import PairedDifference
+
+
+def comparison_sentences(comparison: dict[str, Any]) -> list[str]:
+    """
+    Whether to trust the success under attack, the most robust run and its price, one method against each other one at matched worst case and at matched nominal success
+    at the training radius, the gradients, and what to know before trusting this.
+
+    Args:
+        comparison: What [`compare`] returns.
+    """
+    top = headline(comparison)
+    sentences = [trust_sentence(comparison), _leader(comparison, top)]
+    pairs: dict[str, dict[str, Any]] = {}
+    for entry in comparison["matched"]:
+        if entry["multiple"] == top:
+            pairs.setdefault(entry["methods"][1], {})[entry["decoding"]] = entry
+    sentences += [_pair(**entries) for entries in pairs.values()]
+    return [sentence for sentence in (*sentences, _gradients(comparison), *_doubts(comparison, top)) if sentence]
+
+
+def _leader(comparison: dict[str, Any], top: str) -> str:
+    configurations = comparison["configurations"]
+    leader = max(configurations, key=lambda c: (c["worst_case_success"][top], c["nominal_success"]))
+    greedy, sampled = (leader[worst][top] for _, worst in DECODINGS.values())
+    sentence = (
+        f"Most robust: {leader['label']}, right in {percent_text(greedy)}% (sampled {percent_text(sampled)}%) when attacked at "
+        f"{times(top)} the training radius (epsilon {float(top) * comparison['train_epsilon']:g})."
+    )
+    prices = []
+    for decoding, (nominal, _) in DECODINGS.items():
+        best = comparison["best_unregularised"][decoding]
+        if best is None:
+            return f"{sentence} No run is without a penalty, so there is no price of robustness: add one."
+        if best["label"] == leader["label"]:
+            prices.append(f"{decoding} none, it is that run")
+            continue
+        reference = next(c for c in configurations if c["label"] == best["label"])
+        price = difference(reference, leader, nominal)
+        against = f"{percent_text(leader[nominal])} against {percent_text(best['nominal'])}% of {best['label']}"
+        prices.append(f"{decoding} {price.points:.1f} points {price.chance_text()}, {against}")
+    return f"{sentence} Its price, nominal success below the best run without a penalty: {'; '.join(prices)}."
+
+
+def _pair(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
+    ours, theirs = greedy["methods"]
+    robust, nominal = greedy["at_worst_case"], greedy["at_nominal"]
+    return (
+        f"{ours} against {theirs} at {times(greedy['multiple'])}: {_verdict(greedy, sampled)} "
+        f"At equal robustness (both {percent_text(robust['level'])}% under attack) nominal success is "
+        f"{_side_by_side(robust, 'nominal')}; at equal nominal success (both {percent_text(nominal['level'])}%) success under "
+        f"attack is {_side_by_side(nominal, 'worst_case')}. "
+        f"Sampled: at {percent_text(sampled['at_worst_case']['level'])}% under attack "
+        f"{_side_by_side(sampled['at_worst_case'], 'nominal')}, and at "
+        f"{percent_text(sampled['at_nominal']['level'])}% nominal {_side_by_side(sampled['at_nominal'], 'worst_case')}."
+    )
+
+
+def _side_by_side(found: dict[str, Any], field: str) -> str:
+    ours, theirs = map(percent_text, found[field])
+    return f"{ours} against {theirs}%, {PairedDifference(**found['difference']).text()}"
+
+
+def _verdict(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
+    ours, theirs = greedy["methods"]
+    nominal, robust = (
+        {PairedDifference(**entry[place]["difference"]).sign for entry in (greedy, sampled)} - {0}
+        for place in ("at_worst_case", "at_nominal")
+    )
+    if not nominal | robust:
+        return "no difference is shown."
+    if len(nominal | robust) == 1:
+        return f"{ours if 1 in nominal | robust else theirs} wins."
+    if len(nominal) == len(robust) == 1:
+        calm, tough = (ours, theirs) if 1 in nominal else (theirs, ours)
+        return f"{tough} withstands more, {calm} does better without attack."
+    return "the two ways of decoding disagree."
+
+
+def _gradients(comparison: dict[str, Any]) -> str:
+    found = {
+        name: run["gradient_norm"]["coefficient_of_variation"]
+        for name, run in comparison["runs"].items()
+        if run["gradient_norm"] and run["gradient_norm"]["coefficient_of_variation"] is not None
+    }
+    if len(found) < 2:
+        return ""
+    steady, wild = min(found, key=found.get), max(found, key=found.get)
+    norms = {name: comparison["runs"][name]["gradient_norm"] for name in (steady, wild)}
+    texts = (
+        f"{name} {number_text(norms[name]['variance'])} at a mean of {number_text(norms[name]['mean'])}"
+        + ("" if norms[name]["every_step"] else f" (of {norms[name]['values']} logged norms alone)")
+        for name in (steady, wild)
+    )
+    return f"The gradient's norm varied least for its size, and most: {', '.join(texts)} (variance over training)."
+
+
+def _doubts(comparison: dict[str, Any], top: str) -> list[str]:
+    configurations, runs = comparison["configurations"], comparison["runs"]
+    examples = min(run["examples"] for run in runs.values())
+    several = [c for c in configurations if len(c["runs"]) > 1]
+    doubts = (
+        f"Differences are paired by example, {examples} of them, with p of the exact McNemar test and 95 % intervals; "
+    )
+    if several:
+        spread = max(_spread([runs[name]["worst_case_success"][top] for name in c["runs"]]) for c in several)
+        doubts += f"beside these, seeds of one configuration differ by up to {spread:.1f} points at {times(top)}."
+    else:
+        doubts += "beside these, another seed of the training may change the numbers."
+    counts: dict[str, int] = {}
+    for c in configurations:
+        counts[c["method"]] = counts.get(c["method"], 0) + 1
+    found = [doubts]
+    if len(set(counts.values())) > 1 and max(counts.values()) > 1:
+        listed = ", ".join(f"{method} {count}" for method, count in counts.items())
+        found.append(f"The best of several runs is favoured by chance; runs here: {listed}.")
+    differing = comparison["differing_settings"]
+    if differing:
+        listed = "; ".join(f"{name} ({', '.join(map(str, values))})" for name, values in differing.items())
+        found.append(f"The runs also differ in {listed}: what that changes is part of the differences above.")
+    radii = {run["epsilon"] for run in runs.values() if run["epsilon"] and run["method"] != "base"}
+    if radii - {comparison["train_epsilon"]}:
+        listed = ", ".join(f"{radius:g}" for radius in sorted(radii))
+        found.append(
+            f"The attack's unit is epsilon {comparison['train_epsilon']:g}, the runs were trained with {listed}."
+        )
+    return found
+
+
+def _spread(values: list[float]) -> float:
+    return max(values) - min(values)

@@ -1,0 +1,1 @@
+"""Whole episodes of a world: played, under shock and attack, filmed."""

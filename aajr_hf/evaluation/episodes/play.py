@@ -1,0 +1,156 @@
+"""Whole episodes of multi-agent worlds, several side by side, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from ...training.policy.policy import fixed_seed
+from ..reporting.statistics import mean_interval
+from ..reporting.tables import plain_table
+from .players import Player
+
+# Far from any seed that counts up from 0, so that no episode shows what was trained on.
+_FIRST_SEED = 3 * 10**6
+MODEL, OPPONENT = "model", "opponent"
+
+
+def episode_seeds(episodes: int, seed: int) -> list[int]:
+    """The seeds of so many episodes; different seeds give different ones."""
+    return [_FIRST_SEED * (seed + 1) + i for i in range(episodes)]
+
+
+@dataclass
+class _Side:
+    """The answers that one player gave in an episode."""
+
+    answers: int = 0
+    malformed: int = 0
+    expert: int = 0
+
+
+@dataclass
+class _Episode:
+    """One episode under way."""
+
+    world: Any
+    seed: int
+    rewards: dict[str, float]
+    sides: dict[str, _Side]
+    transcript: list[dict[str, dict[str, str]]] = field(default_factory=list)
+
+    def side(self, agent: str) -> str:
+        return OPPONENT if OPPONENT in self.sides and agent in self.world.opponents else MODEL
+
+    def step(self, rows: dict[str, dict[str, Any]], answers: dict[str, str]) -> None:
+        _, rewards, _, _, infos = self.world.step(answers)
+        for agent, answer in answers.items():
+            side = self.sides[self.side(agent)]
+            side.answers += 1
+            side.malformed += infos[agent]["malformed"]
+            side.expert += answer == rows[agent]["completion"][0]["content"]
+            self.rewards[agent] += float(rewards[agent])
+        said = {agent: {"sees": rows[agent]["prompt"][-1]["content"], "says": answers[agent]} for agent in answers}
+        self.transcript.append(said)
+
+    def record(self, transcript: bool) -> dict[str, Any]:
+        result = {
+            "seed": self.seed,
+            "steps": self.world.step_count,
+            "metrics": self.world.metrics(),
+            "sides": {name: vars(side).copy() for name, side in self.sides.items()},
+            "rewards": self.rewards,
+        }
+        return result | ({"transcript": self.transcript} if transcript else {})
+
+
+def play(
+    worlds: list[Any],
+    seeds: list[int],
+    player: Player,
+    opponent: Player | None = None,
+    *,
+    transcript: bool = False,
+    on_step: Callable[[list[Any]], None] = lambda worlds: None,
+) -> Iterator[list[dict[str, Any]]]:
+    """
+    Play one episode for each seed, as many side by side as there are worlds: at every step, each player gets the prompts
+    of all agents that it plays in all of them at once.
+
+    Args:
+        worlds: Equal `TextWorld`s.
+        seeds: Of the episodes; what players draw themselves (sampled tokens, random starts of the attack) follows from
+            them, too.
+        player: Plays all agents that the opponent does not.
+        opponent: Plays the worlds' `opponents`; without one, `player` does.
+        transcript: Whether to keep what everybody saw and said.
+        on_step: Called with the worlds in play after every reset and every step.
+
+    Yields:
+        The records of the episodes that have been played side by side, in the order of their seeds: `seed`, `steps`,
+        `metrics` (the world's), `sides` (for `model` and, with an opponent, `opponent`: the number of `answers`, and how
+        many of them were `malformed` and how many the `expert`'s), `rewards` (each agent's sum) and, if asked for,
+        `transcript`: for each step and agent, what it `sees` and `says`.
+    """
+    players = {MODEL: player} | ({} if opponent is None else {OPPONENT: opponent})
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    for start in range(0, len(seeds), len(worlds)):
+        some = seeds[start : start + len(worlds)]
+        with fixed_seed(device, some[0]):
+            episodes = [_begin(world, seed, players) for world, seed in zip(worlds, some, strict=False)]
+            on_step([episode.world for episode in episodes])
+            while any(episode.world.agents for episode in episodes):
+                _step(episodes, players)
+                on_step([episode.world for episode in episodes])
+        yield [episode.record(transcript) for episode in episodes]
+
+
+def _begin(world: Any, seed: int, players: dict[str, Player]) -> _Episode:
+    world.reset(seed=seed)
+    return _Episode(world, seed, dict.fromkeys(world.possible_agents, 0.0), {side: _Side() for side in players})
+
+
+def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
+    """One step of every episode that is not over."""
+    episodes = [episode for episode in episodes if episode.world.agents]
+    rows = [episode.world.rows() for episode in episodes]
+    answers: list[dict[str, str]] = [dict.fromkeys(seen, "") for seen in rows]
+    for side, player in players.items():
+        places = [
+            (number, agent)
+            for number, episode in enumerate(episodes)
+            for agent in rows[number]
+            if episode.side(agent) == side
+        ]
+        said = player.answer([rows[number][agent] for number, agent in places])
+        for (number, agent), answer in zip(places, said, strict=True):
+            answers[number][agent] = answer
+    for episode, seen, given in zip(episodes, rows, answers, strict=True):
+        episode.step(seen, given)
+
+
+def simulation_table(records: list[dict[str, Any]]) -> Table:
+    """
+    The mean over episodes, with Student's 95 % confidence interval, of each metric of the world, and of the percentage of
+    each player's answers that were the expert's and that were malformed.
+    """
+    values: dict[str, list[float]] = {}
+    for record in records:
+        numbers = dict(record["metrics"])
+        for side, counts in record["sides"].items():
+            for name, label in (("expert", "the expert's"), ("malformed", "malformed")):
+                numbers[f"{side}: answers {label}, %"] = 100 * counts[name] / max(counts["answers"], 1)
+        for name, number in numbers.items():
+            values.setdefault(name, []).append(number)
+    table = plain_table(gap=0)
+    table.add_column("")
+    table.add_column("  mean", justify="right")
+    table.add_column("  95 % interval", justify="right")
+    for name, numbers in values.items():
+        mean, half = mean_interval(numbers)
+        table.add_row(name, f"  {mean:.3f}", "-" if half is None else f"  {mean - half:.3f} to {mean + half:.3f}")
+    return table

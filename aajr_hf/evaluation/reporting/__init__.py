@@ -1,0 +1,1 @@
+"""Results as numbers, tables, plots and pages. Measures nothing."""

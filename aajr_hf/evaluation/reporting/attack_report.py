@@ -1,0 +1,107 @@
+"""The attacks one after the other, the checks of the attack and the token attack, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from ...training.sharing.measurement import attack_name
+from .results import interval_text, multiples, percent_text, times
+from .statistics import wilson
+from .tables import text_table
+
+ATTACKS_TITLE = "Attacks, one after the other"
+_TOKEN_HEADERS = ["run", "tokens replaced", "PGA, same radii", "mean radius"]
+
+
+def attack_cells(results: dict[str, Any], kind: str = "success") -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """
+    Headers in two lines, and one row of texts a run and attack: of the examples that it attacked at each radius how many it
+    broke, and the success in percent that it and those before it leave; where some run has it, what it alone leaves.
+
+    Args:
+        kind: The field of what is left: `success`, or of tool calls `exact`.
+    """
+    radii = multiples(results)
+    runs = {name: run.get("attacks") or {} for name, run in results["runs"].items()}
+    alone = any("alone" in attack for attacks in runs.values() for attack in attacks.values())
+    headers = [("run", ""), ("attack", "")]
+    for m in radii:
+        headers += [(times(m), "broken"), (times(m), "left"), *([(times(m), "alone")] if alone else [])]
+    rows = []
+    for run_name, attacks in runs.items():
+        for name, attack in attacks.items():
+            row = [run_name, attack_name(name)]
+            for m in radii:
+                row += [_broken(attack, m), percent_text(attack[kind].get(m))]
+                row += [percent_text(attack.get("alone", {}).get(m))] if alone else []
+            rows.append(row)
+    return headers, rows
+
+
+def _broken(attack: dict[str, Any], multiple: str) -> str:
+    attacked = attack["attacked"].get(multiple)
+    return "-" if attacked is None else f"{attack['broken'][multiple]}/{attacked}"
+
+
+def _broke(row: list[str]) -> bool:
+    """Whether the attack of a row of [`attack_cells`] broke an example at some radius."""
+    return any("/" in cell and not cell.startswith("0/") for cell in row[2:])
+
+
+def token_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headers, and one row a run with a token attack: success in percent, greedy and sampled, and PGA's at the same radii."""
+    rows = []
+    for name, run in results["runs"].items():
+        if token := run.get("token_attack"):
+            shares = (_greedy_and_sampled(attack, run["examples"]) for attack in (token, token["pga"]))
+            rows.append([name, *shares, f"{token['radius']:.2f}"])
+    return _TOKEN_HEADERS, rows
+
+
+def _greedy_and_sampled(attack: dict[str, Any], examples: int) -> str:
+    shares = (attack["success"], attack["sampled_success"])
+    greedy, sampled = (f"{percent_text(share)} {interval_text(wilson(share, examples))}" for share in shares)
+    return f"{greedy} (sampled {sampled})"
+
+
+def trust_cells(results: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
+    """Run, rule, whether it passed, and detail, for every check of every run."""
+    return [
+        (name, rule["rule"], rule["passed"], rule["detail"])
+        for name, run in results["runs"].items()
+        for rule in run["trust"]
+    ]
+
+
+def attack_tables(results: dict[str, Any], kind: str = "success") -> list[Table]:
+    """Rich tables of the attacks, of the token attack and of the checks that failed, as far as there are some."""
+    tables = []
+    headers, rows = attack_cells(results, kind)
+    if rows:
+        what = "success" if kind == "success" else "exact calls"
+        caption = (
+            "broken: examples that it broke, of those that the attacks above it and smaller radii left.\n"
+            f"left: {what} in percent after it and all above it. Attacks that broke nothing are left out."
+        )
+        two_lines, shown = ["\n".join(header) for header in headers], [row for row in rows if _broke(row)]
+        tables.append(text_table(two_lines, _without_repeats(shown), ATTACKS_TITLE, caption, left=2, gap=0))
+    headers, rows = token_cells(results)
+    if rows:
+        title = "Token attack: other numbers in the observation's text"
+        caption = "mean radius: how far that moves an example, in mean norms of its prompt embeddings."
+        tables.append(text_table(headers, rows, title, caption))
+    failed = [[name, rule, detail] for name, rule, passed, detail in trust_cells(results) if not passed]
+    if failed:
+        tables.append(text_table(["run", "rule", "detail"], failed, "Failed checks of the attack", left=3))
+    return tables
+
+
+def _without_repeats(rows: list[list[str]]) -> list[list[str]]:
+    """A run's name on its first row alone."""
+    names = [row[0] for row in rows]
+    return [
+        [name if i == 0 or names[i - 1] != name else "", *row[1:]]
+        for i, (name, row) in enumerate(zip(names, rows, strict=True))
+    ]

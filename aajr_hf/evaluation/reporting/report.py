@@ -1,0 +1,197 @@
+"""Results of several agents as a terminal table, plain sentences, JSON, plots and one self-contained web page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Group
+from rich.text import Text
+
+from ... import __version__
+from ...training.sharing.measurement import threat_model_line
+from .attack_report import attack_cells, token_cells, trust_cells
+from .membership import HEADERS, membership_cells
+from .plots import draw_plots
+from .results import (
+    DECODINGS,
+    check_results,
+    everything_but_outcomes,
+    headline,
+    multiples,
+    number_text,
+    percent_text,
+    share_text,
+    times,
+    value,
+)
+from .stability_plots import draw_stability
+from .stability_report import runs_with_stability, stability_cells, stability_sentences
+from .summary import summary_sentences
+from .tables import plain_table, text_table
+
+_OTHER_COLUMNS = {
+    ("nom.", "cost"): "nominal_cost",
+    ("ampl.", "ascent"): "amplification",
+    ("ampl.", "random"): "random_amplification",
+    ("spectral", "norm"): "spectral_norm",
+    ("train", "s"): "train_seconds",
+}
+
+
+def results_table(results: dict[str, Any]) -> Group:
+    """
+    Two tables within 100 columns: success in percent with its intervals, two rows a run, and the threat model below; then cost,
+    amplification and training time.
+
+    Args:
+        results: `{"runs": {name: numbers}, "train_epsilon": float, ...}`. Absent numbers show as "-".
+
+    Returns:
+        The tables; the best value of each success column is bold.
+    """
+    headers, rows = success_cells(results)
+    table = plain_table()
+    # A usual name stays whole; where space is short, success folds first, between share and interval.
+    short_names = max(map(len, results["runs"]), default=0) <= 24
+    table.add_column("run", no_wrap=short_names, overflow="fold")
+    table.add_column("decoding", no_wrap=True)
+    for first, second in headers[2:]:
+        table.add_column(f"{first}\n{second}", overflow="fold")
+    for row in rows:
+        # Text, not str: a run's name is not markup.
+        table.add_row(*(Text(text, style="bold" if best else "") for text, best in row))
+    headers, rows = other_cells(results)
+    others = text_table(["\n".join(header) for header in headers], rows)
+    return Group(table, *map(Text, notes(results)), "", others)
+
+
+def notes(results: dict[str, Any]) -> list[str]:
+    """What the columns of success are, and the threat model."""
+    return [
+        "Success in percent [95 % interval]; sampled: at temperature 1.",
+        f"worst Nx: what no attack breaks within N times the training epsilon, {results['train_epsilon']:g}.",
+        threat_model_line(results),
+    ]
+
+
+def write_json(results: dict[str, Any], path: str | Path) -> None:
+    """
+    Write the results as JSON, atomically; folders are made as needed.
+
+    Raises:
+        ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
+    """
+    check_results(results)
+    replace_file(Path(path), (json_text(results) + "\n").encode())
+
+
+def write_report(results: dict[str, Any], folder: str | Path) -> None:
+    """
+    Write the plots of [`draw_plots`] and [`draw_stability`] and `report.html`, a page that needs no other file and no network:
+    summary, table, plots and settings. Each is written atomically; the folder is made as needed.
+
+    Raises:
+        ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
+    """
+    images = draw_plots(results) | draw_stability(results)
+    files = images | {"report.html": _page(results, images)}
+    for name, content in files.items():
+        replace_file(Path(folder) / name, content)
+
+
+def _page(results: dict[str, Any], images: dict[str, bytes]) -> bytes:
+    stability_headers, stability_rows = stability_cells(results)
+    measured = runs_with_stability(results).values()
+    return render_page(
+        "report.html.j2",
+        sentences=summary_sentences(results),
+        success=success_cells(results),
+        others=other_cells(results),
+        notes=notes(results),
+        attacks=attack_cells(results),
+        tokens=token_cells(results),
+        checks=trust_cells(results),
+        membership_headers=HEADERS,
+        membership_rows=membership_cells(results),
+        stability_headers=stability_headers,
+        stability_rows=stability_rows,
+        stability_sentences=stability_sentences(results),
+        stability_steps=max((len(run["stability"]["shares"]["monotone"]) for run in measured), default=0),
+        images={Path(name).stem: base64.b64encode(image).decode() for name, image in images.items()},
+        top=times(headline(results)),
+        train_epsilon=results["train_epsilon"],
+        settings=results["settings"],
+        everything=json_text(everything_but_outcomes(results)),
+    )
+
+
+def json_text(values: Any) -> str:
+    """Values as JSON that people can read: a list of numbers, of which there are long ones, on one line."""
+    text = json.dumps(values, indent=2, allow_nan=False)
+    # A line's end is not part of any string of JSON.
+    return re.sub(r"\[\n[-+\d.eE,\s]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
+
+
+def render_page(template: str, **values) -> bytes:
+    """A page from a template of `templates/`; values are escaped, and one that the template asks for must be there."""
+    folder = FileSystemLoader(Path(__file__).parent / "templates")
+    environment = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(version=__version__, **values).encode()
+
+
+def points_text(points: float, sign: str = "-") -> str:
+    """Points of success to one decimal place, with `sign="+"` always with a sign; what rounds to nothing has none."""
+    return f"{round(points, 1):{sign if round(points, 1) else '-'}.1f}".replace("-0.0", "0.0")
+
+
+def success_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[tuple[str, bool]]]]:
+    """Headers in two lines; per run and way of decoding the cells as text, and whether each is the best of its column."""
+    runs, radii = results["runs"], multiples(results)
+    headers = [("run", ""), ("decoding", ""), ("nominal", "% [95 %]")]
+    headers += [(f"worst {times(m)}", "% [95 %]") for m in radii]
+    rows = []
+    for name, run in runs.items():
+        for decoding, (nominal, worst) in DECODINGS.items():
+            cells = [(nominal, None), *((worst, m) for m in radii)]
+            # The sampled row has its run's name above it.
+            row = [(name if decoding == "greedy" else "", False), (decoding, False)]
+            for field, m in cells:
+                row.append((share_text(run, field, m), percent_text(value(run, field, m)) == _best(runs, field, m)))
+            rows.append(row)
+    return headers, rows
+
+
+def _best(runs: dict[str, Any], field: str, multiple: str | None) -> str | None:
+    """The highest share, as shown: of two numbers that look the same, none is the better one."""
+    shares = [value(run, field, multiple) for run in runs.values()]
+    finite = [share for share in shares if share is not None and math.isfinite(share)]
+    return percent_text(max(finite)) if finite else None
+
+
+def other_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+    """Headers in two lines, and per run its cost, amplification and training time as text."""
+    rows = [
+        [name, *(number_text(run.get(field)) for field in _OTHER_COLUMNS.values())]
+        for name, run in results["runs"].items()
+    ]
+    return [("run", ""), *_OTHER_COLUMNS], rows
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside `path`, then rename: whatever interrupts this, `path` is the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,243 @@
+"""How well agents do, how far an adversary can push them, and how strongly their logits answer: the numbers of an evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...training.data.batch import AgentBatch
+from ...training.policy.policy import AgentPolicy, fixed_seed, frozen_parameters
+from ..attacks.run import Tallies, UnderAttack, attack_within, shown
+from ..attacks.search import Search
+from ..attacks.settings import TOKEN, RobustnessSettings, nearest_to_one
+from ..attacks.suite import ATTACKS
+from ..attacks.target import Target, success
+from ..batches import batches_by_length, read_batch
+from ..means import Means
+from .amplification import add_amplification
+from .membership import examples_of
+from .ray import add_ray, ray_numbers
+from .stability import inner_ascent, stability_numbers
+from .token_numbers import TokenAttack
+from .trust import SAMPLE, measure_trust, trust_rules
+
+Agent = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+
+def evaluate_agents(
+    agents: dict[str, Agent],
+    rows: list[dict[str, Any]],
+    settings: RobustnessSettings,
+    *,
+    sources: dict[str, Agent] | None = None,
+    budgets: dict[str, float | None] | None = None,
+    on_progress: Callable[[str], None] = lambda name: None,
+) -> dict[str, dict[str, Any]]:
+    """
+    Measure agents on the same held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
+
+    Success means the expert's answer, to the token: greedy decoding gives it if every one of its tokens is the most
+    likely one after the tokens before it; sampling at temperature 1 gives it with the product of their probabilities,
+    which is averaged as it is, without drawing. An agent withstands a radius where no attack finds a perturbation within
+    it, or within a smaller one, that makes greedy decoding give another answer.
+
+    Args:
+        agents: Model and tokenizer, by name. Each is attacked with what was found on the others, too.
+        sources: More models whose perturbations are tried on the agents, and that are not measured themselves.
+        budgets: By name, gamma of F_ad and F_gamma in place of the settings'.
+        on_progress: Called with an agent's name, [`progress_steps`] times each.
+
+    Returns:
+        By name `examples`; `nominal_success`, `sampled_success`, `nominal_cost`; by multiple of epsilon `worst_case_success`,
+        `sampled_worst_case_success` (per example the least at a point that an attack visited), `worst_case_cost` (the greatest);
+        `outcomes`, the same four shares example by example, in the order of the rows; `attacks`: by attack and multiple how many
+        examples were `attacked` and `broken`, the `success` that is left after it and those before it, and where it attacked
+        all what it leaves `alone`; `gradients`, how many of an example the attacks took; `transferred_from`, the models whose
+        perturbations were tried; `trust` ([`trust_rules`]); `ray` ([`add_ray`]); what [`add_amplification`] adds;
+        `embedding_norm`; `stability` of the inner ascent; with the attack `token`, `token_attack`.
+
+    Raises:
+        ValueError: for rows that an agent's template or tokenizer cannot be attacked on, and if the attack `token` finds no numbers.
+    """
+    sources = sources or {}
+    measured = {
+        name: _Measured(name, agent, rows, replace(settings, budget=(budgets or {}).get(name, settings.budget)))
+        for name, agent in agents.items()
+    }
+    everybody = {name: agent.model for name, agent in measured.items()} | {
+        name: model.eval() for name, (model, _) in sources.items()
+    }
+    tokenizers = {name: tokenizer for name, (_, tokenizer) in (agents | sources).items()}
+    with contextlib.ExitStack() as stack:
+        for model in everybody.values():
+            stack.enter_context(frozen_parameters(model))
+        for numbers in batches_by_length(next(iter(tokenizers.values())), rows, settings.batch_size):
+            some = [rows[number] for number in numbers]
+            batches = {
+                name: read_batch(tokenizer, some, settings.threat.perturbed_tokens, everybody[name].device)
+                for name, tokenizer in tokenizers.items()
+            }
+            _attack_batch(everybody, batches, numbers, settings, measured, on_progress)
+        for agent in measured.values():
+            agent.check_attacks(rows[:SAMPLE])
+            on_progress(agent.name)
+    return {name: agent.result() for name, agent in measured.items()}
+
+
+def evaluate_agent(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    settings: RobustnessSettings,
+    on_progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """[`evaluate_agents`] of one agent alone."""
+    return evaluate_agents({"": (model, tokenizer)}, rows, settings, on_progress=lambda name: on_progress())[""]
+
+
+def progress_steps(settings: RobustnessSettings, examples: int) -> int:
+    """How often an evaluation reports progress on each agent."""
+    return -(-examples // settings.batch_size) * (len(settings.multiples) + 1) + 1
+
+
+@torch.no_grad()
+def nominal_success(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], batch_size: int = 128
+) -> float:
+    """Percent of rows that greedy decoding answers as the expert does."""
+    model, found = model.eval(), []
+    for numbers in batches_by_length(tokenizer, rows, batch_size):
+        batch = read_batch(tokenizer, [rows[number] for number in numbers], "prompt", model.device)
+        found.append(success(AgentPolicy(model, batch)(), batch)[0])
+    return 100 * float(torch.cat(found).mean())
+
+
+class _Measured:
+    """What has been measured of one agent, batch by batch."""
+
+    def __init__(self, name: str, agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings):
+        self.name, self.model, self.tokenizer, self.settings = name, agent[0].eval(), agent[1], settings
+        self.totals, self.tallies, self.stabilities = Means(), Tallies(), []
+        self.shares: dict[tuple[str, ...], Tensor] = {}
+        self.examples, self.gradients = len(rows), 0
+        self.others: set[str] = set()
+        self.trust: dict[str, Any] = {}
+        wanted = TOKEN in settings.attacks
+        self.token = TokenAttack(self.tokenizer, rows, settings, self.totals) if wanted else None
+
+    def add_share(self, values: Tensor, numbers: list[int], *names: str) -> None:
+        """A share's values (B,) on the rows of these numbers."""
+        whole = self.shares.setdefault(names, torch.zeros(self.examples, dtype=torch.float64))
+        whole[numbers] = values.double().cpu()
+
+    def add_nominal(self, target: Target, numbers: list[int]) -> None:
+        nominal = target.outcome(target.origin)
+        self.totals.add(target.scale, "embedding_norm")
+        self.totals.add(nominal.cost, "nominal_cost")
+        self.add_share(nominal.greedy, numbers, "nominal_success")
+        self.add_share(nominal.sampled, numbers, "sampled_success")
+
+    def add_worst(self, attacked: UnderAttack, numbers: list[int], multiple: str) -> None:
+        # No perturbation is one, too, whether or not an attack has visited it.
+        search, nominal = attacked.search, attacked.target.outcome(attacked.target.origin)
+        self.add_share(nominal.greedy.masked_fill(search.broken, 0), numbers, "worst_case_success", multiple)
+        sampled = torch.minimum(search.sampled, nominal.sampled)
+        self.add_share(sampled, numbers, "sampled_worst_case_success", multiple)
+        self.totals.add(torch.maximum(search.cost, nominal.cost), "worst_case_cost", multiple)
+        self.gradients += search.gradients
+
+    def add_the_rest(self, target: Target, numbers: list[int]) -> None:
+        trajectory, stability = inner_ascent(target, self.settings)
+        self.stabilities.append(stability)
+        # With random numbers of its own: they are the same whatever else is measured.
+        with fixed_seed(self.model.device, self.settings.seed + numbers[0]):
+            add_amplification(target, trajectory, self.settings, self.totals)
+        if self.token is not None:
+            self.token.measure(target, numbers)
+
+    def check_attacks(self, rows: list[dict[str, Any]]) -> None:
+        batch = read_batch(self.tokenizer, rows, self.settings.threat.perturbed_tokens, self.model.device)
+        self.trust = measure_trust(
+            Target(self.model, batch, self.settings.threat), nearest_to_one(self.settings.multiples)
+        )
+
+    def result(self) -> dict[str, Any]:
+        numbers, outcomes = self.totals.result() | {"examples": self.examples}, {}
+        for (name, *multiple), values in self.shares.items():
+            if multiple:
+                numbers.setdefault(name, {})[multiple[0]] = 100 * float(values.mean())
+                outcomes.setdefault(name, {})[multiple[0]] = values.tolist()
+            else:
+                numbers[name], outcomes[name] = 100 * float(values.mean()), values.tolist()
+        numbers["amplification_profile"] = list(numbers["amplification_profile"].values())
+        numbers["ray"] = ray_numbers(numbers["ray"])
+        if self.settings.budget is not None:
+            examples = examples_of(self.settings, self.examples)
+            numbers["membership"] |= {"budget": self.settings.budget, "examples": examples}
+        numbers["stability"] = stability_numbers(self.stabilities)
+        numbers["attacks"] = {name: shown(by_radius, self.examples) for name, by_radius in self.tallies.items()}
+        numbers["trust"] = trust_rules(numbers["worst_case_success"], self.examples, self.tallies, self.trust)
+        more = {"gradients": self.gradients / self.examples, "transferred_from": sorted(self.others)}
+        return numbers | more | {"outcomes": outcomes}
+
+
+def _attack_batch(
+    models: dict[str, PreTrainedModel],
+    batches: dict[str, AgentBatch],
+    numbers: list[int],
+    settings: RobustnessSettings,
+    measured: dict[str, _Measured],
+    on_progress: Callable[[str], None],
+) -> None:
+    how = {"steps": settings.attack_steps, "restarts": settings.attack_restarts}
+    new_search = functools.partial(Search, seeds=[settings.seed * 10**6 + number for number in numbers], **how)
+    attacked = {}
+    for name, model in models.items():
+        target = Target(model, batches[name], settings.threat)
+        tallies = measured[name].tallies if name in measured else None
+        attacked[name] = UnderAttack(target, new_search, tallies, settings.exhaustive)
+        if name in measured:
+            measured[name].add_nominal(target, numbers)
+    attacks = [attack for name, attack in ATTACKS.items() if name in settings.attacks]
+    groups = list(_of_same_tokens(attacked))
+    for multiple in sorted(settings.multiples):
+        for group in groups:
+            for model in group.values():
+                model.widen(multiple)
+            attack_within(group, attacks, f"{multiple:g}")
+        for name, agent in measured.items():
+            agent.add_worst(attacked[name], numbers, f"{multiple:g}")
+            if multiple == nearest_to_one(settings.multiples):
+                search = attacked[name].search
+                add_ray(attacked[name].target, search.to_boundary(search.delta) / multiple, agent.totals)
+            on_progress(name)
+    for group in groups:
+        for name in group.keys() & measured.keys():
+            measured[name].others |= group.keys() - {name}
+    for name, agent in measured.items():
+        agent.add_the_rest(attacked[name].target, numbers)
+        on_progress(name)
+
+
+def _of_same_tokens(attacked: dict[str, UnderAttack]) -> Iterator[dict[str, UnderAttack]]:
+    """The models in groups within which a perturbation of one is a perturbation of the other: same tokens, same width."""
+    groups: list[dict[str, UnderAttack]] = []
+    for name, model in attacked.items():
+        for group in groups:
+            other = next(iter(group.values())).target
+            if other.origin.shape == model.target.origin.shape and all(
+                torch.equal(getattr(other.batch, field).cpu(), getattr(model.target.batch, field).cpu())
+                for field in ("input_ids", "perturbable", "action_labels")
+            ):
+                group[name] = model
+                break
+        else:
+            groups.append({name: model})
+    return iter(groups)

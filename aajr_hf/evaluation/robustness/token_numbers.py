@@ -1,0 +1,53 @@
+"""The attack `token`, and gradients within the radius that it uses: which of the two breaks more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ...objective import PerturbationSet
+from ..attacks.search import Search
+from ..attacks.settings import RobustnessSettings
+from ..attacks.suite import ATTACKS, MAIN
+from ..attacks.target import Target
+from ..attacks.tokens import draw_substitutions, number_substitutions, substitution_radius, worst_substitution
+from ..means import Means
+
+
+class TokenAttack:
+    """
+    Adds, under `token_attack`, `success`, `sampled_success`, `cost` and `radius` (in mean norms of the prompt's embeddings, an l2 norm
+    over all of them), and as `pga` the same for the plain ascent within each example's radius.
+
+    Raises:
+        ValueError: if no row has a number that another one could replace.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: list[dict[str, Any]],
+        settings: RobustnessSettings,
+        totals: Means,
+    ):
+        self.substitutions, self.settings, self.totals = number_substitutions(tokenizer, rows), settings, totals
+
+    def measure(self, target: Target, numbers: list[int]) -> None:
+        """On a batch of the rows of these numbers."""
+        settings = self.settings
+        trials = [
+            draw_substitutions(self.substitutions[number], settings.token_trials, settings.seed + number)
+            for number in numbers
+        ]
+        rewritten = worst_substitution(target, trials)
+        radius = substitution_radius(target, rewritten)
+        found = rewritten.outcome(rewritten.origin)
+        self._add(100 * found.greedy, 100 * found.sampled, found.cost, radius / target.scale)
+        search = Search(target, PerturbationSet(radius), numbers, steps=settings.attack_steps)
+        ATTACKS[MAIN](search)
+        self._add(100 * (1 - search.broken.float()), 100 * search.sampled, search.cost, radius / target.scale, "pga")
+
+    def _add(self, success, sampled, cost, radius, *names: str) -> None:
+        for field, values in (("success", success), ("sampled_success", sampled), ("cost", cost), ("radius", radius)):
+            self.totals.add(values, "token_attack", *names, field)

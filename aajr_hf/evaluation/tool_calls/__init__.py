@@ -1,0 +1,1 @@
+"""Tool calls: asked for, parsed, judged, attacked."""

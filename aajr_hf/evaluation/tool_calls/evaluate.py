@@ -1,0 +1,225 @@
+"""How well an agent calls tools, and how far an adversary can push it: one model's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...training.data.batch import AgentBatch
+from ...training.policy.policy import fixed_seed, frozen_parameters
+from ...training.policy.system_losses import nll
+from ..attacks.run import Tallies, Tally, shown
+from ..attacks.search import Search
+from ..attacks.settings import nearest_to_one
+from ..attacks.suite import ATTACKS, Attack
+from ..attacks.target import Target
+from ..attacks.threat_model import ThreatModel
+from ..batches import batches_by_length, read_batch
+from ..means import Means
+from ..robustness.trust import SAMPLE, measure_trust, trust_rules
+from .caller import ToolCaller
+from .judge import FAILURES, Verdict
+
+# Attacks that need neither the costs of a world's actions nor other models.
+ON_CALLS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
+
+
+@dataclass(frozen=True)
+class ToolCallSettings:
+    """
+    Attributes:
+        threat: What the adversary may do.
+        multiples: Radii of the attacks, in multiples of its epsilon.
+        attacks: Names from [`ATTACKS`], of those that need neither costs nor other models.
+        attack_steps, attack_restarts: Of each ascent, and how many ascents each attack makes.
+        exhaustive: Whether every attack sees every example, and not only those that are not broken yet.
+        max_new_tokens: How long an answer may be; None for twice the reference and 32 more.
+        batch_size: Examples per forward.
+        seed: Of the attack's random starts.
+    """
+
+    threat: ThreatModel = ThreatModel(perturbed_tokens="observation")
+    multiples: tuple[float, ...] = (0.5, 1.0, 1.5)
+    attacks: tuple[str, ...] = ON_CALLS
+    attack_steps: int = 10
+    attack_restarts: int = 1
+    exhaustive: bool = False
+    max_new_tokens: int | None = None
+    batch_size: int = 16
+    seed: int = 0
+
+    def progress_steps(self, examples: int) -> int:
+        """How often an evaluation reports progress on so many examples."""
+        return -(-examples // self.batch_size) * (1 + len(self.multiples)) + 1
+
+
+def evaluate_tool_calls(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    settings: ToolCallSettings,
+    on_progress: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """
+    Measure one agent on rows of [`~.tool_call_rows.read_rows`].
+
+    Answers are decoded greedily, without and with perturbations of the prompt's embeddings: each attack gives the one with the highest
+    loss that it finds within each radius, and the answers to all of them count. [`judge`] says what valid and exact mean. The attacks do
+    not know these two, but raise losses of the row's completion: another perturbation may lower them further. A row is attacked until an
+    answer is not exact.
+
+    Returns:
+        In percent `nominal_valid`, `nominal_exact`, and by multiple of epsilon `worst_case_valid` and `worst_case_exact`, under every attack
+        at that radius or a smaller one; `nominal_nll` and `worst_case_nll`, of the completions, in nats per token; `failures`, by
+        multiple and for `nominal`, how many answers are invalid for each reason in [`FAILURES`];
+        `reference_valid` and `reference_exact`, of the completions themselves as the template renders them: less than
+        100 where the data breaks its own schemas; `outcomes`, the four shares row by row; `attacks`: by attack and multiple how many
+        rows were `attacked` and `broken` (not exact any more), the `exact` that are left after it and those before it, and where it
+        attacked all what it leaves `alone`; `trust` ([`trust_rules`]); `embedding_norm` and `examples`.
+
+    Raises:
+        ValueError, jinja2.TemplateError: as [`ToolCaller`].
+    """
+    caller = ToolCaller(model, tokenizer, rows, settings.max_new_tokens)
+    batches = list(_batches(model, tokenizer, rows, settings))  # all of them first: a row may have nothing to attack
+    totals, tallies, attacked = Means(), Tallies(), []
+    _add(totals, caller.reference_verdicts, "reference")
+    with fixed_seed(model.device, settings.seed), frozen_parameters(model):
+        for batch, numbers, encoded in batches:
+            calls = _CallsUnderAttack(
+                caller, Target(model, encoded, settings.threat), batch, numbers, settings, tallies
+            )
+            totals.add(calls.target.scale, "embedding_norm")
+            attacked.append(calls)
+            on_progress()
+            for multiple in sorted(settings.multiples):
+                calls.attack(multiple)
+                on_progress()
+        measured = measure_trust(
+            attacked[0].target.select(attacked[0].first(SAMPLE)), nearest_to_one(settings.multiples)
+        )
+        on_progress()
+    numbers = totals.result() | _joined(attacked, len(rows)) | {"examples": len(rows)}
+    numbers["attacks"] = {name: shown(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
+    numbers["trust"] = trust_rules(numbers["worst_case_exact"], len(rows), tallies, measured)
+    return numbers
+
+
+class _CallsUnderAttack:
+    """The answers to one batch of rows: without attack (`nominal`) and, by multiple of epsilon, the worst so far."""
+
+    def __init__(
+        self,
+        caller: ToolCaller,
+        target: Target,
+        batch: list[dict[str, Any]],
+        numbers: list[int],
+        settings: ToolCallSettings,
+        tallies: Tallies,
+    ):
+        self.caller, self.target, self.batch, self.numbers = caller, target, batch, numbers
+        self.settings, self.tallies = settings, tallies
+        self.verdicts: dict[str, list[Verdict]] = {"nominal": caller.answer(batch)}
+        self.nll = {"nominal": self._nll(target, target.origin)}
+        self._alone: dict[str, set[int]] = {}
+
+    def first(self, number: int) -> Tensor:
+        return torch.arange(min(number, len(self.batch)), device=self.target.origin.device)
+
+    def attack(self, multiple: float) -> None:
+        """Go on to a larger radius, with one attack after the other."""
+        name, before = f"{multiple:g}", next(reversed(self.verdicts))
+        self.verdicts[name], self.nll[name] = list(self.verdicts[before]), self.nll[before].clone()
+        for attack in (ATTACKS[attack] for attack in self.settings.attacks):
+            self._run(attack, multiple, name)
+
+    def _run(self, attack: Attack, multiple: float, name: str) -> None:
+        worst, tally = self.verdicts[name], self.tallies.setdefault(attack.name, {}).setdefault(name, Tally())
+        still_exact = [i for i, verdict in enumerate(worst) if verdict.exact]
+        rows = list(range(len(worst))) if self.settings.exhaustive else still_exact
+        alone = self._alone.setdefault(attack.name, set())
+        if rows:
+            for i, verdict in zip(rows, self._answers(attack, rows, multiple, name), strict=True):
+                worst[i] = worse(worst[i], verdict)
+                if not verdict.exact:
+                    alone.add(i)
+        left = sum(verdict.exact for verdict in worst)
+        tally.attacked += len(still_exact)
+        tally.broken += len(still_exact) - left
+        tally.left += left
+        if self.settings.exhaustive:
+            tally.alone = (tally.alone or 0) + len(worst) - len(alone)
+
+    def _answers(self, attack: Attack, rows: list[int], multiple: float, name: str) -> list[Verdict]:
+        """To the perturbations of some rows with the highest loss that an attack finds."""
+        chosen = torch.tensor(rows, device=self.target.origin.device)
+        target, settings = self.target.select(chosen), self.settings
+        search = Search(
+            target,
+            target.ball(multiple),
+            [settings.seed * 10**6 + self.numbers[row] for row in rows],
+            steps=settings.attack_steps,
+            restarts=settings.attack_restarts,
+            keep=getattr(attack, "loss", "margin"),
+            # To the end: that another token is the likeliest one does not make the call another one.
+            settled=0.0,
+        )
+        attack(search)
+        self.nll[name][chosen] = torch.maximum(self.nll[name][chosen], self._nll(target, search.delta))
+        return self.caller.answer([self.batch[row] for row in rows], search.delta)
+
+    @torch.no_grad()
+    def _nll(self, target: Target, delta: Tensor) -> Tensor:
+        return nll(target.policy(delta), target.batch)
+
+
+def worse(one: Verdict, other: Verdict) -> Verdict:
+    """The worse of two verdicts: invalid before valid, and then not exact before exact."""
+    return min(one, other, key=lambda verdict: (verdict.failure is None, verdict.exact))
+
+
+def _joined(attacked: list[_CallsUnderAttack], examples: int) -> dict[str, Any]:
+    """Shares, their outcomes row by row, NLL and failures of all batches."""
+    numbers: dict[str, Any] = {"outcomes": {}, "failures": {}}
+    for name in attacked[0].verdicts:
+        verdicts: list[Verdict] = [None] * examples
+        for calls in attacked:
+            for number, verdict in zip(calls.numbers, calls.verdicts[name], strict=True):
+                verdicts[number] = verdict
+        values = {"valid": [float(v.failure is None) for v in verdicts], "exact": [float(v.exact) for v in verdicts]}
+        for kind, outcomes in values.items():
+            _put(numbers, f"_{kind}", name, 100 * sum(outcomes) / examples)
+            _put(numbers["outcomes"], f"_{kind}", name, outcomes)
+        _put(numbers, "_nll", name, float(torch.cat([calls.nll[name] for calls in attacked]).double().mean()))
+        reasons = [verdict.failure for verdict in verdicts if verdict.failure is not None]
+        numbers["failures"][name] = {reason: reasons.count(reason) for reason in FAILURES}
+    return numbers
+
+
+def _put(numbers: dict[str, Any], kind: str, name: str, value: Any) -> None:
+    if name == "nominal":
+        numbers[f"nominal{kind}"] = value
+    else:
+        numbers.setdefault(f"worst_case{kind}", {})[name] = value
+
+
+def _batches(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], settings: ToolCallSettings
+) -> Iterator[tuple[list[dict[str, Any]], list[int], AgentBatch]]:
+    """Rows of about the same length, their numbers, and what the model reads of them."""
+    moved = settings.threat.perturbed_tokens
+    for number, row in enumerate(rows):  # one by one, so that an error names the row
+        read_batch(tokenizer, [row], moved, model.device, first=number, candidates=False)
+    for numbers in batches_by_length(tokenizer, rows, settings.batch_size):
+        batch = [rows[number] for number in numbers]
+        yield batch, numbers, read_batch(tokenizer, batch, moved, model.device, candidates=False)
+
+
+def _add(totals: Means, verdicts: list[Verdict], name: str) -> None:
+    totals.add(torch.tensor([100.0 * (v.failure is None) for v in verdicts]), f"{name}_valid")
+    totals.add(torch.tensor([100.0 * v.exact for v in verdicts]), f"{name}_exact")

@@ -1,0 +1,105 @@
+"""From the tokens of an answer to the tool calls in it, in the format of the model's chat template."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import add_response_schema, parse_response
+
+from .judge import JSON, Answer, read_call
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_LIST = "[TOOL_CALLS]"
+_PYTHON = "<|python_tag|>"
+
+
+class AnswerParser:
+    """
+    Reads calls as the tokenizer's response template says (`response_template`, its own or the one that TRL knows for its
+    chat template), with TRL's `parse_response`; for other tokenizers as [`parse_text`] does.
+
+    Args:
+        tokenizer: Left as it is.
+        ends: The tokens that end an answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: list[int]):
+        self.tokenizer, self.ends = copy.copy(tokenizer), set(ends)
+        if getattr(tokenizer, "response_template", None) is None:
+            with contextlib.suppress(ValueError):  # a template that TRL does not know
+                add_response_schema(self.tokenizer)
+        self.template = getattr(self.tokenizer, "response_template", None)
+        # JSON says itself what is a number; with the tools, TRL would turn the text "7" into one, too.
+        self.typed = (
+            self.template is not None and self.template["fields"].get("tool_calls", {}).get("content") == "json"
+        )
+
+    def __call__(self, tokens: list[int], prompt: list[int], tools: list[dict[str, Any]] | None) -> Answer:
+        """
+        Args:
+            tokens: The answer, with the token that ends it.
+            prompt: The tokens before, with which a template may begin the answer.
+            tools: On offer; only templates that write arguments without their types need them.
+        """
+        if self.template is None:
+            said = tokens[:-1] if tokens and tokens[-1] in self.ends else tokens
+            return parse_text(self.tokenizer.decode(said, clean_up_tokenization_spaces=False))
+        try:
+            message = parse_response(self.tokenizer, tokens, prompt, None if self.typed else tools)
+            calls = [read_call(call) for call in message.get("tool_calls") or []]
+        except (ValueError, RecursionError):
+            return Answer([], "unparsable")
+        return Answer(calls) if calls else Answer([], _why_none(message["content"]))
+
+
+def parse_text(text: str) -> Answer:
+    """
+    The calls in an answer: those of Qwen and Hermes, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, among
+    other text; those of Mistral, `[TOOL_CALLS] [{...}, ...]`, after other text; those of Llama 3, `{"name": ...,
+    "parameters": {...}}`, and lists of them, as the whole answer, perhaps after `<|python_tag|>`. What is thought
+    before `</think>` is no part of the answer.
+    """
+    text = text.rpartition("</think>")[2].strip()
+    try:
+        if _OPEN in text:
+            values = list(_tagged(text))
+        elif _LIST in text:
+            values = _values(text.partition(_LIST)[2])
+        else:
+            text = text.removeprefix(_PYTHON).strip()
+            values = _values(text) if text.startswith(("{", "[")) else []
+        calls = [read_call(call) for value in values for call in (value if isinstance(value, list) else [value])]
+    except (ValueError, RecursionError):
+        return Answer([], "unparsable")
+    return Answer(calls) if calls else Answer([], _why_none(text))
+
+
+def _why_none(text: str) -> str:
+    looks_like_one = any(sign in text for sign in (_OPEN, _LIST, _PYTHON)) or text.strip().startswith(("{", "["))
+    return "unparsable" if looks_like_one else "no_call"
+
+
+def _tagged(text: str) -> Iterator[Any]:
+    """What stands in each `<tool_call>`; the tag may be left open at the end of the answer."""
+    while (start := text.find(_OPEN)) >= 0:
+        text = text[start + len(_OPEN) :].lstrip()
+        value, end = JSON.raw_decode(text)
+        yield value
+        text = text[end:].lstrip()
+        if text and not text.startswith(_CLOSE):
+            raise ValueError(f"{text[:20]!r} after a call")
+
+
+def _values(text: str) -> list[Any]:
+    """JSON values one after the other, between spaces, commas or semicolons."""
+    values, text = [], text.strip()
+    while text:
+        value, end = JSON.raw_decode(text)
+        values.append(value)
+        text = re.sub(r"^[\s,;]+", "", text[end:])
+    return values

@@ -1,0 +1,173 @@
+"""Results of [`evaluate_tool_calls`] of several agents as a terminal table, plain sentences, JSON, a plot and one web page."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ...training.sharing.measurement import threat_model_line, trust_sentence
+from ...training.sharing.tool_call_card import TOOL_CALL_PLOT
+from ..reporting.attack_report import attack_cells, attack_tables, trust_cells
+from ..reporting.plots import WIDE, draw_by_radius, render
+from ..reporting.report import json_text, render_page, replace_file
+from ..reporting.results import (
+    check_measurement,
+    check_numbers,
+    check_shares,
+    difference,
+    everything_but_outcomes,
+    headline,
+    multiples,
+    number_text,
+    paths,
+    percent_text,
+    share_text,
+    times,
+    value,
+)
+from ..reporting.tables import text_table
+from .judge import FAILURES
+
+_NUMBERS = ("nominal_valid", "nominal_exact", "nominal_nll", "reference_valid", "reference_exact", "embedding_norm")
+_BY_MULTIPLE = ("worst_case_valid", "worst_case_exact", "worst_case_nll")
+_KINDS = {kind: (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")}
+_PANELS = {f"{kind} calls": fields for kind, fields in _KINDS.items()}
+
+
+def tool_call_tables(results: dict[str, Any]) -> list[RenderableType]:
+    """
+    Per run the percentages of valid and exact answers and their NLL, the attacks, and why answers were not valid.
+
+    Args:
+        results: `{"version": 2, "runs": {name: numbers of evaluate_tool_calls}, "train_epsilon": float, ...}`.
+    """
+    failures = text_table(*_failure_cells(results), "Answers that are not valid, by reason")
+    table = text_table(*_cells(results), left=2)
+    tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results, "exact"), failures]
+    return [Group(table, "") for table in tables]
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    return [
+        "Answers in percent [95 % interval]. NLL: of the reference answer, in nats per token.",
+        f"worst Nx: what no attack breaks within N times the training epsilon, {results['train_epsilon']:g}.",
+        threat_model_line(results),
+    ]
+
+
+def tool_call_sentences(results: dict[str, Any]) -> list[str]:
+    """
+    Whether the answers under attack can be trusted, how far each run falls at the training radius, which withstands best, and
+    what no run could reach.
+    """
+    check_tool_call_results(results)
+    runs, top = results["runs"], headline(results)
+    at = f"{times(top)} the training radius ({float(top) * results['train_epsilon']:g})"
+    sentences = [trust_sentence(results)]
+    sentences += [
+        f"{name}: at {at}, valid calls {_change(run, 'valid', top)}, exact ones {_change(run, 'exact', top)}."
+        for name, run in runs.items()
+    ]
+    if len(runs) > 1:
+        sentences.append(f"Most robust at {at}, {_most_robust(runs, top)}.")
+    for name, run in runs.items():
+        if min(run["reference_valid"], run["reference_exact"]) < 100:
+            sentences.append(
+                f"{name}: the reference answers themselves, as its chat template renders them, are "
+                f"{percent_text(run['reference_valid'])}% valid and {percent_text(run['reference_exact'])}% exact: rows "
+                "whose accepted answers break their schemas, or that the template cannot render."
+            )
+    return sentences
+
+
+def _change(run: dict[str, Any], kind: str, top: str) -> str:
+    before, after = (percent_text(run[f"nominal_{kind}"]), percent_text(run[f"worst_case_{kind}"][top]))
+    if before == after:
+        return f"stay at {before}%"
+    verb = "fall" if run[f"worst_case_{kind}"][top] < run[f"nominal_{kind}"] else "rise"
+    return f"{verb} from {before}% to {after}%"
+
+
+def _most_robust(runs: dict[str, Any], top: str) -> str:
+    ordered = sorted(runs, key=lambda name: -runs[name]["worst_case_exact"][top])
+    best = percent_text(runs[ordered[0]]["worst_case_exact"][top])
+    leaders = [name for name in runs if percent_text(runs[name]["worst_case_exact"][top]) == best]
+    words = f"with {best}% exact calls: {', '.join(leaders)}"
+    if len(leaders) > 1:
+        return words
+    lead = difference(runs[ordered[0]], runs[ordered[1]], "worst_case_exact", top)
+    return f"{words}; {lead.points:.1f} points ahead of {ordered[1]} {lead.chance_text()}"
+
+
+def check_tool_call_results(results: dict[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: if they are of another version or a number is absent or not finite; names the run and the field.
+    """
+    check_measurement(results)
+    radii = multiples(results)
+    nominal, worst = zip(*_KINDS.values(), strict=True)
+    for name, run in results["runs"].items():
+        numbers = {field: run.get(field) for field in (*_NUMBERS, "examples")}
+        numbers |= {f"{field}.{m}": value(run, field, m) for field in _BY_MULTIPLE for m in radii}
+        check_numbers(name, numbers | paths(run.get("attacks", {}), "attacks"))
+        check_shares(name, run, nominal, worst, radii)
+
+
+def write_tool_call_report(results: dict[str, Any], folder: Path) -> None:
+    """
+    Write `results.json`, `tool_calls.png` and `report.html`, each atomically.
+
+    Raises:
+        ValueError: as [`check_tool_call_results`]; nothing is written then.
+    """
+    check_tool_call_results(results)
+    radii, label = multiples(results), "answers (% of examples)"
+    image = render(lambda figure: draw_by_radius(figure, results, radii, _PANELS, label), WIDE)
+    page = render_page(
+        "tool_calls.html.j2",
+        sentences=tool_call_sentences(results),
+        answers=_cells(results),
+        notes=_notes(results),
+        attacks=attack_cells(results, "exact"),
+        checks=trust_cells(results),
+        failures=_failure_cells(results),
+        reasons=FAILURES,
+        image=base64.b64encode(image).decode(),
+        train_epsilon=results["train_epsilon"],
+        settings=results["settings"],
+        everything=json_text(everything_but_outcomes(results)),
+    )
+    replace_file(folder / "results.json", (json_text(results) + "\n").encode())
+    replace_file(folder / TOOL_CALL_PLOT, image)
+    replace_file(folder / "report.html", page)
+
+
+def _cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headers, and two rows a run: valid calls, and exact ones with the NLL that belongs to both."""
+    radii = multiples(results)
+    headers = ["run", "calls", "nominal\n% [95 %]", *(f"worst {times(m)}\n% [95 %]" for m in radii)]
+    rows = []
+    for name, run in results["runs"].items():
+        nlls = [number_text(run["nominal_nll"]), number_text(run["worst_case_nll"][radii[-1]])]
+        for kind, (nominal, worst) in _KINDS.items():
+            shares = [share_text(run, nominal), *(share_text(run, worst, m) for m in radii)]
+            # The second row has its run's name and NLL above it.
+            first = kind == "valid"
+            rows.append([name if first else "", kind, *shares, *(nlls if first else ["", ""])])
+    return [*headers, "nom.\nNLL", f"NLL\n{times(radii[-1])}"], rows
+
+
+def _failure_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Per run and radius, how many answers were not valid for each reason."""
+    names = [reason.replace("_", " ") for reason in FAILURES]
+    rows = [
+        [name, m if m == "nominal" else f"worst {times(m)}", *(str(run["failures"][m][reason]) for reason in FAILURES)]
+        for name, run in results["runs"].items()
+        for m in ("nominal", *multiples(results))
+    ]
+    return ["run", "attack", *names], rows

@@ -1,0 +1,1 @@
+"""The attack on one micro-batch and the penalty along its directions."""

@@ -1,0 +1,1 @@
+"""Fields of the configurations and their validation, and recipes as files. Imports nothing of ours."""

@@ -1,0 +1,39 @@
+"""`AAJRDPOConfig`: the fields of TRL's DPO and of the adversary, and their validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trl import DPOConfig
+
+from .sft import AAJRConfigMixin, documented
+
+
+@documented
+@dataclass
+class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
+    r"""
+    Configuration class for the [`AAJRDPOTrainer`].
+
+    This class includes only the parameters of Adversarially-Aligned Jacobian Regularization (AAJR, arXiv 2603.04378).
+    For the others, see [`~trl.DPOConfig`] and [`~transformers.TrainingArguments`]. Of TRL's losses, `sigmoid` alone has an
+    adversary.
+
+    Parameters:
+    """
+
+    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
+        loss_types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
+        return {
+            "loss_type": (loss_types, ["sigmoid"]),
+            "loss_weights": (self.loss_weights, None),
+            "ld_alpha": (self.ld_alpha, None),
+            "f_divergence_type": (self.f_divergence_type, "reverse_kl"),
+            "use_weighting": (self.use_weighting, False),
+            "truncation_mode": (self.truncation_mode, "keep_start"),
+            "padding_free": (self.padding_free, False),
+            "activation_offloading": (self.activation_offloading, False),
+            "use_liger_kernel": (self.use_liger_kernel, False),
+            "perturbed_tokens": (self.perturbed_tokens, "prompt"),
+        }

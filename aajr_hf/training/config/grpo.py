@@ -1,0 +1,65 @@
+"""`AAJRGRPOConfig`: the fields of TRL's GRPO and of the adversary, and their validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from .sft import AAJRConfigMixin, documented
+
+_LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+
+
+@documented
+@dataclass
+class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
+    r"""
+    Configuration class for the [`AAJRGRPOTrainer`].
+
+    This class includes only the parameters of Adversarially-Aligned Jacobian Regularization (AAJR, arXiv 2603.04378).
+    For the others, see [`~trl.GRPOConfig`] and [`~transformers.TrainingArguments`]. `epsilon` is what it is there, the range
+    of the clipped ratio: where the paragraphs below say epsilon, they mean `perturbation_epsilon`. Of TRL's losses, `grpo`,
+    `bnpo`, `dr_grpo` and `dapo` with token-level ratios have an adversary.
+
+    Parameters:
+        perturbation_epsilon (`float`, *optional*, defaults to `0.25`):
+            Radius of the ball of perturbations. `0` trains without an adversary.
+    """
+
+    radius_field = "perturbation_epsilon"
+
+    # The mixin's field of this name is the adversary's.
+    epsilon: float = field(default=GRPOConfig.epsilon, metadata={"help": "Range of the clipped ratio, as TRL's."})
+    perturbation_epsilon: float = field(
+        default=AAJRConfigMixin.epsilon,
+        metadata={"help": "Radius of the ball of perturbations. 0 trains without an adversary."},
+    )
+
+    def _check_combinations(self) -> None:
+        super()._check_combinations()
+        if self.follows_success:
+            raise ValueError(
+                "A schedule cannot be `curriculum` here, as sampled completions are not right or wrong: set `epsilon_schedule`, "
+                "`lambda_schedule` and `ascent_steps_schedule` to linear, cosine or constant."
+            )
+        if self.loss_type not in _LOSS_TYPES:
+            raise ValueError(
+                f"`loss_type` must be one of {', '.join(_LOSS_TYPES)} while AAJR is active; got {self.loss_type}."
+            )
+
+    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
+        return {
+            "use_vllm": (self.use_vllm, False),
+            "use_liger_kernel": (self.use_liger_kernel, False),
+            "importance_sampling_level": (self.importance_sampling_level, "token"),
+            "delta": (self.delta, None),
+            "off_policy_mask_threshold": (self.off_policy_mask_threshold, None),
+            "mask_truncated_completions": (self.mask_truncated_completions, False),
+            "top_entropy_quantile": (self.top_entropy_quantile, 1.0),
+            "entropy_coef": (self.entropy_coef, 0.0),
+            "use_adaptive_entropy": (self.use_adaptive_entropy, False),
+            "cast_lm_head_to_fp32": (self.cast_lm_head_to_fp32, False),
+            "perturbed_tokens": (self.perturbed_tokens, "prompt"),
+        }

@@ -1,0 +1,1 @@
+"""From files, datasets and worlds to the tensors of a batch. Knows no model."""

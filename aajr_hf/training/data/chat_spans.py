@@ -1,0 +1,101 @@
+"""Where a chat template puts what users and tools say: found in its own rendering, whatever its markup is."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .tool_schema import as_tools
+
+_USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
+# Of each choice of `perturbed_tokens` that is about what was said: who said it, as chat templates call them.
+OBSERVED_ROLES = {"observation": (*_USERS, *_TOOLS), "user": _USERS, "tool": _TOOLS}
+
+# Where the i-th text begins and ends: two characters each, that no text has and no template knows.
+_FIRST_MARK = 0xF0000
+_MARK = re.compile("[\U000f0000-\U000ffffd]")
+
+Messages = list[dict[str, Any]]
+
+
+def chat_renderer(
+    tokenizer: PreTrainedTokenizerBase, example: dict[str, Any], chat_template: str | None = None
+) -> Callable[..., str]:
+    """From messages to text, with the tools and the template's arguments of the example, as TRL renders it."""
+    options = {
+        "chat_template": chat_template,
+        "tools": as_tools(example.get("tools")),
+        **(example.get("chat_template_kwargs") or {}),
+    }
+    return functools.partial(tokenizer.apply_chat_template, tokenize=False, **options)
+
+
+def said_by(
+    render: Callable[[Messages], str], messages: Messages, roles: Collection[str]
+) -> tuple[str, list[tuple[int, int]]]:
+    """
+    The rendered conversation, and where in it stands what the given roles say: spans `[begin, end)` of characters, without
+    the template's markup and without the white space around a message, which templates strip.
+
+    The conversation is rendered twice, the second time with marks around those texts; without its marks, the second
+    rendering must be the first, so that a template that looks into what it renders is found out.
+
+    Raises:
+        ValueError: for such a template.
+    """
+    text = render(messages)
+    count = 0
+
+    def mark(said: Any) -> Any:
+        nonlocal count
+        if isinstance(said, list):  # parts of one message
+            return [part | {"text": mark(part["text"])} if part.get("text") else part for part in said]
+        if not isinstance(said, str) or not said.strip():
+            return said
+        core = said.strip()
+        begin, end = chr(_FIRST_MARK + 2 * count), chr(_FIRST_MARK + 2 * count + 1)
+        count += 1
+        return said.replace(core, f"{begin}{core}{end}", 1)
+
+    marked = [m | {"content": mark(m.get("content"))} if m["role"] in roles else m for m in messages]
+    spans, opened, plain = [], {}, []
+    length, last = 0, 0
+    rendering = render(marked)
+    for found in _MARK.finditer(rendering):
+        plain.append(rendering[last : found.start()])
+        length, last = length + len(plain[-1]), found.end()
+        index, is_end = divmod(ord(found.group()) - _FIRST_MARK, 2)
+        if not is_end:
+            opened[index] = length
+        elif index in opened:
+            spans.append((opened.pop(index), length))
+    plain.append(rendering[last:])
+    if "".join(plain) != text or opened:
+        said = next((str(m.get("content")) for m in messages if m["role"] in roles), "")
+        raise ValueError(
+            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages whatever they say, and the "
+            f"same way each time; this one does not: {said[:40]!r}. Set `perturbed_tokens` to prompt."
+        )
+    return text, spans
+
+
+def spans_mask(tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]) -> list[int]:
+    """
+    1 on each token of `text`, a rendered conversation, that lies inside one of the spans.
+
+    Raises:
+        ValueError: for a tokenizer that does not say where its tokens lie.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            "`perturbed_tokens` user, tool or observation needs a fast tokenizer, which says where its tokens lie in the text; "
+            f"{type(tokenizer).__name__} is none. Set `perturbed_tokens` to prompt."
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        int(end > begin and any(begin >= s and end <= e for s, e in spans)) for begin, end in encoded["offset_mapping"]
+    ]

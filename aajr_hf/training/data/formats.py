@@ -1,0 +1,238 @@
+"""Formats of public agent data, brought into TRL's: the Berkeley Function Calling Leaderboard (BFCL) and ToolBench."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from trl import maybe_convert_to_chatml
+
+from .files import Item, json_rows
+from .tool_schema import RowError
+
+FORMATS = ("trl", "bfcl", "toolbench")
+# From BFCL's names of types to JSON Schema's; "any" is a schema without a type.
+_TYPES = {"dict": "object", "float": "number", "tuple": "array"} | {
+    name: name for name in ("object", "number", "integer", "string", "boolean", "array", "null")
+}
+_ROLES = {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"} | {
+    name: name for name in ("system", "user", "assistant", "tool")
+}
+
+
+def in_trl_format(items: Iterable[Item], dataset_format: str) -> Iterator[Item]:
+    """Rows of TRL's own formats (of which `conversations` become `messages`), or of ToolBench, as `SFTTrainer` takes them."""
+    for place, row in items:
+        try:
+            if dataset_format == "toolbench" and not isinstance(row, RowError):
+                row = toolbench_row(row)
+            elif isinstance(row, dict):
+                if row.get("messages") is not None and row.get("conversations") is None:
+                    row = {field: value for field, value in row.items() if field != "conversations"}
+                row = maybe_convert_to_chatml(row)
+        except RowError as error:
+            row = error
+        yield place, row
+
+
+def bfcl_files(path: Path) -> list[Path]:
+    """
+    The files of questions that a folder holds, or the one file.
+
+    Raises:
+        ValueError: where there are none, or one has no file of answers.
+    """
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}: give the one that holds BFCL's files, or one of them")
+    files = [path] if path.is_file() else sorted(path.glob("*.json"))
+    files = [file for file in files if not file.name.endswith(".answers.json")]
+    if not files:
+        raise ValueError(f"{path} holds no file of questions: give a folder with files X.json and X.answers.json")
+    if not any(answers_of(file).is_file() for file in files):
+        raise ValueError(
+            f"there are no answers to {files[0]}: put them beside it, as {files[0].stem}.answers.json or "
+            f"possible_answer/{files[0].name}"
+        )
+    return files
+
+
+def answers_of(questions: Path) -> Path:
+    """Where the answers to a file of questions stand: beside it, or in BFCL's own folder `possible_answer`."""
+    beside = questions.with_name(f"{questions.stem}.answers.json")
+    return beside if beside.is_file() else questions.parent / "possible_answer" / questions.name
+
+
+def bfcl_rows(questions: Path) -> Iterator[Item]:
+    """
+    One file of questions joined with its answers by `id`, as rows of `prompt`, `completion`, `tools` and `accepted`, both
+    of these as JSON texts: schemas, and for each call `{name: {argument: [accepted values]}}`.
+    """
+    file, answers = answers_of(questions), {}
+    for place, row in json_rows(file) if file.is_file() else ():
+        try:
+            if isinstance(row, RowError):
+                raise row
+            name = _field(row, "id", str)
+            if name in answers:
+                raise RowError(f"answers {name!r} a second time, after {answers[name][0]}")
+            answers[name] = place, _field(row, "ground_truth", list)
+        except RowError as error:
+            yield place, error
+    asked: dict[str, str] = {}
+    for place, row in json_rows(questions):
+        try:
+            if isinstance(row, RowError):
+                raise row
+            name = _field(row, "id", str)
+            if name in asked:
+                raise RowError(f"has the id {name!r} a second time, after {asked[name]}")
+            asked[name] = place
+            if name not in answers:
+                raise RowError(f"has the id {name!r}, to which {file.parent.name}/{file.name} has no answer")
+            yield place, bfcl_row(row, answers[name][1])
+        except RowError as error:
+            yield place, error
+    for name, (place, _) in answers.items():
+        if name not in asked:
+            yield place, RowError(f"answers {name!r}, which {questions.name} does not ask")
+
+
+def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any]:
+    """
+    The row of [`bfcl_rows`] for one question and its accepted calls. Of each argument's accepted values, the first one is
+    chosen that the tool's schema allows; where it allows none, an argument that may be left out (`""`) is.
+
+    Raises:
+        RowError: for a question of several turns, a type that JSON Schema lacks, or calls that do not fit the tools.
+    """
+    turns = _field(question, "question", list)
+    if len(turns) != 1 or not isinstance(turns[0], list):
+        raise RowError(f"has {len(turns)} turns: questions of one turn, with accepted calls, can be trained on")
+    functions = question.get("function")
+    functions = [functions] if isinstance(functions, dict) else _field(question, "function", list)
+    tools = {}
+    for function in functions:
+        name = _field(function, "name", str)
+        schema = json_schema(_field(function, "parameters", dict))
+        described = {"name": name, "description": str(function.get("description", "")), "parameters": schema}
+        if name in tools:
+            raise RowError(f"offers two tools of the name {name!r}")
+        tools[name] = {"type": "function", "function": described}
+    if not ground_truth:
+        raise RowError("has an answer without a call")
+    accepted = [_accepted(call, tools) for call in ground_truth]
+    calls = [
+        {
+            "type": "function",
+            "function": {"name": name, "arguments": _chosen_fields(arguments, tools[name]["function"]["parameters"])},
+        }
+        for call in accepted
+        for name, arguments in call.items()
+    ]
+    return {
+        "id": question["id"],
+        "prompt": turns[0],
+        "completion": [{"role": "assistant", "content": "", "tool_calls": calls}],
+        "tools": json.dumps(list(tools.values()), ensure_ascii=False),
+        "accepted": json.dumps(accepted, ensure_ascii=False),
+    }
+
+
+def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """
+    A schema of BFCL's as JSON Schema: `dict` is `object`, `float` `number`, `tuple` `array`, and `any` no type at all.
+
+    Raises:
+        RowError: for a type that is none of these, such as those of Java.
+    """
+    if not isinstance(schema, dict):
+        raise RowError(f"has a schema that is no object: {schema!r}")
+    result = dict(schema)
+    kind = schema.get("type")
+    if kind == "any":
+        del result["type"]
+    elif isinstance(kind, str) and kind in _TYPES:
+        result["type"] = _TYPES[kind]
+    elif kind is not None:
+        raise RowError(f"has a schema of the type {kind!r}, which JSON Schema does not have")
+    if isinstance(schema.get("properties"), dict):
+        result["properties"] = {name: json_schema(part) for name, part in schema["properties"].items()}
+    if isinstance(schema.get("items"), dict):
+        result["items"] = json_schema(schema["items"])
+    return result
+
+
+def _accepted(call: object, tools: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """One accepted call, checked against the tools. No value at all for an array means the empty one."""
+    if not isinstance(call, dict) or len(call) != 1 or not isinstance(next(iter(call.values())), dict):
+        raise RowError(f"has an answer that is no call of one tool with its arguments: {str(call)[:80]}")
+    name, arguments = next(iter(call.items()))
+    if name not in tools:
+        raise RowError(f"has an answer that calls {name!r}, which is not offered: {', '.join(tools)}")
+    schema = tools[name]["function"]["parameters"]
+    known = schema.get("properties", {})
+    checked = {}
+    for argument, values in arguments.items():
+        if argument not in known:
+            raise RowError(f"has an answer that gives {name} the unknown argument {argument!r}")
+        empty = values == [] and known[argument].get("type") == "array"
+        checked[argument] = [[]] if empty else values
+    given = _chosen_fields(checked, schema)
+    missing = [argument for argument in schema.get("required", []) if argument not in given]
+    if missing:
+        raise RowError(f"has an answer that calls {name} without its required {', '.join(missing)}")
+    return {name: checked}
+
+
+def _chosen_fields(fields: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Each field with its first accepted value that the schema allows, or else its first, unless it may be left out."""
+    known, chosen = schema.get("properties", {}), {}
+    for name, values in fields.items():
+        if not isinstance(values, list) or not values:
+            raise RowError(f"has an answer without a list of accepted values for {name!r}")
+        part = known.get(name, {})
+        candidates = [_chosen(value, part) for value in values if value != ""]
+        allowed = [value for value in candidates if Draft202012Validator(part).is_valid(value)]
+        if allowed or (candidates and "" not in values):
+            chosen[name] = (allowed or candidates)[0]
+    return chosen
+
+
+def _chosen(value: Any, schema: dict[str, Any]) -> Any:
+    """An accepted value; objects in it have lists of accepted values as their fields."""
+    if isinstance(value, dict):
+        return _chosen_fields(value, schema)
+    return [_chosen(item, schema.get("items", {})) for item in value] if isinstance(value, list) else value
+
+
+def toolbench_row(row: object) -> dict[str, Any]:
+    """
+    A conversation of `from` and `value` as `messages`, with the roles that chat templates know: ToolBench's `function`
+    is `tool`; `human`, `gpt` and `observation` are taken, too.
+
+    Raises:
+        RowError: names the turn that is none.
+    """
+    messages = []
+    for number, turn in enumerate(_field(row, "conversations", list)):
+        role = turn.get("from") if isinstance(turn, dict) else None
+        if role not in _ROLES or not isinstance(turn.get("value"), str):
+            raise RowError(
+                f"`conversations`[{number}] must have `from`, one of {', '.join(_ROLES)}, and a text `value`; it has "
+                f"{str(turn)[:80]}"
+            )
+        messages.append({"role": _ROLES[role], "content": turn["value"]})
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+        raise RowError("`conversations` has no turn of the assistant")
+    return {name: row[name] for name in ("id", "tools") if row.get(name) is not None} | {"messages": messages}
+
+
+def _field(row: object, name: str, kind: type) -> Any:
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, kind) or not value and kind is not list and kind is not dict:
+        described = {str: "a text", list: "a list", dict: "an object"}[kind]
+        raise RowError(f"needs `{name}`, {described}")
+    return value

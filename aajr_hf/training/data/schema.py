@@ -1,0 +1,117 @@
+"""What one row of training data must hold: the formats that TRL's `SFTTrainer` takes, checked before it fails on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from .chat_spans import OBSERVED_ROLES
+from .tool_schema import RowError, check_call, is_list_of, kind_of, offered_tools
+
+# Of the chat templates in use; one that is in none of them would be rendered as nothing, and nothing would say so.
+ROLES = ("system", "developer", "assistant", *OBSERVED_ROLES["observation"])
+# What rows of tokens may have for each token; TRL's collator needs them of every row, or of none.
+PER_TOKEN = ("labels", "completion_mask", "assistant_masks")
+
+
+def check_row(row: object, text_field: str = "text") -> str:
+    """
+    Refuse a row that is none of TRL's formats for fine-tuning: tokens (`input_ids`), `prompt` and `completion` (texts or
+    messages), `messages`, or a text in `text_field`; `tools` are schemas, or a JSON text of them.
+
+    Returns:
+        Which of the formats it is, in words: rows of several cannot be trained on together.
+
+    Raises:
+        RowError: says what is wrong with it.
+    """
+    if not isinstance(row, dict):
+        raise RowError(f"is {kind_of(row)}, not an object with fields")
+    held = {name for name, value in row.items() if value is not None}
+    if not isinstance(row.get("chat_template_kwargs"), dict | None):
+        raise RowError(f"`chat_template_kwargs` must be an object; it is {kind_of(row['chat_template_kwargs'])}")
+    if "input_ids" in held:
+        return _check_tokens(row, [name for name in PER_TOKEN if name in held])
+    offered = offered_tools(row.get("tools"))
+    if {"prompt", "completion"} <= held:
+        return _check_completion(row["prompt"], row["completion"], offered)
+    if "messages" in held:
+        check_messages("messages", row["messages"], offered)
+        if not any(message["role"] == "assistant" and _says_something(message) for message in row["messages"]):
+            raise RowError("`messages` has no turn of the assistant that says or calls something")
+        return "messages"
+    if text_field in held:
+        if not isinstance(row[text_field], str):
+            raise RowError(f"`{text_field}` must be a text; it is {kind_of(row[text_field])}")
+        if not row[text_field].strip():
+            raise RowError(f"`{text_field}` is empty")
+        return "text"
+    raise RowError(f"has the fields {', '.join(map(str, row)) or '(none)'}: {remedy(row, text_field)}")
+
+
+def remedy(fields: Collection[str], text_field: str) -> str:
+    """What to do about rows whose fields are those of none of TRL's formats."""
+    if "ground_truth" in fields or {"question", "function"} <= set(fields):
+        return "set `dataset_format` to bfcl"
+    return f"examples need `prompt` and `completion`, `messages`, `conversations`, or `{text_field}`"
+
+
+def _check_tokens(row: dict[str, Any], per_token: list[str]) -> str:
+    for name in ("input_ids", *per_token):
+        if not is_list_of(row[name], int):
+            raise RowError(f"`{name}` must be a list of whole numbers")
+        if len(row[name]) != len(row["input_ids"]):
+            raise RowError(f"`{name}` has {len(row[name])} entries, and `input_ids` {len(row['input_ids'])}")
+    return " and ".join(["tokens", *(f"`{name}`" for name in per_token)])
+
+
+def _check_completion(prompt: object, completion: object, offered: set[str] | None) -> str:
+    if isinstance(prompt, str) and isinstance(completion, str):
+        if not completion.strip():
+            raise RowError("`completion` is empty")
+        return "prompt and completion as texts"
+    if not (isinstance(prompt, list) and isinstance(completion, list)):
+        raise RowError(
+            "`prompt` and `completion` must be two texts, or two lists of messages with `role` and `content`; they are "
+            f"{kind_of(prompt)} and {kind_of(completion)}"
+        )
+    check_messages("prompt", prompt, offered)
+    check_messages("completion", completion, offered)
+    if completion[0]["role"] != "assistant":
+        raise RowError(f"`completion` must begin with the role 'assistant'; it has {completion[0]['role']!r}")
+    if not any(_says_something(message) for message in completion):
+        raise RowError("`completion` is empty")
+    return "prompt and completion as messages"
+
+
+def check_messages(name: str, messages: object, offered: set[str] | None = None) -> None:
+    """
+    Refuse a column `name` that is no conversation, or one that calls tools that are not `offered` (None: any may be).
+
+    Raises:
+        RowError: names the column and the message.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise RowError(f"`{name}` must be a list of messages with `role` and `content`; it is {kind_of(messages)}")
+    for number, message in enumerate(messages):
+        where = f"`{name}`[{number}]"
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise RowError(f"{where} must be a message with `role` and `content`; it is {kind_of(message)}")
+        if message["role"] not in ROLES:
+            raise RowError(
+                f"{where} has the role {message['role']!r}, which is none of {', '.join(ROLES)} (for conversations "
+                "between human and gpt, see `dataset_format`)"
+            )
+        calls = [] if message.get("tool_calls") is None else message["tool_calls"]
+        if not isinstance(calls, list):
+            raise RowError(f"{where} must have a list of calls as its `tool_calls`; it has {kind_of(calls)}")
+        content = message.get("content")
+        if not (isinstance(content, str) or is_list_of(content, dict) or content is None and calls):
+            raise RowError(f"{where} must have a text as its `content`; it has {kind_of(content)}")
+        for call in calls:
+            check_call(where, call, offered)
+
+
+def _says_something(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    return bool(message.get("tool_calls") or (content.strip() if isinstance(content, str) else content))

@@ -1,0 +1,272 @@
+"""The data that a recipe names: examples generated from a world, a dataset of the Hub, or files."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..._errors import one_line
+from ...environments import WORLDS
+from .formats import FORMATS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .files import RowCount
+
+logger = logging.getLogger(__name__)
+
+# Of the files that are read.
+_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+class DataError(ValueError):
+    """Data that cannot be loaded, or rows that cannot be trained on: the message names the field and the remedy."""
+
+
+@dataclass
+class DataArguments:
+    """The examples to train or evaluate on: generated from a world, or rows of a dataset."""
+
+    environment: str | None = field(
+        default=None, metadata={"help": "World whose expert data to train on.", "choices": list(WORLDS)}
+    )
+    environment_examples: int = field(default=8000, metadata={"help": "Examples generated from the world."})
+    environment_seed: int = field(default=0, metadata={"help": "Seed of the generated examples."})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of `environment`: dataset on the Hub, folder, or .json, .jsonl, .csv or .parquet file."
+        },
+    )
+    dataset_format: str = field(
+        default="trl",
+        metadata={
+            "help": "'trl': any that SFTTrainer takes (text, prompt and completion, messages, conversations); 'bfcl': files of "
+            "the Berkeley Function Calling Leaderboard, X.json beside X.answers.json or possible_answer/X.json; "
+            "'toolbench': conversations of from and value, with ToolBench's roles.",
+            "choices": list(FORMATS),
+        },
+    )
+    skip_invalid_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave malformed rows of the dataset out, and count them, instead of stopping."},
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str = field(default="test", metadata={"help": "Split for `eval_strategy`."})
+
+
+@dataclass
+class Data:
+    """
+    The splits of a run's data, each read when it is asked for.
+
+    Attributes:
+        name: What the recipe calls it.
+        splits: Of each split, what reads it: its rows, and how many of them are malformed.
+        skip_invalid_rows: Whether these are left out; otherwise they are a mistake.
+        skipped: Of each split that was read, how many rows were left out.
+    """
+
+    name: str
+    splits: dict[str, Callable[[], tuple[Dataset, RowCount]]]
+    skip_invalid_rows: bool = False
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def read(self, split: str, field_name: str) -> Dataset:
+        """
+        The rows of one split that can be trained on.
+
+        Args:
+            field_name: What the split was asked for by.
+
+        Raises:
+            DataError: names the field where there is no such split, and the malformed rows where these are not to be skipped.
+        """
+        if split not in self.splits:
+            raise DataError(f"`{field_name}`: the dataset has no split {split!r}, only {', '.join(self.splits)}.")
+        try:
+            dataset, count = self.splits[split]()
+        except (ValueError, OSError) as error:
+            raise DataError(f"`dataset_name`: {one_line(error).removesuffix('.')}.") from error
+        if count.malformed and not self.skip_invalid_rows:
+            raise DataError(
+                f"`dataset_name`: {count}. Mend them, or set `skip_invalid_rows` to true to go on without them."
+            )
+        if count.malformed:
+            logger.warning(f"Skipped: {count}.")
+        if count.sound == 0:
+            none = "no rows" if count.malformed == 0 else f"no row that can be trained on: {count}"
+            raise DataError(f"`dataset_name`: the split {split!r} of {self.name} has {none}.")
+        self.skipped[split] = count.malformed
+        return dataset
+
+
+def load_rows(name: str, split: str = "train", *, text_field: str = "text", **options) -> Dataset:
+    """
+    The rows of a dataset as the trainers take them, checked: `load_rows("calls.jsonl", dataset_format="toolbench")`.
+
+    Args:
+        name: A dataset on the Hub, a folder, or a file (.json, .jsonl, .csv or .parquet).
+        split: Of its splits; of a file that is all of it, whatever its name.
+        text_field: Column of rows that are plain text.
+        options: Further fields of [`DataArguments`], such as `dataset_format` and `skip_invalid_rows`.
+
+    Raises:
+        DataError: for what cannot be loaded, and for malformed rows unless `skip_invalid_rows` is true; names the field.
+    """
+    data = load_data(DataArguments(dataset_name=name, dataset_train_split=split, **options), text_field)
+    return data.read(split, "split")
+
+
+def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
+    """
+    The generated examples of a world, or a dataset from the Hub or from files.
+
+    Raises:
+        DataError: for what cannot be loaded.
+    """
+    from .exact_json import use_exact_json
+
+    if (arguments.environment is None) == (arguments.dataset_name is None):
+        raise DataError("Give either `environment` or `dataset_name`.")
+    if arguments.environment is not None:
+        for name in ("dataset_format", "skip_invalid_rows"):
+            if getattr(arguments, name) != type(arguments).__dataclass_fields__[name].default:
+                raise DataError(f"`{name}` is about the rows of `dataset_name`, and `environment` is given: unset it.")
+        return Data(arguments.environment, _of_world(arguments))
+    if not arguments.dataset_name.strip():
+        raise DataError("`dataset_name` is empty: name a dataset of the Hub, a folder or a file.")
+    if arguments.dataset_config and (arguments.dataset_format == "bfcl" or Path(arguments.dataset_name).is_file()):
+        raise DataError(
+            f"`dataset_config` is a part of a dataset of the Hub, and {arguments.dataset_name} has none: unset it "
+            '(`--dataset_config ""` where a recipe sets it).'
+        )
+    use_exact_json()
+    try:
+        if arguments.dataset_format == "bfcl":
+            splits = _of_bfcl(arguments)
+        elif (local := _local_files(arguments)) is not None:
+            splits = {
+                split: _of_files([Path(file) for file in files], arguments.dataset_format, text_field)
+                for split, files in local.items()
+            }
+        else:
+            splits = {
+                split: _of_dataset(read, split, arguments.dataset_format, text_field)
+                for split, read in _datasets(arguments).items()
+            }
+    except DataError:
+        raise
+    except Exception as error:  # the library has errors of many kinds for what it cannot read
+        reason = one_line(error.__cause__ or error)
+        raise DataError(f"`dataset_name`: {arguments.dataset_name} cannot be loaded: {reason}") from error
+    return Data(arguments.dataset_name, splits, arguments.skip_invalid_rows)
+
+
+def _of_world(arguments: DataArguments) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
+    from datasets import Dataset
+
+    from ...environments import expert_rows
+    from .files import RowCount
+
+    def generated(examples: int, seed: int):
+        dataset = Dataset.from_list(expert_rows(arguments.environment, examples, seed=seed))
+        return dataset, RowCount(sound=len(dataset))
+
+    examples, seed = arguments.environment_examples, arguments.environment_seed
+    # The test split's seed is far from any that counts up from 0.
+    return {
+        "train": lambda: generated(examples, seed),
+        "test": lambda: generated(max(examples // 20, 1), seed + 10**6),
+    }
+
+
+def _of_bfcl(arguments: DataArguments) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
+    from .files import dataset_of
+    from .formats import bfcl_files, bfcl_rows
+
+    files = bfcl_files(Path(arguments.dataset_name))
+    read = lambda: itertools.chain.from_iterable(map(bfcl_rows, files))  # noqa: E731
+    return {arguments.dataset_train_split: lambda: dataset_of(read)}
+
+
+def _of_files(files: list[Path], dataset_format: str, text_field: str):
+    from .files import csv_rows, dataset_of, json_rows
+    from .formats import in_trl_format
+
+    def read():
+        for file in files:
+            rows = csv_rows(file) if file.suffix == ".csv" else json_rows(file)
+            yield from in_trl_format(rows, dataset_format)
+
+    return lambda: dataset_of(read, text_field)
+
+
+def _of_dataset(read: Callable[[], Dataset], name: str, dataset_format: str, text_field: str):
+    from .hub_rows import check_rows
+
+    return lambda: check_rows(read(), f"the split {name!r}", dataset_format, text_field)
+
+
+def _datasets(arguments: DataArguments) -> dict[str, Callable[[], Dataset]]:
+    """
+    What reads each split of a dataset. The datasets library would load all of them for the sake of one; where they are
+    Parquet files of their own, which most of the Hub's are, only those that are read are loaded.
+    """
+    from datasets import load_dataset, load_dataset_builder
+
+    path, options = arguments.dataset_name, {"name": arguments.dataset_config or None}
+    if Path(path).is_file():
+        path, options = "parquet", {"data_files": {arguments.dataset_train_split: path}}
+    builder = load_dataset_builder(path, **options)
+    files = builder.config.data_files if builder.name == "parquet" else None
+    if not files:
+        loaded = load_dataset(path, **options)
+        return {split: functools.partial(loaded.__getitem__, split) for split in loaded}
+
+    def load(split: str) -> Dataset:
+        try:
+            return load_dataset("parquet", data_files={split: list(files[split])}, split=split)
+        except Exception as error:  # the library has errors of many kinds for what it cannot read
+            reason = one_line(error.__cause__ or error)
+            raise ValueError(f"the split {split!r} of {arguments.dataset_name} cannot be loaded: {reason}") from error
+
+    return {str(split): functools.partial(load, str(split)) for split in files}
+
+
+def _local_files(arguments: DataArguments) -> dict[str, list[str]] | None:
+    """
+    The files of each split where their lines can be told apart: JSON, JSON Lines and CSV on this machine. None for all that
+    the datasets library reads: Parquet, other files in a folder, and the Hub.
+
+    Raises:
+        DataError: for a file or a folder that is not there, or that nothing can be read from.
+    """
+    from datasets import load_dataset_builder
+
+    path, readable = Path(arguments.dataset_name), ", ".join(_SUFFIXES)
+    if path.is_file():
+        if path.suffix not in _SUFFIXES:
+            raise DataError(f"`dataset_name`: {path} must be a folder, or a file that ends in {readable}.")
+        return None if path.suffix == ".parquet" else {arguments.dataset_train_split: [str(path)]}
+    if not path.is_dir():
+        if path.suffix in _SUFFIXES or arguments.dataset_name.startswith(("/", ".", "~")):
+            raise DataError(f"`dataset_name`: there is no file or folder {path}.")
+        return None
+    if not any(file.suffix in _SUFFIXES for file in path.rglob("*")):
+        raise DataError(f"`dataset_name`: the folder {path} holds no file that ends in {readable}.")
+    builder = load_dataset_builder(str(path), name=arguments.dataset_config or None)
+    files = {str(split): list(found) for split, found in builder.config.data_files.items()}
+    used = {file for found in files.values() for file in found}
+    left = sorted(f.name for f in path.rglob("*") if f.suffix in _SUFFIXES and str(f.absolute()) not in used)
+    if left and not (path / "README.md").is_file():
+        logger.warning(f"{path} is read as {builder.name}, without {', '.join(left[:5])}: give one of them alone.")
+    plain = builder.name in ("json", "csv") and all(Path(file).suffix in _SUFFIXES for file in used)
+    return files if plain else None

@@ -1,0 +1,1 @@
+"""Models and tokenizers: loaded, built and adapted."""

@@ -1,0 +1,178 @@
+"""A causal language model as the policy of the objective: from a perturbation of its embeddings to action logits."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ..data.batch import AgentBatch
+from .forward_mode import forward_mode_checkpointing
+
+# In the names under which layers keep the rate of what is random in them.
+_RANDOM = ("drop", "jitter", "noise")
+
+
+class AgentPolicy:
+    """
+    The map `delta (B, L, d) -> logits at the action positions (B, A, V)` of one batch, in at least fp32, zero on the
+    padding of the action positions.
+
+    The model is called with `input_ids`, so that embeddings keep their gradients and wrappers their forward; a forward
+    hook on the embedding module adds delta to what the first layer receives, and a pre-hook on the LM head keeps the
+    action positions alone, before any logit is formed.
+
+    Args:
+        model: The model, or a wrapper of it.
+        batch: The micro-batch.
+        dropout_seed: If set, every call draws its dropout masks from this seed, so that all of them see one function;
+            and runs the attention kernel of the jvp, since kernels draw their masks differently.
+        model_kwargs: Further keyword arguments of the model's forward.
+    """
+
+    def __init__(self, model: nn.Module, batch: AgentBatch, dropout_seed: int | None = None, **model_kwargs):
+        self.model = model
+        self.batch = batch
+        self.dropout_seed = dropout_seed
+        self.model_kwargs = model_kwargs
+        self.outputs = None
+        inner = getattr(model, "module", model)
+        self._embedding = inner.get_input_embeddings()
+        self._lm_head = inner.get_output_embeddings()
+
+    def select(self, rows: Tensor) -> AgentPolicy:
+        """The same policy on some rows of the batch."""
+        return AgentPolicy(self.model, self.batch.select(rows), self.dropout_seed, **self.model_kwargs)
+
+    @torch.no_grad()
+    def embeddings(self) -> Tensor:
+        """The unperturbed state `s`, shape (B, L, d), detached, in at least fp32; gathered where weights are sharded."""
+        embedding = _WithoutHooks(self._embedding)
+        weights = {name: p.full_tensor() for name, p in embedding.named_parameters() if isinstance(p, DTensor)}
+        with _gathered_by_deepspeed(embedding):
+            states = torch.func.functional_call(embedding, weights, (self.batch.input_ids,))
+        return states.to(torch.promote_types(states.dtype, torch.float32))
+
+    def __call__(self, delta: Tensor | None = None) -> Tensor:
+        def perturb(module, args, output):
+            return output if delta is None else output + self.batch.as_model_sees(delta).to(output.dtype)
+
+        def keep_actions(module, args):
+            return (self.batch.at_actions(args[0]), *args[1:])
+
+        handles = [
+            self._embedding.register_forward_hook(perturb),
+            self._lm_head.register_forward_pre_hook(keep_actions),
+        ]
+        try:
+            with self._randomness():
+                outputs = self.model(**self.batch.model_inputs(), use_cache=False, **self.model_kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.outputs = outputs
+        logits = outputs.logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.masked_fill(~self.batch.action_mask[..., None], 0)
+
+    @contextlib.contextmanager
+    def _randomness(self) -> Iterator[None]:
+        if self.dropout_seed is None:
+            yield
+            return
+        with fixed_seed(self.batch.input_ids.device, self.dropout_seed):
+            # Layers that are recomputed later must find the same kernel then.
+            with sdpa_kernel(SDPBackend.MATH), forward_mode_checkpointing(self.model):
+                yield
+
+
+def check_text_only(model: nn.Module) -> None:
+    """
+    Refuse a language model that is wrapped together with encoders of images or sound.
+
+    Raises:
+        ValueError: says what to load instead.
+    """
+    text = model.config.get_text_config()
+    if text is not model.config:
+        alone = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
+        raise ValueError(
+            f"The model reads more than text ({model.config.model_type}), and AAJR perturbs text embeddings alone: give "
+            f"`model_name_or_path` a text-only model instead{f', such as a {alone}' if alone else ''}."
+        )
+
+
+@contextlib.contextmanager
+def fixed_seed(device: torch.device, seed: int) -> Iterator[None]:
+    """Inside, random numbers of the CPU and of the device follow from the seed; afterwards they go on as before."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _gathered_by_deepspeed(module: nn.Module) -> Iterator[None]:
+    """Inside, parameters that ZeRO-3 has split are whole."""
+    split = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    if not split:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(split):
+        yield
+
+
+class _WithoutHooks(nn.Module):
+    """A module whose own hooks stay silent: those of FSDP2 expect that the whole model's forward surrounds them."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args):
+        return self.module.forward(*args)
+
+
+def embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
+    """Mean l2 norm of each example's perturbable embeddings, (B,): the unit of a relative epsilon."""
+    norms = state.norm(dim=-1).masked_fill(~batch.perturbable, 0)
+    return norms.sum(dim=1) / batch.perturbable.sum(dim=1)
+
+
+def uses_dropout(model: nn.Module) -> bool:
+    """
+    Whether a forward in training mode is random: a dropout module, or a rate of dropout or noise that a layer keeps for itself,
+    for each adapter perhaps.
+    """
+    return any(_is_random(module) for module in model.modules())
+
+
+def _is_random(module: nn.Module) -> bool:
+    rates = {name: value for name, value in vars(module).items() if any(word in name for word in _RANDOM)}
+    if "Dropout" in type(module).__name__:  # BOFT's, too, which is none of PyTorch's
+        rates["p"] = getattr(module, "p", 0.0)
+    values = [v for rate in rates.values() for v in (rate.values() if isinstance(rate, dict) else [rate])]
+    return any(isinstance(value, float) and value > 0 for value in values)
+
+
+@contextlib.contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """
+    No parameter requires a gradient inside: the ascent builds no graph for weights and cannot touch their `.grad`.
+    Sharded ones still do: a forward puts others in their place.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)

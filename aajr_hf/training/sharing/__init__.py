@@ -1,0 +1,1 @@
+"""The Hub and the model card, and what an evaluation leaves for it."""

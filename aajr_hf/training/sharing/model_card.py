@@ -1,0 +1,244 @@
+"""The model card of a run, made from what lies in its folder: the recipe, the weights, and an evaluation if there is one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..config.recipe import GRPO_TRAINER, recipe_in, with_radius
+from ..config.sft import AAJRConfig
+from .measurement import version_problem
+from .tool_call_card import TOOL_CALL_PLOT, is_of_tool_calls, tool_call_results, tool_call_section
+from .world_card import world_results, world_section
+
+# Beside the recipe where malformed rows of the data were left out: how many.
+DATA = "data.json"
+EVALUATION = "evaluation"
+_PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
+_SETTINGS = (
+    *("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_scope", "perturbed_tokens", "ascent_steps"),
+    *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "regularizer_lambda"),
+    *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
+    "penalty_radius",
+)
+_METHODS = {"AAJRDPOTrainer": "dpo", GRPO_TRAINER: "grpo"}
+CITATION = """@article{mumcu2026aajr,
+    title  = {{Adversarially-Aligned Jacobian Regularization}},
+    author = {Mumcu and Yilmaz},
+    year   = 2026,
+    eprint = {arXiv:2603.04378},
+}"""
+_MARK = "<!-- Made by aajr-hf from the files of this folder. Without this line it is left as it is. -->"
+_TEMPLATE = """---
+{{ card_data }}
+---
+{{ mark }}
+
+# {{ name }}
+
+{{ base }}, fine-tuned with [Adversarially-Aligned Jacobian Regularization (AAJR)](https://huggingface.co/papers/2603.04378): an
+adversary raises the agent's loss by projected gradient ascent on the embeddings of its prompt, and the Jacobian of the logits is
+penalised along exactly those directions.
+
+## Use
+
+```python
+{{ snippet }}
+```
+{% if local_base %}
+The adapter's base model is a folder of the machine that it was trained on. To share an agent that loads anywhere, push what
+`aajr merge` writes.
+{% endif %}
+## Results
+{% if results %}
+{{ results }}
+{% else %}
+Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` adds the numbers here.
+{% endif %}{% for plot in plots %}
+![{{ plot.stem }}]({{ plot.path }})
+{% endfor %}
+## Training
+
+| | |
+|---|---|
+| base model | {{ base }} |
+| trained | {{ trained }} |
+| data | {{ data }} |{% for name, value in settings.items() %}
+| `{{ name }}` | {{ value }} |{% endfor %}
+
+{% if trainer %}The settings as run, for `{{ trainer }}`{% else %}The recipe as run, for `aajr train --config`{% endif %}:
+
+~~~~yaml
+{{ recipe }}
+~~~~
+
+Versions: {{ versions }}.
+
+## Citation
+
+```bibtex
+{{ citation }}
+```
+"""
+
+
+def write_model_card(folder: Path, repo_id: str) -> None:
+    """
+    Write `README.md` for the agent in a folder with a recipe, with the results in `evaluation/results.json` if any.
+
+    Raises:
+        OSError, ValueError: if the recipe or the results cannot be read.
+    """
+    recipe = recipe_in(folder)
+    base = str(recipe.get("model_name_or_path") or "")
+    dataset = recipe.get("dataset_name")
+    on_hub = dataset is not None and not Path(dataset).exists()
+    is_adapter = (folder / "adapter_config.json").is_file()
+    numbers = _numbers(folder)
+    on_tools = bool(numbers) and is_of_tool_calls(numbers)
+    measured = bool(numbers) and not version_problem(numbers)
+    trainer = recipe.get("trainer")
+    data = ModelCardData(
+        model_name=repo_id.split("/")[-1],
+        base_model=None if _is_local(base) else base or None,
+        library_name="peft" if is_adapter else "transformers",
+        pipeline_tag="text-generation",
+        tags=["trl", _METHODS.get(trainer, "sft"), "aajr", "robustness"],
+        datasets=[dataset] if on_hub else None,
+        eval_results=(tool_call_results if on_tools else world_results)(numbers) if measured else None,
+    )
+    defaults = AAJRConfig.__dataclass_fields__
+    card = ModelCard.from_template(
+        data,
+        template_str=_TEMPLATE,
+        mark=_MARK,
+        name=repo_id.split("/")[-1],
+        base=(Path(base).name if _is_local(base) else base) or "A model without a name",
+        local_base=is_adapter and _is_local(base),
+        snippet=_snippet(repo_id, is_adapter),
+        results=_results(numbers, on_tools),
+        plots=[
+            {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
+            for file in sorted((folder / EVALUATION).glob("*.png"))
+            # Of the other kind of evaluation, one may be left in the same folder.
+            if measured and (file.name == TOOL_CALL_PLOT) == on_tools
+        ],
+        trained=_trained(folder, recipe),
+        data=_data(folder, recipe),
+        trainer=trainer,
+        settings={
+            name: with_radius(recipe).get(name, defaults[name].default)
+            for name in _SETTINGS
+            if not (trainer and name == "system_loss")  # it has its own
+        },
+        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
+        versions=", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        citation=CITATION,
+    )
+    card.save(folder / "README.md")
+
+
+def is_own_card(folder: Path) -> bool:
+    """Whether `README.md` was made here or is the form that PEFT leaves to be filled in, or there is none."""
+    file = folder / "README.md"
+    return not file.is_file() or any(line in file.read_text() for line in (_MARK, "# Model Card for Model ID"))
+
+
+def weights_digest(folder: Path) -> str | None:
+    """The SHA-256 of the weights in a folder; None where there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest() if files else None
+
+
+def _is_local(model: str) -> bool:
+    return Path(model).exists() or model.count("/") != 1 and "/" in model
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _snippet(repo_id: str, is_adapter: bool) -> str:
+    library, name = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
+    imports = ["from transformers import AutoTokenizer", f"from {library} import {name}"]
+    if not is_adapter:
+        imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    return "\n".join(
+        [
+            *imports,
+            "",
+            f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")',
+            f'model = {name}.from_pretrained("{repo_id}")',
+            'observation = [{"role": "user", "content": "What you observe ..."}]',
+            'inputs = tokenizer.apply_chat_template(observation, add_generation_prompt=True, return_tensors="pt", '
+            "return_dict=True)",
+            "answer = model.generate(**inputs, max_new_tokens=32)",
+            'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+        ]
+    )
+
+
+def _trained(folder: Path, recipe: dict[str, Any]) -> str:
+    file = folder / "adapter_config.json"
+    kind = json.loads(file.read_text()) if file.is_file() else {}
+    name = recipe.get("adapter") or ("lora" if recipe.get("use_peft") else str(kind.get("peft_type", "full")).lower())
+    if name == "full":
+        return "all parameters"
+    rank = recipe.get("adapter_rank", kind.get("r", recipe.get("lora_r")))
+    return f"an adapter{'' if kind else ', merged'}: `{name}`" + ("" if rank is None else f", rank {rank}")
+
+
+def _data(folder: Path, recipe: dict[str, Any]) -> str:
+    if recipe.get("environment"):
+        return f"examples of the world {recipe['environment']}"
+    file = folder / DATA
+    skipped = json.loads(file.read_text())["skipped_rows"] if file.is_file() else 0
+    rows = f", without {skipped} malformed row{'s' if skipped > 1 else ''}" if skipped else ""
+    return f"{recipe.get('dataset_name') or 'as given'}{rows}"
+
+
+def _numbers(folder: Path) -> dict[str, Any] | None:
+    """Of this agent in `evaluation/results.json`, with what is said of all agents there; None if they are another's."""
+    file = folder / EVALUATION / "results.json"
+    if not file.is_file():
+        return None
+    results = json.loads(file.read_text())
+    numbers = run_of(results, folder)
+    whole = ("version", "threat_model", "settings", "train_epsilon")
+    return numbers and numbers | {field: results.get(field) for field in whole}
+
+
+def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+    """
+    The numbers of an agent among those of an evaluation, found by its weights; None if it is not among them.
+
+    Raises:
+        ValueError: if these are no results of `aajr evaluate`.
+    """
+    try:
+        runs, digests = results["runs"], results["settings"]["weights"]
+        return next((runs[name] for name, digest in digests.items() if digest == weights_digest(folder)), None)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"These are no results of `aajr evaluate`: {error!r}.") from error
+
+
+def _results(numbers: dict[str, Any] | None, on_tools: bool) -> str | None:
+    """What the card says of an evaluation, in Markdown; None without one."""
+    if not numbers:
+        return None
+    if problem := version_problem(numbers):
+        return f"The evaluation beside this card is {problem}: its numbers are left out, and `aajr evaluate` measures anew."
+    return (tool_call_section if on_tools else world_section)(numbers)

@@ -1,0 +1,1 @@
+"""The trainers: TRL's, with the adversary inside."""

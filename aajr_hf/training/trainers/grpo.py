@@ -1,0 +1,178 @@
+"""`AAJRGRPOTrainer`: TRL's `GRPOTrainer` with an adversary on the prompt's embeddings and a penalty along its directions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from trl import GRPOTrainer
+
+from ..config.grpo import AAJRGRPOConfig
+from ..data.batch import AgentBatch
+from ..policy.system_losses import token_nll
+from .base import AAJRMixin
+from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
+
+
+class PolicyLoss(TRLSystemLoss):
+    """
+    GRPO's loss of each sampled completion y under a perturbation of its prompt: the mean over its tokens t (with `dr_grpo` the sum
+    over `max_completion_length`) of
+
+        -min(r_t A, clip(r_t, 1 - low, 1 + high) A) + beta KL_t,    r_t = pi(y_t | s + delta, y_<t) / pi_old(y_t | s, y_<t)
+
+    (KL_t times r_t with `use_bias_correction_kl`), where y, its advantage A, `pi_old` and the reference in the KL term are
+    constants of the clean prompt s; without TRL's `old_per_token_logps`, `pi_old` is the policy at the first logits that are asked about, which must be those of delta = 0.
+
+    Args:
+        inputs: The micro-batch of B completions as TRL samples and scores it.
+        trainer: Gives the settings of the loss.
+        evaluate: From a head and inputs to TRL's loss and metrics.
+    """
+
+    def __init__(self, inputs: dict[str, Tensor], trainer: GRPOTrainer, evaluate: Callable):
+        super().__init__(lambda head: evaluate(head, self._with_old()))
+        self.inputs, self.trainer = inputs, trainer
+        self.batch = _right_padded(inputs)
+        self._old = inputs.get("old_per_token_logps")
+
+    def _log_probs(self, logits: Tensor, batch: AgentBatch) -> Tensor:
+        """Of the sampled tokens, (B, A), at the temperature of the sampling."""
+        return -token_nll(logits / self.trainer.temperature, batch)
+
+    def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
+        batch = self.batch if rows is None else self.batch.select(rows)
+        mask, width = batch.action_mask, batch.action_mask.shape[1]
+        log_probs = self._log_probs(logits, batch)
+        if self._old is None:
+            self._old = pad(log_probs.detach(), (0, self.inputs["completion_ids"].shape[1] - width))
+
+        def known(values: Tensor) -> Tensor:
+            return values if rows is None else values[rows]
+
+        ratio = (log_probs - known(self._old)[:, :width]).exp()
+        advantages = known(self.inputs["advantages"])[:, None]
+        clipped = ratio.clamp(1 - self.trainer.epsilon_low, 1 + self.trainer.epsilon_high)
+        losses = -torch.min(ratio * advantages, clipped * advantages)
+        if self.trainer.beta != 0:
+            rise = known(self.inputs["ref_per_token_logps"])[:, :width] - log_probs
+            divergence = rise.exp() - rise - 1
+            corrected = self.trainer.args.use_bias_correction_kl
+            losses = losses + self.trainer.beta * (divergence * ratio if corrected else divergence)
+        total = losses.masked_fill(~mask, 0).sum(dim=1)
+        fixed = self.trainer.loss_type == "dr_grpo"
+        return total / (self.trainer.max_completion_length if fixed else mask.sum(dim=1))
+
+    def smoothness(self) -> None:
+        """None: the clipped ratio has kinks and no bound."""
+
+    def _head(self, logits: Tensor) -> Callable:
+        batch, width = self.batch, self.inputs["completion_ids"].shape[1]
+        # The sampled tokens lie behind one another, so that the k-th logit is that of the k-th.
+        columns = torch.arange(logits.shape[1], device=logits.device).expand(len(batch), -1)
+        scaled = logits / self.trainer.temperature
+        return fused_head(scaled, batch.action_labels, batch.action_mask, columns, width)
+
+    def _with_old(self) -> dict[str, Any]:
+        return self.inputs if self._old is None else self.inputs | {"old_per_token_logps": self._old}
+
+
+@torch.no_grad()
+def position_failure(model: nn.Module) -> str | None:
+    """Why rows padded on the left, as TRL scores them, are not to this model what they are padded on the right, or None."""
+    ids = torch.tensor([[1, 2, 3, 0, 0], [0, 0, 1, 2, 3]], device=model.device)
+    mask = (ids > 0).long()
+    was_training = model.training
+    model.eval()
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    finally:
+        model.train(was_training)
+    right, left = logits[0, :3], logits[1, 2:]
+    change = float((right - left).norm() / right.norm())
+    found = f"logits change by {change:.1e} of their norm with the padding before them"
+    rounding = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)  # rotary angles are float32
+    return found if change > rounding**0.5 else None
+
+
+def _right_padded(inputs: dict[str, Tensor]) -> AgentBatch:
+    """
+    Prompts (padded on the left) and completions (on the right) as rows that are padded on the right alone, which the penalty's
+    gradients need. To models that pass [`position_failure`] they are the same.
+    """
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, : inputs["prompt_ids"].shape[1]] = -100
+    order = (mask == 0).int().argsort(dim=1, stable=True)[:, : int(mask.sum(dim=1).max())]
+    rows = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return AgentBatch.from_inputs({name: value.gather(1, order) for name, value in rows.items()}, "prompt")
+
+
+class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
+    """
+    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR) of a policy that is trained on what it samples.
+
+    The paper's policy is deterministic, and leaves open what the system loss is of one that samples. Here completions are
+    sampled at the clean prompt and scored as in [`~trl.GRPOTrainer`]; each of them is an example, whose system loss is GRPO's
+    own ([`PolicyLoss`]): the sampled tokens, their advantage, the old and the reference's log-probabilities are constants,
+    and the adversary perturbs the embeddings of the prompt. Raising that loss makes what was better than its group less
+    likely, and what was worse more likely: its negative is the importance-weighted estimate, from samples at the clean prompt,
+    of the advantage that the agent would have if it sampled at the perturbed one (token by token, as GRPO approximates it).
+    Clipping stops what lowers the loss alone, and so never the adversary.
+
+    One perturbation for each completion is the stronger adversary, who knows what is about to be said: one who knows the
+    prompt alone raises the mean no further (the maximum of a mean is at most the mean of the maxima), and TRL spreads a group
+    over micro-batches. Training lowers the loss at the perturbed prompts, averaged as `loss_type` says, and the penalty keeps
+    the logits of the sampled tokens (before the temperature) calm along the ascent's directions. A completion without an
+    advantage, and without a KL term, has no direction and no penalty. With `perturbation_epsilon = 0` and
+    `regularizer_lambda = 0` it is [`~trl.GRPOTrainer`].
+
+    Takes the arguments of [`~trl.GRPOTrainer`], with an [`AAJRGRPOConfig`]. Logs the metrics of [`AAJRTrainer`] but those of
+    smoothness, which this loss has not, and TRL's own, of the clean prompts. Evaluation is that of `GRPOTrainer`, without an
+    adversary.
+
+    Raises:
+        ValueError: for settings that cannot be trained with, before training starts.
+        FloatingPointError: when a loss, a penalty or a gradient is not finite, before the weights are updated.
+    """
+
+    _tag_names = ["trl", "grpo", "aajr"]
+    _config_class = AAJRGRPOConfig
+    _replayable = False
+
+    def __init__(
+        self, model: str | nn.Module, reward_funcs=None, args: AAJRGRPOConfig | None = None, *positional, **kwargs
+    ):
+        args = self._configure(model, args, kwargs)
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        self._check()
+
+    def _check_support(self) -> None:
+        super()._check_support()
+        check_trl_loss(self)
+        given = {
+            "tools": self.tools,
+            "environment_factory": self.environment_factories,
+            "rollout_func": self.rollout_func,
+        }
+        if (reason := position_failure(self.model)) is not None:
+            raise ValueError(
+                "TRL scores prompts that are padded on the left, and this model counts its positions from the padding on: take one "
+                f"with rotary or relative positions. Reason: {reason}."
+            )
+        for name, value in given.items():
+            if value:
+                raise ValueError(
+                    f"`{name}` is not supported while AAJR is active: the completion must be the agent's alone."
+                )
+
+    def _accumulation(self, num_items) -> int:
+        return self.current_gradient_accumulation_steps
+
+    def _system_loss(self, inputs, num_items) -> PolicyLoss:
+        return PolicyLoss(inputs, self, functools.partial(trl_loss, self, GRPOTrainer))

@@ -1,0 +1,148 @@
+"""Runs a step again in which a number was not finite, from what [`FiniteMixin`] has kept of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from ..config.sft import AAJRConfig
+from ..models.adapters import load_adapter
+from ..models.loading import load_tokenizer
+from ..runs.nonfinite import CUDA_RNG, NUM_ITEMS, RNG, read_dump
+from .sft import AAJRTrainer
+
+# What a run of one step on one process, which leaves nothing, has no use for.
+_NOT_AGAIN = (
+    *("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter"),
+    *("load_best_model_at_end", "save_strategy", "resume_from_checkpoint"),
+    *("assistant_only_loss", "completion_only_loss", "packing", "padding_free"),
+)
+_NOT_DATA = (RNG, CUDA_RNG, NUM_ITEMS)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """
+    Attributes:
+        recorded: What was not finite then.
+        process, processes: Whose micro-batches were run, and how many processes there were.
+        statistics: What was measured now, in the last micro-batch.
+        loss: Of each micro-batch.
+        modules: Those whose output is not finite though their inputs are, in the order of the forward passes.
+        parameters: Those with a gradient that is not finite.
+        trained: How many have a gradient.
+    """
+
+    recorded: str
+    process: int
+    processes: int
+    statistics: dict[str, float]
+    loss: list[float]
+    modules: list[str]
+    parameters: list[str]
+    trained: int
+
+    @property
+    def reproduced(self) -> bool:
+        return bool(self.parameters) or not all(math.isfinite(value) for value in self.loss)
+
+
+def replay(folder: Path, process: int | None = None) -> Replay:
+    """
+    Run the micro-batches of a process again, with the weights and the random numbers that it had.
+
+    Args:
+        folder: `_nonfinite-<step>` in a run's `output_dir`.
+        process: Whose; by default the first whose statistics were not finite.
+
+    Raises:
+        OSError, ValueError: if the folder does not hold what it should.
+    """
+    record, processes = read_dump(folder)
+    process = _culprit(record["processes"]) if process is None else process
+    if not 0 <= process < len(processes):
+        raise ValueError(f"`process` must be from 0 to {len(processes) - 1}; got {process}.")
+    batches = processes[process]
+    with tempfile.TemporaryDirectory() as output:
+        trainer = _trainer(folder, record["settings"], batches[0], output)
+        trainer.state.global_step, trainer.state.max_steps = record["step"], record["max_steps"]
+        trainer.draw_offset = process
+        trainer.memory.update(record["memory"])
+        trainer.current_gradient_accumulation_steps = len(batches)
+        trainer.model.train()
+        modules: list[str] = []
+        handles = [
+            m.register_forward_hook(_watch(name, modules), with_kwargs=True)
+            for name, m in trainer.model.named_modules()
+        ]
+        loss = []
+        for batch in batches:
+            torch.set_rng_state(batch[RNG])
+            if CUDA_RNG in batch and torch.cuda.is_available():
+                torch.cuda.set_rng_state(batch[CUDA_RNG])
+            count = batch[NUM_ITEMS][0].to(trainer.args.device) if NUM_ITEMS in batch else None
+            data = {name: value for name, value in batch.items() if name not in _NOT_DATA}
+            loss.append(float(trainer.training_step(trainer.model, data, count)))
+        for handle in handles:
+            handle.remove()
+    gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    return Replay(
+        recorded=record["what"],
+        process=process,
+        processes=len(processes),
+        statistics=trainer.statistics[0] if trainer.statistics else {},
+        loss=loss,
+        modules=modules,
+        parameters=[name for name, gradient in gradients.items() if not gradient.isfinite().all()],
+        trained=len(gradients),
+    )
+
+
+def _culprit(processes: list[dict[str, str]]) -> int:
+    bad = [i for i, values in enumerate(processes) if not all(math.isfinite(float(v)) for v in values.values())]
+    return bad[0] if bad else 0
+
+
+def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str) -> AAJRTrainer:
+    known = {field.name for field in dataclasses.fields(AAJRConfig)} - set(_NOT_AGAIN)
+    settings = {name: value for name, value in settings.items() if name in known}
+    config = AAJRConfig(output, **settings | {"report_to": "none", "on_nonfinite": "skip", "disable_tqdm": True})
+    options = {"dtype": "auto"} | (config.model_init_kwargs or {})
+    if (folder / "adapter_config.json").is_file():
+        model = load_adapter(str(folder), is_trainable=True, **options)
+    else:
+        # The weights are those of the folder, in their own type, whatever the run began with.
+        options |= {"use_safetensors": True, "dtype": "auto", "revision": "main"}
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    rows = {name: batch[name].tolist() for name in ("input_ids", "labels", "observation_mask") if name in batch}
+    tokenizer = load_tokenizer(str(folder))
+    # The data set is never read: its rows are only what a trainer needs to be made.
+    return AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
+
+
+def _watch(name: str, found: list[str]):
+    def hook(module: nn.Module, args, kwargs, output) -> None:
+        given = [
+            value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point()
+        ]
+        made = output[0] if isinstance(output, tuple) else output
+        if not isinstance(made, Tensor) or made.isfinite().all() or not all(_usable(v) for v in given):
+            return
+        # A module is called after those inside of it.
+        if not any(inner == name or inner.startswith(f"{name}.") or not name for inner in found):
+            found.append(name)
+
+    return hook
+
+
+def _usable(value: Tensor) -> bool:
+    # An additive attention mask is -inf where nothing is attended to.
+    return bool((value.isfinite() | value.isneginf()).all())

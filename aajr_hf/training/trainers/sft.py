@@ -1,0 +1,160 @@
+"""`AAJRTrainer`: TRL's `SFTTrainer` with an adversary on the prompt's embeddings and a penalty along its directions."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import logging
+from trl import SFTTrainer, is_conversational, maybe_convert_to_chatml
+
+from ..config.sft import AAJRConfig
+from ..data.batch import EXTRA_COLUMNS, AgentBatch
+from ..data.chat_spans import OBSERVED_ROLES
+from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
+from ..data.packing import pack, packing_failure
+from ..policy.system_losses import ActionLoss, token_nll
+from .base import AAJRMixin
+
+logger = logging.get_logger(__name__)
+
+
+class AAJRTrainer(AAJRMixin, SFTTrainer):
+    """
+    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
+
+    Minimises, over examples, `g(delta_K) + lambda R` plus `clean_loss_weight` times `g(0)` (equation 21 of arXiv
+    2603.04378): the system loss g under the perturbation of the prompt's embeddings that K steps of projected gradient
+    ascent find, and the mean squared amplification R of the policy's logits along exactly those ascent directions
+    (equation 20). With `epsilon = 0` and `regularizer_lambda = 0` it is [`~trl.SFTTrainer`].
+
+    Takes the arguments of [`~trl.SFTTrainer`], with an [`AAJRConfig`]. Evaluation (`eval_loss`) is that of `SFTTrainer`,
+    without an adversary; for the worst case see `aajr evaluate`.
+
+    Metrics, per log interval: `aajr/clean_loss`, `aajr/adversarial_loss` (means of `g(0)` and `g(delta_K)`),
+    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`, where the
+    penalty is evaluated; that of the secants with the others), `aajr/delta_norm`, `aajr/embedding_norm`; of every step, before clipping, `aajr/gradient_norm` and
+    `aajr/gradient_norm_squared` (means, from which their variance follows).
+    With an `amplification_budget` gamma, where the penalty is evaluated: `aajr/lambda` (the weight in force: of the schedule, the
+    multiplier and its augmentation), `aajr/budget_violation` (mean `||J u_t|| / gamma - 1`, below 0 within the budget),
+    `aajr/budget_excess` and `aajr/budget_slack` (means of `max(||J u_t|| - gamma, 0)` and `max(gamma - ||J u_t||, 0)`; an example
+    whose loss has no gradient has no direction, and counts as 0 in all three),
+    `aajr/loss_magnitude` (mean `|g(delta_K)|`). With a curriculum: `aajr/adversarial_success` (share answered rightly under attack).
+
+    Of the inner ascent, from what it has computed anyway (Theorems 2 and 3; means over examples):
+
+    - `aajr/boundary_fraction`, `aajr/boundary_step_fraction`: examples whose perturbation ends at the ball's boundary, and steps
+      that end there (with one ball per token: the share of its tokens).
+    - `aajr/monotone_fraction`: steps that did not lower the loss.
+    - `aajr/secant_amplification`: `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits, which is `||J v||` along the steps.
+    - `aajr/curvature`, `aajr/largest_curvature`: kappa_t, the mean curvature of g on the segment between two gradients, and
+      its largest absolute value along the ascent. The last step has no gradient at its end; absent with one step.
+    - `aajr/loss_smoothness`: L_loss, a bound on the curvature of g in the logits.
+    - `aajr/residual_curvature`: C, estimated as what `max_t |kappa_t|` has beyond `L_loss max_t ||J v||^2`.
+    - `aajr/effective_smoothness`, `aajr/step_size_bound`: L_eff, the sum of the two, and the reciprocal of its mean.
+    - `aajr/within_bound_fraction`: steps with `eta <= 1 / L_eff`, where eta is the step size with the rule `gradient`, divided by
+      `||grad g||` with `normalized`, and `||d||^2 / <grad g, d>` of the step d with `sign` ([`gradient_step_sizes`]).
+
+    Curvature and secants are means over segments, and say nothing of the points between: L_eff is an estimate, no bound.
+
+    Raises:
+        ValueError: for settings or data that cannot be trained on, before training starts where that is possible.
+        FloatingPointError: when a loss, a penalty or a gradient is not finite, before the weights are updated.
+    """
+
+    _tag_names = ["trl", "sft", "aajr"]
+    _config_class = AAJRConfig
+
+    def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):
+        args = self._configure(model, args, kwargs)
+        super().__init__(model, args, *positional, **kwargs)
+        self.data_collator = AgentCollator(self.data_collator)
+        self._check()
+
+    def _check_support(self) -> None:
+        super()._check_support()
+        if self._is_vision_dataset:
+            raise ValueError("AAJR perturbs text embeddings alone: train on a dataset without images.")
+        if self.compute_loss_func is not None:
+            raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
+        if self.padding_free:
+            self._check_packing()
+
+    def _check_packing(self) -> None:
+        """Documents in one row must be to the model what they are one by one."""
+        if self.args.pad_to_multiple_of is not None:
+            raise ValueError(
+                "`pad_to_multiple_of` must be None with `packing` and `padding_free`: a row has no padding."
+            )
+        if getattr(self.accelerator.state, "deepspeed_plugin", None) is not None:
+            raise ValueError(
+                "`packing` and `padding_free` are not tried with DeepSpeed: set them to false, or use FSDP2."
+            )
+        with self.compute_loss_context_manager():  # under autocast, which some kernels need
+            reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
+        if broadcast_object_list(reason)[0] is not None:
+            raise ValueError(
+                "This model cannot tell the documents of one row apart: set `packing` and `padding_free` to false, or try "
+                f"another `attn_implementation`. Reason: {reason[0]}."
+            )
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if self._tokenizer.chat_template is None and is_conversational(
+            maybe_convert_to_chatml(next(iter(dataset), {}))
+        ):
+            raise ValueError(
+                "The data are messages, and the tokenizer has no chat template: set `chat_template_path` to one."
+            )
+        if dataset_name != "train" or not args.is_active:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        given = dataset
+        candidates = args.system_loss == "expected_cost"
+        names = column_names(dataset)
+        by_role = args.perturbed_tokens in OBSERVED_ROLES
+        if by_role and "input_ids" in names and "observation_mask" not in names:
+            raise ValueError(
+                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, and the examples are tokens: give messages, or set it "
+                "to prompt."
+            )
+        if (by_role or candidates) and "input_ids" not in names:
+            options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
+            dataset = add_agent_columns(dataset, self._tokenizer, **options, chat_template=self.chat_template)
+        dataset = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
+        dataset = cut_columns(dataset, args.truncation_mode == "keep_end")
+        if isinstance(dataset, Dataset):
+            if len(dataset) < len(given):
+                logger.warning(
+                    f"{len(given) - len(dataset)} of {len(given)} training examples were dropped: `max_length` = "
+                    f"{args.max_length} leaves nothing of their completions."
+                )
+            check_examples(dataset, args.perturbed_tokens)
+        return pack(dataset, args) if packing else dataset
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *EXTRA_COLUMNS]))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not self._is_adversarial:
+            inputs = {name: value for name, value in inputs.items() if name not in EXTRA_COLUMNS}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _system_loss(self, inputs, num_items) -> ActionLoss:
+        batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
+        mean = functools.partial(self._normalised, batch=batch, num_items=num_items)
+        return ActionLoss(self.args.system_loss, batch, mean)
+
+    def _normalised(
+        self, logits: Tensor, losses: Tensor, *, batch: AgentBatch, num_items: Tensor | int | None
+    ) -> Tensor:
+        """The batch's system loss: tokens are averaged as TRL does, costs over examples."""
+        if self.args.system_loss != "nll":
+            return losses.mean() / self._accumulation(num_items)
+        count = batch.action_mask.sum() if num_items is None else torch.as_tensor(num_items)
+        loss = token_nll(logits, batch).sum() / count.clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items is not None:
+            loss = loss * (self.accelerator.num_processes // self.get_tp_size())
+        return loss
