@@ -7,7 +7,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from trl import pack_dataset
 
-from .config import AAJRConfig
+from ..config.sft import AAJRConfig
 
 # Of the norm of a document's logits: how much they may change with the document before it.
 _LEAK = 1e-5
