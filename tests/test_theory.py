@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 THEORY = (ROOT / "docs" / "theory.md").read_text()
 NAMED = re.findall(r"`((?:aajr_hf|tests)/[\w/]+\.py)(?:: ([\w.]+))?`", THEORY)
 

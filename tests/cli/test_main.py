@@ -21,34 +21,10 @@ from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.episodes.players import ALONE
 from aajr_hf.training.config.sft import AAJRConfig
-from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
 from aajr_hf.training.sharing.measurement import trust_sentence
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment_examples", "16", "--use_cpu", "true"]
-
-
-@pytest.fixture(scope="module")
-def agent(tmp_path_factory) -> Path:
-    """An untrained agent folder."""
-    from aajr_hf.environments import expert_rows
-
-    folder = tmp_path_factory.mktemp("agent") / "base"
-    rows = expert_rows("congestion", 200, seed=0)
-    tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
-    small_llama(tokenizer, seed=0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def fails(capsys, *arguments: str) -> str:
-    """The one line of error of a command that a user got wrong."""
-    assert main(list(arguments)) == 2
-    # Progress bars end with a carriage return, or stand on lines of their own.
-    lines = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.strip()]
-    lines = [line for line in lines if line.startswith("error: ") or not ("|" in line or "examples/s" in line)]
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    return lines[0]
+from ..support.commands import FAST, fails
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -265,6 +241,6 @@ def test_env_prints_what_a_bug_report_needs(capsys):
     assert main(["env"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("torch", "transformers", "trl", "peft", "accelerate", "Accelerator"))
-    # The same answers as the trainer's own choice: tests/training/test_estimators.py.
+    # The same answers as the trainer's own choice: tests/training/adversary/test_estimators.py.
     assert "  - sdpa: exact\n" in text and "  - eager: exact\n" in text
     assert re.search(r"  - flash_attention_2: (not available|finite differences) \(", text)

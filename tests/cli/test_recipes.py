@@ -14,7 +14,6 @@ import pyarrow.parquet
 import pytest
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
-from training.templates import SMOLLM3, shipped
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from aajr_hf.cli.arguments.model_and_data import TrainArguments
@@ -26,8 +25,9 @@ from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.training.config.sft import AAJRConfig
 from aajr_hf.training.data.sources import DataArguments, load_data
 from aajr_hf.training.models import base_agent
+from tests.support import ROOT
+from tests.support.templates import SMOLLM3, shipped
 
-ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 OF_MODELS = sorted((ROOT / "recipes").glob("*/tool-calling"))
 SIZES = {

@@ -6,7 +6,6 @@ import json
 import re
 import runpy
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from pettingzoo.test import parallel_api_test
 
 from aajr_hf.environments import WORLDS, expert_rows, held_out_rows
+from tests.support import ROOT
 
 EVERY_WORLD = pytest.mark.parametrize("name", list(WORLDS))
 
@@ -180,7 +180,7 @@ def test_an_empty_dataset_is_refused():
 
 
 def test_the_world_in_the_instructions_is_one(tmp_path):
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class HeatingEnv" in c)
     (tmp_path / "heating.py").write_text(code)
     names = runpy.run_path(tmp_path / "heating.py", run_name="heating")

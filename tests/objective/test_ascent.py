@@ -10,8 +10,7 @@ from torch import nn
 
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
 from aajr_hf.objective._ascent import step_direction
-
-from .policies import MLP, naive_ascent, states
+from tests.support.policies import MLP, naive_ascent, states
 
 RULES = ("gradient", "normalized", "sign")
 BALLS = [("l2", "sequence"), ("l2", "token"), ("linf", "sequence"), ("linf", "token")]

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aajr_hf.objective import PerturbationSet, projected_gradient_ascent
+from tests.support.policies import Linear, states
 
-from .policies import Linear, states
 from .test_ascent import BALLS, Loss, ascend
 
 

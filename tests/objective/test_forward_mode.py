@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aajr_hf.objective import RecordedProducts, _forward_mode, checkpointed, directional_jacobian
 from aajr_hf.objective._forward_mode import forward_mode
+from tests.support.policies import MLP, parameter_gradient, relative_error, states
 
-from .policies import MLP, parameter_gradient, relative_error, states
 from .test_transformers_policies import FAMILIES, SPREAD
 
 LENGTH, WIDTH = 6, 16

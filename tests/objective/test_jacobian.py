@@ -11,8 +11,7 @@ from aajr_hf.objective import (
     squared_amplification,
     trajectory_amplification,
 )
-
-from .policies import (
+from tests.support.policies import (
     MLP,
     Linear,
     explicit_amplification,

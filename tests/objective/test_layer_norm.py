@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from aajr_hf.objective import directional_jacobian, squared_amplification
-
-from .policies import MLP, full_jacobian, parameter_gradient, relative_error, states, unit_directions
+from tests.support.policies import MLP, full_jacobian, parameter_gradient, relative_error, states, unit_directions
 
 
 class NormalisedMLP(MLP):

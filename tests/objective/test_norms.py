@@ -14,8 +14,7 @@ from aajr_hf.objective import (
     spectral_norm,
     top_singular_direction,
 )
-
-from .policies import MLP, Linear, full_jacobian, parameter_gradient, relative_error, states
+from tests.support.policies import MLP, Linear, full_jacobian, parameter_gradient, relative_error, states
 
 MASK = torch.tensor([[1, 0, 1], [0, 1, 1], [1, 1, 1]]).bool()
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aajr_hf.objective import PerturbationSet
-
-from .policies import naive_projection
+from tests.support.policies import naive_projection
 
 NORMS = ("l2", "linf")
 SCOPES = ("sequence", "token")

@@ -16,8 +16,8 @@ from aajr_hf.objective import (
     spectral_norm,
     step_size_bound,
 )
+from tests.support.policies import Linear, states
 
-from .policies import Linear, states
 from .test_backtracking import shortfall
 
 CHOICES = st.tuples(

@@ -17,8 +17,7 @@ from aajr_hf.objective import (
     projected_gradient_ascent,
     spectral_norm,
 )
-
-from .policies import parameter_gradient, relative_error
+from tests.support.policies import parameter_gradient, relative_error
 
 FAMILIES = ("llama", "qwen3", "gemma3", "gpt2", "opt", "gpt_neox", "phi3", "mistral")
 LENGTH, WIDTH = 6, 16

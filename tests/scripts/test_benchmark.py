@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
+import benchmark
 import pytest
 import torch
+from benchmark_cases import Case, Model, Variant, theoretical_flops, variants
+from benchmark_report import RATIOS, ratios, table
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import benchmark  # noqa: E402
-from benchmark_cases import Case, Model, Variant, theoretical_flops, variants  # noqa: E402
-from benchmark_report import RATIOS, ratios, table  # noqa: E402
+from tests.support import ROOT, SCRIPTS
 
 TINY = Case("tiny", "cpu", Model(2, 64, 128, 2), vocabulary=500, length=32, batch=2, action_tokens=8)
 VARIANTS = {variant.name: variant for variant in variants("full")}
@@ -61,12 +59,11 @@ def test_peak_memory_sees_what_is_allocated_and_freed(tmp_path):
     """In a process of its own, as in use: another's memory may be free to be taken without a trace."""
     script = tmp_path / "peak.py"
     script.write_text(
-        f"""
-import json, sys
-sys.path[:0] = {[str(SCRIPTS), str(Path(__file__).parent)]!r}
+        """
+import json
 import torch
 from benchmark_worker import PeakMemory
-from test_benchmark import TINY
+from tests.scripts.test_benchmark import TINY
 memory = PeakMemory(TINY)
 if memory.start is not None:
     block = torch.ones(2**24)  # 64 MiB
@@ -75,7 +72,8 @@ memory.stop()
 print(json.dumps([memory.report(0, 0), memory.report(2**24, 2**23)]))
 """
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{SCRIPTS}"}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
     alone, with_state = json.loads(done.stdout.splitlines()[-1])
     if alone is None:
         pytest.skip("the resident set's high-water mark is read from /proc")

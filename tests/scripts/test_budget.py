@@ -6,12 +6,10 @@ import json
 import sys
 from pathlib import Path
 
+import budget
 import pytest
-from evaluation.tiny import TOKENIZER, trained
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import budget  # noqa: E402
+from tests.support.small_agents import TOKENIZER, trained
 
 
 def held(folder: Path, violations: list[float], strength: float) -> None:

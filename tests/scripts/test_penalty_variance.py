@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
+import penalty_variance
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from aajr_hf.environments import expert_rows
 from aajr_hf.training.models.base_agent import train_tokenizer
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import penalty_variance  # noqa: E402
 
 
 @pytest.fixture

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from rank_study import climb
+from rank_study_report import write_report
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from rank_study import climb  # noqa: E402
-from rank_study_report import write_report  # noqa: E402
+from tests.support import SCRIPTS
 
 FIELDS = {
     "adapter",

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
+import recipe_study
 import yaml
+from recipe_study import FINALISTS, ROOT, SETTINGS, page, slug
 
 from aajr_hf import AAJRConfig
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import recipe_study  # noqa: E402
-from recipe_study import FINALISTS, ROOT, SETTINGS, page, slug  # noqa: E402
 
 
 def run(setting, seed, nominal, worst):

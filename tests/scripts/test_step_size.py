@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
-from evaluation.tiny import TOKENIZER, trained
+import step_size
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
-import step_size  # noqa: E402
+from tests.support.small_agents import TOKENIZER, trained
 
 
 def test_the_page_has_the_measured_numbers(tmp_path, monkeypatch, capsys):

@@ -6,24 +6,20 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from study import Study, final_runs, lambda_runs, part_of, rate_runs, restore
+from study_choice import choose, superseded
+from study_compare import matched_differences, nominal, worst
+from study_report import page, write_report
+from study_settings import METHODS, PRESETS, Run, base_agent, settings_of
+from study_worker import train
 
 from aajr_hf.environments import expert_rows, held_out_rows
 from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.robustness.evaluate import nominal_success
 from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-from study import Study, final_runs, lambda_runs, part_of, rate_runs, restore  # noqa: E402
-from study_choice import choose, superseded  # noqa: E402
-from study_compare import matched_differences, nominal, worst  # noqa: E402
-from study_report import page, write_report  # noqa: E402
-from study_settings import METHODS, PRESETS, Run, base_agent, settings_of  # noqa: E402
-from study_worker import train  # noqa: E402
+from tests.support import SCRIPTS
 
 
 def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_and_seek"):

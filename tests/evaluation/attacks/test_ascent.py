@@ -11,8 +11,18 @@ import torch
 from aajr_hf.evaluation.attacks import ascent
 from aajr_hf.evaluation.attacks.ascent import Ascent, ascend
 from aajr_hf.objective import PerturbationSet
-
-from .known import EXAMPLES, LENGTH, WIDTH, Visited, directions, linear, make_search, make_target, margins, reach
+from tests.support.known_policies import (
+    EXAMPLES,
+    LENGTH,
+    WIDTH,
+    Visited,
+    directions,
+    linear,
+    make_search,
+    make_target,
+    margins,
+    reach,
+)
 
 # So far from wrong that no example is ever left.
 NEVER = 1000.0

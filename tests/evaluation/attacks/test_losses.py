@@ -9,8 +9,7 @@ import torch
 
 from aajr_hf.evaluation.attacks.losses import LOSSES
 from aajr_hf.evaluation.attacks.target import success
-
-from .known import EXAMPLES, VOCABULARY, make_batch
+from tests.support.known_policies import EXAMPLES, VOCABULARY, make_batch
 
 
 @pytest.fixture

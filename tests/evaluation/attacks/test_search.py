@@ -16,9 +16,18 @@ from aajr_hf.evaluation.attacks.target import Target, outcome
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.training.policy.policy import frozen_parameters
+from tests.support.known_policies import (
+    EXAMPLES,
+    Visited,
+    directions,
+    linear,
+    make_search,
+    make_target,
+    margins,
+    reach,
+)
+from tests.support.small_agents import TOKENIZER, trained
 
-from ..tiny import TOKENIZER, trained
-from .known import EXAMPLES, Visited, directions, linear, make_search, make_target, margins, reach
 from .test_ascent import bumpy
 
 # Of unequal lengths: more agents, longer prompts.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +19,19 @@ from aajr_hf.evaluation.attacks.without_gradients import Transferred
 from aajr_hf.evaluation.means import Means
 from aajr_hf.evaluation.robustness.ray import MULTIPLES, add_ray, ray_numbers
 from aajr_hf.evaluation.robustness.trust import measure_trust, trust_rules
-
-from .known import DEPTH, EXAMPLES, Visited, along, directions, linear, make_search, make_target, margins, reach
+from tests.support import ROOT
+from tests.support.known_policies import (
+    DEPTH,
+    EXAMPLES,
+    Visited,
+    along,
+    directions,
+    linear,
+    make_search,
+    make_target,
+    margins,
+    reach,
+)
 
 ASCENTS = [name for name, attack in ATTACKS.items() if isinstance(attack, Ascent)]
 BALLS = [("l2", "sequence"), ("l2", "token"), ("linf", "sequence"), ("linf", "token")]
@@ -328,7 +338,7 @@ def test_a_further_attack_is_one_object():
 
 
 def test_the_attack_in_the_instructions_is_one():
-    text = (Path(__file__).parents[3] / "CONTRIBUTING.md").read_text()
+    text = (ROOT / "CONTRIBUTING.md").read_text()
     (code,) = (c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class Doubled" in c)
     names = {"dataclass": dataclass}
     exec(code, names)

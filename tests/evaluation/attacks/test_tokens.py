@@ -15,8 +15,7 @@ from aajr_hf.evaluation.attacks.tokens import (
 )
 from aajr_hf.training.data.batch import AgentBatch
 from aajr_hf.training.data.collation import encode_examples
-
-from ..tiny import COPYING_ROWS, COPYING_TOKENIZER, ROWS, TOKENIZER, copying, tokenizer_of, trained
+from tests.support.small_agents import COPYING_ROWS, COPYING_TOKENIZER, ROWS, TOKENIZER, copying, tokenizer_of, trained
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -1,0 +1,462 @@
+"""`aajr evaluate`: what it writes and prints, and what it refuses."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LilyConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aajr_hf.cli.main import main
+from aajr_hf.environments import WORLDS, expert_rows
+from aajr_hf.evaluation.agents import load_agent
+from aajr_hf.evaluation.attacks import surrogate
+from aajr_hf.evaluation.attacks.suite import ATTACKS
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.robustness import evaluate as robustness
+from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
+from aajr_hf.training.models.loading import load_tokenizer
+from aajr_hf.training.sharing.measurement import RESULTS_VERSION, trust_sentence
+from tests.support import ROOT
+from tests.support.commands import fails
+
+SMALL = ["--examples", "5", "--batch_size", "3", "--attack_steps", "2", "--attack_restarts", "1"]
+RADII = {"0.5", "1", "1.5"}
+
+
+def untrained(folder, world, *, width=128, says=True):
+    """The folder of an agent with random weights and a tokenizer of a world; its configuration may say which."""
+    rows = expert_rows(world, 100, seed=0)
+    tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
+    model = small_llama(tokenizer, seed=0)
+    if width != model.config.hidden_size:
+        model.config.hidden_size, model.config.head_dim = width, width // model.config.num_attention_heads
+        model = type(model)(model.config)
+    if says:
+        model.config.aajr_environment = world
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_all_attacks_in_every_world(world, tmp_path, capsys):
+    folder, report = untrained(tmp_path / "agent", world), tmp_path / "report"
+    other = shutil.copytree(folder, tmp_path / "other")
+    attacks = ["--attacks", *ATTACKS, "token", "--transfer_from", str(other), "--token_trials", "3", "--exhaustive"]
+    assert main(["evaluate", folder, *attacks, *SMALL, "--budget", "20", "--output", str(report)]) == 0
+    results = json.loads((report / "results.json").read_text())
+    run = results["runs"]["agent"]
+    assert list(run["attacks"]) == list(ATTACKS)
+    for attack in run["attacks"].values():
+        assert all(set(attack[field]) == RADII for field in ("attacked", "broken", "success", "alone"))
+    assert run["transferred_from"] == [str(other)]
+    token = run["token_attack"]
+    assert token["radius"] > 0 and token["pga"].keys() == token.keys() - {"pga"}
+    assert [len(shares) for shares in run["stability"]["shares"].values()] == [3] * 4
+    assert results["settings"]["attacks"] == [*ATTACKS, "token"] and results["settings"]["exhaustive"] is True
+    assert results["settings"]["transfer_from"] == [str(other)]
+    printed, page = capsys.readouterr().out, (report / "report.html").read_text()
+    assert run["membership"]["budget"] == 20 and run["membership"]["examples"] == 5
+    for text in ("Attacks, one after the other", "alone", "mean radius", "Stability of the inner ascent"):
+        assert text in printed and text in page
+    for text in ("Token attack", "Amplification budget", "F_gamma"):
+        assert text in printed and text in page
+
+
+def test_results_say_what_was_measured_against_whom_and_whether_to_trust_it(agent, tmp_path, capsys):
+    report = tmp_path / "report"
+    assert main(["evaluate", f"mine={agent}", f"again={agent}", *SMALL, "--output", str(report)]) == 0
+    printed, page = capsys.readouterr().out, (report / "report.html").read_text()
+    results = json.loads((report / "results.json").read_text())
+    assert results["version"] == RESULTS_VERSION == 2 and results["train_epsilon"] == 0.25
+    assert results["threat_model"] == asdict(ThreatModel())
+    assert results["settings"]["attacks"] == list(ATTACKS) and "threat" not in results["settings"]
+    for name, other in (("mine", "again"), ("again", "mine")):
+        run = results["runs"][name]
+        assert run["transferred_from"] == [other]
+        assert all(rule.keys() == {"rule", "passed", "detail"} for rule in run["trust"]) and len(run["trust"]) >= 4
+        for field in ("nominal_success", "sampled_success"):
+            low, high = run["intervals"][field]
+            assert 0 <= low <= run[field] <= high <= 100 and len(run["outcomes"][field]) == run["examples"] == 5
+        for field in ("worst_case_success", "sampled_worst_case_success"):
+            assert set(run[field]) == set(run["intervals"][field]) == RADII
+            for multiple, outcomes in run["outcomes"][field].items():
+                assert run[field][multiple] == pytest.approx(20 * sum(outcomes))
+    sentence = trust_sentence(results)
+    # Before the first table, and before all else on the page.
+    assert printed.startswith(sentence) and printed.count(sentence) == 1
+    assert html.unescape(re.search(r"<li>(.*?)</li>", page, re.DOTALL)[1].strip()) == sentence
+    assert "Threat model: l2 ball over the whole prompt" in printed
+
+
+def test_an_attack_that_never_looks_at_the_prompt_itself_leaves_no_more_than_is_right_without(agent, tmp_path):
+    report = tmp_path / "report"
+    assert main(["evaluate", str(agent), *SMALL, "--attacks", "random", "--output", str(report)]) == 0
+    (run,) = json.loads((report / "results.json").read_text())["runs"].values()
+    assert run["nominal_success"] == 0 and set(run["worst_case_success"].values()) == {0}
+    shares = [run["sampled_success"], *run["sampled_worst_case_success"].values()]
+    assert shares == sorted(shares, reverse=True)
+    costs = [run["nominal_cost"], *run["worst_case_cost"].values()]
+    assert costs == sorted(costs)
+
+
+def test_names_and_paths_are_no_markup(agent, tmp_path, capsys):
+    report = tmp_path / "out[" / "bold]"
+    assert main(["evaluate", f"[/red]={agent}", f"[bold]={agent}", *SMALL, "--output", str(report)]) == 0
+    printed = capsys.readouterr()
+    assert "[/red]" in printed.out and "[bold]" in printed.out and f"Report: {report}/report.html" in printed.out
+    assert "Attacking [/red]" in printed.err and "Attacking [bold]" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--attacks", "fgsm"], f"`--attacks`: there is no attack 'fgsm': choose of {', '.join([*ATTACKS, 'token'])}"),
+        (["--attacks", "nll", "folder"], "there is no attack 'folder': choose of"),
+        (["--attacks", "token"], "`--attacks`: token alone says nothing of radii: add another one, such as warm_nll"),
+        (["--attacks", "transferred", "from_others"], "`--attacks`: transferred, from_others alone says nothing"),
+        (
+            ["--attacks", "nll", "transferred"],
+            "`--attacks`: transferred tries what was found on other models, and there is none: evaluate several agents, or "
+            "give `--transfer_from` or `--surrogate`",
+        ),
+        (["--attacks", "nll", "--transfer_from", "x"], "`--transfer_from` changes nothing without an attack of"),
+        (["--attacks", "nll", "--surrogate"], "`--surrogate` changes nothing without an attack of"),
+        (["--attacks", "nll", "token", "--token_trials", "0"], "`--token_trials` must be at least 1"),
+        (["--attack_steps", "0"], "`--attack_steps` must be at least 1; got 0"),
+        (["--attack_restarts", "0"], "`--attack_restarts` must be at least 1; got 0"),
+        (["--sanity"], "unrecognized arguments: --sanity"),
+        (["--epsilon", "0"], "`--epsilon` must be above 0: it is the unit of the radii"),
+        (["--epsilon", "inf"], "`--epsilon` must be a finite number of at least 0; got inf"),
+        (["--epsilon", "nan"], "`--epsilon` must be a finite number of at least 0; got nan"),
+        (["--epsilon_mode", "wide"], "argument --epsilon_mode: invalid choice: 'wide'"),
+        (["--perturbation_norm", "l3"], "argument --perturbation_norm: invalid choice: 'l3'"),
+        (["--perturbation_scope", "world"], "argument --perturbation_scope: invalid choice: 'world'"),
+        (["--perturbed_tokens", "some"], "argument --perturbed_tokens: invalid choice: 'some'"),
+        (["--multiples", "0"], "`--multiples` must be finite numbers above 0"),
+        (["--budget", "0"], "`--budget` must be a finite number above 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, "evaluate", "nowhere", *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_written(agent, tmp_path, capsys):
+    other, report = untrained(tmp_path / "other", "hide_and_seek"), tmp_path / "report"
+    wide = untrained(tmp_path / "wide", "congestion", width=64)
+    output = ["--surrogate", "--output", str(report)]
+    for source, reason in ((other, "its tokenizer splits the prompts into other tokens"), (wide, "64 numbers")):
+        # Several sources: the one that does not fit is named.
+        good = str(shutil.copytree(agent, tmp_path / "good", dirs_exist_ok=True))
+        message = fails(capsys, "evaluate", f"mine={agent}", "--transfer_from", good, source, *output)
+        assert f"`--transfer_from`: no perturbation transfers from {source}" in message and reason in message
+    message = fails(capsys, "evaluate", str(agent), "--transfer_from", str(tmp_path / "gone"), *output)
+    assert message.startswith("error: `--transfer_from`: There is no folder") and "gone" in message
+    message = fails(capsys, "evaluate", str(agent), "--transfer_from", f"{agent}/", *output)
+    assert f"`--transfer_from`: {agent}/ is evaluated already" in message
+    message = fails(capsys, "evaluate", f"{wide}={agent}", "--transfer_from", wide, *output[1:])
+    assert f"`--transfer_from`: an agent is named {wide}, too: give it a name, as in NAME=MODEL" in message
+    assert not report.exists()
+
+
+def test_agents_with_other_tokens_are_measured_apart_and_a_note_says_so(agent, tmp_path, capsys):
+    other, report = untrained(tmp_path / "other", "commons", says=False), tmp_path / "report"
+    models = [f"one={agent}", f"two={other}", f"three={agent}"]
+    assert main(["evaluate", *models, *SMALL, "--output", str(report)]) == 0
+    printed = capsys.readouterr().err
+    runs = json.loads((report / "results.json").read_text())["runs"]
+    assert [run["transferred_from"] for run in runs.values()] == [["three"], [], ["one"]]
+    assert "transferred" not in runs["two"]["attacks"] and "from_others" in runs["one"]["attacks"]
+    notes = [line for line in printed.splitlines() if line.startswith("note: ")]
+    assert [note.partition(":")[2].partition(" are")[0] for note in notes] == [" one and two", " two and three"]
+    assert all("its tokenizer splits the prompts into other tokens" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["/nonexistent/x", "./x", "~nobody/x", "../gone", ""])
+def test_a_folder_that_is_not_there_is_said_to_be_none(name, agent, refused):
+    recipe = ["--config", ROOT / "recipes" / "congestion" / "sft.yaml", "--use_cpu", "true"]
+    for command in (
+        ["evaluate", f"agent={name}"],
+        ["simulate", "--model", name],
+        ["simulate", "--model", agent, "--opponent", name],
+        ["train", *recipe, "--model_name_or_path", name],
+    ):
+        if name or command[0] != "train":  # which misses an empty one
+            assert f"There is no folder {name!r}: give the folder of a model" in refused(*command)
+
+
+def test_what_is_not_on_the_hub_is_said_not_to_be_here_either(tmp_path, monkeypatch, refused):
+    def fail(name, **_):
+        raise OSError("no network")
+
+    (tmp_path / "here").mkdir()
+    for loader in (AutoModelForCausalLM, AutoTokenizer):
+        monkeypatch.setattr(loader, "from_pretrained", fail)
+    for name in ("nowhere", "missing/folder"):
+        message = f"{name} cannot be loaded (there is no such folder here, either): no network"
+        assert message in refused("evaluate", name)
+    # A name of the Hub, too, but nearer.
+    assert "There is no folder 'here/x'" in refused("evaluate", "here/x")
+    with pytest.raises(ValueError, match="There is no folder 'here/x'"):
+        load_tokenizer("here/x")
+
+
+@pytest.fixture
+def copied(agent, tmp_path):
+    """An agent whose folder can be damaged."""
+    return shutil.copytree(agent, tmp_path / "copied")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Nothing is measured: a mistake is found before."""
+    monkeypatch.setattr(
+        "aajr_hf.evaluation.robustness.evaluate.evaluate_agents", lambda *_, **__: pytest.fail("measured")
+    )
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"train_runtime": 3', '{"train_runtime": "long"}', '{"train_runtime": NaN}']
+)
+def test_damaged_results_of_a_training_are_found_before_measuring(content, agent, copied, unmeasured, refused):
+    (copied / "train_results.json").write_text(content)
+    for command in (["evaluate"], ["evaluate", "--surrogate"], ["compare", agent]):
+        assert "copied/train_results.json holds no results of a training" in refused(*command, copied)
+
+
+def test_a_budget_that_is_none_is_found_before_measuring(agent, copied, unmeasured, refused):
+    (copied / "recipe.yaml").write_text("amplification_budget: -5\n")
+    for models in ([copied], [agent, copied]):
+        assert "copied/recipe.yaml: `amplification_budget` must be a finite" in refused("evaluate", *models)
+
+
+def with_recipe(agent, folder, **fields):
+    """A copy of an agent with this recipe beside it."""
+    shutil.copytree(agent, folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model_name_or_path": "base"} | fields))
+    return str(folder)
+
+
+@pytest.fixture
+def threat(agent, tmp_path):
+    """`threat(arguments...)`: the threat model with which the command measures."""
+
+    def run(*arguments):
+        output = ["--attacks", "random", "--output", str(tmp_path / "report")]
+        assert main(["evaluate", *map(str, arguments), *SMALL, *output]) == 0
+        results = json.loads((tmp_path / "report" / "results.json").read_text())
+        assert results["train_epsilon"] == results["threat_model"]["epsilon"]
+        return ThreatModel(**results["threat_model"])
+
+    return run
+
+
+TRAINED = {"epsilon": 0.5, "epsilon_mode": "absolute", "perturbation_norm": "linf", "perturbation_scope": "token"}
+
+
+def test_the_threat_model_is_that_of_the_recipes(agent, tmp_path, threat):
+    one = with_recipe(agent, tmp_path / "one", **TRAINED, perturbed_tokens="observation")
+    two = with_recipe(agent, tmp_path / "two", **TRAINED, perturbed_tokens="observation", learning_rate=0.1)
+    trained = ThreatModel(0.5, "absolute", "linf", "token", "observation")
+    assert threat(one) == trained
+    # A base agent says nothing, and neither does one that was trained without an adversary.
+    sft = with_recipe(agent, tmp_path / "sft", epsilon=0.0, regularizer_lambda=0.0, perturbed_tokens="all")
+    assert threat(agent, one, two, sft) == trained
+    assert threat(sft) == ThreatModel()
+    # A recipe's field that is not there has the trainer's default, and is as good as one that is.
+    wide = with_recipe(agent, tmp_path / "wide", epsilon=0.75)
+    assert threat(wide) == ThreatModel(epsilon=0.75)
+    options = ["--epsilon", "0.1", "--perturbation_norm", "l2", "--perturbed_tokens", "user"]
+    assert threat(one, *options) == ThreatModel(0.1, "absolute", "l2", "token", "user")
+    # GRPO's own epsilon is another one.
+    grpo = with_recipe(agent, tmp_path / "grpo", trainer="AAJRGRPOTrainer", epsilon=0.2, perturbation_epsilon=0.3)
+    assert threat(grpo) == ThreatModel(epsilon=0.3)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("epsilon", 0.5, "0.25 ({one}), 0.5 ({two})"),
+        ("epsilon_mode", "absolute", "relative ({one}), absolute ({two})"),
+        ("perturbation_norm", "linf", "l2 ({one}), linf ({two})"),
+        ("perturbation_scope", "token", "sequence ({one}), token ({two})"),
+        ("perturbed_tokens", "observation", "prompt ({one}), observation ({two})"),
+    ],
+)
+def test_recipes_that_disagree_are_refused_by_field(field, value, shown, agent, tmp_path, refused, threat):
+    one = with_recipe(agent, tmp_path / "one", epsilon=0.25)
+    two = with_recipe(agent, tmp_path / "two", **{"epsilon": 0.25, field: value})
+    message = refused("evaluate", one, two)
+    assert f"`{field}`: the agents were trained against different adversaries" in message
+    assert shown.format(one=one, two=two) in message and f"with `--{field}`" in message
+    assert getattr(threat(one, two, f"--{field}", value), field) == value
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("epsilon: wide", "`epsilon` must be a finite number of at least 0; got 'wide'"),
+        ("epsilon: .inf", "`epsilon` must be a finite number of at least 0; got inf"),
+        ("epsilon: [1]", "`epsilon` must be a finite number of at least 0; got [1]"),
+        ("epsilon: -1", "`epsilon` must be a finite number of at least 0; got -1"),
+        ("perturbation_norm: l3", "`perturbation_norm` must be one of l2, linf; got 'l3'"),
+        ("perturbed_tokens: [prompt]", "`perturbed_tokens` must be one of prompt, observation"),
+        ("epsilon: [", "cannot be read"),
+        ("- 1", "is not a mapping"),
+    ],
+)
+def test_a_recipe_without_a_threat_model_in_it_is_one_line(recipe, message, copied, unmeasured, refused):
+    (copied / "recipe.yaml").write_text(recipe + "\n")
+    error = refused("evaluate", copied)
+    assert "copied/recipe.yaml" in error and message in error
+
+
+def test_the_tokens_of_the_recipe_are_the_ones_that_move(agent, tmp_path, monkeypatch, capsys):
+    moved = []
+    target = robustness.Target
+
+    def watched(model, batch, threat):
+        moved.append((threat.perturbed_tokens, batch.perturbable.sum().item()))
+        return target(model, batch, threat)
+
+    monkeypatch.setattr(robustness, "Target", watched)
+    counts = {}
+    for tokens in ("prompt", "observation", "all"):
+        folder = with_recipe(agent, tmp_path / tokens, perturbed_tokens=tokens)
+        moved.clear()
+        output = ["--attacks", "nll", "--output", str(tmp_path / "report")]
+        assert main(["evaluate", folder, *SMALL, *output]) == 0
+        assert {said for said, _ in moved} == {tokens}
+        counts[tokens] = sum(number for _, number in moved)
+    assert 0 < counts["observation"] < counts["prompt"] < counts["all"]
+    # What no observation of a world has.
+    folder = with_recipe(agent, tmp_path / "tool", perturbed_tokens="tool")
+    capsys.readouterr()
+    output = ["--surrogate", "--output", str(tmp_path / "none")]
+    message = fails(capsys, "evaluate", f"mine={folder}", *SMALL, *output)
+    assert "mine: Example 0 has no perturbable token" in message and "set `perturbed_tokens` to prompt" in message
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Surrogates of two steps."""
+    monkeypatch.setattr(surrogate, "STEPS", 2)
+    monkeypatch.setattr("aajr_hf.cli.commands.evaluate.EXAMPLES", 64)
+
+
+def test_a_surrogate_is_kept_recorded_and_can_be_loaded(agent, tmp_path, brief, capsys):
+    report = tmp_path / "report"
+    wide = untrained(tmp_path / "wide", "congestion", width=64)
+    asked = ["evaluate", f"mine={agent}", f"small={wide}", *SMALL, "--surrogate", "--output", str(report)]
+    assert main(asked) == 0
+    printed = capsys.readouterr()
+    results = json.loads((report / "results.json").read_text())
+    assert results["settings"]["transfer_from"] == ["surrogate of mine", "surrogate of small"]
+    for name, path in (("mine", agent), ("small", wide)):
+        run, folder = results["runs"][name], report / "surrogates" / name
+        assert run["transferred_from"] == [f"surrogate of {name}"] and "from_others" in run["attacks"]
+        (model, _), (original, _) = load_agent(str(folder)), load_agent(str(path))
+        # Its perturbations are of the agent's own embeddings, and the rest is not the agent's.
+        assert torch.equal(model.get_input_embeddings().weight, original.get_input_embeddings().weight)
+        assert not torch.equal(model.lm_head.weight, original.lm_head.weight)
+        recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+        assert (recipe["output_dir"], recipe["model_name_or_path"]) == (str(folder), str(path))
+        assert f"Making a surrogate of {name} in {folder}" in printed.err
+    assert sorted(path.name for path in (report / "surrogates").iterdir()) == ["mine", "small"]
+    # No word of the training itself.
+    assert "loss" not in printed.err and "'train_runtime'" not in printed.out and "Map" not in printed.err
+    # Another time it is replaced, and is a source like any other.
+    before = (report / "surrogates" / "mine" / "model.safetensors").stat().st_ino
+    assert main(asked) == 0
+    assert (report / "surrogates" / "mine" / "model.safetensors").stat().st_ino != before
+    source = str(report / "surrogates" / "mine")
+    assert main(["evaluate", str(agent), *SMALL, "--transfer_from", source, "--output", str(tmp_path / "next")]) == 0
+    run = json.loads((tmp_path / "next" / "results.json").read_text())["runs"]["base"]
+    assert run["transferred_from"] == [source]
+
+
+def test_the_surrogate_of_an_adapter_that_cannot_be_merged_is_saved_whole(agent, tmp_path, brief):
+    folder = tmp_path / "lily"
+    lily = LilyConfig(r=2, stride_A=1, num_B=2, target_modules=["q_proj"], init_weights=False, scaling=20)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(agent), lily).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(agent).save_pretrained(folder)
+    original = load_agent(str(folder))
+    threat = ThreatModel(0.1, "absolute", "linf", "token", "observation")
+    rows = expert_rows("congestion", 64, seed=0)
+    made, tokenizer = surrogate.make_surrogate(original, rows, threat, tmp_path / "surrogate")
+    loaded, _ = load_agent(str(tmp_path / "surrogate"))
+    ids = tokenizer("capacity 3", return_tensors="pt").input_ids
+    logits = [model(ids).logits for model in (made, loaded, original[0])]
+    assert torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])
+    assert not any(parameter.requires_grad for parameter in original[0].parameters())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError, ValueError])
+def test_a_surrogate_that_is_not_finished_is_not_there(error, agent, tmp_path, brief, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = ["evaluate", f"mine={agent}", *SMALL, "--surrogate", "--output", "new/report"]
+
+    def fail(self, *_, **__):
+        Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(self.args.output_dir) / "config.json").write_text("{}")
+        raise error("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(surrogate.AAJRTrainer, "save_final", fail)
+        assert main(asked) == {KeyboardInterrupt: 130, FloatingPointError: 1, ValueError: 2}[error]
+        assert "Traceback" not in (printed := capsys.readouterr().err)
+        if error is FloatingPointError:
+            assert "The surrogate of mine diverges while it is trained: leave `--surrogate` out." in printed
+        assert not list(tmp_path.iterdir())
+        # What was there before stays.
+        old = Path("new/report/surrogates/mine")
+        old.mkdir(parents=True)
+        (old / "config.json").write_text("before")
+        assert main(asked) != 0
+        assert [path.name for path in old.parent.iterdir()] == ["mine"]
+        assert (old / "config.json").read_text() == "before"
+
+
+def test_a_surrogate_replaces_no_model_and_stays_in_its_folder(agent, tmp_path, refused):
+    place = tmp_path / "report" / "surrogates" / "mine"
+    shutil.copytree(agent, place)
+    asked = ["--surrogate", "--output", tmp_path / "report"]
+    assert "`--surrogate` would replace" in refused("evaluate", place, *asked)
+    assert "`--surrogate` would replace" in refused("evaluate", f"mine={agent}", "--transfer_from", place, *asked)
+    for name in ("../mine", "a/b", "..", ""):
+        assert f"`--surrogate`: {name!r} cannot be a folder's name" in refused("evaluate", f"{name}={agent}", *asked)
+
+
+def test_ctrl_c_while_measuring_leaves_nothing(agent, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before, calls = robustness.attack_within, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return before(*arguments)
+
+    monkeypatch.setattr(robustness, "attack_within", interrupted)
+    assert main(["evaluate", str(agent), *SMALL, "--output", "report"]) == 130
+    assert "interrupted" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    # Earlier results stay as they are.
+    Path("report").mkdir()
+    Path("report/results.json").write_text("before")
+    calls.clear()
+    assert main(["evaluate", str(agent), *SMALL, "--output", "report"]) == 130
+    assert [path.name for path in Path("report").iterdir()] == ["results.json"]
+    assert Path("report/results.json").read_text() == "before"

@@ -1,0 +1,111 @@
+"""What training shows, and what trackers keep of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+from transformers import TrainerControl, TrainerState
+
+from aajr_hf.cli.common.progress import TrainingProgress, _clock
+from aajr_hf.cli.main import main
+from tests.support import ROOT
+from tests.support.commands import FAST
+
+RECIPE = str(ROOT / "recipes" / "congestion" / "aajr.yaml")
+LOGS = {"loss": 5.32109, "aajr/penalty": 173.2, "learning_rate": 0.001, "entropy": 0.1}
+
+
+class FakeTrainer:
+    def __init__(self, disable_tqdm=False):
+        self.args = SimpleNamespace(disable_tqdm=disable_tqdm)
+        self.removed = []
+
+    def remove_callback(self, callback):
+        self.removed.append(callback.__name__)
+
+    def add_callback(self, callback):
+        self.added = callback
+
+
+def shown(terminal: bool, **kwargs) -> str:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=200, _environ={"TERM": "xterm" if terminal else "dumb"})
+    trainer = FakeTrainer(**kwargs)
+    state, control = TrainerState(max_steps=10), TrainerControl()
+    with TrainingProgress(trainer, console) as progress:
+        assert trainer.added is progress and trainer.removed == ["ProgressCallback", "PrinterCallback"]
+        progress.on_train_begin(None, state, control)
+        state.global_step = 4
+        progress.on_step_end(None, state, control)
+        progress.on_log(None, state, control, logs=LOGS)
+    return out.getvalue()
+
+
+def test_a_file_gets_plain_lines():
+    assert (
+        shown(terminal=False)
+        == "step 4/10 | 0:00 passed, 0:00 left | loss 5.321 | penalty 173 | learning rate 0.001\n"
+    )
+
+
+def test_a_terminal_gets_a_bar_that_is_ended():
+    text = shown(terminal=True)
+    assert "4/10" in text and "loss 5.321" in text and "━" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor hidden, and shown again
+    assert "━" not in shown(terminal=True, disable_tqdm=True)
+
+
+@pytest.mark.parametrize(("seconds", "clock"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3725, "1:02:05")])
+def test_clock(seconds, clock):
+    assert _clock(seconds) == clock
+
+
+def test_a_run_prints_plain_lines_where_nobody_watches(agent, tmp_path, capsys):
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run"), "--logging_steps", "1"]
+    assert main(["train", "--config", RECIPE, *where, *FAST]) == 0
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("step ")]
+    assert [line.split(" |")[0] for line in lines] == ["step 1/2", "step 2/2"]
+    assert all("adversarial" in line and "\x1b" not in line for line in lines) and "{" not in printed.out
+
+
+def tracked(agent, folder, tracker, **environment) -> list[dict]:
+    """The log of a run that reports to a tracker, in a process of its own and without a network."""
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(folder / "run"), "--logging_steps", "1"]
+    command = [sys.executable, "-m", "aajr_hf", "train", "--config", RECIPE, *where, *FAST, "--report_to", tracker]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=240)
+    assert done.returncode == 0, done.stderr
+    history = json.loads((folder / "run" / "trainer_state.json").read_text())["log_history"]
+    return [log for log in history if "aajr/penalty" in log]
+
+
+def test_tensorboard_has_the_metrics(agent, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = tracked(agent, tmp_path, "tensorboard", TENSORBOARD_LOGGING_DIR=str(tmp_path / "events"))
+    events = EventAccumulator(str(next((tmp_path / "events").rglob("events.*")).parent))
+    events.Reload()
+    for name in ("aajr/penalty", "aajr/amplification", "loss"):
+        found = next(tag for tag in events.Tags()["scalars"] if tag.endswith(name))
+        values = [event.value for event in events.Scalars(found)]
+        assert values == pytest.approx([log[name] for log in logs], rel=1e-5)
+
+
+def test_trackio_has_the_metrics(agent, tmp_path):
+    logs = tracked(agent, tmp_path, "trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
+    database = next((tmp_path / "trackio").rglob("*.db"))
+    with sqlite3.connect(database) as connection:
+        rows = [json.loads(row[0]) for row in connection.execute("select metrics from metrics order by step")]
+    kept = [
+        next(v for name, v in row.items() if name.endswith("aajr/penalty")) for row in rows if "penalty" in str(row)
+    ]
+    assert kept == pytest.approx([log["aajr/penalty"] for log in logs], rel=1e-5)

@@ -1,0 +1,354 @@
+"""Agents' numbers against decoding, sampling, full Jacobians and other ways to the same."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from aajr_hf.evaluation.attacks.from_others import why_not
+from aajr_hf.evaluation.attacks.settings import RobustnessSettings
+from aajr_hf.evaluation.attacks.suite import ATTACKS
+from aajr_hf.evaluation.attacks.target import Target, success
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.robustness.evaluate import evaluate_agent, evaluate_agents, nominal_success, progress_steps
+from aajr_hf.training.data.batch import AgentBatch
+from aajr_hf.training.data.collation import encode_examples
+from aajr_hf.training.models.base_agent import train_tokenizer
+from tests.support.known_policies import Visited
+from tests.support.small_agents import (
+    COPYING_ROWS,
+    COPYING_TOKENIZER,
+    ROWS,
+    SMALL,
+    TOKENIZER,
+    copying,
+    fit,
+    model,
+    trained,
+)
+
+
+@pytest.fixture(scope="module")
+def agent() -> LlamaForCausalLM:
+    return trained()
+
+
+def test_nominal_success_is_what_decoding_gives(agent):
+    answered = 0
+    for row in ROWS:
+        prompt = TOKENIZER.apply_chat_template(
+            row["prompt"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output = agent.generate(**prompt, max_new_tokens=16, do_sample=False, eos_token_id=TOKENIZER.eos_token_id)
+        text = TOKENIZER.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        answered += text == row["completion"][0]["content"]
+    assert 0 < answered < len(ROWS)
+    assert nominal_success(agent, TOKENIZER, ROWS) == pytest.approx(100 * answered / len(ROWS))
+
+
+def test_sampled_success_is_the_probability_of_the_answer(agent):
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS[:1], candidates=True), "prompt")
+    torch.manual_seed(0)
+    logits = torch.randn(1, batch.action_labels.shape[1], len(TOKENIZER))
+    logits.scatter_add_(2, batch.action_labels[..., None], torch.full_like(logits[..., :1], 8.0))
+    _, probability = success(logits, batch)
+    draws = torch.distributions.Categorical(logits=logits[0]).sample((20000,))
+    frequency = (draws == batch.action_labels).all(dim=1).float().mean()
+    assert 0.05 < probability.item() < 0.95
+    assert probability.item() == pytest.approx(frequency.item(), abs=0.015)
+
+
+def test_the_numbers_are_consistent_and_reproducible(agent):
+    reported = []
+    agent.zero_grad()  # of its training
+    before = [parameter.requires_grad for parameter in agent.parameters()]
+    first = evaluate_agent(agent, TOKENIZER, ROWS, SMALL, lambda: reported.append(1))
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    again = evaluate_agent(agent, TOKENIZER, ROWS, SMALL)
+    torch.set_rng_state(state)
+    assert first == again
+    assert len(reported) == progress_steps(SMALL, len(ROWS)) == 2 * (3 + 1) + 1
+    assert first["nominal_cost"] <= first["worst_case_cost"]["0.5"]
+    for name, fall in (("worst_case_success", True), ("sampled_worst_case_success", True), ("worst_case_cost", False)):
+        values = [first[name][m] for m in ("0.5", "1", "1.5")]
+        assert values == sorted(values, reverse=fall) and values[0] != values[-1], name
+    assert first["worst_case_success"]["0.5"] <= first["nominal_success"]
+    assert first["sampled_worst_case_success"]["0.5"] <= first["sampled_success"]
+    assert first["spectral_norm"] >= first["amplification"] > first["random_amplification"] > 0
+    assert first["examples"] == len(ROWS)
+    # As many examples at each point of the ascent, so that the mean of means is the mean.
+    assert len(first["amplification_profile"]) == SMALL.ascent_steps
+    assert sum(first["amplification_profile"]) / SMALL.ascent_steps == pytest.approx(first["amplification"])
+    for name, outcomes in first["outcomes"].items():
+        of = first[name] if isinstance(outcomes, dict) else {"": first[name]}
+        for multiple, values in (outcomes if isinstance(outcomes, dict) else {"": outcomes}).items():
+            assert 100 * sum(values) / len(ROWS) == pytest.approx(of[multiple]) and len(values) == len(ROWS)
+    assert first["transferred_from"] == [] and first["gradients"] > 0
+    assert not {"transferred", "from_others", "token"} & first["attacks"].keys()
+    assert all(parameter.grad is None for parameter in agent.parameters())
+    assert all(before) and [parameter.requires_grad for parameter in agent.parameters()] == before
+    assert not agent.get_input_embeddings()._forward_hooks
+
+
+def test_outcomes_are_in_the_order_of_the_rows(agent):
+    """Each row's by itself, with attacks that draw nothing."""
+    settings = replace(SMALL, attacks=("nll", "margin"), attack_restarts=1, power_iterations=2)
+    agent = copy.deepcopy(agent).double()
+    whole = evaluate_agent(agent, TOKENIZER, ROWS, settings)["outcomes"]
+    turned = evaluate_agent(agent, TOKENIZER, ROWS[::-1], settings)["outcomes"]
+    for name in whole:
+        for multiple in settings.multiples if "worst" in name else (None,):
+            one, other = (o[name] if multiple is None else o[name][f"{multiple:g}"] for o in (whole, turned))
+            assert one == pytest.approx(other[::-1], rel=1e-6) and len(set(one)) > 1
+    for number in (1, 4):
+        alone = evaluate_agent(agent, TOKENIZER, [ROWS[number]], settings)["outcomes"]
+        for multiple in ("0.5", "1", "1.5"):
+            assert alone["worst_case_success"][multiple] == [whole["worst_case_success"][multiple][number]]
+
+
+# Several agents.
+
+SEVERAL = replace(
+    SMALL, threat=ThreatModel(epsilon=0.4), power_iterations=2, batch_size=16, multiples=(0.5, 1.0), attack_steps=5
+)
+
+
+@functools.cache
+def several():
+    """Two agents that copy a number, and a stranger, in double precision: rounding breaks no example."""
+    one = copy.deepcopy(copying()).double()
+    other = fit(model(COPYING_TOKENIZER, seed=1), COPYING_TOKENIZER, COPYING_ROWS[:12]).double()
+    stranger = model(COPYING_TOKENIZER, seed=5).double()
+    return {
+        name: (agent, COPYING_TOKENIZER) for name, agent in (("one", one), ("other", other), ("stranger", stranger))
+    }
+
+
+def agents_and_sources():
+    agents = dict(several())
+    return agents, {"stranger": agents.pop("stranger")}
+
+
+def evaluate_several(settings, rows=COPYING_ROWS, **more):
+    agents, sources = agents_and_sources()
+    return evaluate_agents(agents, rows, settings, sources=sources, **more)
+
+
+def test_early_stopping_and_batches_change_no_success():
+    whole = replace(SEVERAL, exhaustive=True)
+    found = {
+        "default": evaluate_several(SEVERAL),
+        "exhaustive": evaluate_several(whole),
+        "small batches": evaluate_several(replace(SEVERAL, batch_size=5)),
+    }
+    shares = set()
+    for name in ("one", "other"):
+        expected, everything = found["default"][name], found["exhaustive"][name]
+        for numbers in found.values():
+            assert numbers[name]["worst_case_success"] == expected["worst_case_success"]
+            assert numbers[name]["outcomes"]["worst_case_success"] == expected["outcomes"]["worst_case_success"]
+        shares |= set(expected["worst_case_success"].values())
+        batches = found["small batches"][name]
+        for multiple in ("0.5", "1"):
+            for share in ("sampled_worst_case_success", "worst_case_cost"):
+                assert batches[share][multiple] == pytest.approx(expected[share][multiple], rel=1e-6)
+            assert (
+                everything["sampled_worst_case_success"][multiple] <= expected["sampled_worst_case_success"][multiple]
+            )
+            assert everything["worst_case_cost"][multiple] >= expected["worst_case_cost"][multiple]
+        assert everything["gradients"] > expected["gradients"]
+        assert list(expected["attacks"]) == list(everything["attacks"]) == list(ATTACKS)
+        for attack in ATTACKS:
+            assert "alone" not in expected["attacks"][attack]
+            for multiple, alone in everything["attacks"][attack]["alone"].items():
+                assert alone >= everything["worst_case_success"][multiple]
+            for field in ("attacked", "broken", "success"):
+                assert everything["attacks"][attack][field] == expected["attacks"][attack][field]
+        last = list(expected["attacks"].values())[-1]
+        assert last["success"] == pytest.approx(expected["worst_case_success"])
+    assert len(shares) > 2
+
+
+def test_sources_are_tried_and_not_measured_and_all_are_as_they_were():
+    agents, sources = agents_and_sources()
+    for agent, _ in several().values():
+        agent.zero_grad()  # of its training
+    reported = []
+    settings = replace(SEVERAL, attacks=("nll", "transferred", "from_others"), batch_size=6)
+    numbers = evaluate_agents(
+        agents,
+        COPYING_ROWS,
+        settings,
+        sources=sources,
+        budgets={"one": 5.0, "other": None},
+        on_progress=reported.append,
+    )
+    assert numbers.keys() == agents.keys()
+    assert numbers["one"]["transferred_from"] == ["other", "stranger"]
+    assert numbers["other"]["transferred_from"] == ["one", "stranger"]
+    for name in agents:
+        assert reported.count(name) == progress_steps(settings, len(COPYING_ROWS)) == 3 * 3 + 1
+    assert len(reported) == 2 * 10
+    assert "membership" in numbers["one"] and "membership" not in numbers["other"]
+    for agent, _ in several().values():
+        assert all(p.grad is None and p.requires_grad for p in agent.parameters())
+        assert not agent.get_input_embeddings()._forward_hooks and not agent.training
+    # One alone is attacked by nobody else, and does no worse.
+    alone = evaluate_agents({"one": agents["one"]}, COPYING_ROWS, settings)["one"]
+    assert alone["transferred_from"] == [] and list(alone["attacks"]) == ["nll"]
+    for multiple, share in numbers["one"]["worst_case_success"].items():
+        assert share <= alone["worst_case_success"][multiple]
+    by_others = sum(
+        numbers["one"]["attacks"][name]["broken"][m] for name in ("transferred", "from_others") for m in ("0.5", "1")
+    )
+    assert by_others > 0
+
+
+def test_agents_that_split_the_rows_otherwise_are_not_handed_each_others_perturbations():
+    agents, _ = agents_and_sources()
+    texts = [m["content"] for row in COPYING_ROWS for m in row["prompt"]]
+    tokenizer = train_tokenizer([*texts, "owe owe need"] + [f"take {n}" for n in range(5)], 300)
+    agents["split"] = (model(tokenizer, seed=2).double(), tokenizer)
+    agents["wide"] = (model(COPYING_TOKENIZER, width=32).double(), COPYING_TOKENIZER)
+    settings = replace(SEVERAL, attacks=("nll", "transferred"), attack_steps=1, multiples=(1.0,))
+    numbers = evaluate_agents(agents, COPYING_ROWS, settings)
+    assert numbers["one"]["transferred_from"] == ["other"] and numbers["other"]["transferred_from"] == ["one"]
+    for name in ("split", "wide"):
+        assert numbers[name]["transferred_from"] == [] and list(numbers[name]["attacks"]) == ["nll"]
+
+
+def test_a_transfer_needs_the_same_tokens_and_width():
+    agent = (model(), TOKENIZER)
+    assert why_not((model(seed=1), TOKENIZER), agent, ROWS) is None
+    reason = why_not((model(width=32), TOKENIZER), agent, ROWS)
+    assert reason == "its embeddings have 32 numbers, those of the attacked model 16"
+    assert "other tokens" in why_not((model(COPYING_TOKENIZER), COPYING_TOKENIZER), agent, ROWS)
+
+
+def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monkeypatch):
+    @dataclass(frozen=True)
+    class Far:
+        name: str = "far"
+        from_others = False
+        every_example = False
+
+        def __call__(self, search):
+            search.visit(search.to_boundary(torch.ones_like(search.target.origin)), search.all_rows)
+
+    monkeypatch.setitem(ATTACKS, "far", Far())
+    settings = replace(SMALL, attacks=("far",), threat=ThreatModel(epsilon=2.0), power_iterations=2)
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS, settings)
+    assert list(numbers["attacks"]) == ["far"] and numbers["attacks"]["far"]["attacked"]["0.5"] == len(ROWS)
+    assert numbers["attacks"]["far"]["success"] == pytest.approx(numbers["worst_case_success"])
+    # By hand: the same number at each place of the prompt, so long in all.
+    for multiple in (0.5, 1.0, 1.5):
+        left = 0
+        for row in ROWS:
+            batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, [row], candidates=True), "prompt")
+            target = Target(agent, batch)
+            ones = torch.ones_like(target.origin) * batch.perturbable[..., None]
+            right = [
+                float(target.outcome(m * 2.0 * target.scale * ones / ones.norm()).greedy)
+                for m in (0.5, 1.0, 1.5)
+                if m <= multiple
+            ]
+            left += min(right)
+        assert numbers["worst_case_success"][f"{multiple:g}"] == pytest.approx(100 * left / len(ROWS))
+
+
+# Threat models.
+
+
+@pytest.mark.parametrize(
+    "threat",
+    [
+        ThreatModel(epsilon=0.3),
+        ThreatModel(epsilon=0.05, perturbation_norm="linf"),
+        ThreatModel(epsilon=0.2, perturbation_scope="token"),
+        ThreatModel(epsilon=0.3, perturbed_tokens="observation"),
+        ThreatModel(epsilon=0.3, epsilon_mode="absolute"),
+    ],
+    ids=lambda threat: (
+        f"{threat.perturbation_norm}-{threat.perturbation_scope}-{threat.perturbed_tokens}-{threat.epsilon_mode}"
+    ),
+)
+def test_every_visited_perturbation_is_one_of_the_threat_model(threat, monkeypatch):
+    visited = Visited(monkeypatch)
+    settings = replace(SEVERAL, threat=threat, multiples=(1.0, 0.5), attack_steps=2, attack_restarts=2)
+    # Not those of the rules, which go beyond the ball.
+    monkeypatch.setattr(
+        "aajr_hf.evaluation.robustness.evaluate.measure_trust",
+        lambda target, multiple: {"steps": {"5": 0}, "unbounded": 0, "vanished": 0, "tried": 1, "examples": 1},
+    )
+    agents, _ = agents_and_sources()
+    evaluate_agents(agents, COPYING_ROWS, settings)
+    widest, moved_by_id, order = 0.0, set(), 2 if threat.perturbation_norm == "l2" else float("inf")
+    markup = set(COPYING_TOKENIZER.all_special_ids) | {
+        COPYING_TOKENIZER.convert_tokens_to_ids(t) for t in ("<|user|>", "<|assistant|>")
+    }
+    seen_multiples = set()
+    for search, delta, rows in visited.points:
+        batch, target = search.target.batch.select(rows), search.target
+        norms = target.state[rows].norm(dim=-1)
+        unit = (norms * batch.perturbable).sum(dim=1) / batch.perturbable.sum(dim=1)
+        unit = torch.ones_like(unit) if threat.epsilon_mode == "absolute" else unit
+        sizes = delta.norm(p=order, dim=-1).amax(dim=1)
+        if threat.perturbation_scope == "sequence":
+            sizes = delta.flatten(1).norm(p=order, dim=1)
+        multiple = (search.ball.epsilon[rows] / (threat.epsilon * unit)).round(decimals=6)
+        seen_multiples |= set(multiple.tolist())
+        assert (sizes <= multiple * threat.epsilon * unit * (1 + 1e-9)).all()
+        widest = max(widest, float((sizes / (threat.epsilon * unit)).max()))
+        moved = delta.norm(dim=-1) > 0
+        moved_by_id |= set(batch.input_ids[moved].tolist())
+        # Never the answer.
+        assert not (moved.int().cumsum(dim=1).amax(dim=1) > batch.action_positions[:, 0] + 1).any()
+    assert seen_multiples == {0.5, 1.0} and widest == pytest.approx(1.0, rel=1e-6)
+    assert bool(moved_by_id & markup) == (threat.perturbed_tokens == "prompt")
+    assert len(moved_by_id - markup) > 4
+
+
+def test_the_profile_is_each_points_amplification(agent):
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS[:1], candidates=True), "prompt")
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS[:1], SMALL)
+    target = Target(agent, batch)
+    # Finite differences along the ascent, taken anew.
+    delta, radius = target.origin.clone(), SMALL.threat.epsilon * target.scale.item()
+    for t in range(SMALL.ascent_steps):
+        delta.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(target.cost(delta).sum(), delta)
+        gradient = gradient * batch.perturbable[..., None]
+        direction, delta = gradient / gradient.norm(), delta.detach()
+        change = (target.policy(delta + 1e-3 * direction) - target.policy(delta - 1e-3 * direction)) / 2e-3
+        assert numbers["amplification_profile"][t] == pytest.approx(change.norm().item(), rel=1e-2)
+        delta = delta + 2.5 * radius / SMALL.ascent_steps * direction
+        delta = delta * min(1, radius / delta.norm().item())
+
+
+def test_the_batch_size_does_not_matter_without_random_starts(agent):
+    settings = [RobustnessSettings(attack_steps=3, attack_restarts=1, batch_size=size) for size in (2, 6)]
+    one, other = (evaluate_agent(agent, TOKENIZER, ROWS, setting) for setting in settings)
+    for name in ("nominal_success", "nominal_cost", "amplification", "embedding_norm"):
+        assert one[name] == pytest.approx(other[name], rel=1e-3)
+
+
+def test_the_spectral_norm_is_the_full_jacobians(agent):
+    single = ROWS[:1]
+    numbers = evaluate_agent(agent, TOKENIZER, single, SMALL)
+    batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, single, candidates=True), "prompt")
+    eager = trained()
+    eager.set_attn_implementation("eager")
+    embeddings = eager.get_input_embeddings()(batch.input_ids).detach()
+
+    def logits(x):
+        return eager(inputs_embeds=x, use_cache=False).logits[0, batch.action_positions[0]]
+
+    full = torch.func.jacfwd(logits)(embeddings)[:, :, 0][:, :, batch.perturbable[0]]
+    expected = torch.linalg.svdvals(full.reshape(full.shape[0] * full.shape[1], -1))[0]
+    assert numbers["spectral_norm"] == pytest.approx(expected.item(), rel=1e-3)

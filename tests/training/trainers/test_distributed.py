@@ -1,0 +1,170 @@
+"""Two processes over gloo, each with half of the batch, against one process that accumulates both halves."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+import torch
+from peft.utils import load_peft_weights
+from transformers import AutoModelForCausalLM
+
+from tests.support import ROOT
+from tests.support.distributed_worker import CASES, STEPS, train
+
+EXACT = [name for name in CASES if name.startswith(("full", "lora", "budget", "curriculum"))]
+# Differences of nearby numbers magnify the rounding in which one process and two differ.
+DIFFERENCES = 1e-4
+
+
+def launch(config: str, output: Path, *names: str, flags: tuple = (), **environment: str) -> None:
+    """Run the cases on two processes; their results lie in `output` then."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += [
+        "--config_file",
+        str(ROOT / "accelerate_configs" / f"{config}.yaml"),
+        "--main_process_port",
+        "0",
+        *flags,
+    ]
+    command += ["--module", "tests.support.distributed_worker", str(output), *names]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    raised = [line for line in done.stderr.splitlines() if line.startswith("[rank0]")]
+    assert done.returncode == 0, "\n".join(raised[-40:]) or done.stderr[-4000:]
+
+
+def result(output: Path, name: str, process: int = 0) -> dict:
+    return torch.load(output / f"{name}-{process}.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """`one_process(name, **overrides)`: the same case on one process, with the batches of both."""
+
+    @cache
+    def run(name: str, **overrides) -> dict:
+        return train(tmp_path_factory.mktemp("one"), name, gradient_accumulation_steps=2, **overrides)
+
+    return run
+
+
+def assert_same_run(actual: dict, expected: dict, tolerance: float = 1e-5) -> None:
+    assert_same_logs(actual, expected, tolerance)
+    assert_same_weights(actual["weights"], expected["weights"], tolerance)
+
+
+def assert_same_logs(actual: dict, expected: dict, tolerance: float) -> None:
+    assert len(actual["logs"]) == len(expected["logs"]) == STEPS
+    for one, other in zip(actual["logs"], expected["logs"], strict=True):
+        assert one.keys() == other.keys()
+        compared = {"loss", "grad_norm", "aajr/penalty", "aajr/adversarial_loss", "aajr/amplification", "entropy"}
+        compared |= {"aajr/lambda", "aajr/adversarial_success", "aajr/delta_norm"}
+        for key in compared & other.keys():
+            assert one[key] == pytest.approx(other[key], rel=tolerance), key
+
+
+def assert_same_weights(actual: dict, expected: dict, tolerance: float = 1e-5) -> None:
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.allclose(actual[key], value, rtol=tolerance, atol=tolerance), key
+
+
+def test_preferences_and_sampled_completions_on_two_processes(tmp_path, one_process):
+    launch("ddp_cpu", tmp_path, "dpo", "grpo")
+    for name in ("dpo", "grpo"):
+        first = result(tmp_path, name)
+        assert first["gradient_difference"] == 0 and len(first["logs"]) == STEPS
+        assert all(log["aajr/penalty"] > 0 for log in first["logs"])
+    # What each process samples is its own, and so is not compared.
+    two, one = result(tmp_path, "dpo"), one_process("dpo")
+    assert_same_weights(two["weights"], one["weights"])
+    for actual, expected in zip(two["logs"], one["logs"], strict=True):
+        for key in ("loss", "grad_norm", "aajr/penalty", "rewards/margins", "num_tokens"):
+            assert actual[key] == pytest.approx(expected[key], rel=1e-4), key
+
+
+def test_two_processes_train_as_one_that_accumulates(tmp_path, one_process):
+    for config in ("ddp_cpu", "fsdp2_cpu"):
+        folder, sharded = tmp_path / config, config == "fsdp2_cpu"
+        folder.mkdir()
+        launch(config, folder, *CASES, "resume:full-checkpointed", "resume:lora-checkpointed")
+        for name in CASES:
+            first, second = result(folder, name), result(folder, name, 1)
+            assert first["sharded"] == sharded
+            assert first["distributed_type"] == ("FSDP" if sharded else "MULTI_CPU")
+            # Shards are never compared; that their sum is right shows in the weights.
+            assert first["gradient_difference"] == second["gradient_difference"] == (None if sharded else 0)
+            if name in EXACT:
+                assert first["estimator"] == "jvp"
+                assert_same_run(first, one_process(name))
+        assert_same_run(result(folder, "finite-difference"), one_process("finite-difference"), DIFFERENCES)
+        for name in ("full-checkpointed", "lora-checkpointed"):
+            check_saved(folder, name)
+    # What they draw at random depends on the process, so two are compared with two.
+    for name in ("global", "amortised"):
+        assert_same_run(result(tmp_path / "fsdp2_cpu", name), result(tmp_path / "ddp_cpu", name))
+
+
+@pytest.fixture
+def shared_memory():
+    """DeepSpeed's collectives on a CPU leave their buffers, 140 MB a launch, in the machine's shared memory."""
+    buffers = partial(Path("/dev/shm").glob, "deepspeed_allreduce_buffer_*")
+    before = set(buffers())
+    yield
+    for buffer in set(buffers()) - before:
+        buffer.unlink()
+
+
+@pytest.fixture(scope="module")
+def extensions(tmp_path_factory) -> str:
+    """A folder of this run for what DeepSpeed compiles: in the user's, the lock of a killed build stops every later one."""
+    return str(tmp_path_factory.mktemp("extensions"))
+
+
+@pytest.mark.usefixtures("shared_memory")
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None or shutil.which("g++") is None,
+    reason="needs deepspeed, and a C++ compiler for the collectives that it builds on a CPU",
+)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_trains_as_one_process_that_accumulates(stage, tmp_path, one_process, extensions):
+    names = ["full-checkpointed", "lora-plain", "finite-difference"]
+    flags = ("--num_processes", "2", "--mixed_precision", "no")
+    environment = {"DS_ACCELERATOR": "cpu", "LOCAL_SIZE": "2", "TORCH_EXTENSIONS_DIR": extensions}
+    launch(f"zero{stage}", tmp_path, *names, "resume:full-checkpointed", flags=flags, **environment)
+    for name in names:
+        actual = result(tmp_path, name)
+        assert actual["distributed_type"] == "DEEPSPEED"
+        if name == "finite-difference":
+            assert_same_run(actual, one_process(name), DIFFERENCES)
+        elif stage == 3:
+            assert actual["estimator"] == "finite_difference"
+            assert_same_logs(actual, one_process(name), 2e-3)  # of the exact penalty
+        else:
+            assert actual["estimator"] == "jvp"
+            assert_same_run(actual, one_process(name))
+    check_saved(tmp_path, "full-checkpointed")
+
+
+def check_saved(folder: Path, name: str) -> None:
+    """A resumed run ends where the uninterrupted one did; what the first process saved is what it trained."""
+    resumed = result(folder, f"resume:{name}")
+    assert_same_run(resumed, result(folder, name))
+    assert "upload_folder" in resumed["hub_calls"]
+    assert result(folder, f"resume:{name}", 1)["hub_calls"] == []
+    saved = folder / name / "resumed"
+    if name.startswith("full"):
+        weights = AutoModelForCausalLM.from_pretrained(saved).state_dict()
+        assert_same_weights(weights, resumed["weights"], 0)
+        return
+    adapter = load_peft_weights(str(saved))
+    trained = {key.replace(".default.", "."): v for key, v in resumed["weights"].items() if ".lora_" in key}
+    assert len(adapter) > 10
+    assert_same_weights(adapter, trained, 0)
