@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -114,6 +115,18 @@ def test_what_may_be_imported_has_no_circle_either():
 @pytest.mark.parametrize("folder", ["", *ALLOWED])
 def test_a_folder_says_what_it_holds(folder):
     assert ast.get_docstring(ast.parse((ROOT / "aajr_hf" / folder / "__init__.py").read_text()))
+
+
+def test_the_table_of_places_names_files_that_are_there():
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("## Where things live")[1].split("\n## ")[0]
+    places = [
+        place
+        for line in table.splitlines()
+        if line.startswith("| ") and "file |" not in line
+        for place in re.findall(r"`([^`]+)`", line)
+    ]
+    assert {"recipes/", "aajr_hf/evaluation/attacks/suite.py"} <= set(places)
+    assert [place for place in places if not (ROOT / place).exists()] == []
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ class ToolCaller:
     Args:
         model: The model; its `generation_config` is replaced, so that nothing of its own changes what it says.
         tokenizer: With a chat template that renders tools and calls.
-        rows: Of [`~.tool_call_rows.read_rows`]; all that will be asked.
+        rows: Of [`read_rows`]; all that will be asked.
         max_new_tokens: Of an answer; None for twice the reference and 32 more.
 
     Attributes:

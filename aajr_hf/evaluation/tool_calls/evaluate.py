@@ -66,7 +66,7 @@ def evaluate_tool_calls(
     on_progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """
-    Measure one agent on rows of [`~.tool_call_rows.read_rows`].
+    Measure one agent on rows of [`read_rows`].
 
     Answers are decoded greedily, without and with perturbations of the prompt's embeddings: each attack gives the one with the highest
     loss that it finds within each radius, and the answers to all of them count. [`judge`] says what valid and exact mean. The attacks do

@@ -13,8 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from aajr_hf.evaluation.comparison import plots as compare_plots
-from aajr_hf.evaluation.comparison import report as compare_report
+from aajr_hf.evaluation.comparison import plots, report
 from aajr_hf.evaluation.comparison.compare import compare
 from aajr_hf.evaluation.comparison.runs import METHODS, gradient_norms
 from aajr_hf.evaluation.comparison.sentences import comparison_sentences
@@ -123,7 +122,7 @@ class TestSentences:
 
 class TestTable:
     def test_fits_100_columns_and_loses_no_digit(self, comparison):
-        text = piped(compare_report.comparison_table(comparison))
+        text = piped(report.comparison_table(comparison))
         assert max(map(len, text.splitlines())) <= 100 and "…" not in text
         row, training = (line for line in text.splitlines() if line.startswith("weak"))
         shares = ["97.0", "[96-98]", "95.0", "[93-96]", "82.0", "[79-84]", "67.0", "[64-70]"]
@@ -142,28 +141,28 @@ class TestTable:
             run |= {"method": "global_frobenius", "regularizer_lambda": 1.5e-5, "epsilon": 0.125, "seed": 1234}
             run |= {"amplification": 99999.0, "train_seconds": 86400.0, "price": {"greedy": -10.5, "sampled": -10.5}}
             run["gradient_norm"] = gradient_norms(history(3.3e6, whole=False))
-        text = piped(compare_report.comparison_table(comparison))
+        text = piped(report.comparison_table(comparison))
         assert max(map(len, text.splitlines())) <= 100
-        variance = compare_report.number_text(run["gradient_norm"]["variance"]) + "*"
+        variance = report.number_text(run["gradient_norm"]["variance"]) + "*"
         for number, rows in {"1.5e-05": 1, "99999": 1, "86400": 1, "-10.5": 2, variance: 1}.items():
             assert text.count(number) == rows * len(names), number
         assert text.count("100 [100-100]") == 2  # of base and sft
 
     def test_seeds_are_shown_where_there_are_several(self, comparison):
-        assert " seed " in piped(compare_report.comparison_table(comparison))
+        assert " seed " in piped(report.comparison_table(comparison))
         comparison["configurations"] = list(range(len(comparison["runs"])))
-        assert " seed " not in piped(compare_report.comparison_table(comparison))
+        assert " seed " not in piped(report.comparison_table(comparison))
 
     def test_names_are_not_markup(self, comparison):
         comparison["runs"] = {"[red]x": comparison["runs"]["weak"]}
-        assert "[red]x" in piped(compare_report.comparison_table(comparison))
+        assert "[red]x" in piped(report.comparison_table(comparison))
 
 
 class TestWrite:
     def test_writes_everything_and_removes_what_is_stale(self, comparison, tmp_path):
         (tmp_path / "train_epsilon.png").write_text("stale")
         (tmp_path / "notes.txt").write_text("mine")
-        compare_report.write_comparison(comparison, tmp_path)
+        report.write_comparison(comparison, tmp_path)
         plots = {"trade_off", "epsilon", "lambda", "amplification_profile", "gradient_norm"}
         assert set(os.listdir(tmp_path)) == {"comparison.json", "comparison.html", "notes.txt"} | {
             f"{name}.png" for name in plots
@@ -175,7 +174,7 @@ class TestWrite:
     def test_the_page_is_whole_and_loads_nothing_from_outside(self, comparison, tmp_path):
         comparison["runs"]["<script>alert(1)</script>"] = comparison["runs"].pop("weak")
         comparison["settings"]["note"] = "<img src=x onerror=alert(1)>"
-        compare_report.write_comparison(comparison, tmp_path)
+        report.write_comparison(comparison, tmp_path)
         raw = (tmp_path / "comparison.html").read_text(encoding="utf-8")
         page = Page(raw)
         assert page.open == [] and "script" not in page.tags and "link" not in page.tags
@@ -188,11 +187,11 @@ class TestWrite:
             assert sentence in page.text
 
     def test_the_page_shows_and_explains_every_column(self, comparison, tmp_path):
-        compare_report.write_comparison(comparison, tmp_path)
+        report.write_comparison(comparison, tmp_path)
         text = Page((tmp_path / "comparison.html").read_text(encoding="utf-8")).text
         meaning = text[text.index("What the columns mean") :]
-        success = compare_report.success_cells(comparison, ["0.25", "0.5", "1"])
-        for headers, rows in (success, compare_report.training_cells(comparison)):
+        success = report.success_cells(comparison, ["0.25", "0.5", "1"])
+        for headers, rows in (success, report.training_cells(comparison)):
             for first, second in headers[1:]:
                 assert re.sub("worst .*", "worst Nx", first) in meaning and second.split("% ")[-1] in meaning
             for row in rows:
@@ -201,10 +200,10 @@ class TestWrite:
         matched = text[text.index("at equal robustness and") : text.index("Plots")]
         assert "Attacks, one after the other" in matched and matched.count("passed") == 14
         for entry in comparison["matched"]:
-            assert re.search(r"\s+".join(map(re.escape, compare_report._matched_row(entry))), matched)
+            assert re.search(r"\s+".join(map(re.escape, report._matched_row(entry))), matched)
 
     def test_without_profiles_the_page_says_so(self, tmp_path):
-        compare_report.write_comparison(make_comparison(profile=False), tmp_path)
+        report.write_comparison(make_comparison(profile=False), tmp_path)
         assert not (tmp_path / "amplification_profile.png").exists()
         assert "recorded no amplification by step" in (tmp_path / "comparison.html").read_text()
 
@@ -214,9 +213,9 @@ class TestWrite:
         def refuse(*_, **__):
             raise MemoryError
 
-        monkeypatch.setattr(compare_report, "draw_comparison", refuse)
+        monkeypatch.setattr(report, "draw_comparison", refuse)
         with pytest.raises(MemoryError):
-            compare_report.write_comparison(comparison, tmp_path)
+            report.write_comparison(comparison, tmp_path)
         assert os.listdir(tmp_path) == ["comparison.json"] and (tmp_path / "comparison.json").read_text() == "old"
 
 
@@ -234,7 +233,7 @@ def lines_of(axes, label):
 
 class TestPlots:
     def test_draws_what_there_is(self, comparison):
-        images = compare_plots.draw_comparison(comparison)
+        images = plots.draw_comparison(comparison)
         for image in images.values():
             picture = matplotlib.image.imread(io.BytesIO(image))
             assert picture.shape[1] >= 2000 and picture.std() > 0.05
@@ -244,11 +243,11 @@ class TestPlots:
             run["gradient_norm"] = None
         bare["configurations"] = [c for c in bare["configurations"] if c["method"] in METHODS[:3]]
         bare["runs"] = {name: run for name, run in bare["runs"].items() if run["method"] in METHODS[:3]}
-        assert set(compare_plots.draw_comparison(bare)) == {"trade_off.png", "epsilon.png"}
+        assert set(plots.draw_comparison(bare)) == {"trade_off.png", "epsilon.png"}
 
     def test_trade_off_leads_through_the_lambdas_of_a_method(self, comparison):
-        left, right = drawn(compare_plots._draw_trade_off, comparison).axes
-        aajr = to_hex(compare_plots._COLORS["aajr"])
+        left, right = drawn(plots._draw_trade_off, comparison).axes
+        aajr = to_hex(plots._COLORS["aajr"])
         for axes, less in ((left, 0.0), (right, 6.0)):
             paths = [line for line in axes.lines if to_hex(line.get_color()) == aajr and line.get_linestyle() == "-"]
             assert list(paths[0].get_xdata()) == [97.0 - less, 87.0 - less]
@@ -256,25 +255,25 @@ class TestPlots:
         assert labels == ["base", "sft", "adversarial", "λ 0.0001", "λ 0.01", "λ 0.001"]
 
     def test_radii_start_at_the_nominal_success(self, comparison):
-        left, right = drawn(compare_plots._draw_radii, comparison).axes
+        left, right = drawn(plots._draw_radii, comparison).axes
         assert list(lines_of(left, "weak")[0].get_ydata()) == [97.0, 95.0, 82.0, 67.0]
         assert list(lines_of(right, "weak")[0].get_ydata()) == [91.0, 90.0, 77.0, 62.0]
         assert list(lines_of(left, "weak")[0].get_xdata()) == pytest.approx([0, 0.25, 0.5, 1], abs=0.08)
 
     def test_every_share_has_its_interval(self, comparison):
-        greedy, _ = drawn(compare_plots._draw_radii, comparison).axes
+        greedy, _ = drawn(plots._draw_radii, comparison).axes
         for bars, run in zip(greedy.collections, comparison["runs"].values(), strict=True):
             shown = [segment[:, 1].tolist() for segment in bars.get_segments()]
             assert shown[1:] == [
                 pytest.approx(interval) for interval in run["intervals"]["worst_case_success"].values()
             ]
-        trade_off, _ = drawn(compare_plots._draw_trade_off, comparison).axes
+        trade_off, _ = drawn(plots._draw_trade_off, comparison).axes
         assert len(trade_off.collections) == 2 * 5  # across and up, by method
-        _, attacked = drawn(compare_plots._draw_curves, comparison, "regularizer_lambda").axes
+        _, attacked = drawn(plots._draw_curves, comparison, "regularizer_lambda").axes
         assert len(attacked.collections) == 2 * 2 and len(attacked.patches) == 2 * 3  # curves' bars, levels' bands
 
     def test_lambda_is_logarithmic_with_level_lines_for_no_penalty(self, comparison):
-        nominal, attacked = drawn(compare_plots._draw_curves, comparison, "regularizer_lambda").axes
+        nominal, attacked = drawn(plots._draw_curves, comparison, "regularizer_lambda").axes
         assert nominal.get_xscale() == attacked.get_xscale() == "log"
         assert [tick.get_text() for tick in attacked.get_xticklabels()] == ["0.0001", "0.001", "0.01"]
         greedy, sampled = lines_of(attacked, "aajr")
@@ -283,25 +282,25 @@ class TestPlots:
         assert list(lines_of(attacked, "adversarial")[0].get_ydata()) == [63.0, 63.0]
 
     def test_training_radii_are_drawn_where_a_method_has_several(self, comparison):
-        assert "train_epsilon.png" not in compare_plots.draw_comparison(comparison)
+        assert "train_epsilon.png" not in plots.draw_comparison(comparison)
         other = copy.deepcopy(next(c for c in comparison["configurations"] if c["method"] == "adversarial"))
         comparison["configurations"].append(other | {"epsilon": 0.125, "nominal_success": 98.0, "label": "narrow"})
-        assert "train_epsilon.png" in compare_plots.draw_comparison(comparison)
-        nominal, _ = drawn(compare_plots._draw_curves, comparison, "epsilon").axes
+        assert "train_epsilon.png" in plots.draw_comparison(comparison)
+        nominal, _ = drawn(plots._draw_curves, comparison, "epsilon").axes
         line = lines_of(nominal, "adversarial")[0]
         assert list(line.get_xdata()) == [0.125, 0.25] and list(line.get_ydata()) == [98.0, 96.0]
         assert lines_of(nominal, "aajr") == [] and lines_of(nominal, "sft")
 
     def test_profiles_and_gradients(self, comparison):
-        axes = drawn(compare_plots._draw_profiles, comparison["runs"]).axes[0]
+        axes = drawn(plots._draw_profiles, comparison["runs"]).axes[0]
         assert list(lines_of(axes, "weak")[0].get_ydata()) == [48.0, 40.0] and axes.get_yscale() == "log"
-        axes = drawn(compare_plots._draw_gradients, comparison["runs"]).axes[0]
+        axes = drawn(plots._draw_gradients, comparison["runs"]).axes[0]
         assert list(lines_of(axes, "adversarial")[0].get_xdata()) == [10, 20, 30]
         assert list(lines_of(axes, "sft")[0].get_ydata()) == [20.0, 40.0, 60.0] and not lines_of(axes, "base")
         few = {name: comparison["runs"][name] for name in ("sft", "weak")}
-        assert len(drawn(compare_plots._draw_gradients, few).axes[0].collections) == 1
+        assert len(drawn(plots._draw_gradients, few).axes[0].collections) == 1
 
     def test_runs_of_a_method_differ_in_shade_and_marker(self, comparison):
-        styles = compare_plots.run_styles(comparison["runs"])
+        styles = plots.run_styles(comparison["runs"])
         assert len({(to_hex(style["color"]), style["marker"]) for style in styles.values()}) == len(styles)
-        assert to_hex(styles["strong1"]["color"]) == compare_plots._COLORS["aajr"].lower()
+        assert to_hex(styles["strong1"]["color"]) == plots._COLORS["aajr"].lower()

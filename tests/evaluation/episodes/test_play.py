@@ -13,7 +13,7 @@ from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation.attacks.losses import LOSSES
 from aajr_hf.evaluation.attacks.target import success
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
-from aajr_hf.evaluation.episodes import players as simulation_players
+from aajr_hf.evaluation.episodes import players
 from aajr_hf.evaluation.episodes.play import episode_seeds, play, simulation_table
 from aajr_hf.evaluation.episodes.players import ALONE, SUITE, AttackSettings, Experts, ModelPlayer, worst_prompts
 from aajr_hf.evaluation.reporting.statistics import mean_interval, student_t
@@ -138,7 +138,7 @@ def test_the_radius_counts_in_norms_of_the_prompt_and_the_answer_is_left_alone(a
 
 def test_perturbations_of_any_size_reach_the_prompt_alone(agent, monkeypatch):
     deltas = 0.5 * torch.randn(len(ROWS), 80, 16)
-    monkeypatch.setattr(simulation_players, "worst_prompts", lambda *_: deltas)
+    monkeypatch.setattr(players, "worst_prompts", lambda *_: deltas)
     answers = ModelPlayer(agent, TOKENIZER, attack=ATTACK, batch_size=len(ROWS)).answer(ROWS)
     assert answers == [greedy(agent, row, delta) for row, delta in zip(ROWS, deltas, strict=True)]
 
@@ -207,7 +207,7 @@ def test_each_family_answers_what_its_attacked_policy_finds_likeliest(family, ti
     policy = AgentPolicy(agent, batch)
     scale = policy.embeddings().std()
     delta = 3 * scale * torch.randn(*batch.input_ids.shape, 16) * batch.perturbable[..., None]
-    monkeypatch.setattr(simulation_players, "worst_prompts", lambda *_: delta)
+    monkeypatch.setattr(players, "worst_prompts", lambda *_: delta)
     said = []
     player = ModelPlayer(agent, TOKENIZER, attack=ATTACK)
     monkeypatch.setattr(player, "_text", lambda tokens, budget: said.append(tokens[0]) or "")

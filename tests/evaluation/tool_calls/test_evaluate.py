@@ -13,7 +13,7 @@ from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.generation import generate, render_prompts
-from aajr_hf.evaluation.tool_calls import evaluate as tool_call_robustness
+from aajr_hf.evaluation.tool_calls import evaluate
 from aajr_hf.evaluation.tool_calls.caller import ToolCaller
 from aajr_hf.evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls, worse
 from aajr_hf.evaluation.tool_calls.judge import FAILURES, Verdict
@@ -86,7 +86,7 @@ def test_attacked_answers_are_those_to_the_perturbed_embeddings():
 def test_the_adversary_sees_the_tools_and_the_answer_that_is_asked_for():
     agent, tokenizer = caller()
     settings = ToolCallSettings(threat=ThreatModel(perturbed_tokens="prompt"))
-    ((rows, numbers, batch),) = tool_call_robustness._batches(agent, tokenizer, READ, settings)
+    ((rows, numbers, batch),) = evaluate._batches(agent, tokenizer, READ, settings)
     assert rows == [READ[number] for number in numbers] and sorted(numbers) == list(range(len(READ)))
     for i, (prompt, reference) in enumerate(zip(*render_prompts(tokenizer, rows), strict=True)):
         assert "heat" in tokenizer.decode(prompt)
@@ -103,7 +103,7 @@ def test_the_attack_finds_the_worst_within_its_radius_and_moves_what_it_may(monk
     monkeypatch.setattr(
         ToolCaller, "answer", lambda self, rows, deltas=None: seen.append(deltas) or answer(self, rows, deltas)
     )
-    ((rows, *_),) = tool_call_robustness._batches(agent, tokenizer, READ, ToolCallSettings())
+    ((rows, *_),) = evaluate._batches(agent, tokenizer, READ, ToolCallSettings())
     prompts, _ = render_prompts(tokenizer, rows)
     norms = [agent.get_input_embeddings()(torch.tensor(prompt)).detach().norm(dim=-1) for prompt in prompts]
     for tokens in ("prompt", "observation"):
@@ -129,7 +129,7 @@ def test_the_attack_finds_the_worst_within_its_radius_and_moves_what_it_may(monk
         assert numbers["embedding_norm"] == pytest.approx(float(torch.stack(units).mean()), rel=1e-5)
         # What is reported is what it did.
         settings = ToolCallSettings(threat=ThreatModel(perturbed_tokens=tokens))
-        _, _, encoded = next(tool_call_robustness._batches(agent, tokenizer, READ, settings))
+        _, _, encoded = next(evaluate._batches(agent, tokenizer, READ, settings))
         target = Target(agent, encoded)
         with torch.no_grad():
             assert numbers["worst_case_nll"]["1"] == pytest.approx(
