@@ -28,7 +28,7 @@ ALLOWED = {
     "training/data": {"environments", "training/config"},
     "training/policy": {"objective", "training/config", "training/data"},
     "training/models": {"training/config", "training/data"},
-    "training/adversary": _POLICY,
+    "training/adversary": _POLICY | {"training/runs"},
     "training/runs": {"training/config"},
     "training/sharing": {"training/config"},
     "training/trainers": _BELOW_TRAINERS,

@@ -57,6 +57,14 @@ class PromptAscent:
             return self
         return replace(self, trajectory=self.trajectory.followed_by(self.beyond), beyond=None)
 
+    def finish(self, logits: Tensor, losses: Tensor) -> None:
+        """Take in what the outer pass has found at delta_K: logits (B, A, V) and losses (B,), which the ascent leaves out."""
+        self.recorder.propose(logits)
+        self.recorder.accept()
+        if self.trajectory is not None:
+            all_losses = torch.cat([self.trajectory.losses[:-1], losses.detach()[None]])
+            self.trajectory = replace(self.trajectory, losses=all_losses)
+
     def select(self, rows: Tensor, steps: Tensor | None = None) -> PromptAscent:
         """
         That of some examples of the batch, within the ball or with all points of the penalty ([`of_penalty`]); with `steps` (n,),
@@ -73,7 +81,7 @@ def ascend(
     config: AAJRConfigMixin,
     policy: AgentPolicy,
     system: SystemLoss,
-    ramp: float,
+    epsilon_fraction: float,
     keep_products: bool,
     steps: int | None = None,
     penalised: bool = True,
@@ -85,7 +93,7 @@ def ascend(
         config: The trainer's configuration.
         policy: The model on the micro-batch.
         system: What the adversary raises.
-        ramp: Part of epsilon in force, in (0, 1].
+        epsilon_fraction: Fraction of epsilon in force, in (0, 1].
         keep_products: Whether to keep what the linear layers return at each point, for the jvp there.
         steps: Of the ascent; by default K. With fewer, each is as much longer, but those of the rule `gradient`.
         penalised: Whether there is going to be a penalty, if the configuration has one: without, no point beyond the ball is needed.
@@ -93,7 +101,7 @@ def ascend(
     state = policy.embeddings()
     scale = embedding_norm(state, policy.batch)
     unit = scale if config.epsilon_mode == "relative" else torch.ones_like(scale)
-    radius = ramp * config.radius * unit
+    radius = epsilon_fraction * config.radius * unit
     ball = PerturbationSet(radius, config.perturbation_norm, config.perturbation_scope)
     steps = config.ascent_steps if steps is None else steps
     kept = {"products": [] if keep_products else None, "moves": config.radius > 0}
@@ -107,7 +115,7 @@ def ascend(
         projected_gradient_ascent,
         loss_of(None),
         torch.zeros_like(state),
-        step_size=_step_size(config, ramp, unit, steps, ball.extent(state, policy.batch.perturbable)),
+        step_size=_step_size(config, epsilon_fraction, unit, steps, ball.extent(state, policy.batch.perturbable)),
         step_rule=config.ascent_step_rule,
         mask=policy.batch.perturbable,
         final_loss=False,
@@ -150,14 +158,16 @@ def _further_steps(config: AAJRConfigMixin, steps: int) -> int:
     return math.ceil(round((config.penalty_radius - 1) * steps, 9))
 
 
-def _step_size(config: AAJRConfigMixin, ramp: float, unit: Tensor, steps: int, extent: Tensor) -> Tensor | str:
+def _step_size(
+    config: AAJRConfigMixin, epsilon_fraction: float, unit: Tensor, steps: int, extent: Tensor
+) -> Tensor | str:
     if config.ascent_step_size == "auto":
         return "auto"
     if config.ascent_step_rule == "gradient":
         # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.
-        return config.ascent_step_size * ramp * unit**2
+        return config.ascent_step_size * epsilon_fraction * unit**2
     # All steps together go as far, however many there are.
     longer = config.ascent_steps / steps if steps else 1
-    size = config.ascent_step_size * longer * ramp * unit
+    size = config.ascent_step_size * longer * epsilon_fraction * unit
     # A step of the whole gradient's unit norm; the sign's has the size in every coordinate.
     return size * extent if config.ascent_step_rule == "normalized" else size

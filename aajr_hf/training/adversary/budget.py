@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback
+
+from ..runs.state import Memory
 
 # Powers of the ratio of excess to slack: how far the multiplier moves a step, and how far the weight in force is ahead of it.
 _RATE, _AUGMENTATION = 0.04, 0.25
@@ -43,19 +46,19 @@ class AmplificationBudget(TrainerCallback):
     Args:
         budget: gamma, above 0.
         start: The multiplier at first.
-        memory: Returns the mapping that is kept in checkpoints.
-        rising: Returns whether the multiplier may grow. During a warm-up of the penalty it must not: what the full penalty would
+        memory: What checkpoints keep.
+        may_grow: Returns whether the multiplier may grow. During a warm-up of the penalty it must not: what the full penalty would
             hold below the budget, a part of it may not.
     """
 
-    def __init__(self, budget: float, start: float, memory, rising):
-        self.budget, self.start, self._memory, self._rising = budget, start, memory, rising
+    def __init__(self, budget: float, start: float, memory: Memory, may_grow: Callable[[], bool]):
+        self.budget, self.start, self._memory, self._may_grow = budget, start, memory, may_grow
         self._seen: list[tuple[float, float, float]] = []
 
     @property
     def state(self) -> dict[str, Any]:
         """`multiplier`, and once something was seen running means of `excess`, `slack` and `loss`, and the `step` of the last."""
-        return self._memory().setdefault("budget", {"multiplier": self.start})
+        return self._memory.section("budget", multiplier=self.start)
 
     @property
     def weight(self) -> float:
@@ -83,7 +86,7 @@ class AmplificationBudget(TrainerCallback):
         unit = known["loss"] / self.budget**2
         multiplier, small = known["multiplier"], _SMALL * unit
         moved = (multiplier + small) * math.exp(_RATE * passed * self._log_ratio()) - small
-        highest = _HIGHEST * unit if self._rising() else min(multiplier, _HIGHEST * unit)
+        highest = _HIGHEST * unit if self._may_grow() else min(multiplier, _HIGHEST * unit)
         known["multiplier"] = min(max(moved, 0.0), highest)
 
     def _log_ratio(self) -> float:

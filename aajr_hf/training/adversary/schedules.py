@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState
 
 from ..config.sft import AAJRConfigMixin
+from ..runs.state import Memory
 
 # Of the running mean of success, over optimizer steps.
 _DECAY = 0.9
@@ -16,7 +17,7 @@ _DECAY = 0.9
 
 class Schedules(TrainerCallback):
     """
-    The parts of epsilon, lambda and K that are in force at an optimizer step, from `epsilon_schedule`, `lambda_schedule` and
+    The fractions of epsilon, lambda and K that are in force at an optimizer step, from `epsilon_schedule`, `lambda_schedule` and
     `ascent_steps_schedule`. With n optimizer steps of warm-up (`aajr_warmup_ratio` of all) and p = (step + 1) / n, at most 1,
 
         constant: 1,    linear: p,    cosine: (1 - cos(pi p)) / 2,    curriculum: (c + 1) / n, at most 1,
@@ -27,30 +28,28 @@ class Schedules(TrainerCallback):
 
     Args:
         state: Returns the trainer's state.
-        memory: Returns the mapping that is kept in checkpoints.
+        memory: What checkpoints keep.
     """
 
-    def __init__(
-        self, config: AAJRConfigMixin, state: Callable[[], TrainerState], memory: Callable[[], dict[str, Any]]
-    ):
+    def __init__(self, config: AAJRConfigMixin, state: Callable[[], TrainerState], memory: Memory):
         self.config, self._state, self._memory = config, state, memory
         self._seen: list[float] = []
 
     @property
-    def epsilon(self) -> float:
-        """The part of epsilon in force, in (0, 1]."""
-        return self._part(self.config.epsilon_schedule)
+    def epsilon_fraction(self) -> float:
+        """Fraction of epsilon in force, in (0, 1]."""
+        return self._fraction(self.config.epsilon_schedule)
 
     @property
-    def strength(self) -> float:
-        """The part of lambda in force, in (0, 1]."""
-        return self._part(self.config.lambda_schedule)
+    def lambda_fraction(self) -> float:
+        """Fraction of lambda in force, in (0, 1]."""
+        return self._fraction(self.config.lambda_schedule)
 
     @property
     def ascent_steps(self) -> int:
         """The number of steps of the ascent, from 1 to K."""
         # Rounded first: a third of three is one.
-        return math.ceil(round(self._part(self.config.ascent_steps_schedule) * self.config.ascent_steps, 9))
+        return math.ceil(round(self._fraction(self.config.ascent_steps_schedule) * self.config.ascent_steps, 9))
 
     def observe(self, success: float) -> None:
         """The share of a micro-batch's examples, of all processes, that were answered rightly under attack."""
@@ -66,12 +65,12 @@ class Schedules(TrainerCallback):
 
     @property
     def _curriculum(self) -> dict[str, Any]:
-        return self._memory().setdefault("curriculum", {"grown": 0})
+        return self._memory.section("curriculum", grown=0)
 
-    def _part(self, schedule: str) -> float:
+    def _fraction(self, schedule: str) -> float:
         steps = self.config.aajr_warmup_ratio * self._state().max_steps
         if schedule == "constant" or steps <= 1:
             return 1.0
         done = self._curriculum["grown"] if schedule == "curriculum" else self._state().global_step
-        part = min(1.0, (done + 1) / steps)
-        return (1 - math.cos(math.pi * part)) / 2 if schedule == "cosine" else part
+        fraction = min(1.0, (done + 1) / steps)
+        return (1 - math.cos(math.pi * fraction)) / 2 if schedule == "cosine" else fraction

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.modeling_outputs import ModelOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..data.batch import AgentBatch
@@ -40,7 +41,6 @@ class AgentPolicy:
         self.batch = batch
         self.dropout_seed = dropout_seed
         self.model_kwargs = model_kwargs
-        self.outputs = None
         inner = getattr(model, "module", model)
         self._embedding = inner.get_input_embeddings()
         self._lm_head = inner.get_output_embeddings()
@@ -59,6 +59,11 @@ class AgentPolicy:
         return states.to(torch.promote_types(states.dtype, torch.float32))
 
     def __call__(self, delta: Tensor | None = None) -> Tensor:
+        return self.with_outputs(delta)[0]
+
+    def with_outputs(self, delta: Tensor | None = None) -> tuple[Tensor, ModelOutput]:
+        """The logits, and all that the model returned beside them."""
+
         def perturb(module, args, output):
             return output if delta is None else output + self.batch.as_model_sees(delta).to(output.dtype)
 
@@ -75,10 +80,9 @@ class AgentPolicy:
         finally:
             for handle in handles:
                 handle.remove()
-        self.outputs = outputs
         logits = outputs.logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return logits.masked_fill(~self.batch.action_mask[..., None], 0)
+        return logits.masked_fill(~self.batch.action_mask[..., None], 0), outputs
 
     @contextlib.contextmanager
     def _randomness(self) -> Iterator[None]:

@@ -27,15 +27,15 @@ _DUMP = "dump.json"
 
 class FiniteMixin:
     """
-    For a [`~transformers.Trainer`]: stops, or skips the step, where `losses` that it is told of or the gradient's norm are
+    For a [`~transformers.Trainer`] with a `memory` ([`~.state.Memory`]): stops, or skips the step, where `losses` that it is told of or the gradient's norm are
     not finite. Under loss scaling (fp16) gradients that overflow are the scaler's matter, which lowers the scale.
     """
 
     # Whether `aajr replay` can run a step again, which it is kept for.
     _replayable = True
-    # What the last micro-batch gave, for each process.
+    # What a micro-batch gave, for each process: the first that was not finite, or else the last.
     statistics: list[dict[str, float]] = []
-    # The micro-batches of the step that is under way.
+    # The micro-batches of the step that is under way: references, copied where one must be kept.
     _window: list[dict[str, Tensor]] = []
     _not_finite: str | None = None
 
@@ -55,7 +55,8 @@ class FiniteMixin:
         Raises:
             FloatingPointError: if not, unless `on_nonfinite` is `"skip"`.
         """
-        self.statistics = statistics
+        if self._not_finite is None:
+            self.statistics = statistics
         if all(math.isfinite(value) for value in losses.values()):
             return True
         self._found(", ".join(f"{name} = {value:.4g}" for name, value in losses.items()))
@@ -75,14 +76,8 @@ class FiniteMixin:
         return grad_norm
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        skipped = self.memory.get("skipped_steps")
+        skipped = self.memory.numbers.get("skipped_steps")
         super().log(logs | {"aajr/skipped_steps": skipped} if skipped else logs, *args, **kwargs)
-
-    @property
-    def memory(self) -> dict[str, Any]:
-        """What is to be remembered in checkpoints: where Trainer keeps what callbacks do, in trainer_state.json."""
-        kept = self.state.stateful_callbacks.setdefault(type(self).__name__, {"args": {}, "attributes": {}})
-        return kept["attributes"]
 
     def _found(self, what: str) -> None:
         if self._not_finite is not None:  # in an earlier micro-batch of this step
@@ -95,8 +90,8 @@ class FiniteMixin:
                 f"Not finite at step {step}: {what}. The weights are those of the last step. {self._dump(folder, what)}Lower "
                 f"`learning_rate`, `regularizer_lambda` or `{self.args.radius_field}`, or set `on_nonfinite` to skip."
             )
-        self.memory["skipped_steps"] = self.memory.get("skipped_steps", 0) + 1
-        first = self.memory["skipped_steps"] == 1
+        skipped = self.memory.numbers["skipped_steps"] = self.memory.numbers.get("skipped_steps", 0) + 1
+        first = skipped == 1
         self._not_finite = f"{what}. " + (f"{self._dump(folder, what)}Later ones are counted alone." if first else "")
 
     def _dump(self, folder: Path, what: str) -> str:
@@ -115,7 +110,12 @@ class FiniteMixin:
     def _write_dump(self, folder: Path, what: str) -> None:
         """The model, and for each process its micro-batches; what was measured, and the settings."""
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"{i}.{name}": value for i, batch in enumerate(self._window) for name, value in batch.items()}
+        tensors = {
+            # Copied, because tensors of one storage cannot be saved beside each other.
+            f"{i}.{name}": value.detach().cpu().clone()
+            for i, batch in enumerate(self._window)
+            for name, value in batch.items()
+        }
         save_file(tensors, folder / f"batch-{self.accelerator.process_index}.safetensors")
         self.save_model(str(folder), _internal_call=True)
         if self.accelerator.is_main_process:
@@ -125,26 +125,24 @@ class FiniteMixin:
                 "max_steps": self.state.max_steps,
                 "processes": [{name: repr(value) for name, value in values.items()} for values in self.statistics],
                 "settings": recipe_of(self.args),
-                "memory": self.memory,
+                "memory": self.memory.numbers,
             }
             (folder / _DUMP).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _kept(inputs: dict[str, Any], num_items: Tensor | int | None) -> dict[str, Tensor]:
     """A micro-batch, with the states of the RNGs before it and what its loss is divided by."""
-    kept = {name: value.detach().cpu().clone() for name, value in inputs.items() if isinstance(value, Tensor)}
-    kept[RNG] = torch.get_rng_state()
+    kept = {name: value for name, value in inputs.items() if isinstance(value, Tensor)} | {RNG: torch.get_rng_state()}
     if torch.cuda.is_available():
         kept[CUDA_RNG] = torch.cuda.get_rng_state()
     if num_items is not None:
-        kept[NUM_ITEMS] = torch.as_tensor(num_items).detach().cpu().reshape(1)
+        kept[NUM_ITEMS] = torch.as_tensor(num_items).reshape(1)
     return kept
 
 
 def read_dump(folder: Path) -> tuple[dict[str, Any], list[list[dict[str, Tensor]]]]:
     """
-    What was written where a number was not finite: the record, and for each process its micro-batches, up to the one in which
-    it was found, with `RNG`, `CUDA_RNG` (on a GPU) and `NUM_ITEMS` beside the tensors of the data.
+    What was written where a number was not finite: the record, and for each process the micro-batches of the step, with `RNG`, `CUDA_RNG` (on a GPU) and `NUM_ITEMS` beside the tensors of the data.
 
     Raises:
         OSError, ValueError: if there is no such folder, or a file is missing or is not what was written.

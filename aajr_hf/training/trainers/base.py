@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from ..policy.system_losses import SystemLoss
 from ..runs.checkpoints import CheckpointMixin
 from ..runs.ema import AverageMixin
 from ..runs.nonfinite import FiniteMixin
+from ..runs.state import Memory
+from ..runs.step_metrics import StepMetrics, mean_over_processes
 from ..sharing.hub import HubMixin
 from ..sharing.model_card import CITATION
 
@@ -36,13 +39,33 @@ _LARGE_ERROR = 0.1
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
 
+@dataclass(frozen=True)
+class AttackedBatch:
+    """
+    One micro-batch of B examples after the ascent.
+
+    Attributes:
+        ascent: What the adversary found.
+        logits: At `delta_K`, (B, A, V), with their graph.
+        losses: `g(delta_K)`, (B,), with their graph.
+        clean: The logits at 0, with their graph, where the clean loss is minimised, too; else None.
+        aux_loss: The router's loss of a mixture of experts, or None.
+    """
+
+    ascent: PromptAscent
+    logits: Tensor
+    losses: Tensor
+    clean: Tensor | None
+    aux_loss: Tensor | None
+
+
 class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     """
     For a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its directions.
 
     Minimises, over examples, `g(delta_K) + lambda R` plus `clean_loss_weight` times `g(0)` (equation 21 of arXiv
     2603.04378). A subclass says what the system loss g is ([`_system_loss`]), names its configuration (`_config_class`), and
-    calls [`_configure`] before, [`_check`] after TRL's own `__init__`. Where neither an adversary nor a penalty is asked for,
+    calls [`_resolved`] before, [`_set_up`] after TRL's own `__init__`. Where neither an adversary nor a penalty is asked for,
     and in evaluation, the loss is that of TRL's trainer.
     """
 
@@ -60,46 +83,48 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
 
     # Before training
 
-    def _configure(
+    def _resolved(
         self, model: str | nn.Module, args: AAJRConfigMixin | None, kwargs: dict[str, Any]
-    ) -> AAJRConfigMixin:
-        """The trainer's arguments, or their defaults; puts the adapter that they name into `kwargs`."""
+    ) -> tuple[AAJRConfigMixin, dict[str, Any]]:
+        """What TRL's `__init__` is to get: the arguments, or their defaults, and `kwargs` with the adapter that they name."""
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, self._config_class):
             raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
         peft_config = adapter_config(args, model)
-        if peft_config is not None:
-            if kwargs.get("peft_config") is not None:
-                raise ValueError("Give either `adapter` or `peft_config`, not both.")
-            kwargs["peft_config"] = peft_config
-        return args
+        if peft_config is None:
+            return args, kwargs
+        if kwargs.get("peft_config") is not None:
+            raise ValueError("Give either `adapter` or `peft_config`, not both.")
+        return args, kwargs | {"peft_config": peft_config}
 
-    def _check(self) -> None:
-        """Whether model, data and arguments fit together; the choice of the estimator."""
+    def _set_up(self) -> None:
+        """After TRL's `__init__`: check that model, data and arguments fit together, and make what training needs."""
         args = self.args
         self._check_vocabulary()
-        if args.freeze_embeddings:
-            self.model.get_input_embeddings().weight.requires_grad_(False)
         self._dropout = uses_dropout(self.model)
         if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
             raise ValueError("DeepSpeed takes its steps itself: `on_nonfinite` must be stop with it.")
-        self._begin_average()
         if args.is_active:
             self._check_support()
+        if args.freeze_embeddings:
+            self.model.get_input_embeddings().weight.requires_grad_(False)
+        self._begin_average()
         self.estimator = self._choose_estimator() if args.penalty_active else None
-        self.schedules = Schedules(args, lambda: self.state, lambda: self.memory)
+        self.memory = Memory(type(self).__name__, lambda: self.state)
+        self.schedules = Schedules(args, lambda: self.state, self.memory)
         self.add_callback(self.schedules)
         self.budget = None
         if args.penalty_active and args.amplification_budget is not None:
             self.budget = AmplificationBudget(
                 args.amplification_budget,
                 args.regularizer_lambda,
-                lambda: self.memory,
-                lambda: self.schedules.strength == 1,
+                self.memory,
+                may_grow=lambda: self.schedules.lambda_fraction == 1,
             )
             self.add_callback(self.budget)
+        self._step_metrics = StepMetrics()
         self._norms_unchecked = True
         self.draw_offset = self.accelerator.process_index
 
@@ -180,72 +205,88 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         if return_outputs:
             raise ValueError("AAJR returns no outputs while training: they would be those of perturbed prompts.")
         system = self._system_loss(inputs, num_items_in_batch)
-        # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
-        seed = int(torch.randint(2**31, ())) if self._dropout else None
-        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        policy = system.policy(self.accelerator.unwrap_model(model), seed)
-        outer = system.policy(model, seed, **router)
-
-        penalised = self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
-        keep_products = penalised and self._shares_forwards
-        schedules = self.schedules
-        ascent = ascend(self.args, policy, system, schedules.epsilon, keep_products, schedules.ascent_steps, penalised)
-        delta = ascent.delta
-        logits = outer(delta)
-        ascent.recorder.propose(logits)
-        ascent.recorder.accept()
-        losses = system.per_example(logits)
-        loss = system.mean(logits, losses)
-        clean = None
-        if self.args.clean_loss_weight > 0:
-            clean = logits if delta is None else policy()
-            loss = loss + self.args.clean_loss_weight * system.mean(clean, system.per_example(clean))
-        if self.aux_loss_enabled:
-            aux_loss = outer.outputs.aux_loss
-            loss = loss + self.router_aux_loss_coef * aux_loss / self._accumulation(num_items_in_batch)
-
-        metrics = {"aajr/embedding_norm": ascent.scale.mean()}
-        if self.aux_loss_enabled:
-            metrics["aux_loss"] = aux_loss
-        if ascent.trajectory is None:
-            metrics |= {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
-        else:
-            ascent.trajectory.losses[-1] = losses.detach()
-            loss_smoothness, step_rule = system.smoothness(), self.args.ascent_step_rule
-            metrics |= ascent_metrics(
-                ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
-            )
-            is_exact = self.args.penalty_active and self.args.regularizer == "aajr"
-            if not is_exact:  # else it is there where the penalty is evaluated
-                metrics["aajr/amplification"] = metrics["aajr/secant_amplification"]
-        weight = schedules.strength * (self.args.regularizer_lambda if self.budget is None else self.budget.weight)
-        strength = weight / self._accumulation(num_items_in_batch)
-        known = control_variate(self.args, ascent, logits, clean)
-        if known is not None:
-            loss = loss + strength * known.mean()
-        if penalised:
-            rest, values = self._penalise(ascent, known)
-            loss = loss + strength * self.args.penalty_interval * rest
-            metrics |= values
-        if self.budget is not None:
-            metrics["aajr/loss_magnitude"] = losses.abs().mean()
-        if self.args.follows_success:
-            metrics["aajr/adversarial_success"] = system.success(logits).float().mean()
-        values = self._record(loss, metrics | system.metrics(ascent.recorder.clean))
-        if values is not None:
-            self._steer(values, weight if penalised else None)
+        attacked = self._attack(model, system)
+        metrics = self._ascent_metrics(system, attacked)
+        loss, found = self._outer_loss(system, attacked, num_items_in_batch)
+        metrics |= found
+        if self.args.penalty_active:
+            terms, found = self._penalty_terms(attacked, num_items_in_batch)
+            loss, metrics = sum(terms, loss), metrics | found
+        metrics |= system.metrics(attacked.ascent.recorder.clean)
+        self._step_metrics.add({"loss": loss} | metrics)
+        # It takes its step inside of the backward pass: what is not finite must be found before.
+        if self.is_deepspeed_enabled and self.accelerator.sync_gradients:
+            self.settle_metrics()
         return loss
 
-    def _steer(self, values: dict[str, float], weight: float | None) -> None:
-        """Let schedules and budget see what a micro-batch of all processes gave; `weight` is lambda, where it was penalised."""
+    def _attack(self, model: nn.Module, system: SystemLoss) -> AttackedBatch:
+        """The ascent, and the passes whose losses are minimised."""
+        # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
+        seed = int(torch.randint(2**31, ())) if self._dropout else None
+        policy = system.policy(self.accelerator.unwrap_model(model), seed)
+        ascent = ascend(
+            self.args,
+            policy,
+            system,
+            epsilon_fraction=self.schedules.epsilon_fraction,
+            keep_products=self._penalised_now and self._shares_forwards,
+            steps=self.schedules.ascent_steps,
+            penalised=self._penalised_now,
+        )
+        # Through the wrapper, which synchronises gradients.
+        if self.aux_loss_enabled:
+            logits, outputs = system.policy(model, seed, output_router_logits=True).with_outputs(ascent.delta)
+            aux_loss = outputs.aux_loss
+        else:
+            logits, aux_loss = system.policy(model, seed)(ascent.delta), None
+        losses = system.per_example(logits)
+        ascent.finish(logits, losses)
+        clean = None
+        if self.args.clean_loss_weight > 0:
+            clean = logits if ascent.delta is None else policy()
+        return AttackedBatch(ascent, logits, losses, clean, aux_loss)
+
+    @property
+    def _penalised_now(self) -> bool:
+        """Whether the penalty is evaluated in this optimizer step."""
+        return self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
+
+    def _outer_loss(
+        self, system: SystemLoss, attacked: AttackedBatch, num_items: Tensor | int | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """`g(delta_K)`, plus `clean_loss_weight` times `g(0)` and the router's loss, as TRL averages them; its metrics."""
+        loss, clean = system.mean(attacked.logits, attacked.losses), attacked.clean
+        metrics = {}
+        if clean is not None:
+            loss = loss + self.args.clean_loss_weight * system.mean(clean, system.per_example(clean))
+        if attacked.aux_loss is not None:
+            loss = loss + self.router_aux_loss_coef * attacked.aux_loss / self._accumulation(num_items)
+            metrics["aux_loss"] = attacked.aux_loss
         if self.args.follows_success:
-            self.schedules.observe(values["aajr/adversarial_success"])
-        if self.budget is None or weight is None:
-            return
-        excess, slack = values["aajr/budget_excess"], values["aajr/budget_slack"]
-        self.budget.observe(excess, slack, values["aajr/loss_magnitude"])
-        self._metrics["train"]["aajr/lambda"].append(weight)
-        self._metrics["train"]["aajr/budget_violation"].append((excess - slack) / self.budget.budget)
+            metrics["aajr/adversarial_success"] = system.success(attacked.logits).float().mean()
+        return loss, metrics
+
+    def _penalty_terms(
+        self, attacked: AttackedBatch, num_items: Tensor | int | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """lambda R as terms of the loss (one that is known of all examples, one of those that are drawn), and its metrics."""
+        weight = self._lambda / self._accumulation(num_items)
+        terms, metrics = [], {}
+        known = control_variate(self.args, attacked.ascent, attacked.logits, attacked.clean)
+        if known is not None:
+            terms.append(weight * known.mean())
+        if self._penalised_now:
+            rest, metrics = self._penalise(attacked.ascent, known)
+            terms.append(weight * self.args.penalty_interval * rest)
+        if self.budget is not None:
+            metrics["aajr/loss_magnitude"] = attacked.losses.abs().mean()
+        return terms, metrics
+
+    @property
+    def _lambda(self) -> float:
+        """The penalty's weight that is in force in this optimizer step."""
+        weight = self.args.regularizer_lambda if self.budget is None else self.budget.weight
+        return self.schedules.lambda_fraction * weight
 
     def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """
@@ -267,25 +308,27 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
                 beyond = amplification - self.budget.budget
                 # Where the loss has no gradient there is no direction, and the amplification is 0 of nothing.
                 moved = points.ascent.trajectory.gradient_norms[list(points.steps)] > 0
-                metrics["aajr/budget_excess"] = beyond.clamp_min(0).mean()
-                metrics["aajr/budget_slack"] = ((-beyond).clamp_min(0) * moved).mean()
+                excess, slack = beyond.clamp_min(0).mean(), ((-beyond).clamp_min(0) * moved).mean()
+                metrics |= {"aajr/budget_excess": excess, "aajr/budget_slack": slack}
+                metrics["aajr/budget_violation"] = (excess - slack) / self.budget.budget
         return rest, metrics
 
     def _difference_step(self, ascent: PromptAscent) -> float:
         """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""
-        if "difference_step" not in self.memory:
+        numbers = self.memory.numbers
+        if "difference_step" not in numbers:
             average = functools.partial(self.accelerator.reduce, reduction="mean")
             found = calibrate(self.args, ascent, self._exact_is_sound, average)
             error = found["difference_error"]
             if not math.isfinite(error):  # nothing to be learnt from this batch
                 return found["difference_step"]
-            self.memory.update(found)
+            numbers.update(found)
             self._announce(
                 f"Finite differences: step {found['difference_step']:.1e} of an embedding's norm",
                 f"relative error {error:.1e} {found['against']}",
                 logging.WARNING if error > _LARGE_ERROR else logging.INFO,
             )
-        return self.memory["difference_step"]
+        return numbers["difference_step"]
 
     # Normalisation and metrics
 
@@ -293,29 +336,45 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         """What a mean over examples is divided by: with `num_items`, `Trainer` leaves accumulation to the loss."""
         return 1 if num_items is None else self.current_gradient_accumulation_steps
 
-    def _record(self, loss: Tensor, metrics: dict[str, Tensor]) -> dict[str, float] | None:
+    def _ascent_metrics(self, system: SystemLoss, attacked: AttackedBatch) -> dict[str, Tensor]:
+        """What the inner ascent says about itself."""
+        ascent, losses = attacked.ascent, attacked.losses
+        metrics = {"aajr/embedding_norm": ascent.scale.mean()}
+        if ascent.trajectory is None:
+            return metrics | {"aajr/clean_loss": losses.mean(), "aajr/adversarial_loss": losses.mean()}
+        loss_smoothness, step_rule = system.smoothness(), self.args.ascent_step_rule
+        metrics |= ascent_metrics(
+            ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
+        )
+        if not (self.args.penalty_active and self.args.regularizer == "aajr"):  # else it is there where R is evaluated
+            metrics["aajr/amplification"] = metrics["aajr/secant_amplification"]
+        return metrics
+
+    def settle_metrics(self) -> None:
         """
-        Keep a micro-batch's metrics, averaged over processes, until they are logged; returns them. Stop where one is not finite,
-        or return None.
+        At the end of an optimizer step, before the weights change: keep the metrics of its micro-batches, averaged over processes,
+        until they are logged, and let schedules and budget see them. Stop, or skip the step, where one is not finite.
         """
-        names = ("loss", *metrics)
-        local = torch.stack([v.detach().float() for v in (loss, *metrics.values())])
-        # One gathering and one transfer; every process sees the same numbers, and so stops at the same step.
-        rows = self.accelerator.gather(local).view(-1, len(names)).cpu()
-        values = dict(zip(names, rows.mean(dim=0).tolist(), strict=True))
-        losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
-        if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
-            return None
-        recorded = self._metrics["train"]
-        for name in metrics:
-            if name != "tokens":
-                recorded[name].append(values[name])
-        if "tokens" in metrics:  # of all processes and steps together
-            self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
-            recorded["num_tokens"] = [self._total_train_tokens]
-        return values
+        for processes in self._step_metrics.gather(self.accelerator):
+            values = mean_over_processes(processes)
+            losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
+            if not self.check_finite(losses, processes):
+                continue
+            del values["loss"]  # which Trainer logs
+            if "tokens" in values:  # of all processes and steps together
+                self._total_train_tokens += round(values.pop("tokens") * len(processes)) // self._tp_size
+                self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+            for name, value in values.items():
+                self._metrics["train"][name].append(value)
+            if self.args.follows_success:
+                self.schedules.observe(values["aajr/adversarial_success"])
+            if self.budget is not None and "aajr/budget_excess" in values:
+                seen = ("aajr/budget_excess", "aajr/budget_slack", "aajr/loss_magnitude")
+                self.budget.observe(*(values[name] for name in seen))
+                self._metrics["train"]["aajr/lambda"].append(self._lambda)
 
     def _get_grad_norm(self, model, grad_norm=None):
+        self.settle_metrics()
         grad_norm = super()._get_grad_norm(model, grad_norm)
         if self._norms_unchecked and self.args.is_active and self.accelerator.num_processes > 1:
             self._norms_unchecked = False

@@ -127,9 +127,9 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         *positional,
         **kwargs,
     ):
-        args = self._configure(model, args, kwargs)
+        args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, ref_model, args, *positional, **kwargs)
-        self._check()
+        self._set_up()
 
     def _check_support(self) -> None:
         super()._check_support()

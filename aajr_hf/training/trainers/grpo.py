@@ -148,9 +148,9 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
     def __init__(
         self, model: str | nn.Module, reward_funcs=None, args: AAJRGRPOConfig | None = None, *positional, **kwargs
     ):
-        args = self._configure(model, args, kwargs)
+        args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
-        self._check()
+        self._set_up()
 
     def _check_support(self) -> None:
         super()._check_support()

@@ -34,7 +34,7 @@ class Replay:
     Attributes:
         recorded: What was not finite then.
         process, processes: Whose micro-batches were run, and how many processes there were.
-        statistics: What was measured now, in the last micro-batch.
+        statistics: What was measured now, in the first micro-batch that was not finite, or else in the last.
         loss: Of each micro-batch.
         modules: Those whose output is not finite though their inputs are, in the order of the forward passes.
         parameters: Those with a gradient that is not finite.
@@ -75,7 +75,7 @@ def replay(folder: Path, process: int | None = None) -> Replay:
         trainer = _trainer(folder, record["settings"], batches[0], output)
         trainer.state.global_step, trainer.state.max_steps = record["step"], record["max_steps"]
         trainer.draw_offset = process
-        trainer.memory.update(record["memory"])
+        trainer.memory.numbers.update(record["memory"])
         trainer.current_gradient_accumulation_steps = len(batches)
         trainer.model.train()
         modules: list[str] = []
@@ -91,6 +91,7 @@ def replay(folder: Path, process: int | None = None) -> Replay:
             count = batch[NUM_ITEMS][0].to(trainer.args.device) if NUM_ITEMS in batch else None
             data = {name: value for name, value in batch.items() if name not in _NOT_DATA}
             loss.append(float(trainer.training_step(trainer.model, data, count)))
+        trainer.settle_metrics()
         for handle in handles:
             handle.remove()
     gradients = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}

@@ -69,10 +69,10 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     _config_class = AAJRConfig
 
     def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):
-        args = self._configure(model, args, kwargs)
+        args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, args, *positional, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
-        self._check()
+        self._set_up()
 
     def _check_support(self) -> None:
         super()._check_support()

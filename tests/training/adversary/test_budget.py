@@ -10,12 +10,12 @@ import torch
 
 from aajr_hf.training.adversary.budget import AmplificationBudget
 from tests.support.completions import grpo
+from tests.support.memory import memory
 from tests.support.tiny import assert_same_gradient, dataset, one_step, tiny_model, trainer
 
 
-def controller(budget, start, rising=lambda: True):
-    memory = {}
-    return AmplificationBudget(budget, start, lambda: memory, rising)
+def controller(budget, start, may_grow=lambda: True):
+    return AmplificationBudget(budget, start, memory()[0], may_grow)
 
 
 def end_step(control, step, *observations):
@@ -57,8 +57,8 @@ def test_where_nothing_has_a_direction_nothing_is_learnt():
 
 
 def test_the_multiplier_is_bounded_by_the_problem_and_waits_for_the_warm_up():
-    for start, rising, expected in ((1e9, True, 10 * 0.5 / 4), (1e9, False, 10 * 0.5 / 4), (0.1, False, 0.1)):
-        control = controller(2.0, start, lambda rising=rising: rising)
+    for start, may_grow, expected in ((1e9, True, 10 * 0.5 / 4), (1e9, False, 10 * 0.5 / 4), (0.1, False, 0.1)):
+        control = controller(2.0, start, lambda may_grow=may_grow: may_grow)
         end_step(control, 1, ([4.0], 0.5))
         assert control.state["multiplier"] == pytest.approx(expected)
     waiting = controller(2.0, 0.1, lambda: False)
@@ -171,6 +171,6 @@ def test_a_resumed_run_goes_on_with_the_multiplier_that_it_had(tmp_path, amortis
     whole.train()
     resumed = trainer(tmp_path, tiny_model(torch.float32, seed=1), dataset(64), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
-    assert resumed.memory["budget"] == whole.memory["budget"] and whole.budget.state["multiplier"] > 0
+    assert resumed.memory.numbers["budget"] == whole.memory.numbers["budget"] and whole.budget.state["multiplier"] > 0
     for name, value in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], value)

@@ -11,14 +11,15 @@ from transformers import TrainerCallback
 
 from aajr_hf.training.adversary.schedules import Schedules
 from aajr_hf.training.config.sft import AAJRConfig
+from tests.support.memory import memory
 from tests.support.tiny import dataset, tiny_model, trainer
 
 
 def schedules(max_steps=20, **fields):
     defaults = dict.fromkeys(("epsilon_schedule", "lambda_schedule", "ascent_steps_schedule"), "constant")
     settings = {"aajr_warmup_ratio": 0.3, "ascent_steps": 3, "curriculum_threshold": 0.5} | defaults | fields
-    state, memory = SimpleNamespace(global_step=0, max_steps=max_steps), {}
-    return Schedules(SimpleNamespace(**settings), lambda: state, lambda: memory), state, memory
+    kept, state = memory(max_steps=max_steps)
+    return Schedules(SimpleNamespace(**settings), lambda: state, kept), state, kept.numbers
 
 
 def test_each_schedule_grows_as_its_formula_says():
@@ -26,17 +27,17 @@ def test_each_schedule_grows_as_its_formula_says():
     found, state, _ = schedules(**fields)
     values = []
     for state.global_step in range(8):
-        values.append((found.epsilon, found.strength, found.ascent_steps))
+        values.append((found.epsilon_fraction, found.lambda_fraction, found.ascent_steps))
     epsilon, strength, steps = zip(*values, strict=True)
     assert epsilon == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1])
     assert strength == pytest.approx([(1 - math.cos(math.pi * p)) / 2 for p in epsilon])
     assert steps == (1, 1, 2, 2, 3, 3, 3, 3)
     constant, _, _ = schedules()
-    assert (constant.epsilon, constant.strength, constant.ascent_steps) == (1, 1, 3)
+    assert (constant.epsilon_fraction, constant.lambda_fraction, constant.ascent_steps) == (1, 1, 3)
 
 
 def test_a_curriculum_grows_only_while_the_agent_succeeds():
-    found, _, memory = schedules(epsilon_schedule="curriculum")
+    found, _, kept = schedules(epsilon_schedule="curriculum")
     means = []
     for success in ([1.0, 0.8], [0.0], [0.0], [0.0], [0.0], [0.0], [0.0], [1.0]):
         for share in success:
@@ -45,8 +46,8 @@ def test_a_curriculum_grows_only_while_the_agent_succeeds():
         mean = sum(success) / len(success)
         means.append(mean if not means else 0.9 * means[-1] + 0.1 * mean)
         grown = sum(mean >= 0.5 for mean in means)
-        assert memory["curriculum"] == {"grown": grown, "success": pytest.approx(means[-1])}
-        assert found.epsilon == pytest.approx(min((grown + 1) / 6, 1))
+        assert kept["curriculum"] == {"grown": grown, "success": pytest.approx(means[-1])}
+        assert found.epsilon_fraction == pytest.approx(min((grown + 1) / 6, 1))
     assert 1 < grown < 8
 
 
@@ -104,7 +105,7 @@ def test_a_resumed_run_goes_on_with_its_curriculum(tmp_path):
         SimpleSuccess(run, True)
     runs[0].train()
     runs[1].train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert runs[0].memory["curriculum"] == runs[1].memory["curriculum"] and runs[0].memory["curriculum"]["grown"] == 6
+    assert runs[0].memory.numbers == runs[1].memory.numbers and runs[0].memory.numbers["curriculum"]["grown"] == 6
     for name, value in runs[0].model.state_dict().items():
         assert torch.equal(runs[1].model.state_dict()[name], value)
 

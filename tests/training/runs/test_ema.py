@@ -138,4 +138,4 @@ def test_split_parameters_are_refused(tmp_path, attribute):
     run = trainer(tmp_path, ema_decay=0.9)
     setattr(run, attribute, True)
     with pytest.raises(ValueError, match="`ema_decay`"):
-        run._check()
+        run._set_up()

@@ -102,7 +102,7 @@ def test_what_is_finite_comes_out_as_it_was(tmp_path, monkeypatch):
 def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, caplog):
     run = poisoned(tmp_path, step=1, on_nonfinite="skip", gradient_accumulation_steps=4)
     run.train()
-    assert run.memory["skipped_steps"] == 1 and caplog.text.count("is skipped") == 1
+    assert run.memory.numbers["skipped_steps"] == 1 and caplog.text.count("is skipped") == 1
     assert "aajr replay" in caplog.text
 
 
@@ -143,7 +143,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path, settings):
     run = trainer(tmp_path, model, dataset(16), on_nonfinite="skip", max_grad_norm=1.0, **SETTINGS | settings)
     run.add_callback(spoil)
     run.train()
-    assert run.memory["skipped_steps"] == 2
+    assert run.memory.numbers["skipped_steps"] == 2
     assert all(p.isfinite().all() for p in model.parameters())
     assert [p.name for p in tmp_path.glob("_nonfinite-*")] == ["_nonfinite-1"]
 
