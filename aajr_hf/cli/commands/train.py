@@ -112,8 +112,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             quantization_config=get_quantization_config(arguments),
             peft_config=get_peft_config(arguments),
         )
-    trainer.recipe = recipe
-    trainer.skipped_rows = dataset.skipped[arguments.dataset_train_split]
+    trainer.describe_run(recipe, dataset.skipped[arguments.dataset_train_split])
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
         Console().print(report.table())

@@ -54,7 +54,7 @@ def make_surrogate(
         config = _config(unfinished, threat, on_cpu=model.device.type == "cpu")
         trainer = AAJRTrainer(model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
         trainer.remove_callback(PrinterCallback)
-        trainer.recipe = recipe_of(config) | {"output_dir": str(folder)}
+        trainer.describe_run(recipe_of(config) | {"output_dir": str(folder)})
         trainer.train()
         trainer.save_final()
     return trainer.model.eval(), tokenizer

@@ -49,11 +49,19 @@ class HubMixin:
     the recipe of the run lies beside the weights.
     """
 
-    # As run; `aajr train` gives the one that the user wrote.
-    recipe: dict[str, Any] | None = None
-    # Of the training data, where malformed ones were left out.
-    skipped_rows = 0
+    _recipe: dict[str, Any] | None = None
+    _skipped_rows = 0
     _has_repo = False
+
+    def describe_run(self, recipe: dict[str, Any], skipped_rows: int = 0) -> None:
+        """
+        What is to be written beside the weights, and into the model card.
+
+        Args:
+            recipe: As the user wrote it; by default the fields of the arguments that are not at their defaults.
+            skipped_rows: How many malformed rows of the training data were left out.
+        """
+        self._recipe, self._skipped_rows = recipe, skipped_rows
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         try:
@@ -130,13 +138,13 @@ class HubMixin:
             self._write_recipe(Path(self.args.output_dir if output_dir is None else output_dir))
 
     def _write_recipe(self, folder: Path) -> None:
-        recipe = recipe_of(self.args) if self.recipe is None else self.recipe
+        recipe = recipe_of(self.args) if self._recipe is None else self._recipe
         trainer = type(self).__name__
         origin = {} if trainer == SFT_TRAINER else {"trainer": trainer}
         recipe = origin | {"model_name_or_path": self.model.config._name_or_path} | recipe
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
-        if self.skipped_rows:
-            (folder / DATA).write_text(json.dumps({"skipped_rows": self.skipped_rows}) + "\n")
+        if self._skipped_rows:
+            (folder / DATA).write_text(json.dumps({"skipped_rows": self._skipped_rows}) + "\n")
 
     def create_model_card(self, model_name: str | None = None, dataset_name: str | None = None, tags=None) -> None:
         """Made from the run's folder: see [`~aajr_hf.training.sharing.model_card.write_model_card`]."""
