@@ -14,25 +14,19 @@ from torch import Tensor, nn
 from transformers import logging
 
 from ..adversary.ascent import PromptAscent, ascend
-from ..adversary.budget import AmplificationBudget
-from ..adversary.estimators import calibrate, no_forward_mode
+from ..adversary.estimators import calibrate
 from ..adversary.penalties import penalty
 from ..adversary.penalty_sampling import control_variate, draw_points
-from ..adversary.schedules import Schedules
-from ..config.sft import AAJRConfigMixin
-from ..models.adapters import adapter_config
 from ..policy.monitoring import ascent_metrics
-from ..policy.policy import check_text_only, fixed_seed, uses_dropout
+from ..policy.policy import fixed_seed
 from ..policy.system_losses import SystemLoss
 from ..runs.checkpoints import CheckpointMixin
 from ..runs.ema import AverageMixin
 from ..runs.nonfinite import FiniteMixin
-from ..runs.state import Memory
-from ..runs.step_metrics import StepMetrics, mean_over_processes
+from ..runs.step_metrics import mean_over_processes
 from ..sharing.hub import HubMixin
 from ..sharing.model_card import CITATION
-
-logger = logging.get_logger(__name__)
+from .preparation import PreparationMixin
 
 # Of finite differences: beyond it the penalty's value is no longer that of the formula, and users should know.
 _LARGE_ERROR = 0.1
@@ -59,7 +53,7 @@ class AttackedBatch:
     aux_loss: Tensor | None
 
 
-class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
+class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     """
     For a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its directions.
 
@@ -69,7 +63,6 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     and in evaluation, the loss is that of TRL's trainer.
     """
 
-    _config_class: type[AAJRConfigMixin]
     _name = "AAJR"
     _paper = {
         "title": "Adversarially-Aligned Jacobian Regularization",
@@ -80,117 +73,6 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     def _system_loss(self, inputs: dict[str, Any], num_items: Tensor | int | None) -> SystemLoss:
         """What the adversary raises and training lowers, of one micro-batch."""
         raise NotImplementedError
-
-    # Before training
-
-    def _resolved(
-        self, model: str | nn.Module, args: AAJRConfigMixin | None, kwargs: dict[str, Any]
-    ) -> tuple[AAJRConfigMixin, dict[str, Any]]:
-        """What TRL's `__init__` is to get: the arguments, or their defaults, and `kwargs` with the adapter that they name."""
-        if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
-            args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
-        if not isinstance(args, self._config_class):
-            raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
-        peft_config = adapter_config(args, model)
-        if peft_config is None:
-            return args, kwargs
-        if kwargs.get("peft_config") is not None:
-            raise ValueError("Give either `adapter` or `peft_config`, not both.")
-        return args, kwargs | {"peft_config": peft_config}
-
-    def _set_up(self) -> None:
-        """After TRL's `__init__`: check that model, data and arguments fit together, and make what training needs."""
-        args = self.args
-        self._check_vocabulary()
-        self._dropout = uses_dropout(self.model)
-        if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed takes its steps itself: `on_nonfinite` must be stop with it.")
-        if args.is_active:
-            self._check_support()
-        if args.freeze_embeddings:
-            self.model.get_input_embeddings().weight.requires_grad_(False)
-        self._begin_average()
-        self.estimator = self._choose_estimator() if args.penalty_active else None
-        self.memory = Memory(type(self).__name__, lambda: self.state)
-        self.schedules = Schedules(args, lambda: self.state, self.memory)
-        self.add_callback(self.schedules)
-        self.budget = None
-        if args.penalty_active and args.amplification_budget is not None:
-            self.budget = AmplificationBudget(
-                args.amplification_budget,
-                args.regularizer_lambda,
-                self.memory,
-                may_grow=lambda: self.schedules.lambda_fraction == 1,
-            )
-            self.add_callback(self.budget)
-        self._step_metrics = StepMetrics()
-        self._norms_unchecked = True
-        self.draw_offset = self.accelerator.process_index
-
-    def _check_support(self) -> None:
-        """Raise ValueError for what cannot be trained with an adversary or a penalty."""
-        check_text_only(self.model)
-        if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
-            raise ValueError(
-                "Adapters that learn a prompt replace the embeddings that AAJR perturbs: set `adapter` to lora instead."
-            )
-        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and plugin.fsdp_version != 2:
-            raise ValueError("AAJR trains under FSDP2: set `fsdp_version` to 2 in the Accelerate configuration.")
-        if self.args.ascent_step_size == "auto" and (plugin is not None or self.is_deepspeed_enabled):
-            raise ValueError(
-                "`ascent_step_size=auto` evaluates the model as often as each process's batch needs, and processes that "
-                "share parameters must do so equally often: give it a number, or train without FSDP and DeepSpeed."
-            )
-        if self.args.penalty_fraction < 1 and self._dropout:
-            raise ValueError(
-                "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
-                "or the model's (and `lora_dropout`) to 0."
-            )
-
-    def _check_vocabulary(self) -> None:
-        largest = max(self._tokenizer.get_vocab().values(), default=0)
-        rows = self.model.get_input_embeddings().num_embeddings
-        if largest >= rows:
-            raise ValueError(
-                f"The tokenizer does not match the model: it has tokens up to {largest}, and the model {rows} embeddings."
-            )
-
-    def _choose_estimator(self) -> str:
-        """The estimator of the Jacobian products: the one asked for, or the exact one wherever it is sound."""
-        wanted = self.args.jacobian_estimator
-        reason = no_forward_mode(self.model, self.accelerator, self.compute_loss_context_manager)
-        self._exact_is_sound = reason is None
-        if wanted == "jvp" and reason is not None:
-            raise ValueError(
-                f"`jacobian_estimator=jvp` does not work here: set it to auto or finite_difference. Reason: {reason}."
-            )
-        if wanted == "finite_difference" or reason is not None:
-            why = f"torch.func.jvp fails: {reason}" if wanted == "auto" else "as `jacobian_estimator` says"
-            self._announce("The Jacobian is estimated by central finite differences", why, logging.WARNING)
-            return "finite_difference"
-        self._announce("The Jacobian products are exact", "torch.func.jvp works with this model", logging.INFO)
-        return "jvp"
-
-    @property
-    def _shares_forwards(self) -> bool:
-        """
-        Whether the exact products start from what the ascent has computed at the same points: where they are evaluated
-        for all of them and all examples, and where layers keep what they compute and weights stay where they are.
-        """
-        args = self.args
-        everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
-        at_once = args.ascent_step_size != "auto"  # which evaluates some examples apart
-        adapter = self.model.active_peft_config if is_peft_model(self.model) else None
-        # Other adapters make their weights anew in each forward.
-        kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
-        stays = kept and not self.is_fsdp_enabled
-        return everywhere and at_once and stays and self.estimator == "jvp" and not args.gradient_checkpointing
-
-    def _announce(self, choice: str, why: str, level: int) -> None:
-        if self.accelerator.is_main_process:
-            logger.log(level, f"{choice} ({why}).")
 
     # One micro-batch
 
@@ -250,6 +132,21 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     def _penalised_now(self) -> bool:
         """Whether the penalty is evaluated in this optimizer step."""
         return self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
+
+    @property
+    def _shares_forwards(self) -> bool:
+        """
+        Whether the exact products start from what the ascent has computed at the same points: where they are evaluated
+        for all of them and all examples, and where layers keep what they compute and weights stay where they are.
+        """
+        args = self.args
+        everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
+        at_once = args.ascent_step_size != "auto"  # which evaluates some examples apart
+        adapter = self.model.active_peft_config if is_peft_model(self.model) else None
+        # Other adapters make their weights anew in each forward.
+        kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
+        stays = kept and not self.is_fsdp_enabled
+        return everywhere and at_once and stays and self.estimator == "jvp" and not args.gradient_checkpointing
 
     def _outer_loss(
         self, system: SystemLoss, attacked: AttackedBatch, num_items: Tensor | int | None
