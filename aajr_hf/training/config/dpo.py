@@ -17,8 +17,8 @@ class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
     Configuration class for the [`AAJRDPOTrainer`].
 
     This class includes only the parameters of Adversarially-Aligned Jacobian Regularization (AAJR, arXiv 2603.04378).
-    For the others, see [`~trl.DPOConfig`] and [`~transformers.TrainingArguments`]. Of TRL's losses, `sigmoid` alone has an
-    adversary.
+    For the others, see [`~trl.DPOConfig`] and [`~transformers.TrainingArguments`]. The adversary supports TRL's loss `sigmoid`
+    only.
 
     Parameters:
     """

@@ -45,83 +45,89 @@ def _choice(name: str, default: str, text: str):
 @dataclass
 class AdversaryFields:
     r"""
-    What the adversary may do.
+    The adversary: which perturbations it may use, and how it searches for them.
 
     Parameters:
         > Parameters that control the perturbation
 
         epsilon (`float`, *optional*, defaults to `0.25`):
-            Radius of the ball of perturbations. `0` trains without an adversary.
+            Radius of the perturbation ball, in units of `epsilon_mode`. `0` trains without an adversary.
         epsilon_mode (`str`, *optional*, defaults to `"relative"`):
-            `"relative"`: epsilon counts mean l2 norms of the example's perturbed embeddings, so that one value carries
-            over between models; the step size scales with it. `"absolute"`: in the units of the embeddings.
+            Unit of epsilon. `"relative"`: the mean l2 norm of the example's perturbed embeddings, so that one value works for
+            different models; the step size scales with it. `"absolute"`: the unit of the embeddings themselves.
         perturbation_norm (`str`, *optional*, defaults to `"l2"`):
-            Norm of the ball, `"l2"` or `"linf"`: every coordinate may move by epsilon then, so choose it far smaller.
+            Norm of the ball: `"l2"` or `"linf"`. With `"linf"` every coordinate may move by epsilon, so choose a far smaller epsilon.
         perturbation_scope (`str`, *optional*, defaults to `"sequence"`):
-            `"sequence"`: one ball over all perturbed positions (the paper); `"token"`: one ball per position.
+            `"sequence"`: one ball over all perturbed tokens (the paper); `"token"`: one ball for each token.
         perturbed_tokens (`str`, *optional*, defaults to `"prompt"`):
-            `"prompt"`: every token that is no action and before one; of these `"observation"`: what users and tools said,
-            without markup, `"user"` and `"tool"`: what users or tools alone said; `"all"`: every token but padding,
-            actions included. DPO and GRPO take `"prompt"` alone.
+            Tokens whose embeddings the adversary moves. `"prompt"`: every token before an action, except actions themselves.
+            `"observation"`: only the words of users and tools, without the markup of the chat template; `"user"`, `"tool"`: only
+            the words of one of them. `"all"`: every token except padding, actions included. DPO and GRPO accept `"prompt"` only.
 
         > Parameters that control the ascent (equation 11)
 
         ascent_steps (`int`, *optional*, defaults to `3`):
             K, the number of steps of projected gradient ascent.
         ascent_step_size (`float` or `str`, *optional*):
-            Step size eta, in the units of epsilon (squared with the rule `"gradient"`); with the rule `"normalized"`
-            it counts half the l2 diameter of the ball, whichever ball that is. `"auto"` finds, by backtracking per example, one that satisfies
-            inequality 25. If `None`, `2.5 * epsilon / ascent_steps`, or `"auto"` with the rule `"gradient"`.
+            Step size eta, in units of epsilon (of epsilon squared with the rule `"gradient"`). With the rule `"normalized"` and a
+            ball other than one l2 ball, it is scaled by the ball's half diameter over epsilon. `"auto"`: backtracking finds, for each example, a step that
+            satisfies inequality 25. If `None`: `2.5 * epsilon / ascent_steps`, or `"auto"` with the rule `"gradient"`.
         ascent_step_rule (`str`, *optional*, defaults to `"normalized"`):
-            `"normalized"`: steps of unit norm per example; `"gradient"`: the gradient itself (the paper); `"sign"`.
+            Direction of a step. `"normalized"`: the gradient, scaled to unit norm for each example; `"gradient"`: the gradient
+            itself (the paper); `"sign"`: its sign.
     """
 
     _argument_group_name = _GROUP
 
     epsilon: float = field(
         default=0.25,
-        metadata={"help": "Radius of the ball of perturbations. 0 trains without an adversary."},
+        metadata={
+            "help": "Radius of the perturbation ball, in units of `epsilon_mode`. 0 trains without an adversary."
+        },
     )
     epsilon_mode: str = _choice(
         "epsilon_mode",
         "relative",
-        "'relative': epsilon counts mean l2 norms of the example's perturbed embeddings; 'absolute': in their units.",
+        "Unit of epsilon: 'relative': the mean l2 norm of the example's perturbed embeddings; 'absolute': that of the embeddings.",
     )
-    perturbation_norm: str = _choice("perturbation_norm", "l2", "Norm of the ball of perturbations.")
+    perturbation_norm: str = _choice("perturbation_norm", "l2", "Norm of the perturbation ball.")
     perturbation_scope: str = _choice(
-        "perturbation_scope", "sequence", "One ball over all perturbed positions, or one per token."
+        "perturbation_scope",
+        "sequence",
+        "'sequence': one ball over all perturbed tokens; 'token': one ball for each token.",
     )
     perturbed_tokens: str = _choice(
         "perturbed_tokens",
         "prompt",
-        "'prompt': every token before an action that is none itself; of these 'observation': what users and tools said, "
-        "without markup, 'user' or 'tool': what they alone said; 'all': every token but padding.",
+        "Tokens that the adversary moves. 'prompt': every token before an action; 'observation': only the words of users and "
+        "tools, without markup; 'user', 'tool': only the words of one of them; 'all': every token except padding.",
     )
     ascent_steps: int = field(default=3, metadata={"help": "K, the number of steps of projected gradient ascent."})
     ascent_step_size: float | str | None = field(
         default=None,
         metadata={
-            "help": "Step size of the ascent, in the units of epsilon, or 'auto' for backtracking to inequality 25. "
-            "Default: 2.5 * epsilon / ascent_steps; 'auto' with the rule 'gradient'."
+            "help": "Step size of the ascent, in units of epsilon; 'auto': backtracking, so that inequality 25 holds. "
+            "Default: 2.5 * epsilon / ascent_steps, or 'auto' with the rule 'gradient'."
         },
     )
     ascent_step_rule: str = _choice(
-        "ascent_step_rule", "normalized", "Whether a step is the gradient of unit norm, the gradient, or its sign."
+        "ascent_step_rule",
+        "normalized",
+        "Direction of a step: the gradient scaled to unit norm, the gradient itself, or its sign.",
     )
 
 
 @dataclass
 class ActionLossField(AdversaryFields):
     r"""
-    What the adversary of [`AAJRTrainer`] raises; with other trainers that is their own loss.
+    The loss that the adversary of [`AAJRTrainer`] raises. Other trainers use their own loss.
 
     Parameters:
-        > Parameters that control what the adversary raises
+        > Parameters that control the adversary's loss
 
         system_loss (`str`, *optional*, defaults to `"nll"`):
-            What the adversary raises and training lowers. `"nll"`: negative log-likelihood of the action's tokens;
-            `"expected_cost"`: expected system cost of the action, from the dataset's columns `actions` and
-            `action_costs`.
+            The loss that the adversary raises and training lowers. `"nll"`: negative log-likelihood of the action's tokens.
+            `"expected_cost"`: expected system cost of the action, from the dataset columns `actions` and `action_costs`.
     """
 
     _argument_group_name = _GROUP
@@ -129,201 +135,212 @@ class ActionLossField(AdversaryFields):
     system_loss: str = _choice(
         "system_loss",
         "nll",
-        "What the adversary raises and training lowers: the action's negative log-likelihood, or its expected system "
-        "cost (dataset columns `actions` and `action_costs`).",
+        "Loss that the adversary raises and training lowers. 'nll': negative log-likelihood of the action; 'expected_cost': its "
+        "expected system cost (dataset columns `actions` and `action_costs`).",
     )
 
 
 @dataclass
 class RegularizerFields:
     r"""
-    What is penalised, what is trained, and what happens when something goes wrong.
+    The penalty, its schedule, the trained parameters, and the reaction to numbers that are not finite.
 
     Parameters:
         > Parameters that control the outer loss (equation 21)
 
         clean_loss_weight (`float`, *optional*, defaults to `0.0`):
-            Weight of the system loss without perturbation, added to the adversarial one.
+            Weight of the loss on the unperturbed prompt, which is added to the adversarial loss.
 
         > Parameters that control the regularizer (equation 20)
 
         regularizer (`str`, *optional*, defaults to `"aajr"`):
-            Which Jacobian is penalised. `"aajr"`: along the ascent directions; `"global_spectral"`: its largest singular
-            value at random interpolations between the batch's observations; `"local_spectral"`: the same at the points
-            of the ascent; `"global_frobenius"`: its Frobenius norm, points as `"global_spectral"`;
-            `"random_direction"`: along random directions at the points of the ascent; `"none"`.
+            Penalised part of the Jacobian. `"aajr"`: its products with the ascent directions. `"global_spectral"`: its largest
+            singular value, at random interpolations between the batch's observations. `"local_spectral"`: its largest singular
+            value, at the points of the ascent. `"global_frobenius"`: its Frobenius norm, at the points of `"global_spectral"`.
+            `"random_direction"`: its products with random directions, at the points of the ascent. `"none"`: no penalty.
         regularizer_lambda (`float`, *optional*, defaults to `1e-3`):
-            Weight lambda of the penalty. `0` is adversarial training alone, unless there is an `amplification_budget`.
+            Weight lambda of the penalty. With `0` and no `amplification_budget`, training is adversarial training alone.
         amplification_budget (`float`, *optional*):
-            gamma_adv, in the units of `aajr/amplification`. If set, lambda is found during training, from `regularizer_lambda`
-            on, such that the mean amplification is at most this; examples within it are left alone (the penalty is
-            `max(a_t - gamma_adv, 0)^2`; where the penalty is estimated from some points, in expectation). While lambda's
-            warm-up lasts, its multiplier may fall, but not grow.
+            Largest mean amplification gamma_adv, in units of `aajr/amplification`. If set, training finds lambda, beginning with
+            `regularizer_lambda`, so that the mean amplification stays at most gamma_adv. The penalty is then
+            `max(a_t - gamma_adv, 0)^2`, so that examples within the budget are not penalised (in expectation, where the penalty is
+            estimated from some points). During lambda's warm-up the multiplier may fall, but not grow.
         penalty_output (`str`, *optional*, defaults to `"logits"`):
-            Output whose Jacobian is penalised: `"logits"`, `"centered_logits"` (minus their mean over the vocabulary),
-            `"log_probs"` or `"probs"`; `"fisher"`: log-probabilities, each weighted by the square root of its probability p, so
-            that tokens which the agent would never say hardly count: the square is `u' J' (diag(p) - p p') J u` with J that of the
-            logits, and p a constant when it is differentiated, by the parameters too; `"margin"`: of each action token,
-            the largest logit of another token minus its own. With DPO and GRPO that token is the completion's, liked or not.
+            Output whose Jacobian is penalised. `"logits"`; `"centered_logits"`: minus their mean over the vocabulary;
+            `"log_probs"`; `"probs"`. `"fisher"`: log-probabilities, each weighted by the square root of its probability p, so
+            that improbable tokens hardly count; the squared norm is `u' J' (diag(p) - p p') J u`, where J is the Jacobian of the
+            logits and p counts as a constant. `"margin"`: for each action token, the largest logit of another token minus its own
+            logit. With DPO and GRPO, action tokens are the tokens of the completions, rejected ones included.
         penalty_reduction (`str`, *optional*, defaults to `"sum"`):
-            `"sum"` over the action's tokens (the paper) or `"token_mean"`.
+            `"sum"`: sum over the action's tokens (the paper); `"token_mean"`: mean over them.
         jacobian_estimator (`str`, *optional*, defaults to `"auto"`):
-            `"jvp"`: exact; `"finite_difference"`: central differences; `"auto"`: exact where the model supports it,
-            central differences with a warning where it does not.
+            How Jacobian products are computed. `"jvp"`: exactly, by forward-mode differentiation; `"finite_difference"`: by
+            central differences; `"auto"`: exactly where the model supports it, otherwise by central differences, with a warning.
         power_iterations (`int`, *optional*, defaults to `3`):
-            Power iterations of the spectral regularizers.
+            Number of power iterations of the spectral regularizers.
         penalty_trajectory (`str`, *optional*, defaults to `"all"`):
-            Points of the ascent at which the penalty is evaluated: `"all"` of them (K, and those beyond the ball where
-            `penalty_radius` is above 1), the `"last"`, or a `"sample"`: as many of all points of the micro-batch as it has
-            examples, an unbiased estimate of all.
+            Points of the ascent at which the penalty is evaluated. `"all"`: all K points, and with `penalty_radius` above 1 also
+            the points beyond the ball. `"last"`: the last point. `"sample"`: one random point for each example, an unbiased
+            estimate of `"all"`.
         penalty_radius (`float`, *optional*, defaults to `1.0`):
-            How far out the penalty is evaluated, in epsilons. Above 1, for the penalty alone, the ascent goes on from delta_K, by
-            `K * (penalty_radius - 1)` further steps (rounded up), in a ball as many times as large; R is the mean over the points
-            within and beyond. The adversarial loss stays that of delta_K. For regularizers that are evaluated along the ascent.
+            Radius up to which the penalty is evaluated, as a multiple of epsilon. Above 1, the ascent continues from delta_K for
+            the penalty alone: `K * (penalty_radius - 1)` further steps (rounded up) in a ball of this radius; R is the mean over
+            all points. The adversarial loss is still evaluated at delta_K. Only for regularizers at the points of the ascent.
         penalty_fraction (`float`, *optional*, defaults to `1.0`):
-            Part of each micro-batch on which the penalty is evaluated, drawn at random. With the regularizer `"aajr"`
-            and a clean loss, only its difference from what the clean and the adversarial pass tell is estimated.
+            Fraction of each micro-batch on which the penalty is evaluated; the examples are drawn at random. With the regularizer
+            `"aajr"` and a clean loss, a control variate from the clean and the adversarial pass lowers the estimate's variance.
         penalty_interval (`int`, *optional*, defaults to `1`):
-            Evaluate the penalty every n-th optimizer step, with n times lambda; where part of it is known from the clean and the
-            adversarial pass, that part counts once in every step.
+            Evaluate the penalty every n-th optimizer step, with n times lambda. A control variate counts once in every step.
 
         > Parameters that control the warm-up
 
         aajr_warmup_ratio (`float`, *optional*, defaults to `0.1`):
-            Part of the training steps over which epsilon, lambda and the steps of the ascent grow, as the schedules say. Without
-            one, the penalty of a sensitive model can be so steep that the first steps go astray.
+            Fraction of the training steps during which epsilon, lambda and the number of ascent steps grow, as their schedules
+            say. Without a warm-up, the penalty of a sensitive model can be so steep that training diverges at once.
         epsilon_schedule (`str`, *optional*, defaults to `"linear"`):
-            `"linear"`: epsilon grows linearly from 0; `"cosine"`: slowly at first and at last; `"curriculum"`: linearly, but only
-            in steps in which the agent succeeds under attack (not with GRPO); `"constant"`: it is there from the first step on.
+            Growth of epsilon during the warm-up. `"linear"`: from 0, linearly; `"cosine"`: slowly at the beginning and at the
+            end; `"curriculum"`: linearly, but only in steps in which the agent succeeds under attack (not with GRPO);
+            `"constant"`: no growth, the full epsilon from the first step.
         lambda_schedule (`str`, *optional*, defaults to `"linear"`):
-            The same for the weight of the penalty.
+            Growth of lambda during the warm-up, with the same choices.
         ascent_steps_schedule (`str`, *optional*, defaults to `"constant"`):
-            The same for the number of ascent steps, from 1 to `ascent_steps`.
+            Growth of the number of ascent steps from 1 to `ascent_steps`, with the same choices.
         curriculum_threshold (`float`, *optional*, defaults to `0.5`):
-            Share of the examples answered rightly under attack (greedily, to the token; with DPO: preferred rightly), as a
-            running mean, from which on a curriculum grows.
+            A curriculum grows while the running mean of success under attack is at least this. Success: greedy decoding gives the
+            action, token by token; with DPO: the chosen completion is preferred.
 
         > Parameters that control what is trained
 
         adapter (`str`, *optional*, defaults to `"full"`):
-            `"full"`: all parameters, or a family of PEFT's adapters. Their updates have the rank of `adapter_rank`
-            (`"lora"`, `"rslora"`, `"vera"`, `"miss"`, `"hra"`, `"delora"`, `"psoft"`, `"deft"`, `"peanut"`), a multiple or the square of it
-            (`"gralora"`, `"lokr"`, `"loha"`), or any rank (`"dora"`, `"hira"`, `"randlora"`, `"shira"`, `"oft"`, `"boft"`,
-            `"fourierft"`, `"waveft"`, `"c3a"`, `"glora"`); that of `"tinylora"` is 2.
+            Trained parameters: `"full"` for all of them, or a family of PEFT's adapters. Its update has rank `adapter_rank`
+            (`"lora"`, `"rslora"`, `"vera"`, `"miss"`, `"hra"`, `"delora"`, `"psoft"`, `"deft"`, `"peanut"`), a multiple or the square of
+            it (`"gralora"`, `"lokr"`, `"loha"`), any rank (`"dora"`, `"hira"`, `"randlora"`, `"shira"`, `"oft"`, `"boft"`,
+            `"fourierft"`, `"waveft"`, `"c3a"`, `"glora"`), or rank 2 (`"tinylora"`).
         adapter_rank (`int`, *optional*, defaults to `16`):
-            Size of the adapter, the larger, the more expressive: PEFT's `r` (`u` of `"tinylora"`), and for families whose own size means something
-            else (`"randlora"`, `"oft"`, `"boft"`, `"fourierft"`, `"waveft"`, `"c3a"`) the size at which they train as many
-            parameters as a LoRA of this rank, as nearly as the layers' widths allow.
+            Size of the adapter: PEFT's `r` (`u` of `"tinylora"`). Families whose own size has another meaning (`"randlora"`,
+            `"oft"`, `"boft"`, `"fourierft"`, `"waveft"`, `"c3a"`) get the size at which they have as many parameters as a LoRA of
+            this rank, or nearly as many where the layers' widths allow no more.
         adapter_options (`dict[str, Any]` or `str`, *optional*):
-            Fields of PEFT's configuration class, which win over what `adapter_rank` sets: a mapping, on the command line
-            as JSON. `target_modules` are all linear layers but the LM head otherwise.
+            Fields of PEFT's configuration class: a mapping, on the command line as JSON. They override the fields that
+            `adapter_rank` sets. By default, `target_modules` are all linear layers except the LM head.
         freeze_embeddings (`bool`, *optional*, defaults to `False`):
-            Keep the input embeddings fixed, and so the LM head where it is tied to them. A model with trainable embeddings can meet a penalty by moving them
-            instead of becoming robust; compare methods with fixed ones.
+            Keep the input embeddings fixed, and with tied weights the LM head, too. With trainable embeddings a model can lower
+            the penalty by moving its embeddings, without becoming robust: compare methods with fixed embeddings.
         ema_decay (`float`, *optional*):
-            If set, an exponential moving average of the trained weights is kept with this decay (0.999, say; less in the first
-            steps), and saved in `output_dir/ema` beside them, a model like any other, by `trainer.save_final()`, with which
-            `aajr train` ends.
+            Decay of an exponential moving average of the trained weights, for example 0.999 (smaller in the first steps).
+            `trainer.save_final()`, which `aajr train` calls at the end, saves the average as a second model in `output_dir/ema`.
+            If `None`, there is no average.
 
-        > Parameters that control what happens when something goes wrong
+        > Parameters that control numbers that are not finite
 
         on_nonfinite (`str`, *optional*, defaults to `"stop"`):
-            Where a loss, a penalty, a perturbation or a gradient is not finite: `"stop"` before the weights change, or
-            `"skip"` the step, count it (`aajr/skipped_steps`) and go on. In SFT, the first such step is kept in `output_dir`,
-            for `aajr replay`.
+            Reaction to a loss, a penalty, a perturbation or a gradient that is not finite. `"stop"`: end the run before the
+            weights change. `"skip"`: leave the step out, count it (`aajr/skipped_steps`) and go on. In SFT, the first such step is
+            kept in `output_dir`, for `aajr replay`.
     """
 
     _argument_group_name = _GROUP
 
     clean_loss_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the system loss without perturbation, added to the adversarial one."}
+        default=0.0,
+        metadata={"help": "Weight of the loss on the unperturbed prompt, which is added to the adversarial loss."},
     )
-    regularizer: str = _choice("regularizer", "aajr", "Which Jacobian is penalised.")
+    regularizer: str = _choice(
+        "regularizer",
+        "aajr",
+        "Penalised part of the Jacobian: its products with the ascent directions (aajr) or with random ones, its largest singular value or its Frobenius norm, or none of it.",
+    )
     regularizer_lambda: float = field(
         default=1e-3,
         metadata={
-            "help": "Weight of the penalty, or with amplification_budget where it begins. Without one, 0 is adversarial training "
+            "help": "Weight of the penalty; with amplification_budget, its first value. 0 without a budget: adversarial training "
             "alone."
         },
     )
     amplification_budget: float | None = field(
         default=None,
         metadata={
-            "help": "If set, lambda is found such that the mean of aajr/amplification is at most this; only what is beyond it is "
-            "penalised."
+            "help": "Largest mean of aajr/amplification. If set, training finds lambda so that it holds; only the amplification "
+            "beyond the budget is penalised."
         },
     )
     penalty_output: str = _choice(
         "penalty_output",
         "logits",
-        "Output whose Jacobian is penalised; 'fisher': log-probabilities weighted by the root of the probabilities; 'margin': "
-        "the largest wrong logit minus the action token's.",
+        "Output whose Jacobian is penalised; 'fisher': log-probabilities, weighted by the square roots of the probabilities; "
+        "'margin': the largest logit of another token minus the logit of the action token.",
     )
     penalty_reduction: str = _choice(
-        "penalty_reduction", "sum", "Whether the penalty is a sum or a mean over the action's tokens."
+        "penalty_reduction", "sum", "Sum or mean of the penalty over the action's tokens."
     )
     jacobian_estimator: str = _choice(
         "jacobian_estimator",
         "auto",
-        "'jvp': exact; 'finite_difference': central differences; 'auto': exact where the model supports it.",
+        "How Jacobian products are computed: 'jvp': exactly; 'finite_difference': by central differences; 'auto': exactly where "
+        "the model supports it.",
     )
-    power_iterations: int = field(default=3, metadata={"help": "Power iterations of the spectral regularizers."})
+    power_iterations: int = field(
+        default=3, metadata={"help": "Number of power iterations of the spectral regularizers."}
+    )
     penalty_trajectory: str = _choice(
         "penalty_trajectory",
         "all",
-        "Points of the ascent at which the penalty is evaluated: all, the last, or a sample of them (unbiased).",
+        "Points of the ascent at which the penalty is evaluated: all of them, the last, or a random one for each example (unbiased).",
     )
     penalty_radius: float = field(
         default=1.0,
         metadata={
-            "help": "How far out the penalty is evaluated, in epsilons: above 1, the ascent goes on beyond the ball for the penalty "
-            "alone."
+            "help": "Radius up to which the penalty is evaluated, as a multiple of epsilon. Above 1, the ascent continues beyond the "
+            "ball for the penalty alone."
         },
     )
     penalty_fraction: float = field(
-        default=1.0, metadata={"help": "Random part of each micro-batch on which the penalty is evaluated."}
+        default=1.0,
+        metadata={"help": "Fraction of each micro-batch, drawn at random, on which the penalty is evaluated."},
     )
     penalty_interval: int = field(
         default=1, metadata={"help": "Evaluate the penalty every n-th optimizer step, with n times lambda."}
     )
     aajr_warmup_ratio: float = field(
         default=0.1,
-        metadata={"help": "Part of the training steps over which epsilon, lambda and ascent_steps grow as scheduled."},
+        metadata={"help": "Fraction of the training steps during which epsilon, lambda and the ascent's steps grow."},
     )
     epsilon_schedule: str = _choice(
         "epsilon_schedule",
         "linear",
-        "How epsilon grows over the warm-up; 'curriculum': linearly, but only while the agent succeeds under attack.",
+        "Growth of epsilon during the warm-up; 'curriculum': linear, but only while the agent succeeds under attack.",
     )
-    lambda_schedule: str = _choice(
-        "lambda_schedule", "linear", "How the weight of the penalty grows over the warm-up, likewise."
-    )
+    lambda_schedule: str = _choice("lambda_schedule", "linear", "Growth of lambda during the warm-up.")
     ascent_steps_schedule: str = _choice(
-        "ascent_steps_schedule", "constant", "How the number of ascent steps grows over the warm-up, likewise, from 1."
+        "ascent_steps_schedule", "constant", "Growth of the number of ascent steps during the warm-up, from 1."
     )
     curriculum_threshold: float = field(
-        default=0.5, metadata={"help": "Share of right answers under attack from which on a curriculum grows."}
+        default=0.5,
+        metadata={"help": "A curriculum grows while the share of right answers under attack is at least this."},
     )
-    adapter: str = _choice("adapter", "full", "What is trained: all parameters, or an adapter of this family.")
+    adapter: str = _choice("adapter", "full", "Trained parameters: all of them (full), or an adapter of this family.")
     adapter_rank: int = field(
         default=16,
         metadata={
-            "help": "Size of the adapter: its rank, or the size at which it has as many parameters as a LoRA of that rank."
+            "help": "Size of the adapter: its rank, or the size at which it has as many parameters as a LoRA of this rank."
         },
     )
     adapter_options: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Fields of PEFT's configuration of the adapter, as a mapping or as JSON."}
+        default=None,
+        metadata={"help": "Fields of PEFT's configuration of the adapter: a mapping, on the command line as JSON."},
     )
     freeze_embeddings: bool = field(
         default=False,
-        metadata={"help": "Keep the input embeddings fixed, so that the penalty cannot be met by moving them."},
+        metadata={"help": "Keep the input embeddings fixed, so that moving them cannot lower the penalty."},
     )
     ema_decay: float | None = field(
         default=None,
         metadata={
-            "help": "Decay of a moving average of the trained weights, saved as a second model in output_dir/ema."
+            "help": "Decay of an exponential moving average of the trained weights, saved as a second model in output_dir/ema."
         },
     )
     on_nonfinite: str = _choice(
-        "on_nonfinite", "stop", "Where a number is not finite: stop before the weights change, or skip the step."
+        "on_nonfinite",
+        "stop",
+        "Reaction to a number that is not finite: stop before the weights change, or skip the step.",
     )

@@ -19,13 +19,13 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
     Configuration class for the [`AAJRGRPOTrainer`].
 
     This class includes only the parameters of Adversarially-Aligned Jacobian Regularization (AAJR, arXiv 2603.04378).
-    For the others, see [`~trl.GRPOConfig`] and [`~transformers.TrainingArguments`]. `epsilon` is what it is there, the range
-    of the clipped ratio: where the paragraphs below say epsilon, they mean `perturbation_epsilon`. Of TRL's losses, `grpo`,
-    `bnpo`, `dr_grpo` and `dapo` with token-level ratios have an adversary.
+    For the others, see [`~trl.GRPOConfig`] and [`~transformers.TrainingArguments`]. Here `epsilon` is TRL's range of the clipped
+    ratio, and the paragraphs below mean `perturbation_epsilon` where they say epsilon. The adversary supports TRL's losses `grpo`,
+    `bnpo`, `dr_grpo` and `dapo` with token-level ratios.
 
     Parameters:
         perturbation_epsilon (`float`, *optional*, defaults to `0.25`):
-            Radius of the ball of perturbations. `0` trains without an adversary.
+            Radius of the perturbation ball, in units of `epsilon_mode`. `0` trains without an adversary.
     """
 
     radius_field = "perturbation_epsilon"
@@ -34,7 +34,7 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
     epsilon: float = field(default=GRPOConfig.epsilon, metadata={"help": "Range of the clipped ratio, as TRL's."})
     perturbation_epsilon: float = field(
         default=AAJRConfigMixin.epsilon,
-        metadata={"help": "Radius of the ball of perturbations. 0 trains without an adversary."},
+        metadata={"help": "Radius of the perturbation ball, in units of `epsilon_mode`. 0 trains without an adversary."},
     )
 
     def _check_combinations(self) -> None:

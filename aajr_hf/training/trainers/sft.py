@@ -26,43 +26,54 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     """
     Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
 
-    Minimises, over examples, `g(delta_K) + lambda R` plus `clean_loss_weight` times `g(0)` (equation 21 of arXiv
-    2603.04378): the system loss g under the perturbation of the prompt's embeddings that K steps of projected gradient
-    ascent find, and the mean squared amplification R of the policy's logits along exactly those ascent directions
-    (equation 20). With `epsilon = 0` and `regularizer_lambda = 0` it is [`~trl.SFTTrainer`].
+    Minimises the mean over examples of `g(delta_K) + lambda R + clean_loss_weight g(0)` (equation 21 of arXiv 2603.04378). Here g is
+    the system loss, `delta_K` the perturbation of the prompt's embeddings after K steps of projected gradient ascent on g, and R
+    the mean squared amplification of the policy's logits along these ascent directions (equation 20). With `epsilon = 0` and
+    `regularizer_lambda = 0` it is [`~trl.SFTTrainer`].
 
-    Takes the arguments of [`~trl.SFTTrainer`], with an [`AAJRConfig`]. Evaluation (`eval_loss`) is that of `SFTTrainer`,
-    without an adversary; for the worst case see `aajr evaluate`.
+    Takes the arguments of [`~trl.SFTTrainer`], with an [`AAJRConfig`]. `eval_loss` is the loss of `SFTTrainer`, without an
+    adversary; `aajr evaluate` measures the worst case.
 
-    Metrics, per log interval: `aajr/clean_loss`, `aajr/adversarial_loss` (means of `g(0)` and `g(delta_K)`),
-    `aajr/penalty` (mean R, before lambda), `aajr/amplification` (mean `||J u_t||` with the regularizer `aajr`, where the
-    penalty is evaluated; that of the secants with the others), `aajr/delta_norm`, `aajr/embedding_norm`; of every step, before clipping, `aajr/gradient_norm` and
-    `aajr/gradient_norm_squared` (means, from which their variance follows).
-    With an `amplification_budget` gamma, where the penalty is evaluated: `aajr/lambda` (the weight in force: of the schedule, the
-    multiplier and its augmentation), `aajr/budget_violation` (mean `||J u_t|| / gamma - 1`, below 0 within the budget),
-    `aajr/budget_excess` and `aajr/budget_slack` (means of `max(||J u_t|| - gamma, 0)` and `max(gamma - ||J u_t||, 0)`; an example
-    whose loss has no gradient has no direction, and counts as 0 in all three),
-    `aajr/loss_magnitude` (mean `|g(delta_K)|`). With a curriculum: `aajr/adversarial_success` (share answered rightly under attack).
+    Metrics of each log interval:
 
-    Of the inner ascent, from what it has computed anyway (Theorems 2 and 3; means over examples):
+    - `aajr/clean_loss`, `aajr/adversarial_loss`: means of `g(0)` and of `g(delta_K)`.
+    - `aajr/penalty`: mean R, before it is multiplied by lambda.
+    - `aajr/amplification`: mean `||J u_t||` at the points of the penalty; with regularizers other than `aajr`, the mean along the
+      steps instead (`aajr/secant_amplification`).
+    - `aajr/delta_norm`, `aajr/embedding_norm`: mean norms of `delta_K` and of the perturbed embeddings.
+    - `aajr/gradient_norm`, `aajr/gradient_norm_squared`: means over all steps, before clipping; the variance follows from them.
 
-    - `aajr/boundary_fraction`, `aajr/boundary_step_fraction`: examples whose perturbation ends at the ball's boundary, and steps
-      that end there (with one ball per token: the share of its tokens).
-    - `aajr/monotone_fraction`: steps that did not lower the loss.
+    With an `amplification_budget` gamma, for the steps in which the penalty is evaluated:
+
+    - `aajr/lambda`: the weight in force: the product of schedule, multiplier and augmentation.
+    - `aajr/budget_violation`: mean `||J u_t|| / gamma - 1`, below 0 within the budget.
+    - `aajr/budget_excess`, `aajr/budget_slack`: means of `max(||J u_t|| - gamma, 0)` and of `max(gamma - ||J u_t||, 0)`. An example
+      whose loss has no gradient has no direction; it counts as 0 in all three.
+    - `aajr/loss_magnitude`: mean `|g(delta_K)|`.
+
+    With a curriculum: `aajr/adversarial_success`, the share of right answers under attack.
+
+    Metrics of the inner ascent, means over examples, from numbers that the ascent computes anyway (Theorems 2 and 3):
+
+    - `aajr/boundary_fraction`, `aajr/boundary_step_fraction`: fractions of the examples whose `delta_K`, and of the steps whose
+      end, lies at the ball's boundary (with one ball per token: fraction of the tokens).
+    - `aajr/monotone_fraction`: fraction of the steps that did not lower the loss.
     - `aajr/secant_amplification`: `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits, which is `||J v||` along the steps.
     - `aajr/curvature`, `aajr/largest_curvature`: kappa_t, the mean curvature of g on the segment between two gradients, and
-      its largest absolute value along the ascent. The last step has no gradient at its end; absent with one step.
-    - `aajr/loss_smoothness`: L_loss, a bound on the curvature of g in the logits.
-    - `aajr/residual_curvature`: C, estimated as what `max_t |kappa_t|` has beyond `L_loss max_t ||J v||^2`.
-    - `aajr/effective_smoothness`, `aajr/step_size_bound`: L_eff, the sum of the two, and the reciprocal of its mean.
-    - `aajr/within_bound_fraction`: steps with `eta <= 1 / L_eff`, where eta is the step size with the rule `gradient`, divided by
-      `||grad g||` with `normalized`, and `||d||^2 / <grad g, d>` of the step d with `sign` ([`gradient_step_sizes`]).
+      its largest absolute value along the ascent. Absent with one step, because the last step has no gradient at its end.
+    - `aajr/loss_smoothness`: L_loss, a bound on the curvature of g as a function of the logits.
+    - `aajr/residual_curvature`: C, estimated as the excess of `max_t |kappa_t|` over `L_loss max_t ||J v||^2`.
+    - `aajr/effective_smoothness`, `aajr/step_size_bound`: `L_eff = L_loss max_t ||J v||^2 + C`, and the reciprocal of its mean.
+    - `aajr/within_bound_fraction`: fraction of the steps with `eta <= 1 / L_eff`. Here eta is the step size with the rule
+      `gradient`, the step size over `||grad g||` with `normalized`, and `||d||^2 / <grad g, d>` for the step d with `sign`
+      ([`gradient_step_sizes`]).
 
-    Curvature and secants are means over segments, and say nothing of the points between: L_eff is an estimate, no bound.
+    Curvatures and secants are means over segments and may miss larger values between the points, so L_eff is an estimate, not a
+    bound.
 
     Raises:
-        ValueError: for settings or data that cannot be trained on, before training starts where that is possible.
-        FloatingPointError: when a loss, a penalty or a gradient is not finite, before the weights are updated.
+        ValueError: if settings or data cannot be trained on; before training starts where possible.
+        FloatingPointError: if a loss, a penalty or a gradient is not finite; before the weights are updated.
     """
 
     _tag_names = ["trl", "sft", "aajr"]
