@@ -161,8 +161,11 @@ class TestPairedDifference:
         assert paired_difference(*discordant(wins + 5, losses, 200)).sign == 1
 
     @pytest.mark.parametrize(("lo", "hi", "sign"), [(1.0, 9.0, 1), (-9.0, -1.0, -1), (-1.0, 9.0, 0), (-9.0, 1.0, 0)])
-    def test_without_a_test_the_interval_says_who_is_ahead(self, lo, hi, sign):
+    def test_the_test_says_who_is_ahead_and_without_one_the_interval(self, lo, hi, sign):
         assert PairedDifference((lo + hi) / 2, lo, hi, None).sign == sign
+        # Where there is one, it says so, whatever the interval.
+        assert PairedDifference((lo + hi) / 2, lo, hi, 0.051).sign == 0
+        assert PairedDifference((lo + hi) / 2, lo, hi, 0.049).sign == (1 if lo + hi > 0 else -1)
 
     def test_reads_as_a_sentence(self):
         assert PairedDifference(12.5, 4.12, 20.3, 0.0041).text() == "12.5 points more (95 %: 4.1 to 20.3; p = 0.004)"
