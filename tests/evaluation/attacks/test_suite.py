@@ -12,7 +12,7 @@ import torch
 from aajr_hf.evaluation.attacks.ascent import Ascent
 from aajr_hf.evaluation.attacks.from_others import FromOthers
 from aajr_hf.evaluation.attacks.losses import LOSSES
-from aajr_hf.evaluation.attacks.run import Tallies, UnderAttack, attack_within
+from aajr_hf.evaluation.attacks.run import Tallies, Tally, UnderAttack, attack_within
 from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.suite import ATTACKS, CONTROL, MAIN
 from aajr_hf.evaluation.attacks.without_gradients import Transferred
@@ -118,6 +118,11 @@ def test_random_points_lie_on_the_boundary_and_are_others_for_each_example(monke
     flat = torch.nn.functional.normalize(points.flatten(0, 1).flatten(1), dim=1)
     similar = (flat @ flat.T - torch.eye(len(flat))).abs().max()
     assert similar < 0.95
+    # Nor do restarts begin in the same directions.
+    search = make_search(target, radius)
+    starts = torch.stack([search.random_points(number) for number in range(10)])
+    starts = torch.nn.functional.normalize(starts.flatten(0, 1).flatten(1), dim=1)
+    assert (flat @ starts.T).abs().max() < 0.999
 
 
 def test_transferred_perturbations_break_just_those_that_they_break():
@@ -290,7 +295,8 @@ def test_the_ray_falls_off_the_cliff_where_it_is():
 def test_what_is_handed_over_counts_in_each_models_own_unit():
     """The same perturbation is tried at three times the length on a model whose embeddings are three times as long."""
     normals = unit_normals(make_target(None))
-    sure = torch.full_like(margins(), 10.0)
+    # Wrong within the first radius, half of them: what is found goes to the boundary of the second one all the same.
+    sure = torch.where(torch.arange(EXAMPLES) % 2 == 0, 10.0, 0.1).double()
     source = make_target(linear(normals, sure), epsilon=0.5)
     source.scale = torch.linspace(1.0, 2.0, EXAMPLES, dtype=torch.float64)
     flat = make_target(lambda delta, numbers: 0 * delta.flatten(1).sum(dim=1) - 1, epsilon=0.5)
@@ -347,3 +353,68 @@ def test_the_attack_in_the_instructions_is_one():
         search = make_search(target, factor * radius)
         names["Doubled"]()(search)
         assert (search.broken == broken).all()
+
+
+def test_the_greatest_cost_is_sought_on_broken_examples_too():
+    target, radius = linear_target("l2", "sequence")
+    target.scale = 2 * radius
+    tallies = Tallies()
+    model = UnderAttack(target, functools.partial(Search, seeds=list(range(EXAMPLES)), steps=10), tallies)
+    model.widen(1.0)
+    attack_within({"": model}, [Given(handed_below(target, radius, "l2", "sequence", 1.05)), ATTACKS["cost"]], "1")
+    assert tallies["given"]["1"].left == tallies["cost"]["1"].attacked == 0
+    # At twice the radius at which it breaks, the wrong logit is as far above the right one as it was below.
+    assert torch.allclose(model.search.cost, margins().sigmoid(), rtol=1e-3)
+
+
+@dataclass(frozen=True)
+class OnlyNearby:
+    """Breaks all examples in small balls, and looks for nothing in others."""
+
+    within: torch.Tensor
+    delta: torch.Tensor
+    name: str = "only_nearby"
+    from_others = False
+    every_example = False
+
+    def __call__(self, search):
+        if (search.ball.epsilon <= self.within).all():
+            search.visit(self.delta, search.all_rows)
+
+
+def test_what_an_attack_broke_at_a_smaller_radius_it_does_not_leave_alone_at_a_larger_one():
+    target, radius = linear_target("l2", "sequence")
+    target.scale = 1.1 * radius
+    attack = OnlyNearby(target.scale, handed_below(target, radius, "l2", "sequence", 1.05))
+    tallies = Tallies()
+    new_search = functools.partial(Search, seeds=list(range(EXAMPLES)), steps=1)
+    model = UnderAttack(target, new_search, tallies, exhaustive=True)
+    for multiple in (1.0, 1.5):
+        model.widen(multiple)
+        attack_within({"": model}, [attack], f"{multiple:g}")
+        tally = tallies["only_nearby"][f"{multiple:g}"]
+        assert tally.left == tally.alone == 0
+
+
+def test_tallies_add_up_over_batches():
+    target, radius = linear_target("l2", "sequence")
+    target.scale = radius.median().expand(EXAMPLES)
+    tallies = Tallies()
+    for rows in (torch.arange(0, EXAMPLES, 2), torch.arange(1, EXAMPLES, 2)):
+        new_search = functools.partial(Search, seeds=rows.tolist(), steps=10)
+        model = UnderAttack(target.select(rows), new_search, tallies, exhaustive=True)
+        model.widen(1.01)
+        attack_within({"": model}, [ATTACKS["margin"]], "1.01")
+    left = int((radius > 1.01 * target.scale).sum())
+    assert int((radius > 1.01 * target.scale)[::2].sum()) not in (0, left)
+    assert tallies["margin"]["1.01"] == Tally(EXAMPLES, EXAMPLES - left, left, alone=left)
+
+
+@pytest.mark.parametrize("starts", [1, 2, 3])
+def test_from_others_makes_so_many_ascents(starts):
+    target, radius = linear_target("l2", "sequence")
+    handed = tuple(handed_below(target, radius, "l2", "sequence", share) for share in (0.1, 0.3, 0.2))
+    search = make_search(target, 0.9 * radius, steps=4, handed=handed)
+    FromOthers("", "nll", starts=starts)(search)
+    # One gradient at the start of each, and one after each step.
+    assert search.gradients == starts * 5 * EXAMPLES

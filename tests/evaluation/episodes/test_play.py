@@ -330,6 +330,7 @@ def test_episodes_draw_different_numbers():
 @pytest.mark.parametrize(("degrees", "t"), [(1, 12.706), (4, 2.776), (9, 2.262), (19, 2.093), (999, 1.962)])
 def test_students_t_is_that_of_the_tables(degrees, t):
     assert student_t(degrees) == pytest.approx(t, abs=6e-4)
+    assert student_t(4, share=0.9) == pytest.approx(2.132, abs=6e-4)
 
 
 def test_the_interval_of_a_mean():
@@ -346,3 +347,36 @@ def test_the_table_has_the_worlds_metrics_and_each_sides_answers():
     shares = [record["sides"]["model"]["malformed"] / record["sides"]["model"]["answers"] for record in records]
     assert means[names.index("model: answers malformed, %")].strip() == f"{50 * sum(shares):.3f}"
     assert means[names.index("opponent: answers the expert's, %")].strip() == "100.000"
+
+
+def test_an_attack_alone_goes_to_the_end_as_often_as_it_is_asked_to(agent, monkeypatch):
+    """Answers that are wrong from the first step on may do more harm yet."""
+    visited = Visited(monkeypatch)
+    for steps, restarts in ((6, 1), (3, 2)):
+        visited.points.clear()
+        attack = AttackSettings(ThreatModel(epsilon=20.0), "nll", steps=steps, restarts=restarts)
+        worst_prompts(agent, TOKENIZER, ROWS, attack)
+        assert sum(len(rows) for *_, rows in visited.points) == restarts * (steps + 1) * len(ROWS)
+
+
+def test_random_points_follow_from_the_global_generator(agent):
+    attack = AttackSettings(ThreatModel(epsilon=0.2), "random")
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return worst_prompts(agent, TOKENIZER, ROWS, attack)
+
+    assert torch.equal(drawn(0), drawn(0)) and not torch.allclose(drawn(0), drawn(1))
+
+
+def test_only_the_tokens_of_the_threat_model_are_moved(agent):
+    markup = set(TOKENIZER.all_special_ids) | {
+        TOKENIZER.convert_tokens_to_ids(t) for t in ("<|user|>", "<|assistant|>")
+    }
+    for tokens in ("prompt", "observation"):
+        threat = ThreatModel(epsilon=0.3, perturbed_tokens=tokens)
+        deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(threat, "nll", steps=2))
+        for row, delta in zip(ROWS, deltas, strict=True):
+            prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+            moved = {token for token, there in zip(prompt, delta.norm(dim=-1) > 0, strict=False) if there}
+            assert moved - markup and bool(moved & markup) == (tokens == "prompt")

@@ -62,6 +62,10 @@ class TestWilson:
         assert "intervals" not in run and found["nominal_cost"] == 1.0
         calls = with_intervals({"examples": 9, "nominal_exact": 5.0, "worst_case_valid": {"1": 2.0}})["intervals"]
         assert set(calls) == {"nominal_exact", "worst_case_valid"}
+        decodings = [f"{when}_success" for when in ("nominal", "sampled", "worst_case", "sampled_worst_case")]
+        shares = {*decodings, *(f"{when}_{kind}" for when in ("nominal", "worst_case") for kind in ("valid", "exact"))}
+        whole = with_intervals({"examples": 9, "worst_case_cost": {"1": 2.0}} | dict.fromkeys(shares, 5.0))
+        assert set(whole["intervals"]) == shares
 
 
 class TestMcNemar:
@@ -134,6 +138,7 @@ class TestPairedInterval:
     def test_agents_that_agree_everywhere_can_still_differ(self):
         low, high = paired_interval(*discordant(0, 0, 10))
         assert low == -high < -20 and paired_interval(*discordant(3, 0))[1] == 100.0
+        assert paired_interval(*discordant(0, 3))[0] == -100.0
 
 
 class TestPairedDifference:
@@ -154,6 +159,13 @@ class TestPairedDifference:
     def test_what_chance_explains_has_no_sign(self, wins, losses):
         assert paired_difference(*discordant(wins, losses, 200)).sign == 0
         assert paired_difference(*discordant(wins + 5, losses, 200)).sign == 1
+
+    @pytest.mark.parametrize(("lo", "hi", "sign"), [(1.0, 9.0, 1), (-9.0, -1.0, -1), (-1.0, 9.0, 0), (-9.0, 1.0, 0)])
+    def test_the_test_says_who_is_ahead_and_without_one_the_interval(self, lo, hi, sign):
+        assert PairedDifference((lo + hi) / 2, lo, hi, None).sign == sign
+        # Where there is one, it says so, whatever the interval.
+        assert PairedDifference((lo + hi) / 2, lo, hi, 0.051).sign == 0
+        assert PairedDifference((lo + hi) / 2, lo, hi, 0.049).sign == (1 if lo + hi > 0 else -1)
 
     def test_reads_as_a_sentence(self):
         assert PairedDifference(12.5, 4.12, 20.3, 0.0041).text() == "12.5 points more (95 %: 4.1 to 20.3; p = 0.004)"

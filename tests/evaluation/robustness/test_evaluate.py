@@ -11,11 +11,20 @@ import torch
 from transformers import LlamaForCausalLM
 
 from aajr_hf.evaluation.attacks.from_others import why_not
+from aajr_hf.evaluation.attacks.losses import LOSSES
+from aajr_hf.evaluation.attacks.run import UnderAttack
 from aajr_hf.evaluation.attacks.settings import RobustnessSettings
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target, success
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
-from aajr_hf.evaluation.robustness.evaluate import evaluate_agent, evaluate_agents, nominal_success, progress_steps
+from aajr_hf.evaluation.batches import read_batch
+from aajr_hf.evaluation.robustness.evaluate import (
+    _of_same_tokens,
+    evaluate_agent,
+    evaluate_agents,
+    nominal_success,
+    progress_steps,
+)
 from aajr_hf.training.data.batch import AgentBatch
 from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.models.base_agent import train_tokenizer
@@ -48,7 +57,9 @@ def test_nominal_success_is_what_decoding_gives(agent):
         text = TOKENIZER.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         answered += text == row["completion"][0]["content"]
     assert 0 < answered < len(ROWS)
-    assert nominal_success(agent, TOKENIZER, ROWS) == pytest.approx(100 * answered / len(ROWS))
+    # Of batches of unequal size, too.
+    for size in (128, 5):
+        assert nominal_success(agent, TOKENIZER, ROWS, size) == pytest.approx(100 * answered / len(ROWS))
 
 
 def test_sampled_success_is_the_probability_of_the_answer(agent):
@@ -352,3 +363,116 @@ def test_the_spectral_norm_is_the_full_jacobians(agent):
     full = torch.func.jacfwd(logits)(embeddings)[:, :, 0][:, :, batch.perturbable[0]]
     expected = torch.linalg.svdvals(full.reshape(full.shape[0] * full.shape[1], -1))[0]
     assert numbers["spectral_norm"] == pytest.approx(expected.item(), rel=1e-3)
+
+
+# What attacks are asked to do.
+
+
+@dataclass(frozen=True)
+class Far:
+    """Halfway to the boundary in one direction, and that only in balls that are larger than this."""
+
+    least: float = 0.0
+    name: str = "far"
+    from_others = False
+    every_example = False
+
+    def __call__(self, search):
+        if (search.ball.epsilon > self.least).all():
+            search.visit(0.5 * search.to_boundary(torch.ones_like(search.target.origin)), search.all_rows)
+
+
+def test_the_ray_leads_through_what_was_found_at_the_radius_nearest_to_epsilon(monkeypatch):
+    """Of an agent whose answers are right without perturbation."""
+    monkeypatch.setitem(ATTACKS, "far", Far(least=1.0))
+    threat = ThreatModel(epsilon=2.0, epsilon_mode="absolute")
+    settings = replace(SMALL, attacks=("far",), threat=threat, multiples=(0.25, 1.5), power_iterations=2)
+    ray = evaluate_agent(copying(), COPYING_TOKENIZER, COPYING_ROWS, settings)["ray"]
+    batch = read_batch(COPYING_TOKENIZER, COPYING_ROWS, "prompt", torch.device("cpu"))
+    target, margin = Target(copying(), batch, threat), LOSSES["margin"]
+    ones = torch.ones_like(target.origin) * batch.perturbable[..., None]
+    unit = ones / ones.flatten(1).norm(dim=1)[:, None, None]
+    assert ray["multiples"] == [number / 4 for number in range(13)]
+    with torch.no_grad():
+        # Where that is closer to a wrong answer than no perturbation, which counts as one, too.
+        worse = margin(target.policy(0.5 * 1.5 * 2.0 * unit), batch) > margin(target.policy(), batch)
+        assert worse.any()
+        for multiple, nll in zip(ray["multiples"], ray["nll"], strict=True):
+            logits = target.policy(multiple * 2.0 * unit * worse[:, None, None])
+            assert nll == pytest.approx(LOSSES["nll"](logits, batch).mean().item(), rel=1e-4)
+
+
+def test_without_an_attack_the_worst_case_is_the_nominal_one(agent, monkeypatch):
+    monkeypatch.setitem(ATTACKS, "far", Far(least=float("inf")))
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS, replace(SMALL, attacks=("far",), power_iterations=2))
+    assert 0 < numbers["nominal_success"] < 100
+    for name in ("success", "cost"):
+        assert set(numbers[f"worst_case_{name}"].values()) == {numbers[f"nominal_{name}"]}, name
+    assert set(numbers["sampled_worst_case_success"].values()) == {numbers["sampled_success"]}
+
+
+def without_rules(monkeypatch):
+    monkeypatch.setattr(
+        "aajr_hf.evaluation.robustness.measure_trust",
+        lambda target, multiple: {"steps": {"5": 0}, "unbounded": 0, "vanished": 0, "tried": 1, "examples": 1},
+    )
+
+
+def test_each_radius_takes_its_ascents_and_their_steps(monkeypatch):
+    """Of an agent whose answers nothing so small makes wrong: a gradient at each start and after each step."""
+    without_rules(monkeypatch)
+    threat = ThreatModel(epsilon=1e-4)
+    for steps, restarts in ((3, 2), (5, 1)):
+        settings = replace(
+            SEVERAL, threat=threat, attacks=("nll",), attack_steps=steps, attack_restarts=restarts, batch_size=10
+        )
+        numbers = evaluate_agent(copying(), COPYING_TOKENIZER, COPYING_ROWS, settings)
+        assert numbers["worst_case_success"] == {"0.5": 100.0, "1": 100.0}
+        assert numbers["gradients"] == 2 * restarts * (steps + 1)
+
+
+def test_random_numbers_follow_from_the_seed(agent, monkeypatch):
+    without_rules(monkeypatch)
+    settings = replace(SMALL, attacks=("random",), power_iterations=2, multiples=(1.0,))
+    one, again, other = (evaluate_agent(agent, TOKENIZER, ROWS, replace(settings, seed=seed)) for seed in (0, 0, 1))
+    assert one == again
+    for name in ("sampled_worst_case_success", "random_amplification"):
+        assert one[name] != other[name], name
+    assert one["amplification"] == other["amplification"]
+
+
+def test_the_order_of_the_radii_does_not_matter(agent, monkeypatch):
+    without_rules(monkeypatch)
+    settings = replace(SMALL, attacks=("nll",), power_iterations=2)
+    one, other = (
+        evaluate_agent(agent, TOKENIZER, ROWS, replace(settings, multiples=multiples))
+        for multiples in ((0.5, 1.0, 1.5), (1.5, 0.5, 1.0))
+    )
+    assert one == other
+
+
+def test_perturbations_are_handed_over_between_models_that_read_the_same():
+    batch = read_batch(COPYING_TOKENIZER, COPYING_ROWS[::5], "prompt", torch.device("cpu"))
+    same, *others = (
+        replace(batch),
+        replace(batch, input_ids=batch.input_ids.flip(0)),
+        replace(batch, perturbable=~batch.perturbable),
+        replace(batch, action_labels=batch.action_labels.flip(0)),
+    )
+    models = {
+        name: UnderAttack(Target(copying(), some), None)
+        for name, some in zip(("one", "same", "ids", "moved", "labels"), (batch, same, *others), strict=True)
+    }
+    groups = [list(group) for group in _of_same_tokens(models)]
+    assert groups == [["one", "same"], ["ids"], ["moved"], ["labels"]]
+
+
+def test_the_embedding_norm_is_the_mean_over_the_prompts(agent, monkeypatch):
+    without_rules(monkeypatch)
+    settings = replace(SMALL, attacks=("random",), power_iterations=2, multiples=(1.0,))
+    norms = []
+    for row in ROWS:
+        prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        norms.append(agent.get_input_embeddings()(torch.tensor(prompt)).detach().norm(dim=-1).mean().item())
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS, settings)
+    assert numbers["embedding_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-5)

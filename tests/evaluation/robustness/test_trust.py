@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import comb
 
 import pytest
 import torch
 
 from aajr_hf.evaluation.attacks.run import Tally
-from aajr_hf.evaluation.attacks.suite import CONTROL, MAIN
+from aajr_hf.evaluation.attacks.suite import ATTACKS, CONTROL, MAIN
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
-from aajr_hf.evaluation.robustness.trust import _everything, trust_rules
+from aajr_hf.evaluation.robustness.trust import _everything, measure_trust, trust_rules
+from tests.support.known_policies import EXAMPLES, directions, linear, make_target, margins, reach
 from tests.support.small_agents import COPYING_ROWS, COPYING_TOKENIZER, SMALL, copying
+
+from ...support.trust import GOOD
 
 LOSS = "the agent's own gradient breaks what another loss breaks"
 RANDOM = "the agent's own gradient breaks what random points break"
 OTHERS = "the agent's own gradient breaks what other models break"
 VANISHED, STEPS = "gradients do not vanish", "more steps leave no more success"
 UNBOUNDED, RADIUS = "an attack without a bound leaves no success", "success falls with the radius"
-GOOD = {"steps": {"5": 9, "20": 8, "100": 7}, "unbounded": 0, "vanished": 0, "tried": 16, "examples": 16}
 
 
 def tally(broken, left=50):
@@ -193,3 +195,70 @@ def test_without_a_bound_every_prompt_can_become_every_other_one(norm, scope):
         farthest = farthest.max(dim=1).values
         whole = farthest.norm() if (norm, scope) == ("l2", "sequence") else farthest.max()
         assert whole <= ball.epsilon[row] <= 4 * whole
+
+
+# On policies whose worst case is known.
+
+
+def known_target(share):
+    """A linear policy whose answers become wrong at this share (B,) of epsilon."""
+    target = make_target(linear(directions(), margins()))
+    target.scale = margins() / reach(directions(), target.batch, "l2", "sequence") / share
+    return target
+
+
+def test_a_gradient_has_vanished_where_it_promises_less_than_a_thousandth_of_a_nat_over_the_ball():
+    """The derivative of log(1 + exp(h / 3)) at the wrong logit h, times how far h rises within the ball."""
+    target = known_target(torch.ones(EXAMPLES))
+    promised = (-margins() / 3).sigmoid() / 3 * margins()
+    target.scale = target.scale * 1e-3 / promised * torch.where(torch.arange(EXAMPLES) < 5, 0.99, 1.01)
+    measured = measure_trust(target, 1.0)
+    assert (measured["vanished"], measured["examples"], measured["tried"]) == (5, EXAMPLES, 8)
+    assert measure_trust(target, 1.05)["vanished"] == 0
+
+
+@dataclass(frozen=True)
+class Slow:
+    """After so many steps at that share of the ball's radius, in the direction that breaks a linear policy."""
+
+    loss: str = "warm_nll"
+
+    def __call__(self, search):
+        free = directions()[search.target.policy.numbers] * search.target.batch.perturbable[..., None]
+        reached = search.ball.epsilon * min(1.0, search.steps / 40)
+        search.visit(free * (reached / free.flatten(1).norm(dim=1))[:, None, None], search.all_rows)
+
+
+def test_more_steps_are_tried_at_the_radius_that_is_asked_for(monkeypatch):
+    """By hand: 5, 20 and 100 steps get to 1/8, 1/2 and all of the radius."""
+    monkeypatch.setitem(ATTACKS, MAIN, Slow())
+    # Of the eight that are tried.
+    share = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2, 1.6] * 2, dtype=torch.float64)
+    for multiple, left in ((1.0, (7, 4, 2)), (2.0, (6, 2, 0)), (0.5, (8, 6, 4))):
+        assert measure_trust(known_target(share), multiple)["steps"] == dict(
+            zip(("5", "20", "100"), left, strict=True)
+        )
+
+
+def test_without_a_bound_answers_become_wrong_that_are_right_within_it():
+    """Wrong at twice epsilon, which is less than it takes to make any token another one."""
+    measured = measure_trust(known_target(torch.full((EXAMPLES,), 2.0, dtype=torch.float64)), 1.0)
+    assert measured["steps"] == {"5": 8, "20": 8, "100": 8} and measured["unbounded"] == 0
+
+
+def test_the_rules_are_checked_on_the_first_rows_at_the_radius_nearest_to_epsilon(monkeypatch):
+    seen = []
+
+    def measured(target, multiple):
+        seen.append((target, multiple))
+        return GOOD
+
+    monkeypatch.setattr("aajr_hf.evaluation.robustness.measure_trust", measured)
+    threat = replace(THREAT, perturbed_tokens="observation")
+    how = replace(HOW, threat=threat, multiples=(0.75, 1.5), attacks=("random",), attack_steps=1)
+    evaluate_agent(copying(), COPYING_TOKENIZER, [*COPYING_ROWS, *COPYING_ROWS[:3]], how)
+    [(target, multiple)] = seen
+    batch = read_batch(COPYING_TOKENIZER, COPYING_ROWS, "observation", torch.device("cpu"))
+    assert multiple == 0.75 and target.threat == threat
+    assert torch.equal(target.batch.input_ids, batch.input_ids)
+    assert torch.equal(target.batch.perturbable, batch.perturbable)

@@ -20,8 +20,10 @@ from aajr_hf.evaluation.tool_calls.judge import FAILURES, Verdict
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.models.base_agent import CHAT_TEMPLATE
 from aajr_hf.training.policy.system_losses import nll
+from tests.support.known_policies import Visited
 from tests.support.small_agents import model
 from tests.support.tool_callers import HERMES, ROWS, TOOLS, caller, calling, tokenizer_with
+from tests.support.trust import GOOD
 
 READ = read_rows(ROWS)
 SMALL = ToolCallSettings(multiples=(0.5, 20.0), attacks=("nll",), attack_steps=4, batch_size=4)
@@ -257,3 +259,60 @@ def test_prompts_that_the_model_cannot_read_are_refused():
             ToolCaller(agent, tokenizer, READ)
     finally:
         agent.config.max_position_embeddings = before
+
+
+def test_an_ascent_goes_to_the_end_as_often_as_it_is_asked_to(monkeypatch):
+    """Even where the likeliest tokens are other ones from the first step on: another call may be worse."""
+    agent, tokenizer = caller()
+    visited = Visited(monkeypatch)
+    monkeypatch.setattr(evaluate, "measure_trust", lambda target, multiple: GOOD)
+    for steps, restarts in ((4, 1), (2, 2)):
+        visited.points.clear()
+        settings = replace(SMALL, multiples=(20.0,), attack_steps=steps, attack_restarts=restarts)
+        numbers = evaluate_tool_calls(agent, tokenizer, READ[:2], settings)
+        assert numbers["worst_case_exact"]["20"] == 0
+        assert sum(len(rows) for *_, rows in visited.points) == restarts * (steps + 1) * 2
+
+
+def test_the_rules_are_checked_on_exact_shares_at_the_radius_nearest_to_epsilon(monkeypatch):
+    seen = []
+
+    def measured(target, multiple):
+        seen.append((target, multiple))
+        return GOOD
+
+    monkeypatch.setattr(evaluate, "measure_trust", measured)
+    agent, tokenizer = caller()
+    settings = replace(SMALL, multiples=(0.75, 2.0), attack_steps=2)
+    # The last call is a valid one, but not what is accepted.
+    last = calling("Dim all", TOOLS, [("dim", {"room": "all"})], [{"dim": {"room": ["den"]}}])
+    numbers = evaluate_tool_calls(agent, tokenizer, read_rows([*ROWS[:2], last]), settings)
+    [(target, multiple)] = seen
+    assert multiple == 0.75 and target.threat == settings.threat and len(target.batch) == 3
+    [detail] = [rule["detail"] for rule in numbers["trust"] if rule["rule"] == "success falls with the radius"]
+    exact = numbers["worst_case_exact"]
+    assert exact != numbers["worst_case_valid"]
+    assert detail == f"{exact['0.75']:.1f}% at 0.75x, {exact['2']:.1f}% at 2x"
+
+
+def test_random_points_follow_from_the_seed(monkeypatch):
+    monkeypatch.setattr(evaluate, "measure_trust", lambda target, multiple: GOOD)
+    settings = replace(SMALL, multiples=(1.0,), attacks=("random",))
+    one, again, other = (
+        evaluate_tool_calls(*caller(), READ, replace(settings, seed=seed))["worst_case_nll"] for seed in (0, 0, 1)
+    )
+    assert one == again != other
+
+
+def test_what_a_reference_lacks_is_told_apart(monkeypatch):
+    """One completion breaks its schema, another one calls with a value that is not accepted."""
+    monkeypatch.setattr(evaluate, "measure_trust", lambda target, multiple: GOOD)
+    rows = read_rows(
+        [
+            *ROWS[:2],
+            calling("Dim den to 3", TOOLS, [("dim", {"level": 3})], [{"dim": {"room": ["den"]}}]),
+            calling("Dim den to 3", TOOLS, [("dim", {"room": "den", "level": 3})], [{"dim": {"room": ["hall"]}}]),
+        ]
+    )
+    numbers = evaluate_tool_calls(*caller(), rows, replace(SMALL, multiples=(0.0,), attack_steps=1))
+    assert (numbers["reference_valid"], numbers["reference_exact"]) == (75.0, 50.0)
