@@ -45,5 +45,5 @@ class RobustnessSettings:
 
 
 def nearest_to_one(multiples: Iterable[float]) -> float:
-    """Of several multiples of epsilon the one that is nearest to epsilon itself."""
-    return min(multiples, key=lambda multiple: abs(multiple - 1))
+    """Of several multiples of epsilon the one that is nearest to epsilon itself; of two as near, the smaller."""
+    return min(multiples, key=lambda multiple: (abs(multiple - 1), multiple))
