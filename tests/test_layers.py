@@ -38,7 +38,7 @@ ALLOWED = {
     "evaluation/attacks": _POLICY | {"training/trainers"},
     "evaluation/robustness": _POLICY | _MEASURED | {"training/sharing"},
     "evaluation/tool_calls": _POLICY | _MEASURED | {"evaluation/robustness", "training/sharing"},
-    "evaluation/episodes": _POLICY | _MEASURED,
+    "evaluation/episodes": _POLICY | _MEASURED | {"training/sharing"},
     "evaluation/comparison": {"evaluation/reporting", "training/config", "training/runs", "training/sharing"},
     "evaluation/adapter_rank": _BELOW_TRAINERS | {"evaluation/reporting", "training/trainers"},
     "cli/common": {"evaluation", "training/sharing"},

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...training.data.batch import AgentBatch
 from ...training.policy.policy import AgentPolicy, fixed_seed, frozen_parameters
-from ..attacks.run import Tallies, UnderAttack, attack_within, shown
+from ...training.sharing.results import RobustnessNumbers
+from ..attacks.run import Tallies, UnderAttack, attack_within
 from ..attacks.search import Search
 from ..attacks.settings import TOKEN, RobustnessSettings, nearest_to_one
 from ..attacks.suite import ATTACKS
@@ -25,8 +26,9 @@ from .amplification import add_amplification
 from .membership import examples_of
 from .ray import add_ray, ray_numbers
 from .stability import inner_ascent, stability_numbers
+from .tallies import tally_numbers
 from .token_numbers import TokenAttack
-from .trust import SAMPLE, measure_trust, trust_rules
+from .trust import SAMPLE, AttackSample, measure_trust, trust_rules
 
 Agent = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
@@ -39,7 +41,7 @@ def evaluate_agents(
     sources: dict[str, Agent] | None = None,
     budgets: dict[str, float | None] | None = None,
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, RobustnessNumbers]:
     """
     Measure agents on the same held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
 
@@ -97,7 +99,7 @@ def evaluate_agent(
     rows: list[dict[str, Any]],
     settings: RobustnessSettings,
     on_progress: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> RobustnessNumbers:
     """[`evaluate_agents`] of one agent alone."""
     return evaluate_agents({"": (model, tokenizer)}, rows, settings, on_progress=lambda name: on_progress())[""]
 
@@ -128,7 +130,7 @@ class _Measured:
         self.shares: dict[tuple[str, ...], Tensor] = {}
         self.examples, self.gradients = len(rows), 0
         self.others: set[str] = set()
-        self.trust: dict[str, Any] = {}
+        self.trust: AttackSample | None = None
         wanted = TOKEN in settings.attacks
         self.token = TokenAttack(self.tokenizer, rows, settings, self.totals) if wanted else None
 
@@ -168,7 +170,7 @@ class _Measured:
             Target(self.model, batch, self.settings.threat), nearest_to_one(self.settings.multiples)
         )
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> RobustnessNumbers:
         numbers, outcomes = self.totals.result() | {"examples": self.examples}, {}
         for (name, *multiple), values in self.shares.items():
             if multiple:
@@ -182,7 +184,9 @@ class _Measured:
             examples = examples_of(self.settings, self.examples)
             numbers["membership"] |= {"budget": self.settings.budget, "examples": examples}
         numbers["stability"] = stability_numbers(self.stabilities)
-        numbers["attacks"] = {name: shown(by_radius, self.examples) for name, by_radius in self.tallies.items()}
+        numbers["attacks"] = {
+            name: tally_numbers(by_radius, self.examples) for name, by_radius in self.tallies.items()
+        }
         numbers["trust"] = trust_rules(numbers["worst_case_success"], self.examples, self.tallies, self.trust)
         more = {"gradients": self.gradients / self.examples, "transferred_from": sorted(self.others)}
         return numbers | more | {"outcomes": outcomes}
