@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...environments import expert_rows, held_out_rows
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
@@ -19,6 +19,9 @@ from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import UserError, user_errors
 from ..common.measuring import check_train_seconds, load_agents, measure_together, weights_of
 from . import evaluate_tool_calls as tool_calls
+
+if TYPE_CHECKING:
+    from ...training.sharing.results import RobustnessResults
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
 attack, and how strongly their logits answer to perturbations. Says whether the numbers under attack can be trusted,
@@ -220,12 +223,12 @@ def with_averages(models: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
+def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     """
     Evaluate models, by name, in a world, with the options of [`add_measurement`].
 
     Returns:
-        The results, see [`~aajr_hf.evaluation.reporting.results`].
+        The results, with the intervals of their shares.
 
     Raises:
         UserError: for a model that cannot be loaded or attacked.
@@ -262,7 +265,7 @@ def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
         del recorded["budget"]
     if sources:
         recorded["transfer_from"] = list(sources)
-    return new_results(runs, threat, recorded)
+    return new_results("robustness", runs, threat, recorded)
 
 
 def evaluate(models: dict[str, str], arguments, world: str) -> None:

@@ -100,7 +100,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     )
     data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
     recorded = data | {"examples": len(rows)} | weights_of(models) | asdict(settings)
-    results = new_results(runs, recorded.pop("threat"), recorded)
+    results = new_results("tool_calls", runs, recorded.pop("threat"), recorded)
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)
