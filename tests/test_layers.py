@@ -45,6 +45,7 @@ ALLOWED = {
     "cli/arguments": {
         "cli/common",
         "environments",
+        "evaluation",
         "evaluation/attacks",
         "training/config",
         "training/data",

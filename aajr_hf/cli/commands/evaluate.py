@@ -21,6 +21,7 @@ from ..common.measuring import check_train_seconds, load_agents, measure_togethe
 from . import evaluate_tool_calls as tool_calls
 
 if TYPE_CHECKING:
+    from ...evaluation.agents import Agent
     from ...training.sharing.results import RobustnessResults
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
@@ -243,28 +244,28 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     rows = held_out_rows(world, arguments.examples, seed=settings.seed)
     agents = load_agents(models)
     with user_errors():
-        budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
+        budgets = {agent.name: settings.budget or budget_of(agent.folder) for agent in agents}
     sources = load_sources(arguments.transfer_from, models)
     check_transfers(agents, sources, rows)
     _check_rows(agents, rows, settings)
     if arguments.surrogate:  # last, because it takes minutes
-        check_train_seconds(models)
-        sources |= make_surrogates(
+        check_train_seconds(agents)
+        sources += make_surrogates(
             agents, expert_rows(world, EXAMPLES, seed=settings.seed), settings, arguments.output
         )
     runs = measure_together(
-        models,
+        agents,
         progress_steps(settings, len(rows)),
         lambda on_progress: evaluate_agents(
             agents, rows, settings, sources=sources, budgets=budgets, on_progress=on_progress
         ),
     )
-    recorded = {"environment": world, "examples": arguments.examples} | weights_of(models) | asdict(settings)
+    recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
     if settings.budget is None:  # each has its own
         del recorded["budget"]
     if sources:
-        recorded["transfer_from"] = list(sources)
+        recorded["transfer_from"] = [source.name for source in sources]
     return new_results("robustness", runs, threat, recorded)
 
 
@@ -310,16 +311,16 @@ def _check_others(arguments, models: dict[str, str]) -> None:
         )
 
 
-def _check_rows(agents: dict[str, Any], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
+def _check_rows(agents: list[Agent], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
     """Whether the rows have what is to be moved in them, as each agent reads them, before any is attacked."""
     from ...evaluation.attacks.tokens import number_substitutions
     from ...evaluation.batches import read_batch
 
-    for name, (_, tokenizer) in agents.items():
+    for agent in agents:
         try:
             with user_errors():
-                read_batch(tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
+                read_batch(agent.tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
                 if TOKEN in settings.attacks:
-                    number_substitutions(tokenizer, rows)
+                    number_substitutions(agent.tokenizer, rows)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+            raise UserError(f"{agent.name}: {error}") from error

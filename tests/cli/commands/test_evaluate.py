@@ -400,7 +400,7 @@ def test_the_surrogate_of_an_adapter_that_cannot_be_merged_is_saved_whole(agent,
     original = load_agent(str(folder))
     threat = ThreatModel(0.1, "absolute", "linf", "token", "observation")
     rows = expert_rows("congestion", 64, seed=0)
-    made, tokenizer = surrogate.make_surrogate(original, rows, threat, tmp_path / "surrogate")
+    made, tokenizer = surrogate.make_surrogate(*original, rows, threat, tmp_path / "surrogate")
     loaded, _ = load_agent(str(tmp_path / "surrogate"))
     ids = tokenizer("capacity 3", return_tensors="pt").input_ids
     logits = [model(ids).logits for model in (made, loaded, original[0])]
