@@ -1,18 +1,36 @@
-"""Loading an agent: a model or an adapter, with its tokenizer."""
+"""Agents: a model or an adapter each, with its tokenizer, and how they are loaded."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..training.data.collation import encode_examples
 from ..training.models.adapters import load_adapter
 from ..training.models.loading import check_model_name, load_tokenizer
 from ..training.runs.checkpoints import INCOMPLETE
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """
+    Attributes:
+        name: Under which it is measured and shown.
+        folder: From which it was loaded, or its name on the Hub.
+        model, tokenizer: What [`load_agent`] gives.
+    """
+
+    name: str
+    folder: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
 
 def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -53,3 +71,17 @@ def _with_adapter(path: str) -> nn.Module:
     except (AttributeError, NotImplementedError, ValueError):
         # Anew: some of its layers may be merged already.
         return load()
+
+
+def why_not(source: Agent, target: Agent, rows: list[dict[str, Any]]) -> str | None:
+    """
+    Why perturbations of one agent are none of another; None where they are: both split the rows into the same tokens and have embeddings
+    of one width.
+    """
+    widths = [agent.model.get_input_embeddings().embedding_dim for agent in (source, target)]
+    if widths[0] != widths[1]:
+        return f"its embeddings have {widths[0]} numbers, those of the attacked model {widths[1]}"
+    inputs = [encode_examples(agent.tokenizer, rows, candidates=False) for agent in (source, target)]
+    if not all(torch.equal(inputs[0][name], inputs[1][name]) for name in ("input_ids", "labels")):
+        return "its tokenizer splits the prompts into other tokens than the attacked model's"
+    return None

@@ -102,8 +102,8 @@ def make_ray(nominal, worst):
 def as_results(runs, **more):
     """A whole result of these runs."""
     settings = {"attack_steps": 20, "attack_restarts": 3, "examples": 1000, "seed": 7, "environment": "congestion"}
-    whole = {"version": 2, "runs": runs, "train_epsilon": 0.4, "threat_model": THREAT_MODEL, "settings": settings}
-    return whole | more
+    whole = {"kind": "robustness", "version": 2, "runs": runs, "train_epsilon": 0.4, "threat_model": THREAT_MODEL}
+    return whole | {"settings": settings} | more
 
 
 def make_stability(scale, within=(0.0, 25.0, 50.0)):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...evaluation.attacks.settings import RobustnessSettings
 from ..common.errors import RunError, UserError, user_errors
 from ..common.measuring import load_agents
 
-Agents = dict[str, tuple[Any, Any]]
+if TYPE_CHECKING:
+    from ...evaluation.agents import Agent
+
 # Rows that a surrogate is trained on.
 EXAMPLES = 2000
 _FOLDER = "surrogates"
 
 
-def load_sources(paths: list[str], models: dict[str, str]) -> Agents:
+def load_sources(paths: list[str], models: dict[str, str]) -> list[Agent]:
     """
     The models of `--transfer_from`, under their paths.
 
@@ -39,7 +41,7 @@ def load_sources(paths: list[str], models: dict[str, str]) -> Agents:
         raise UserError(f"`--transfer_from`: {error}") from error
 
 
-def check_transfers(agents: Agents, sources: Agents, rows: list[dict[str, Any]]) -> None:
+def check_transfers(agents: list[Agent], sources: list[Agent], rows: list[dict[str, Any]]) -> None:
     """
     Refuse a source whose perturbations fit none of the agents, and say which agents' do not fit each other.
 
@@ -48,19 +50,18 @@ def check_transfers(agents: Agents, sources: Agents, rows: list[dict[str, Any]])
     """
     from rich.console import Console
 
-    from ...evaluation.attacks.from_others import why_not
+    from ...evaluation.agents import why_not
 
-    for name, source in sources.items():
-        reasons = [why_not(source, agent, rows) for agent in agents.values()]
+    for source in sources:
+        reasons = [why_not(source, agent, rows) for agent in agents]
         if all(reasons):
-            raise UserError(f"`--transfer_from`: no perturbation transfers from {name}: {reasons[0]}.")
+            raise UserError(f"`--transfer_from`: no perturbation transfers from {source.name}: {reasons[0]}.")
     console = Console(stderr=True)
-    names = list(agents)
-    for i, one in enumerate(names):
-        for other in names[i + 1 :]:
-            if reason := why_not(agents[one], agents[other], rows):
+    for i, one in enumerate(agents):
+        for other in agents[i + 1 :]:
+            if reason := why_not(one, other, rows):
                 console.print(
-                    f"note: {one} and {other} are not attacked with each other's perturbations: of {one}, {reason}.",
+                    f"note: {one.name} and {other.name} are not attacked with each other's perturbations: of {one.name}, {reason}.",
                     soft_wrap=True,
                     markup=False,
                     highlight=False,
@@ -83,7 +84,9 @@ def check_surrogates(models: dict[str, str], sources: list[str], output: Path) -
             raise UserError(f"`--surrogate` would replace {folder}, which is used here: give another `--output`.")
 
 
-def make_surrogates(agents: Agents, rows: list[dict[str, Any]], settings: RobustnessSettings, output: Path) -> Agents:
+def make_surrogates(
+    agents: list[Agent], rows: list[dict[str, Any]], settings: RobustnessSettings, output: Path
+) -> list[Agent]:
     """
     A surrogate of each agent, trained on these rows and kept in `surrogates/NAME` of the output folder.
 
@@ -93,19 +96,21 @@ def make_surrogates(agents: Agents, rows: list[dict[str, Any]], settings: Robust
     """
     from rich.console import Console
 
+    from ...evaluation.agents import Agent
     from ...evaluation.attacks.surrogate import make_surrogate
 
-    console, made = Console(stderr=True), {}
-    for name, agent in agents.items():
-        folder = output / _FOLDER / name
-        console.print(f"Making a surrogate of {name} in {folder}", soft_wrap=True, markup=False, highlight=False)
+    console, made = Console(stderr=True), []
+    for agent in agents:
+        folder = output / _FOLDER / agent.name
+        console.print(f"Making a surrogate of {agent.name} in {folder}", soft_wrap=True, markup=False, highlight=False)
         try:
             with user_errors():
-                made[f"surrogate of {name}"] = make_surrogate(agent, rows, settings.threat, folder)
+                parts = make_surrogate(agent.model, agent.tokenizer, rows, settings.threat, folder)
         except FloatingPointError as error:
             raise RunError(
-                f"The surrogate of {name} diverges while it is trained: leave `--surrogate` out."
+                f"The surrogate of {agent.name} diverges while it is trained: leave `--surrogate` out."
             ) from error
+        made.append(Agent(f"surrogate of {agent.name}", str(folder), *parts))
     return made
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..._errors import one_line
 from ..arguments.parsing import ArgumentParser
 from ..arguments.worlds import world_for
 from ..common.errors import UserError, user_errors
 from .evaluate import add_measurement, by_name, check_measurement, measure
+
+if TYPE_CHECKING:
+    from ...training.sharing.results import RobustnessResults
 
 DESCRIPTION = """Compare runs: success without an adversary and under attack, the price of robustness at matched worst case, curves
 over lambda and epsilon, amplification along the ascent, and how much the gradient's norm varied. Prints a table and who
@@ -101,8 +103,9 @@ def _refuse_measuring(parser: ArgumentParser, arguments) -> None:
             raise UserError(f"`--{option}` says what is measured, and with `--evaluation` nothing is: leave one out.")
 
 
-def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
+def _measured(evaluation: Path, runs: dict[str, str]) -> RobustnessResults:
     """The numbers of an evaluation under the names of these runs."""
+    from ...training.sharing.measurement import read_results
     from ...training.sharing.model_card import run_of, weights_digest
 
     file = evaluation / RESULTS
@@ -116,21 +119,21 @@ def _measured(evaluation: Path, runs: dict[str, str]) -> dict[str, Any]:
                 f"There are no weights (*.safetensors) in {runs[name]}: give the folder of a finished run."
             )
     try:
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results = read_results(file)
         numbers = {name: run_of(results, Path(path)) for name, path in runs.items()}
         settings = results["settings"] | {"models": runs, "weights": digests}
-        found = {"version": results.get("version"), "runs": numbers, "train_epsilon": float(results["train_epsilon"])}
-        found |= {"threat_model": results.get("threat_model"), "settings": settings}
+        found = {field: results.get(field) for field in ("version", "kind")} | {"runs": numbers}
+        found |= {"train_epsilon": float(results["train_epsilon"]), "threat_model": results.get("threat_model")}
+        found["settings"] = settings
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"`--evaluation`: {file} cannot be read: {one_line(error)}") from error
     _refuse_other_evaluations(found, file)
     return found
 
 
-def _refuse_other_evaluations(found: dict[str, Any], file: Path) -> None:
+def _refuse_other_evaluations(found: RobustnessResults, file: Path) -> None:
     """Of an older version, without one of the runs, or of tool calls."""
     from ...training.sharing.measurement import version_problem
-    from ...training.sharing.tool_call_card import is_of_tool_calls
 
     if problem := version_problem(found):
         raise UserError(f"`--evaluation`: {file} is {problem}: evaluate the runs anew with `aajr evaluate`.")
@@ -139,7 +142,7 @@ def _refuse_other_evaluations(found: dict[str, Any], file: Path) -> None:
         raise UserError(
             f"`--evaluation`: {file} has no numbers of {', '.join(absent)}: evaluate it too, or leave `--evaluation` out."
         )
-    if any(is_of_tool_calls(run) for run in found["runs"].values()):
+    if found["kind"] == "tool_calls":
         raise UserError(
             f"`--evaluation`: {file} is of tool calls: give one of a world, made without `--dataset_name`."
         )

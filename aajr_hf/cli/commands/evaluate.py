@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...environments import expert_rows, held_out_rows
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
@@ -19,6 +19,10 @@ from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import UserError, user_errors
 from ..common.measuring import check_train_seconds, load_agents, measure_together, weights_of
 from . import evaluate_tool_calls as tool_calls
+
+if TYPE_CHECKING:
+    from ...evaluation.agents import Agent
+    from ...training.sharing.results import RobustnessResults
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
 attack, and how strongly their logits answer to perturbations. Says whether the numbers under attack can be trusted,
@@ -220,12 +224,12 @@ def with_averages(models: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
+def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     """
     Evaluate models, by name, in a world, with the options of [`add_measurement`].
 
     Returns:
-        The results, see [`~aajr_hf.evaluation.reporting.results`].
+        The results, with the intervals of their shares.
 
     Raises:
         UserError: for a model that cannot be loaded or attacked.
@@ -240,29 +244,29 @@ def measure(models: dict[str, str], arguments, world: str) -> dict[str, Any]:
     rows = held_out_rows(world, arguments.examples, seed=settings.seed)
     agents = load_agents(models)
     with user_errors():
-        budgets = {name: settings.budget or budget_of(path) for name, path in models.items()}
+        budgets = {agent.name: settings.budget or budget_of(agent.folder) for agent in agents}
     sources = load_sources(arguments.transfer_from, models)
     check_transfers(agents, sources, rows)
     _check_rows(agents, rows, settings)
     if arguments.surrogate:  # last, because it takes minutes
-        check_train_seconds(models)
-        sources |= make_surrogates(
+        check_train_seconds(agents)
+        sources += make_surrogates(
             agents, expert_rows(world, EXAMPLES, seed=settings.seed), settings, arguments.output
         )
     runs = measure_together(
-        models,
+        agents,
         progress_steps(settings, len(rows)),
         lambda on_progress: evaluate_agents(
             agents, rows, settings, sources=sources, budgets=budgets, on_progress=on_progress
         ),
     )
-    recorded = {"environment": world, "examples": arguments.examples} | weights_of(models) | asdict(settings)
+    recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
     if settings.budget is None:  # each has its own
         del recorded["budget"]
     if sources:
-        recorded["transfer_from"] = list(sources)
-    return new_results(runs, threat, recorded)
+        recorded["transfer_from"] = [source.name for source in sources]
+    return new_results("robustness", runs, threat, recorded)
 
 
 def evaluate(models: dict[str, str], arguments, world: str) -> None:
@@ -307,16 +311,16 @@ def _check_others(arguments, models: dict[str, str]) -> None:
         )
 
 
-def _check_rows(agents: dict[str, Any], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
+def _check_rows(agents: list[Agent], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
     """Whether the rows have what is to be moved in them, as each agent reads them, before any is attacked."""
     from ...evaluation.attacks.tokens import number_substitutions
     from ...evaluation.batches import read_batch
 
-    for name, (_, tokenizer) in agents.items():
+    for agent in agents:
         try:
             with user_errors():
-                read_batch(tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
+                read_batch(agent.tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
                 if TOKEN in settings.attacks:
-                    number_substitutions(tokenizer, rows)
+                    number_substitutions(agent.tokenizer, rows)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+            raise UserError(f"{agent.name}: {error}") from error

@@ -85,22 +85,21 @@ def evaluate(models: dict[str, str], arguments) -> None:
     )
     rows = _rows(arguments)
     agents = load_agents(models)
-    for name, agent in agents.items():
+    for agent in agents:
         # Each of them before any is attacked.
         try:
             with user_errors():
-                ToolCaller(*agent, rows, settings.max_new_tokens)
+                ToolCaller(agent.model, agent.tokenizer, rows, settings.max_new_tokens)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+            raise UserError(f"{agent.name}: {error}") from error
     runs = measure_each(
         agents,
-        models,
         settings.progress_steps(len(rows)),
-        lambda _, model, tokenizer, on_progress: evaluate_tool_calls(model, tokenizer, rows, settings, on_progress),
+        lambda agent, on_progress: evaluate_tool_calls(agent.model, agent.tokenizer, rows, settings, on_progress),
     )
     data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
-    recorded = data | {"examples": len(rows)} | weights_of(models) | asdict(settings)
-    results = new_results(runs, recorded.pop("threat"), recorded)
+    recorded = data | {"examples": len(rows)} | weights_of(agents) | asdict(settings)
+    results = new_results("tool_calls", runs, recorded.pop("threat"), recorded)
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import sys
 import time
@@ -56,12 +55,13 @@ def _check(folder: Path) -> None:
 
 def _add_evaluation(folder: Path, evaluation: Path) -> None:
     """The results and plots of an evaluation of this agent, beside its weights."""
+    from ...training.sharing.measurement import read_results
     from ...training.sharing.model_card import EVALUATION, run_of
 
     file = evaluation / "results.json"
     if not file.is_file():
         raise UserError(f"`--evaluation`: there is no results.json in {evaluation}: give a folder of `aajr evaluate`.")
-    if run_of(json.loads(file.read_text()), folder) is None:
+    if run_of(read_results(file), folder) is None:
         raise UserError(f"`--evaluation`: the agent in {folder} is none of those in {file}: evaluate it.")
     target = folder / EVALUATION
     if target.resolve() != evaluation.resolve():

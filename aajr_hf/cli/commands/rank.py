@@ -80,6 +80,7 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
         result = measure_rank(trainer, base, on_progress=lambda: next(batches))
         next(batches, None)  # closes the bar
     measured = {
+        "kind": "adapter_rank",
         "model": arguments.model,
         "base": None if base is None else base.name_or_path,
         "examples": arguments.examples,

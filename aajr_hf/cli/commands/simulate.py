@@ -9,7 +9,7 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...environments import WORLDS
 from ...evaluation.episodes.players import ALONE, SUITE
@@ -18,6 +18,9 @@ from ..arguments.threat import FIELDS, add_threat, threat_of
 from ..arguments.validators import check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import Interrupted, UserError, user_errors
+
+if TYPE_CHECKING:
+    from ...training.sharing.results import EpisodeResults, EpisodeSettings
 
 SCRIPTED = "scripted"
 FILE = "episodes.jsonl"
@@ -144,7 +147,14 @@ def simulate(arguments, name: str) -> None:
     console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _play(worlds: list[Any], players: list[Any], arguments, settings: dict, file: Path, records: list[dict]) -> None:
+def _play(
+    worlds: list[Any],
+    players: list[Any],
+    arguments,
+    settings: EpisodeSettings,
+    file: Path,
+    records: list[EpisodeResults],
+) -> None:
     """Adds to the records; the file has them all whenever this ends."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -208,9 +218,9 @@ def _players(arguments, world) -> list[Any]:
     return [player(arguments.model, attack), player(arguments.opponent, None)]
 
 
-def _settings(arguments, name: str) -> dict[str, Any]:
+def _settings(arguments, name: str) -> EpisodeSettings:
     """What was asked for: in every line, so that lines of several runs can be read together."""
     kept = ["model", "opponent", "agents", "shock", "magnitude", "temperature", "attack"]
     kept += ["attack_steps", "attack_restarts"] if arguments.attack is not None else []
     threat = asdict(arguments.threat) if arguments.attack is not None else {}
-    return {"world": name} | {field: getattr(arguments, field) for field in kept} | threat
+    return {"kind": "episodes", "world": name} | {field: getattr(arguments, field) for field in kept} | threat

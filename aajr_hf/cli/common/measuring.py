@@ -7,57 +7,59 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import UserError, user_errors
 
+if TYPE_CHECKING:
+    from ...evaluation.agents import Agent
+    from ...training.sharing.results import ToolCallNumbers
 
-def load_agents(models: dict[str, str]) -> dict[str, tuple[Any, Any]]:
+_Numbers = TypeVar("_Numbers")
+
+
+def load_agents(models: dict[str, str]) -> list[Agent]:
     """
-    Model and tokenizer of each, by name: all of them before any is measured, so that a wrong name is found before the
+    Agents from folders or Hub names by name: all of them before any is measured, so that a wrong name is found before the
     first minutes are spent.
 
     Raises:
         UserError: for a model that cannot be loaded.
     """
-    from ...evaluation.agents import load_agent
+    from ...evaluation.agents import Agent, load_agent
 
     with user_errors():
-        return {name: load_agent(path) for name, path in models.items()}
+        return [Agent(name, path, *load_agent(path)) for name, path in models.items()]
 
 
 def measure_each(
-    agents: dict[str, tuple[Any, Any]],
-    models: dict[str, str],
-    steps: int,
-    measure: Callable[[str, Any, Any, Callable[[], None]], dict[str, Any]],
-) -> dict[str, dict[str, Any]]:
+    agents: list[Agent], steps: int, measure: Callable[[Agent, Callable[[], None]], ToolCallNumbers]
+) -> dict[str, ToolCallNumbers]:
     """
     The numbers of each agent by its name, one after the other, and how long it was trained.
 
     Args:
-        measure: From a name, its model, its tokenizer and a function that it calls `steps` times, to numbers.
+        measure: From an agent and a function that it calls `steps` times, to numbers.
 
     Raises:
         UserError: for an agent that cannot be attacked, and for what its training left that cannot be read.
     """
     return measure_together(
-        models,
+        agents,
         steps,
         lambda on_progress: {
-            name: measure(name, *agent, functools.partial(on_progress, name)) for name, agent in agents.items()
+            agent.name: measure(agent, functools.partial(on_progress, agent.name)) for agent in agents
         },
     )
 
 
 def measure_together(
-    models: dict[str, str], steps: int, measure: Callable[[Callable[[str], None]], dict[str, dict[str, Any]]]
-) -> dict[str, dict[str, Any]]:
+    agents: list[Agent], steps: int, measure: Callable[[Callable[[str], None]], dict[str, _Numbers]]
+) -> dict[str, _Numbers]:
     """
     The numbers of all agents by name, and how long each was trained.
 
     Args:
-        models: Folders or Hub names, by name.
         measure: From a function that it calls with each name `steps` times, to numbers by name.
 
     Raises:
@@ -66,29 +68,32 @@ def measure_together(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    seconds = check_train_seconds(models)
+    seconds = check_train_seconds(agents)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress, user_errors():
-        tasks = {name: progress.add_task(f"Attacking {name}", total=steps) for name in models}
+        tasks = {name: progress.add_task(f"Attacking {name}", total=steps) for name in seconds}
         runs = measure(lambda name: progress.advance(tasks[name]))
-    return {name: runs[name] | {"train_seconds": seconds[name]} for name in models}
+    return {name: runs[name] | {"train_seconds": seconds[name]} for name in seconds}
 
 
-def weights_of(models: dict[str, str]) -> dict[str, Any]:
+def weights_of(agents: list[Agent]) -> dict[str, dict[str, str | None]]:
     """What an evaluation records of its models; by the digests, a model card finds its numbers."""
     from ...training.sharing.model_card import weights_digest
 
-    return {"models": models, "weights": {name: weights_digest(Path(path)) for name, path in models.items()}}
+    return {
+        "models": {agent.name: agent.folder for agent in agents},
+        "weights": {agent.name: weights_digest(Path(agent.folder)) for agent in agents},
+    }
 
 
-def check_train_seconds(models: dict[str, str]) -> dict[str, float | None]:
+def check_train_seconds(agents: list[Agent]) -> dict[str, float | None]:
     """
-    How long each model was trained, as far as that is known: before minutes are spent.
+    How long each agent was trained, as far as that is known: before minutes are spent.
 
     Raises:
         UserError: for what its training left that cannot be read.
     """
-    return {name: _train_seconds(path) for name, path in models.items()}
+    return {agent.name: _train_seconds(agent.folder) for agent in agents}
 
 
 def _train_seconds(path: str) -> float | None:

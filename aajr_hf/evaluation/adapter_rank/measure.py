@@ -5,8 +5,6 @@ penalty span, and how many an update that has been trained used.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,6 +14,7 @@ from ...training.adversary.ascent import PromptAscent, ascend
 from ...training.models.adapters import linear_layers
 from ...training.policy.forward_mode import forward_ad_ready
 from ...training.policy.outputs import PenalisedOutput
+from ...training.sharing.results import RankNumbers, RankRecommendation, Spectrum
 from ...training.trainers.sft import AAJRTrainer
 from .spectrum import RowSpectrum, coverage, directions_for, matrix_singular_values, stable_rank
 
@@ -25,9 +24,7 @@ _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _ROUNDING = 1e-6
 
 
-def measure_rank(
-    trainer: AAJRTrainer, base: PreTrainedModel | None = None, on_progress=lambda: None
-) -> dict[str, Any]:
+def measure_rank(trainer: AAJRTrainer, base: PreTrainedModel | None = None, on_progress=lambda: None) -> RankNumbers:
     """
     Measure on the trainer's data, at the weights that its model has.
 
@@ -54,7 +51,7 @@ def measure_rank(
     return result
 
 
-def _along_the_ascent(trainer: AAJRTrainer, on_progress) -> dict[str, Any]:
+def _along_the_ascent(trainer: AAJRTrainer, on_progress) -> dict[str, Spectrum | dict[str, Spectrum]]:
     model = trainer.model.eval()
     weights = {name: model.get_submodule(name).weight for name in linear_layers(model)}
     gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -89,7 +86,7 @@ def _image(trainer: AAJRTrainer, ascent: PromptAscent, t: int, direction: Tensor
         return directional_jacobian(output, point, direction, weigh=penalised.weigh)[1]
 
 
-def update_spectra(model: PreTrainedModel, base: PreTrainedModel) -> dict[str, Any]:
+def update_spectra(model: PreTrainedModel, base: PreTrainedModel) -> dict[str, Spectrum]:
     """The spectrum of what training has added, by linear layer; of those alone that it has changed."""
     summaries = {}
     for name in linear_layers(model):
@@ -100,11 +97,11 @@ def update_spectra(model: PreTrainedModel, base: PreTrainedModel) -> dict[str, A
     return summaries
 
 
-def _matrix_summary(matrix: Tensor) -> dict[str, Any]:
+def _matrix_summary(matrix: Tensor) -> Spectrum:
     return _summary(matrix_singular_values(matrix), min(matrix.shape), float(matrix.double().square().sum()))
 
 
-def _summary(singular_values: Tensor, size: int, energy: float) -> dict[str, Any]:
+def _summary(singular_values: Tensor, size: int, energy: float) -> Spectrum:
     shares = coverage(singular_values, energy)
     return {
         "size": size,
@@ -115,7 +112,7 @@ def _summary(singular_values: Tensor, size: int, energy: float) -> dict[str, Any
     }
 
 
-def recommendation(modules: dict[str, dict[str, Any]], share: float = 0.95) -> dict[str, Any]:
+def recommendation(modules: dict[str, Spectrum], share: float = 0.95) -> RankRecommendation:
     """
     The smallest rank that covers the share in every module, a smaller one beside it, and both as a sentence.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from ...training.sharing.results import RankNumbers, Spectrum
 from ..reporting.tables import plain_table
 from .measure import SHARES
 
@@ -17,10 +17,11 @@ _COLUMNS = {
     "penalty_gradient": "penalty's gradient",
     "update": "update",
 }
+_BY_MODULE = ("penalty_gradient", "update")
 _COLORS = {"directions": "#0072B2", "images": "#D55E00", "penalty_gradient": "#009E73", "update": "#CC79A7"}
 
 
-def rank_table(result: dict[str, Any]) -> Table:
+def rank_table(result: RankNumbers) -> Table:
     """The share of the energy by rank: of a gradient and an update that of the module where it is least."""
     caption = "Share of the energy that so many directions carry; of gradient and update in the worst module."
     table = plain_table(caption=caption, gap=2)
@@ -39,17 +40,16 @@ def rank_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def _spectra(result: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    found = result[name]
-    return [found] if "coverage" in found else list(found.values())
+def _spectra(result: RankNumbers, name: str) -> list[Spectrum]:
+    return list(result[name].values()) if name in _BY_MODULE else [result[name]]
 
 
-def _least(spectra: list[dict[str, Any]], rank: int) -> str:
+def _least(spectra: list[Spectrum], rank: int) -> str:
     shares = [s["coverage"].get(str(rank), 1.0) for s in spectra]
     return f"{min(shares):.1%}"
 
 
-def rank_plot(result: dict[str, Any]) -> bytes:
+def rank_plot(result: RankNumbers) -> bytes:
     """Coverage by rank, as a PNG: one line a spectrum, bands from the worst to the best module."""
     figure = Figure(figsize=(6.4, 4.3), dpi=220, layout="constrained", facecolor="white")
     axes = figure.add_subplot()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...training.data.collation import encode_examples
 from .ascent import ascend
 from .losses import LOSSES
 from .search import Search
@@ -43,21 +40,3 @@ class FromOthers:
         order = losses.argsort(dim=0, descending=True)
         handed = torch.stack(search.handed)
         return [handed[best, search.all_rows] for best in order]
-
-
-def why_not(
-    source: tuple[PreTrainedModel, PreTrainedTokenizerBase],
-    target: tuple[PreTrainedModel, PreTrainedTokenizerBase],
-    rows: list[dict[str, Any]],
-) -> str | None:
-    """
-    Why perturbations of one model are none of another; None where they are: both split the rows into the same tokens and have embeddings
-    of one width.
-    """
-    widths = [model.get_input_embeddings().embedding_dim for model, _ in (source, target)]
-    if widths[0] != widths[1]:
-        return f"its embeddings have {widths[0]} numbers, those of the attacked model {widths[1]}"
-    inputs = [encode_examples(tokenizer, rows, candidates=False) for _, tokenizer in (source, target)]
-    if not all(torch.equal(inputs[0][name], inputs[1][name]) for name in ("input_ids", "labels")):
-        return "its tokenizer splits the prompts into other tokens than the attacked model's"
-    return None

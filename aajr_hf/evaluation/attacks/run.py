@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,14 +109,3 @@ def _in_units(model: UnderAttack) -> Tensor:
 
 def _unit(target: Target) -> Tensor:
     return target.threat.unit(target.scale)[:, None, None]
-
-
-def shown(by_radius: dict[str, Tally], examples: int, left: str = "success") -> dict[str, dict[str, Any]]:
-    """The tallies of one attack as results hold them: shares in percent of so many examples, what is left under the name `left`."""
-    found = {
-        "attacked": {m: tally.attacked for m, tally in by_radius.items()},
-        "broken": {m: tally.broken for m, tally in by_radius.items()},
-        left: {m: 100 * tally.left / examples for m, tally in by_radius.items()},
-    }
-    alone = {m: 100 * tally.alone / examples for m, tally in by_radius.items() if tally.alone is not None}
-    return found | ({"alone": alone} if alone else {})

@@ -33,7 +33,8 @@ LEARNING_RATE, LAMBDA = 1e-3, 6e-4
 
 
 def make_surrogate(
-    agent: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     rows: list[dict[str, Any]],
     threat: ThreatModel,
     folder: Path,
@@ -48,7 +49,7 @@ def make_surrogate(
         ValueError, OSError: for an agent or rows that cannot be trained on, and a folder that cannot be written to.
         FloatingPointError: when training diverges.
     """
-    model, tokenizer = copy.deepcopy(agent[0]), agent[1]
+    model = copy.deepcopy(model)
     _make_trainable(model)
     with _quietly(), torch.random.fork_rng(), _new_folder(folder) as unfinished:
         config = _config(unfinished, threat, on_cpu=model.device.type == "cpu")

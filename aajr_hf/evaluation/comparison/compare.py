@@ -10,6 +10,18 @@ from typing import Any
 from trl import SFTConfig
 
 from ...training.config.sft import AAJRConfig
+from ...training.sharing.results import (
+    AtNominal,
+    AtWorstCase,
+    BestUnregularised,
+    ComparedRun,
+    ComparisonResults,
+    Configuration,
+    MatchedPair,
+    RobustnessResults,
+    Training,
+    Unregularised,
+)
 from ..reporting.results import DECODINGS, check_results, difference, multiples
 from .runs import METHODS, UNPENALISED
 from .trade_off import Point, matched, price_of_robustness
@@ -18,7 +30,7 @@ _OF_THE_PENALTY = ("regularizer", "penalty_", "power_iterations", "jacobian_esti
 _OF_THE_MODEL = ("adapter", "adapter_rank", "adapter_options", "freeze_embeddings", "system_loss", "on_nonfinite")
 
 
-def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def compare(results: RobustnessResults, described: dict[str, Training]) -> ComparisonResults:
     """
     Put measured numbers and the ways of training together.
 
@@ -31,10 +43,10 @@ def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> di
         without a penalty). `configurations`: means over the runs that differ in their seed alone. `best_unregularised`: by
         way of decoding, the configuration without a penalty of the highest nominal success. `matched`: one method against
         each other one, at every radius and way of decoding. `differing_settings`: fields in which the runs differ though
-        their methods do not ask for it. Beside these `version`, `train_epsilon`, `threat_model` and `settings`.
+        their methods do not ask for it. Beside these `kind`, `version`, `train_epsilon`, `threat_model` and `settings`.
 
     Raises:
-        ValueError: if a number is absent or not finite; names the run and the field.
+        ValueError: for results of another kind, and if a number is absent or not finite; names the run and the field.
     """
     check_results(results)
     order = sorted(described, key=lambda name: _place(described[name]))
@@ -46,7 +58,9 @@ def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> di
             decoding: best[decoding] and price_of_robustness(best[decoding]["nominal"], run[DECODINGS[decoding][0]])
             for decoding in DECODINGS
         }
-    return {field: results[field] for field in ("version", "train_epsilon", "threat_model", "settings")} | {
+    return {
+        "kind": "comparison",
+        **{field: results[field] for field in ("version", "train_epsilon", "threat_model", "settings")},
         "runs": runs,
         "configurations": configurations,
         "best_unregularised": best,
@@ -55,12 +69,12 @@ def compare(results: dict[str, Any], described: dict[str, dict[str, Any]]) -> di
     }
 
 
-def _place(run: dict[str, Any]) -> tuple[float, ...]:
+def _place(run: Training) -> tuple[float, ...]:
     numbers = (run[field] or 0.0 for field in ("regularizer_lambda", "epsilon", "seed"))
     return METHODS.index(run["method"]), *numbers
 
 
-def _configurations(runs: dict[str, dict[str, Any]], attacks: list[str]) -> list[dict[str, Any]]:
+def _configurations(runs: dict[str, ComparedRun], attacks: list[str]) -> list[Configuration]:
     groups: dict[str, list[str]] = {}
     for name, run in runs.items():
         settings = [run["method"], run["regularizer_lambda"], run["epsilon"], run["recipe"]]
@@ -93,21 +107,23 @@ def _means(seeds: Sequence[Sequence[float]]) -> list[float]:
     return [_mean(values) for values in zip(*seeds, strict=True)]
 
 
-def _best_unregularised(configurations: list[dict[str, Any]], field: str) -> dict[str, Any] | None:
+def _best_unregularised(configurations: list[Configuration], field: str) -> Unregularised | None:
     candidates = [c for c in configurations if c["method"] in UNPENALISED]
     best = max(candidates, key=lambda c: c[field], default=None)
     return best and {"label": best["label"], "nominal": best[field]}
 
 
-def focus_of(configurations: list[dict[str, Any]], attacks: list[str]) -> str:
+def focus_of(configurations: list[Configuration], attacks: list[str]) -> str:
     """The method that the others are compared with: `aajr`, or where it is absent the most robust one."""
     if any(c["method"] == "aajr" for c in configurations):
         return "aajr"
     return max(configurations, key=lambda c: c["worst_case_success"][attacks[-1]])["method"]
 
 
-def _all_matched(configurations, attacks: list[str], best: dict[str, Any]) -> list[dict[str, Any]]:
-    by_method: dict[str, list[dict[str, Any]]] = {}
+def _all_matched(
+    configurations: list[Configuration], attacks: list[str], best: BestUnregularised
+) -> list[MatchedPair]:
+    by_method: dict[str, list[Configuration]] = {}
     for configuration in configurations:
         by_method.setdefault(configuration["method"], []).append(configuration)
     focus = focus_of(configurations, attacks)
@@ -123,13 +139,19 @@ def _all_matched(configurations, attacks: list[str], best: dict[str, Any]) -> li
     ]
 
 
-def _matched(ours, theirs, multiple: str, decoding: str, best: dict[str, Any] | None) -> dict[str, Any]:
+def _matched(
+    ours: list[Configuration],
+    theirs: list[Configuration],
+    multiple: str,
+    decoding: str,
+    best: Unregularised | None,
+) -> dict[str, AtWorstCase | AtNominal]:
     nominal, worst = DECODINGS[decoding]
 
-    def points(configurations) -> list[Point]:
+    def points(configurations: list[Configuration]) -> list[Point]:
         return [(c[nominal], c[worst][multiple]) for c in configurations]
 
-    def whose(level: float, values: tuple[float, float], given: int) -> list[dict[str, Any]]:
+    def whose(level: float, values: tuple[float, float], given: int) -> list[Configuration]:
         """Whose numbers these are: the first of each method with this value at this level or beyond."""
         return [
             next(
@@ -140,7 +162,7 @@ def _matched(ours, theirs, multiple: str, decoding: str, best: dict[str, Any] | 
             for side, value in zip((ours, theirs), values, strict=True)
         ]
 
-    def described(pair: list[dict[str, Any]], field: str, m: str | None) -> dict[str, Any]:
+    def described(pair: list[Configuration], field: str, m: str | None) -> dict[str, Any]:
         return {"runs": [c["label"] for c in pair], "difference": dataclasses.asdict(difference(*pair, field, m))}
 
     found = matched(points(ours), points(theirs))
@@ -157,7 +179,7 @@ def _matched(ours, theirs, multiple: str, decoding: str, best: dict[str, Any] | 
     }
 
 
-def _differing_settings(runs: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+def _differing_settings(runs: dict[str, ComparedRun]) -> dict[str, list[Any]]:
     """Fields with more than one value among the trained runs that they apply to; of the penalty's own fields none."""
     own = {field.name for field in dataclasses.fields(AAJRConfig)} - {f.name for f in dataclasses.fields(SFTConfig)}
     trained = [run for run in runs.values() if run["recipe"] is not None]

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ...training.sharing.results import ComparedRun, ComparisonResults, Configuration
 from ..reporting.plots import (
     DECODING_TITLES,
     MARKERS,
@@ -41,7 +42,7 @@ _BANDS = 6
 _CONSTANT = {"regularizer_lambda": "epsilon", "epsilon": "regularizer_lambda"}
 
 
-def draw_comparison(comparison: dict[str, Any]) -> dict[str, bytes]:
+def draw_comparison(comparison: ComparisonResults) -> dict[str, bytes]:
     """
     Draw what there is something to draw of.
 
@@ -68,7 +69,7 @@ def draw_comparison(comparison: dict[str, Any]) -> dict[str, bytes]:
     return {f"{name}.png": render(draw, _WIDTH) for name, draw in plots.items()}
 
 
-def run_styles(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def run_styles(runs: dict[str, ComparedRun]) -> dict[str, dict[str, Any]]:
     """Of each run the colour of its method, the darker the later it comes there, and a marker of its own."""
     styles = {}
     for method in METHODS:
@@ -80,14 +81,14 @@ def run_styles(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return styles
 
 
-def _methods(configurations: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _methods(configurations: list[Configuration]) -> dict[str, list[Configuration]]:
+    found: dict[str, list[Configuration]] = {}
     for configuration in configurations:
         found.setdefault(configuration["method"], []).append(configuration)
     return found
 
 
-def _draw_trade_off(figure: Figure, comparison: dict[str, Any]) -> None:
+def _draw_trade_off(figure: Figure, comparison: ComparisonResults) -> None:
     configurations, top = comparison["configurations"], headline(comparison)
     both = panels(figure, DECODING_TITLES)
     for axes, (nominal, worst) in zip(both, DECODINGS.values(), strict=True):
@@ -118,7 +119,7 @@ def _handle(method: str) -> Line2D:
     return Line2D([], [], color=_COLORS[method], label=method, **style)
 
 
-def _tag(configuration: dict[str, Any], configurations: list[dict[str, Any]]) -> str:
+def _tag(configuration: Configuration, configurations: list[Configuration]) -> str:
     """What tells a configuration from the others of its method: lambda, and epsilon where there are several."""
     method, strength, radius = (configuration[field] for field in ("method", "regularizer_lambda", "epsilon"))
     if method == "base":
@@ -129,7 +130,7 @@ def _tag(configuration: dict[str, Any], configurations: list[dict[str, Any]]) ->
     return ", ".join(parts) or method
 
 
-def _draw_radii(figure: Figure, comparison: dict[str, Any]) -> None:
+def _draw_radii(figure: Figure, comparison: ComparisonResults) -> None:
     attacks, handles = multiples(comparison), []
     radii = [0.0, *map(float, attacks)]
     styles = run_styles(comparison["runs"])
@@ -146,9 +147,9 @@ def _draw_radii(figure: Figure, comparison: dict[str, Any]) -> None:
     legend(figure, handles)
 
 
-def _curves(configurations: list[dict[str, Any]], field: str) -> dict[tuple, list[dict[str, Any]]]:
+def _curves(configurations: list[Configuration], field: str) -> dict[tuple, list[Configuration]]:
     """Configurations of one method that differ in this field alone of the two, lambda and epsilon, in its order."""
-    found: dict[tuple, list[dict[str, Any]]] = {}
+    found: dict[tuple, list[Configuration]] = {}
     for c in configurations:
         # Nothing but what was trained with an adversary or a penalty has the one or the other.
         if c[field] and not (c["method"] in UNPENALISED and field == "regularizer_lambda"):
@@ -156,7 +157,7 @@ def _curves(configurations: list[dict[str, Any]], field: str) -> dict[tuple, lis
     return {key: sorted(curve, key=lambda c: c[field]) for key, curve in found.items()}
 
 
-def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None:
+def _draw_curves(figure: Figure, comparison: ComparisonResults, field: str) -> None:
     configurations, top = comparison["configurations"], headline(comparison)
     curves, handles, styles = _curves(configurations, field), {}, run_styles(comparison["runs"])
     if field == "epsilon":
@@ -198,7 +199,7 @@ def _draw_curves(figure: Figure, comparison: dict[str, Any], field: str) -> None
     legend(figure, [*handles.values(), sampled])
 
 
-def _draw_profiles(figure: Figure, runs: dict[str, dict[str, Any]]) -> None:
+def _draw_profiles(figure: Figure, runs: dict[str, ComparedRun]) -> None:
     axes, styles, handles = figure.add_subplot(), run_styles(runs), []
     profiles = {name: run["amplification_profile"] for name, run in runs.items() if run.get("amplification_profile")}
     for name, profile in profiles.items():
@@ -211,7 +212,7 @@ def _draw_profiles(figure: Figure, runs: dict[str, dict[str, Any]]) -> None:
     legend(figure, handles)
 
 
-def _draw_gradients(figure: Figure, runs: dict[str, dict[str, Any]]) -> None:
+def _draw_gradients(figure: Figure, runs: dict[str, ComparedRun]) -> None:
     axes, styles, handles = figure.add_subplot(), run_styles(runs), []
     for name, gradient in ((name, run["gradient_norm"]) for name, run in runs.items() if run["gradient_norm"]):
         steps, means, deviations = zip(*gradient["curve"], strict=True)

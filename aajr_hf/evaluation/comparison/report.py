@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...training.sharing.measurement import threat_model_line
+from ...training.sharing.results import ComparisonResults, MatchedPair
 from ..reporting.attack_report import attack_cells, trust_cells
 from ..reporting.report import json_text, points_text, render_page, replace_file
 from ..reporting.results import (
@@ -61,7 +62,7 @@ _RADII = 3
 _NAME_WIDTH = 12
 
 
-def write_comparison(comparison: dict[str, Any], folder: Path) -> None:
+def write_comparison(comparison: ComparisonResults, folder: Path) -> None:
     """
     Write `comparison.json`, the PNGs and `comparison.html`, each atomically; all of them are made before the first is
     written. Plots of an earlier comparison that this one does not have are removed.
@@ -77,7 +78,7 @@ def write_comparison(comparison: dict[str, Any], folder: Path) -> None:
         replace_file(folder / name, content)
 
 
-def comparison_table(comparison: dict[str, Any]) -> Group:
+def comparison_table(comparison: ComparisonResults) -> Group:
     """Two tables in `TABLE_WIDTH` columns: success and its price, two rows a run; then how it was trained and how calm it is."""
     success = success_cells(comparison, multiples(comparison)[-_RADII:])
     headers, rows = training_cells(comparison)
@@ -101,7 +102,7 @@ def _table(headers: list[tuple[str, str]], rows: list[list[str]], left: int) -> 
     return table
 
 
-def notes(comparison: dict[str, Any]) -> list[str]:
+def notes(comparison: ComparisonResults) -> list[str]:
     """What the columns of the table are, and which of their numbers are not what they should be."""
     found = [
         "Success in percent [95 % interval], price in points of it; sampled: at temperature 1.",
@@ -121,7 +122,7 @@ def notes(comparison: dict[str, Any]) -> list[str]:
     return found
 
 
-def success_cells(comparison: dict[str, Any], attacks: list[str]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+def success_cells(comparison: ComparisonResults, attacks: list[str]) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Headers in two lines, and for each run and way of decoding the cells as text."""
     headers = [("run", ""), ("method", ""), ("decoding", ""), ("nominal", "% [95 %]")]
     headers += [*((f"worst {times(m)}", "% [95 %]") for m in attacks), ("price", "points")]
@@ -136,7 +137,7 @@ def success_cells(comparison: dict[str, Any], attacks: list[str]) -> tuple[list[
     return headers, rows
 
 
-def training_cells(comparison: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+def training_cells(comparison: ComparisonResults) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Headers in two lines, and the cells of each run as text."""
     headers = [("run", ""), ("lambda", ""), ("eps.", ""), ("seed", ""), ("ampl.", "ascent"), ("spectral", "norm")]
     headers += [("grad.", "mean"), ("grad.", "var."), ("train", "s")]
@@ -153,7 +154,7 @@ def training_cells(comparison: dict[str, Any]) -> tuple[list[tuple[str, str]], l
     return headers, rows
 
 
-def _page(comparison: dict[str, Any], sentences: list[str], images: dict[str, bytes]) -> bytes:
+def _page(comparison: ComparisonResults, sentences: list[str], images: dict[str, bytes]) -> bytes:
     drawn = [
         (base64.b64encode(images[f"{name}.png"]).decode(), alt, caption)
         for name, (alt, caption) in PLOTS.items()
@@ -177,13 +178,13 @@ def _page(comparison: dict[str, Any], sentences: list[str], images: dict[str, by
     )
 
 
-def _for_reading(comparison: dict[str, Any]) -> dict[str, Any]:
+def _for_reading(comparison: ComparisonResults) -> dict[str, Any]:
     """The comparison without the outcomes of single examples, which are many."""
     configurations = [{f: v for f, v in c.items() if f != "outcomes"} for c in comparison["configurations"]]
     return everything_but_outcomes(comparison) | {"configurations": configurations}
 
 
-def _matched_row(entry: dict[str, Any]) -> list[str]:
+def _matched_row(entry: MatchedPair) -> list[str]:
     row = [entry["methods"][1], times(entry["multiple"]), entry["decoding"]]
     for place, field in (("at_worst_case", "nominal"), ("at_nominal", "worst_case")):
         found = entry[place]

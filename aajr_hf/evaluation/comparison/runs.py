@@ -11,6 +11,7 @@ from ...training.config.recipe import RECIPE, recipe_in, with_radius
 from ...training.config.sft import CHOICES, AAJRConfig
 from ...training.runs.checkpoints import INCOMPLETE
 from ...training.runs.ema import is_average
+from ...training.sharing.results import GradientNorms, Training
 
 UNPENALISED = ("base", "sft", "adversarial")
 # In the order in which they are listed.
@@ -21,7 +22,7 @@ _ASIDE = ("output_dir", "run_name", "project", "overwrite", "report_to", "disabl
 _ASIDE_PREFIXES = ("logging_", "save_", "hub_", "push_to_", "eval_", "accelerate_", "gradient_checkpointing")
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> Training:
     """
     How the agent in a folder was trained: what its recipe says, what it leaves out being a default.
 
@@ -81,7 +82,7 @@ def _number(file: Path, recipe: dict[str, Any], name: str) -> float:
     return int(number) if name == "seed" else number
 
 
-def _read_gradients(file: Path) -> dict[str, Any] | None:
+def _read_gradients(file: Path) -> GradientNorms | None:
     if not file.is_file():
         return None
     try:
@@ -90,7 +91,7 @@ def _read_gradients(file: Path) -> dict[str, Any] | None:
         raise ValueError(f"{file} is no state of a trainer: {error!r}.") from error
 
 
-def gradient_norms(log_history: list[dict[str, Any]]) -> dict[str, Any] | None:
+def gradient_norms(log_history: list[dict[str, Any]]) -> GradientNorms | None:
     """
     The norm of the training's gradient over all of its steps.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...training.sharing.measurement import trust_sentence
+from ...training.sharing.results import AtNominal, AtWorstCase, ComparisonResults, MatchedPair
 from ..reporting.results import DECODINGS, difference, headline, number_text, percent_text, times
 from ..reporting.statistics import PairedDifference
 
 
-def comparison_sentences(comparison: dict[str, Any]) -> list[str]:
+def comparison_sentences(comparison: ComparisonResults) -> list[str]:
     """
     Whether to trust the success under attack, the most robust run and its price, one method against each other one at matched worst case and at matched nominal success
     at the training radius, the gradients, and what to know before trusting this.
@@ -19,7 +18,7 @@ def comparison_sentences(comparison: dict[str, Any]) -> list[str]:
     """
     top = headline(comparison)
     sentences = [trust_sentence(comparison), _leader(comparison, top)]
-    pairs: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, dict[str, MatchedPair]] = {}
     for entry in comparison["matched"]:
         if entry["multiple"] == top:
             pairs.setdefault(entry["methods"][1], {})[entry["decoding"]] = entry
@@ -27,7 +26,7 @@ def comparison_sentences(comparison: dict[str, Any]) -> list[str]:
     return [sentence for sentence in (*sentences, _gradients(comparison), *_doubts(comparison, top)) if sentence]
 
 
-def _leader(comparison: dict[str, Any], top: str) -> str:
+def _leader(comparison: ComparisonResults, top: str) -> str:
     configurations = comparison["configurations"]
     leader = max(configurations, key=lambda c: (c["worst_case_success"][top], c["nominal_success"]))
     greedy, sampled = (leader[worst][top] for _, worst in DECODINGS.values())
@@ -50,7 +49,7 @@ def _leader(comparison: dict[str, Any], top: str) -> str:
     return f"{sentence} Its price, nominal success below the best run without a penalty: {'; '.join(prices)}."
 
 
-def _pair(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
+def _pair(greedy: MatchedPair, sampled: MatchedPair) -> str:
     ours, theirs = greedy["methods"]
     robust, nominal = greedy["at_worst_case"], greedy["at_nominal"]
     return (
@@ -64,12 +63,12 @@ def _pair(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
     )
 
 
-def _side_by_side(found: dict[str, Any], field: str) -> str:
+def _side_by_side(found: AtWorstCase | AtNominal, field: str) -> str:
     ours, theirs = map(percent_text, found[field])
     return f"{ours} against {theirs}%, {PairedDifference(**found['difference']).text()}"
 
 
-def _verdict(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
+def _verdict(greedy: MatchedPair, sampled: MatchedPair) -> str:
     ours, theirs = greedy["methods"]
     nominal, robust = (
         {PairedDifference(**entry[place]["difference"]).sign for entry in (greedy, sampled)} - {0}
@@ -85,7 +84,7 @@ def _verdict(greedy: dict[str, Any], sampled: dict[str, Any]) -> str:
     return "the two ways of decoding disagree."
 
 
-def _gradients(comparison: dict[str, Any]) -> str:
+def _gradients(comparison: ComparisonResults) -> str:
     found = {
         name: run["gradient_norm"]["coefficient_of_variation"]
         for name, run in comparison["runs"].items()
@@ -103,7 +102,7 @@ def _gradients(comparison: dict[str, Any]) -> str:
     return f"The gradient's norm varied least for its size, and most: {', '.join(texts)} (variance over training)."
 
 
-def _doubts(comparison: dict[str, Any], top: str) -> list[str]:
+def _doubts(comparison: ComparisonResults, top: str) -> list[str]:
     configurations, runs = comparison["configurations"], comparison["runs"]
     examples = min(run["examples"] for run in runs.values())
     several = [c for c in configurations if len(c["runs"]) > 1]

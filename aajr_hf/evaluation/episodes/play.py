@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 
 from ...training.policy.policy import fixed_seed
+from ...training.sharing.results import EpisodeNumbers, Said
 from ..reporting.statistics import mean_interval
 from ..reporting.tables import plain_table
 from .players import Player
@@ -41,7 +42,7 @@ class _Episode:
     seed: int
     rewards: dict[str, float]
     sides: dict[str, _Side]
-    transcript: list[dict[str, dict[str, str]]] = field(default_factory=list)
+    transcript: list[dict[str, Said]] = field(default_factory=list)
 
     def side(self, agent: str) -> str:
         return OPPONENT if OPPONENT in self.sides and agent in self.world.opponents else MODEL
@@ -57,7 +58,7 @@ class _Episode:
         said = {agent: {"sees": rows[agent]["prompt"][-1]["content"], "says": answers[agent]} for agent in answers}
         self.transcript.append(said)
 
-    def record(self, transcript: bool) -> dict[str, Any]:
+    def record(self, transcript: bool) -> EpisodeNumbers:
         result = {
             "seed": self.seed,
             "steps": self.world.step_count,
@@ -76,7 +77,7 @@ def play(
     *,
     transcript: bool = False,
     on_step: Callable[[list[Any]], None] = lambda worlds: None,
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[EpisodeNumbers]]:
     """
     Play one episode for each seed, as many side by side as there are worlds: at every step, each player gets the prompts
     of all agents that it plays in all of them at once.
@@ -133,7 +134,7 @@ def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
         episode.step(seen, given)
 
 
-def simulation_table(records: list[dict[str, Any]]) -> Table:
+def simulation_table(records: list[EpisodeNumbers]) -> Table:
     """
     The mean over episodes, with Student's 95 % confidence interval, of each metric of the world, and of the percentage of
     each player's answers that were the expert's and that were malformed.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 
 from ...training.sharing.measurement import attack_name
+from ...training.sharing.results import AttackTally, EvaluationResults, Results, RobustnessResults, TokenOutcome
 from .results import interval_text, multiples, percent_text, times
 from .statistics import wilson
 from .tables import text_table
@@ -15,15 +14,13 @@ ATTACKS_TITLE = "Attacks, one after the other"
 _TOKEN_HEADERS = ["run", "tokens replaced", "PGA, same radii", "mean radius"]
 
 
-def attack_cells(results: dict[str, Any], kind: str = "success") -> tuple[list[tuple[str, str]], list[list[str]]]:
+def attack_cells(results: Results) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """
     Headers in two lines, and one row of texts a run and attack: of the examples that it attacked at each radius how many it
-    broke, and the success in percent that it and those before it leave; where some run has it, what it alone leaves.
-
-    Args:
-        kind: The field of what is left: `success`, or of tool calls `exact`.
+    broke, and the success in percent, or of tool calls the exact ones, that it and those before it leave; where some run has it, what
+    it alone leaves.
     """
-    radii = multiples(results)
+    radii, left = multiples(results), "exact" if results["kind"] == "tool_calls" else "success"
     runs = {name: run.get("attacks") or {} for name, run in results["runs"].items()}
     alone = any("alone" in attack for attacks in runs.values() for attack in attacks.values())
     headers = [("run", ""), ("attack", "")]
@@ -34,13 +31,13 @@ def attack_cells(results: dict[str, Any], kind: str = "success") -> tuple[list[t
         for name, attack in attacks.items():
             row = [run_name, attack_name(name)]
             for m in radii:
-                row += [_broken(attack, m), percent_text(attack[kind].get(m))]
+                row += [_broken(attack, m), percent_text(attack[left].get(m))]
                 row += [percent_text(attack.get("alone", {}).get(m))] if alone else []
             rows.append(row)
     return headers, rows
 
 
-def _broken(attack: dict[str, Any], multiple: str) -> str:
+def _broken(attack: AttackTally, multiple: str) -> str:
     attacked = attack["attacked"].get(multiple)
     return "-" if attacked is None else f"{attack['broken'][multiple]}/{attacked}"
 
@@ -50,7 +47,7 @@ def _broke(row: list[str]) -> bool:
     return any("/" in cell and not cell.startswith("0/") for cell in row[2:])
 
 
-def token_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def token_cells(results: RobustnessResults) -> tuple[list[str], list[list[str]]]:
     """Headers, and one row a run with a token attack: success in percent, greedy and sampled, and PGA's at the same radii."""
     rows = []
     for name, run in results["runs"].items():
@@ -60,13 +57,13 @@ def token_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return _TOKEN_HEADERS, rows
 
 
-def _greedy_and_sampled(attack: dict[str, Any], examples: int) -> str:
+def _greedy_and_sampled(attack: TokenOutcome, examples: int) -> str:
     shares = (attack["success"], attack["sampled_success"])
     greedy, sampled = (f"{percent_text(share)} {interval_text(wilson(share, examples))}" for share in shares)
     return f"{greedy} (sampled {sampled})"
 
 
-def trust_cells(results: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
+def trust_cells(results: Results) -> list[tuple[str, str, bool, str]]:
     """Run, rule, whether it passed, and detail, for every check of every run."""
     return [
         (name, rule["rule"], rule["passed"], rule["detail"])
@@ -75,12 +72,12 @@ def trust_cells(results: dict[str, Any]) -> list[tuple[str, str, bool, str]]:
     ]
 
 
-def attack_tables(results: dict[str, Any], kind: str = "success") -> list[Table]:
+def attack_tables(results: EvaluationResults) -> list[Table]:
     """Rich tables of the attacks, of the token attack and of the checks that failed, as far as there are some."""
     tables = []
-    headers, rows = attack_cells(results, kind)
+    headers, rows = attack_cells(results)
     if rows:
-        what = "success" if kind == "success" else "exact calls"
+        what = "exact calls" if results["kind"] == "tool_calls" else "success"
         caption = (
             "broken: examples that it broke, of those that the attacks above it and smaller radii left.\n"
             f"left: {what} in percent after it and all above it. Attacks that broke nothing are left out."

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 
+from ...training.sharing.results import Membership, RobustnessResults
 from .tables import text_table
 
 HEADERS = ("run", "budget", "in F_ad", "in F_gamma", "examples")
 
 
-def membership_cells(results: dict[str, Any]) -> list[list[str]]:
+def membership_cells(results: RobustnessResults) -> list[list[str]]:
     """A row of [`HEADERS`] for each run with a budget."""
     return [
         [
@@ -25,7 +24,7 @@ def membership_cells(results: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def membership_tables(results: dict[str, Any]) -> list[Table]:
+def membership_tables(results: RobustnessResults) -> list[Table]:
     """The same as a rich table; none without a budget."""
     rows = membership_cells(results)
     if not rows:
@@ -37,7 +36,7 @@ def membership_tables(results: dict[str, Any]) -> list[Table]:
     return [text_table(HEADERS, rows, "Amplification budget", caption)]
 
 
-def membership_sentences(results: dict[str, Any]) -> list[str]:
+def membership_sentences(results: RobustnessResults) -> list[str]:
     """What the shares show, for each run with a budget, and what they do not."""
     sentences = []
     for name, member in _members(results):
@@ -59,5 +58,5 @@ def membership_sentences(results: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _members(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _members(results: RobustnessResults) -> list[tuple[str, Membership]]:
     return [(name, run["membership"]) for name, run in results["runs"].items() if "membership" in run]

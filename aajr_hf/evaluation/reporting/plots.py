@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from ...training.sharing.results import EvaluationResults, Results, RobustnessResults
 from .results import DECODINGS, check_results, headline, multiples, times
 from .statistics import wilson
 
@@ -29,13 +30,10 @@ DECODING_TITLES = ("greedy decoding", "sampling at temperature 1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def draw_plots(results: dict[str, Any]) -> dict[str, bytes]:
+def draw_plots(results: RobustnessResults) -> dict[str, bytes]:
     """
     Draw success by radius of attack, success under attack by nominal success, amplification, and where some run has it
     what happens along the ray of its worst direction.
-
-    Args:
-        results: `{"runs": {name: numbers}, "train_epsilon": float, "settings": {...}}`.
 
     Returns:
         File name to PNG: `worst_case.png`, `trade_off.png`, `amplification.png` and `ray.png`.
@@ -64,7 +62,7 @@ def render(draw: Callable[[Figure], None], width: float = _NARROW) -> bytes:
     return buffer.getvalue()
 
 
-def run_styles(results: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def run_styles(results: Results) -> dict[str, tuple[str, str]]:
     """Colour and marker of each run, the same in every plot; their pairs repeat after 56 runs only."""
     return {name: (_COLORS[i % len(_COLORS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(results["runs"])}
 
@@ -111,13 +109,13 @@ def panels(figure: Figure, titles: tuple[str, str]) -> tuple[Axes, Axes]:
     return left, right
 
 
-def _draw_worst_case(figure: Figure, results: dict[str, Any]) -> None:
+def _draw_worst_case(figure: Figure, results: RobustnessResults) -> None:
     fields = dict(zip(DECODING_TITLES, DECODINGS.values(), strict=True))
     draw_by_radius(figure, results, multiples(results), fields, "success (% of examples)")
 
 
 def draw_by_radius(
-    figure: Figure, results: dict[str, Any], attacks: list[str], fields: dict[str, tuple[str, str]], label: str
+    figure: Figure, results: EvaluationResults, attacks: list[str], fields: dict[str, tuple[str, str]], label: str
 ) -> None:
     """Two panels by title: a line a run over the radii of the attack, from a field without attack and one by multiple."""
     radii, runs, handles = [0.0, *map(float, attacks)], results["runs"], []
@@ -134,7 +132,7 @@ def draw_by_radius(
     legend(figure, handles)
 
 
-def _draw_ray(figure: Figure, results: dict[str, Any]) -> None:
+def _draw_ray(figure: Figure, results: RobustnessResults) -> None:
     left, right = panels(figure, ("greedy success", "negative log-likelihood of the expert's answer"))
     handles = []
     for name, (color, _) in run_styles(results).items():
@@ -159,7 +157,7 @@ def _draw_ray(figure: Figure, results: dict[str, Any]) -> None:
     legend(figure, handles)
 
 
-def _draw_trade_off(figure: Figure, results: dict[str, Any]) -> None:
+def _draw_trade_off(figure: Figure, results: RobustnessResults) -> None:
     axes, top, runs = figure.add_subplot(), headline(results), results["runs"]
     points = [(run["nominal_success"], run["worst_case_success"][top]) for run in runs.values()]
     styles = list(run_styles(results).values())
@@ -228,7 +226,7 @@ def _free_place(width: float, height: float, x: float, y: float, frame: Bbox, ta
     return place
 
 
-def _draw_bars(figure: Figure, results: dict[str, Any]) -> None:
+def _draw_bars(figure: Figure, results: RobustnessResults) -> None:
     axes, width, handles = figure.add_subplot(), 0.8 / len(results["runs"]), []
     values = [run[field] for run in results["runs"].values() for field in _BARS.values() if run[field] > 0]
     for i, (name, (color, _)) in enumerate(run_styles(results).items()):

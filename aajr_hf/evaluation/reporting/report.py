@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ... import __version__
 from ...training.sharing.measurement import threat_model_line
+from ...training.sharing.results import RobustnessResults, RobustnessRun
 from .attack_report import attack_cells, token_cells, trust_cells
 from .membership import HEADERS, membership_cells
 from .plots import draw_plots
@@ -45,16 +46,13 @@ _OTHER_COLUMNS = {
 }
 
 
-def results_table(results: dict[str, Any]) -> Group:
+def results_table(results: RobustnessResults) -> Group:
     """
     Two tables within 100 columns: success in percent with its intervals, two rows a run, and the threat model below; then cost,
     amplification and training time.
 
-    Args:
-        results: `{"runs": {name: numbers}, "train_epsilon": float, ...}`. Absent numbers show as "-".
-
     Returns:
-        The tables; the best value of each success column is bold.
+        The tables; the best value of each success column is bold, and absent numbers show as "-".
     """
     headers, rows = success_cells(results)
     table = plain_table()
@@ -72,7 +70,7 @@ def results_table(results: dict[str, Any]) -> Group:
     return Group(table, *map(Text, notes(results)), "", others)
 
 
-def notes(results: dict[str, Any]) -> list[str]:
+def notes(results: RobustnessResults) -> list[str]:
     """What the columns of success are, and the threat model."""
     return [
         "Success in percent [95 % interval]; sampled: at temperature 1.",
@@ -81,7 +79,7 @@ def notes(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def write_json(results: dict[str, Any], path: str | Path) -> None:
+def write_json(results: RobustnessResults, path: str | Path) -> None:
     """
     Write the results as JSON, atomically; folders are made as needed.
 
@@ -92,7 +90,7 @@ def write_json(results: dict[str, Any], path: str | Path) -> None:
     replace_file(Path(path), (json_text(results) + "\n").encode())
 
 
-def write_report(results: dict[str, Any], folder: str | Path) -> None:
+def write_report(results: RobustnessResults, folder: str | Path) -> None:
     """
     Write the plots of [`draw_plots`] and [`draw_stability`] and `report.html`, a page that needs no other file and no network:
     summary, table, plots and settings. Each is written atomically; the folder is made as needed.
@@ -106,7 +104,7 @@ def write_report(results: dict[str, Any], folder: str | Path) -> None:
         replace_file(Path(folder) / name, content)
 
 
-def _page(results: dict[str, Any], images: dict[str, bytes]) -> bytes:
+def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
     stability_headers, stability_rows = stability_cells(results)
     measured = runs_with_stability(results).values()
     return render_page(
@@ -153,7 +151,7 @@ def points_text(points: float, sign: str = "-") -> str:
     return f"{round(points, 1):{sign if round(points, 1) else '-'}.1f}".replace("-0.0", "0.0")
 
 
-def success_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[tuple[str, bool]]]]:
+def success_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list[list[tuple[str, bool]]]]:
     """Headers in two lines; per run and way of decoding the cells as text, and whether each is the best of its column."""
     runs, radii = results["runs"], multiples(results)
     headers = [("run", ""), ("decoding", ""), ("nominal", "% [95 %]")]
@@ -170,14 +168,14 @@ def success_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[
     return headers, rows
 
 
-def _best(runs: dict[str, Any], field: str, multiple: str | None) -> str | None:
+def _best(runs: dict[str, RobustnessRun], field: str, multiple: str | None) -> str | None:
     """The highest share, as shown: of two numbers that look the same, none is the better one."""
     shares = [value(run, field, multiple) for run in runs.values()]
     finite = [share for share in shares if share is not None and math.isfinite(share)]
     return percent_text(max(finite)) if finite else None
 
 
-def other_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+def other_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Headers in two lines, and per run its cost, amplification and training time as text."""
     rows = [
         [name, *(number_text(run.get(field)) for field in _OTHER_COLUMNS.values())]

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from ...training.sharing.measurement import RESULTS_VERSION, interval_text, version_problem
+from ...training.sharing.results import (
+    Configuration,
+    EvaluationResults,
+    Results,
+    RobustnessNumbers,
+    RobustnessResults,
+    Run,
+    Settings,
+    ThreatModelFields,
+    ToolCallNumbers,
+)
 from .statistics import PairedDifference, paired_difference, with_intervals
 
 __all__ = ["RESULTS_VERSION"]  # the version that is read and written
@@ -16,6 +28,12 @@ DECODINGS = {
     "greedy": ("nominal_success", "worst_case_success"),
     "sampled": ("sampled_success", "sampled_worst_case_success"),
 }
+# By kind of results, a field of every run that has a number for each radius.
+_BY_RADIUS = {
+    "robustness": "worst_case_success",
+    "comparison": "worst_case_success",
+    "tool_calls": "worst_case_valid",
+}
 SUCCESS, SUCCESS_UNDER_ATTACK = zip(*DECODINGS.values(), strict=True)
 _NUMBERS = (
     *(*SUCCESS, "nominal_cost", "amplification", "random_amplification"),
@@ -25,17 +43,22 @@ _THREAT_MODEL = ("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_s
 
 
 def new_results(
-    runs: dict[str, dict[str, Any]], threat_model: dict[str, Any], settings: dict[str, Any]
-) -> dict[str, Any]:
+    kind: Literal["robustness", "tool_calls"],
+    runs: dict[str, RobustnessNumbers | ToolCallNumbers],
+    threat_model: ThreatModelFields,
+    settings: Settings,
+) -> EvaluationResults:
     """
     Numbers that have just been measured as results, each share with its interval.
 
     Args:
+        kind: Of what they are numbers.
         runs: Numbers of `evaluate_agents` or `evaluate_tool_calls` by name.
         threat_model: The fields of `ThreatModel`.
         settings: How they were measured.
     """
     return {
+        "kind": kind,
         "version": RESULTS_VERSION,
         "runs": {name: with_intervals(run) for name, run in runs.items()},
         "train_epsilon": threat_model["epsilon"],
@@ -44,19 +67,16 @@ def new_results(
     }
 
 
-def check_results(results: dict[str, Any]) -> None:
+def check_results(results: RobustnessResults) -> None:
     """
     Refuse results that a report cannot show. Only `train_seconds` may be absent: not every agent was trained here.
 
-    Args:
-        results: `{"version": 2, "runs": {name: numbers}, "train_epsilon": float, "threat_model": {...}, "settings": {...}}`.
-
     Raises:
-        ValueError: If they are of another version, there is no run or no radius, or a number is absent or not finite; names
-            the run and the field.
+        ValueError: If they are of another version or kind, there is no run or no radius, or a number is absent or not finite;
+            names the run and the field.
     """
+    check_measurement(results, "robustness")
     radii = multiples(results)
-    check_measurement(results)
     if not radii:
         raise ValueError(f"run {next(iter(results['runs']))!r}, field 'worst_case_success': no radius of attack")
     for name, run in results["runs"].items():
@@ -71,15 +91,19 @@ def check_results(results: dict[str, Any]) -> None:
         check_shares(name, run, SUCCESS, SUCCESS_UNDER_ATTACK, radii)
 
 
-def check_measurement(results: dict[str, Any]) -> None:
+def check_measurement(results: EvaluationResults, kind: str) -> None:
     """
-    What results of every kind have: today's version, runs with checks of the attack, a threat model, finite settings.
+    What results of every kind have: today's version, the kind, runs with checks of the attack, a threat model, finite settings.
 
     Raises:
         ValueError: names the run or the part, and the field.
     """
     if problem := version_problem(results):
         raise ValueError(f"these results are {problem}: evaluate the agents anew with `aajr evaluate`")
+    if results.get("kind") != kind:
+        raise ValueError(
+            f"these results are of kind {results.get('kind')!r}, and {kind!r} is asked for (`read_results` adds it to older files)"
+        )
     if not results["runs"]:
         raise ValueError("the results hold no runs")
     for field in _THREAT_MODEL:
@@ -108,7 +132,7 @@ def check_numbers(name: str, numbers: dict[str, Any]) -> None:
             raise ValueError(f"run {name!r}, field {field!r}: expected a finite number, got {number!r}")
 
 
-def check_shares(name: str, run: dict[str, Any], single: tuple, by_multiple: tuple, radii: list[str]) -> None:
+def check_shares(name: str, run: Run, single: tuple, by_multiple: tuple, radii: list[str]) -> None:
     """
     Raises:
         ValueError: where a share of this run, alone or by multiple, lacks its interval or the outcome of an example.
@@ -131,42 +155,40 @@ def paths(numbers: Any, path: str) -> dict[str, Any]:
     return {place: n for name, value in inner for place, n in paths(value, f"{path}.{name}").items()}
 
 
-def value(run: dict[str, Any], field: str, multiple: str | None = None) -> Any:
+def value(run: Mapping[str, Any], field: str, multiple: str | None = None) -> Any:
     """A run's number, at this multiple of the training radius where the field has one for each; None if absent."""
     return run.get(field) if multiple is None else (run.get(field) or {}).get(multiple)
 
 
-def difference(ours: dict[str, Any], theirs: dict[str, Any], field: str, m: str | None = None) -> PairedDifference:
+def difference(
+    ours: Run | Configuration, theirs: Run | Configuration, field: str, m: str | None = None
+) -> PairedDifference:
     """How much more often the one run is right than the other, on the same examples."""
     return paired_difference(value(ours["outcomes"], field, m), value(theirs["outcomes"], field, m))
 
 
-def share_text(run: dict[str, Any], field: str, multiple: str | None = None) -> str:
+def share_text(run: Run, field: str, multiple: str | None = None) -> str:
     """A share of a run in percent with its 95 % interval: `81.3 [78-84]`."""
     share = percent_text(value(run, field, multiple))
     return f"{share} {interval_text(value(run.get('intervals') or {}, field, multiple))}".rstrip()
 
 
-def everything_but_outcomes(results: dict[str, Any]) -> dict[str, Any]:
-    """Results without the outcomes of single examples, which are many."""
+def everything_but_outcomes(results: Results) -> dict[str, Any]:
+    """Results as people read them, without the outcomes of single examples, which are many."""
     runs = {name: {f: v for f, v in run.items() if f != "outcomes"} for name, run in results["runs"].items()}
     return results | {"runs": runs}
 
 
-def multiples(results: dict[str, Any]) -> list[str]:
+def multiples(results: Results) -> list[str]:
     """The radii of the attack in multiples of the training radius, ascending: every run's, as the objects name them."""
-    names = {name for run in results["runs"].values() for name in multiples_of(run)}
+    field = _BY_RADIUS[results["kind"]]
+    names = {name for run in results["runs"].values() for name in run.get(field) or ()}
     return sorted(names, key=float)
 
 
-def headline(results: dict[str, Any]) -> str:
+def headline(results: Results) -> str:
     """The radius that sentences speak of: of the multiples the one nearest to 1."""
     return min(multiples(results), key=lambda multiple: abs(float(multiple) - 1))
-
-
-def multiples_of(run: dict[str, Any]) -> list[str]:
-    """The same of one run, in a world or of tool calls."""
-    return sorted(run.get("worst_case_success") or run.get("worst_case_valid") or (), key=float)
 
 
 def times(multiple: str) -> str:

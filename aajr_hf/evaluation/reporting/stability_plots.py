@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ...training.sharing.results import RobustnessResults
 from .plots import legend, render, run_styles, shown
 from .stability_report import runs_with_stability
 
@@ -24,7 +24,7 @@ _SHARES = {
 }
 
 
-def draw_stability(results: dict[str, Any]) -> dict[str, bytes]:
+def draw_stability(results: RobustnessResults) -> dict[str, bytes]:
     """
     Draw the stability of the runs where it was measured.
 
@@ -40,13 +40,13 @@ def draw_stability(results: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _draw_curvature(figure: Figure, results: dict[str, Any]) -> None:
+def _draw_curvature(figure: Figure, results: RobustnessResults) -> None:
     bounds = {"$L_{eff}$ (dashed)": (_DASHED, lambda medians: medians["effective_smoothness"])}
     label = "$|\\kappa_t|$, absolute curvature (log scale)"
     _draw_against(figure, results, "absolute_curvature", bounds, label)
 
 
-def _draw_step_sizes(figure: Figure, results: dict[str, Any]) -> None:
+def _draw_step_sizes(figure: Figure, results: RobustnessResults) -> None:
     bounds = {
         "$1/L_{eff}$ (dashed)": (_DASHED, lambda medians: medians["step_size_bound"]),
         "1/max|κ| (dotted)": (":", lambda medians: 1 / (medians["largest_absolute_curvature"] or math.inf)),
@@ -54,7 +54,9 @@ def _draw_step_sizes(figure: Figure, results: dict[str, Any]) -> None:
     _draw_against(figure, results, "step_size", bounds, "$\\eta_t$, step size (log scale),\nas of a gradient step")
 
 
-def _draw_against(figure: Figure, results: dict[str, Any], field: str, bounds: dict[str, tuple], label: str) -> None:
+def _draw_against(
+    figure: Figure, results: RobustnessResults, field: str, bounds: dict[str, tuple], label: str
+) -> None:
     """
     Of each run the median at every step, within its quartiles, and levels of the whole ascent: by their label the style of
     their lines, and what they are, from the medians over examples.
@@ -82,7 +84,7 @@ def _draw_against(figure: Figure, results: dict[str, Any], field: str, bounds: d
     legend(figure, handles)
 
 
-def _draw_shares(figure: Figure, results: dict[str, Any]) -> None:
+def _draw_shares(figure: Figure, results: RobustnessResults) -> None:
     handles, styles = [], run_styles(results)
     grid = figure.subplots(2, 2, sharex=True, sharey=True)
     for axes, (field, title) in zip(grid.flat, _SHARES.items(), strict=True):

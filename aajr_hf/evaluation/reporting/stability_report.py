@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 from rich.text import Text
 
+from ...training.sharing.results import RobustnessResults, RobustnessRun, StabilityNumbers
 from .results import number_text, percent_text
 from .tables import plain_table
 
@@ -29,7 +28,7 @@ _SHARES = {
 }
 
 
-def stability_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], list[list[str]]]:
+def stability_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """Headers in two lines, and one row of texts a run; no rows where no run has its stability measured."""
     rows = []
     for name, run in runs_with_stability(results).items():
@@ -39,7 +38,7 @@ def stability_cells(results: dict[str, Any]) -> tuple[list[tuple[str, str]], lis
     return [("run", ""), *_MEDIANS, *_SHARES], rows
 
 
-def stability_tables(results: dict[str, Any]) -> list[Table]:
+def stability_tables(results: RobustnessResults) -> list[Table]:
     """A rich table, where there is something to show."""
     headers, rows = stability_cells(results)
     if not rows:
@@ -59,7 +58,7 @@ def stability_tables(results: dict[str, Any]) -> list[Table]:
     return [table]
 
 
-def stability_sentences(results: dict[str, Any]) -> list[str]:
+def stability_sentences(results: RobustnessResults) -> list[str]:
     """One sentence a run: how often the condition of Theorem 3 held, and whether the loss rose."""
     return [
         f"{name}: {_condition(run['stability'], 'within_bound', 'η ≤ 1/L_eff')}, "
@@ -69,7 +68,7 @@ def stability_sentences(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def _condition(numbers: dict[str, Any], field: str, words: str) -> str:
+def _condition(numbers: StabilityNumbers, field: str, words: str) -> str:
     monotone = numbers.get(f"monotone_{field}")
     rose = "" if monotone is None else f" (the loss did not fall in {percent_text(monotone)}% of these)"
     return f"{percent_text(mean_share(numbers, field))}% of the steps have {words}{rose}"
@@ -83,12 +82,12 @@ def _short(number: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
-def runs_with_stability(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def runs_with_stability(results: RobustnessResults) -> dict[str, RobustnessRun]:
     """Runs whose stability was measured, by name."""
     return {name: run for name, run in results["runs"].items() if run.get("stability")}
 
 
-def mean_share(numbers: dict[str, Any], field: str) -> float:
+def mean_share(numbers: StabilityNumbers, field: str) -> float:
     """Of all steps, in percent."""
     shares = numbers["shares"][field]
     return sum(shares) / len(shares)

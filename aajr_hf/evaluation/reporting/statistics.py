@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ...training.sharing.results import RobustnessNumbers, Run, ToolCallNumbers
+
 _Z = float(stats.norm.ppf(0.975))
 _RESAMPLES = 4000
 # In percent, of a run; each alone or by multiple of the training radius.
@@ -80,7 +82,7 @@ def wilson(percent: float, n: int) -> tuple[float, float]:
     return 0.0 if share <= 0 else low, 100.0 if share >= 1 else high
 
 
-def with_intervals(run: dict[str, Any]) -> dict[str, Any]:
+def with_intervals(run: RobustnessNumbers | ToolCallNumbers) -> Run:
     """A run with the [`wilson`] interval of each share it has, [lo, hi], under the key `intervals`."""
     n = run["examples"]
 

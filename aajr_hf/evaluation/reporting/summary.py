@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...training.sharing.measurement import trust_sentence
+from ...training.sharing.results import RobustnessResults, RobustnessRun
 from .membership import membership_sentences
 from .results import (
     SUCCESS,
@@ -20,7 +19,7 @@ from .results import (
 )
 
 
-def summary_sentences(results: dict[str, Any]) -> list[str]:
+def summary_sentences(results: RobustnessResults) -> list[str]:
     """
     Whether the success under attack can be trusted; whether regularization helped and what it cost: run "aajr" against
     "adversarial", "sft" and "base", as far as they are there; then the most robust run of all.
@@ -37,7 +36,7 @@ def summary_sentences(results: dict[str, Any]) -> list[str]:
     return sentences + membership_sentences(results)
 
 
-def _comparison(runs: dict[str, Any], name: str, top: str) -> str:
+def _comparison(runs: dict[str, RobustnessRun], name: str, top: str) -> str:
     ours, theirs = runs["aajr"], runs[name]
 
     def change(fields: tuple[str, str], multiple: str | None = None) -> str:
@@ -63,7 +62,7 @@ def _time(seconds: float | None, reference: float | None) -> str:
     return f" Training took {longer} times as long ({number_text(seconds)} against {number_text(reference)} s)."
 
 
-def _most_robust(runs: dict[str, Any], top: str) -> str:
+def _most_robust(runs: dict[str, RobustnessRun], top: str) -> str:
     greedy, sampled = SUCCESS_UNDER_ATTACK
     ordered = sorted(runs, key=lambda name: -runs[name][greedy][top])
     best = percent_text(runs[ordered[0]][greedy][top])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...training.data.batch import AgentBatch
 from ...training.policy.policy import AgentPolicy, fixed_seed, frozen_parameters
-from ..attacks.run import Tallies, UnderAttack, attack_within, shown
+from ...training.sharing.results import RobustnessNumbers
+from ..agents import Agent
+from ..attacks.run import Tallies, UnderAttack, attack_within
 from ..attacks.search import Search
 from ..attacks.settings import TOKEN, RobustnessSettings, nearest_to_one
 from ..attacks.suite import ATTACKS
@@ -25,21 +26,20 @@ from .amplification import add_amplification
 from .membership import examples_of
 from .ray import add_ray, ray_numbers
 from .stability import inner_ascent, stability_numbers
+from .tallies import tally_numbers
 from .token_numbers import TokenAttack
-from .trust import SAMPLE, measure_trust, trust_rules
-
-Agent = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+from .trust import SAMPLE, AttackSample, measure_trust, trust_rules
 
 
 def evaluate_agents(
-    agents: dict[str, Agent],
+    agents: Sequence[Agent],
     rows: list[dict[str, Any]],
     settings: RobustnessSettings,
     *,
-    sources: dict[str, Agent] | None = None,
+    sources: Sequence[Agent] = (),
     budgets: dict[str, float | None] | None = None,
     on_progress: Callable[[str], None] = lambda name: None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, RobustnessNumbers]:
     """
     Measure agents on the same held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
 
@@ -49,8 +49,8 @@ def evaluate_agents(
     it, or within a smaller one, that makes greedy decoding give another answer.
 
     Args:
-        agents: Model and tokenizer, by name. Each is attacked with what was found on the others, too.
-        sources: More models whose perturbations are tried on the agents, and that are not measured themselves.
+        agents: Each is attacked with what was found on the others, too.
+        sources: More of them, whose perturbations are tried on the agents, and that are not measured themselves.
         budgets: By name, gamma of F_ad and F_gamma in place of the settings'.
         on_progress: Called with an agent's name, [`progress_steps`] times each.
 
@@ -66,25 +66,18 @@ def evaluate_agents(
     Raises:
         ValueError: for rows that an agent's template or tokenizer cannot be attacked on, and if the attack `token` finds no numbers.
     """
-    sources = sources or {}
+    everybody, budgets = [*agents, *sources], budgets or {}
     measured = {
-        name: _Measured(name, agent, rows, replace(settings, budget=(budgets or {}).get(name, settings.budget)))
-        for name, agent in agents.items()
+        agent.name: _Measured(agent, rows, replace(settings, budget=budgets.get(agent.name, settings.budget)))
+        for agent in agents
     }
-    everybody = {name: agent.model for name, agent in measured.items()} | {
-        name: model.eval() for name, (model, _) in sources.items()
-    }
-    tokenizers = {name: tokenizer for name, (_, tokenizer) in (agents | sources).items()}
     with contextlib.ExitStack() as stack:
-        for model in everybody.values():
-            stack.enter_context(frozen_parameters(model))
-        for numbers in batches_by_length(next(iter(tokenizers.values())), rows, settings.batch_size):
+        for agent in everybody:
+            stack.enter_context(frozen_parameters(agent.model.eval()))
+        for numbers in batches_by_length(everybody[0].tokenizer, rows, settings.batch_size):
             some = [rows[number] for number in numbers]
-            batches = {
-                name: read_batch(tokenizer, some, settings.threat.perturbed_tokens, everybody[name].device)
-                for name, tokenizer in tokenizers.items()
-            }
-            _attack_batch(everybody, batches, numbers, settings, measured, on_progress)
+            targets = {agent.name: _target(agent, some, settings) for agent in everybody}
+            _attack_batch(targets, numbers, settings, measured, on_progress)
         for agent in measured.values():
             agent.check_attacks(rows[:SAMPLE])
             on_progress(agent.name)
@@ -97,9 +90,10 @@ def evaluate_agent(
     rows: list[dict[str, Any]],
     settings: RobustnessSettings,
     on_progress: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> RobustnessNumbers:
     """[`evaluate_agents`] of one agent alone."""
-    return evaluate_agents({"": (model, tokenizer)}, rows, settings, on_progress=lambda name: on_progress())[""]
+    agent = Agent("", "", model, tokenizer)
+    return evaluate_agents([agent], rows, settings, on_progress=lambda name: on_progress())[agent.name]
 
 
 def progress_steps(settings: RobustnessSettings, examples: int) -> int:
@@ -122,15 +116,15 @@ def nominal_success(
 class _Measured:
     """What has been measured of one agent, batch by batch."""
 
-    def __init__(self, name: str, agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings):
-        self.name, self.model, self.tokenizer, self.settings = name, agent[0].eval(), agent[1], settings
+    def __init__(self, agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings):
+        self.agent, self.name, self.settings = agent, agent.name, settings
         self.totals, self.tallies, self.stabilities = Means(), Tallies(), []
         self.shares: dict[tuple[str, ...], Tensor] = {}
         self.examples, self.gradients = len(rows), 0
         self.others: set[str] = set()
-        self.trust: dict[str, Any] = {}
+        self.trust: AttackSample | None = None
         wanted = TOKEN in settings.attacks
-        self.token = TokenAttack(self.tokenizer, rows, settings, self.totals) if wanted else None
+        self.token = TokenAttack(agent.tokenizer, rows, settings, self.totals) if wanted else None
 
     def add_share(self, values: Tensor, numbers: list[int], *names: str) -> None:
         """A share's values (B,) on the rows of these numbers."""
@@ -157,18 +151,16 @@ class _Measured:
         trajectory, stability = inner_ascent(target, self.settings)
         self.stabilities.append(stability)
         # With random numbers of its own: they are the same whatever else is measured.
-        with fixed_seed(self.model.device, self.settings.seed + numbers[0]):
+        with fixed_seed(self.agent.model.device, self.settings.seed + numbers[0]):
             add_amplification(target, trajectory, self.settings, self.totals)
         if self.token is not None:
             self.token.measure(target, numbers)
 
     def check_attacks(self, rows: list[dict[str, Any]]) -> None:
-        batch = read_batch(self.tokenizer, rows, self.settings.threat.perturbed_tokens, self.model.device)
-        self.trust = measure_trust(
-            Target(self.model, batch, self.settings.threat), nearest_to_one(self.settings.multiples)
-        )
+        multiple = nearest_to_one(self.settings.multiples)
+        self.trust = measure_trust(_target(self.agent, rows, self.settings), multiple)
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> RobustnessNumbers:
         numbers, outcomes = self.totals.result() | {"examples": self.examples}, {}
         for (name, *multiple), values in self.shares.items():
             if multiple:
@@ -182,15 +174,22 @@ class _Measured:
             examples = examples_of(self.settings, self.examples)
             numbers["membership"] |= {"budget": self.settings.budget, "examples": examples}
         numbers["stability"] = stability_numbers(self.stabilities)
-        numbers["attacks"] = {name: shown(by_radius, self.examples) for name, by_radius in self.tallies.items()}
+        numbers["attacks"] = {
+            name: tally_numbers(by_radius, self.examples) for name, by_radius in self.tallies.items()
+        }
         numbers["trust"] = trust_rules(numbers["worst_case_success"], self.examples, self.tallies, self.trust)
         more = {"gradients": self.gradients / self.examples, "transferred_from": sorted(self.others)}
         return numbers | more | {"outcomes": outcomes}
 
 
+def _target(agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings) -> Target:
+    """An agent on these rows."""
+    batch = read_batch(agent.tokenizer, rows, settings.threat.perturbed_tokens, agent.model.device)
+    return Target(agent.model, batch, settings.threat)
+
+
 def _attack_batch(
-    models: dict[str, PreTrainedModel],
-    batches: dict[str, AgentBatch],
+    targets: dict[str, Target],
     numbers: list[int],
     settings: RobustnessSettings,
     measured: dict[str, _Measured],
@@ -199,8 +198,7 @@ def _attack_batch(
     how = {"steps": settings.attack_steps, "restarts": settings.attack_restarts}
     new_search = functools.partial(Search, seeds=[settings.seed * 10**6 + number for number in numbers], **how)
     attacked = {}
-    for name, model in models.items():
-        target = Target(model, batches[name], settings.threat)
+    for name, target in targets.items():
         tallies = measured[name].tallies if name in measured else None
         attacked[name] = UnderAttack(target, new_search, tallies, settings.exhaustive)
         if name in measured:

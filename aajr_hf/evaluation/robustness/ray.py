@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...training.sharing.results import Ray
 from ..attacks.losses import summed_nll
 from ..attacks.target import Target, outcome
 from ..means import Means
@@ -28,6 +29,6 @@ def add_ray(target: Target, at_epsilon: Tensor, totals: Means) -> None:
         totals.add(summed_nll(logits, target.batch), "ray", "nll", str(multiple))
 
 
-def ray_numbers(means: dict[str, dict[str, float]]) -> dict[str, list[float]]:
+def ray_numbers(means: dict[str, dict[str, float]]) -> Ray:
     """The same as lists, beside `multiples`."""
     return {"multiples": list(MULTIPLES)} | {name: list(values.values()) for name, values in means.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from ...objective import AscentTrajectory, projected_gradient_ascent, segment_cu
 from ...training.policy.monitoring import LogitRecorder, logit_smoothness
 from ...training.policy.stability import Stability, measure_stability
 from ...training.policy.system_losses import expected_cost
+from ...training.sharing.results import StabilityNumbers
 from ..attacks.settings import RobustnessSettings
 from ..attacks.target import Target
 
@@ -56,7 +55,7 @@ def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTr
     return trajectory, stability
 
 
-def stability_numbers(batches: list[Stability]) -> dict[str, Any]:
+def stability_numbers(batches: list[Stability]) -> StabilityNumbers:
     """
     Numbers of all examples together. Curvature and step sizes have tails in which a mean would drown: quartiles.
 

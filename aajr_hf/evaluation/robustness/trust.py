@@ -5,12 +5,13 @@ al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705), in every evaluat
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from scipy.stats import binomtest
 
 from ...objective import PerturbationSet
 from ...training.sharing.measurement import attack_name
+from ...training.sharing.results import TrustRule
 from ..attacks.ascent import Ascent
 from ..attacks.run import Tallies
 from ..attacks.search import Search
@@ -28,16 +29,25 @@ _SHARE_VANISHED = 5.0
 _LEVEL = 0.05
 
 
-def measure_trust(target: Target, multiple: float) -> dict[str, Any]:
+class AttackSample(TypedDict):
+    """
+    How many of `examples` have a gradient that has `vanished`. Of the first `tried` of them: by number of `steps` how many the main attack
+    leaves, and `unbounded`, how many are left without a bound.
+    """
+
+    steps: dict[str, int]
+    unbounded: int
+    vanished: int
+    tried: int
+    examples: int
+
+
+def measure_trust(target: Target, multiple: float) -> AttackSample:
     """
     Try on a few examples what the rules ask for.
 
     Args:
         multiple: Radius of the attacks with several numbers of steps, in multiples of epsilon.
-
-    Returns:
-        `vanished`: how many of `examples` have a gradient that has vanished. Of the first `tried` of them: `steps`, by number of steps how
-        many the main attack leaves, and `unbounded`, how many are left without a bound.
     """
     ball, main, seeds = target.ball(multiple), ATTACKS[MAIN], list(range(len(target.batch)))
     everything = Search(target, ball, seeds, steps=1)
@@ -72,11 +82,9 @@ def _everything(target: Target) -> PerturbationSet:
     return PerturbationSet(radius, threat.perturbation_norm, threat.perturbation_scope)
 
 
-def trust_rules(
-    shares: dict[str, float], examples: int, tallies: Tallies, measured: dict[str, Any]
-) -> list[dict[str, Any]]:
+def trust_rules(shares: dict[str, float], examples: int, tallies: Tallies, measured: AttackSample) -> list[TrustRule]:
     """
-    The rules, as `{"rule": str, "passed": bool, "detail": str}`.
+    The rules.
 
     - No other loss, no random point and no other model's perturbation breaks more of the examples that the agent's own gradient leaves
       than that gradient does from another start, beyond chance: exact McNemar test of each attack at each radius, at 5 % over all of
@@ -95,7 +103,7 @@ def trust_rules(
     return [*beyond, *_on_sample(measured), *_by_radius(shares, examples)]
 
 
-def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Tallies) -> list[dict[str, Any]]:
+def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Tallies) -> list[TrustRule]:
     groups = {
         "another loss": [name for name, attack in ATTACKS.items() if isinstance(attack, Ascent)],
         "random points": ["random"],
@@ -129,7 +137,7 @@ def _more_than(broken: int, again: int) -> float:
     return float(binomtest(broken, broken + again, 0.5, alternative="greater").pvalue) if broken + again else 1.0
 
 
-def _on_sample(measured: dict[str, Any]) -> list[dict[str, Any]]:
+def _on_sample(measured: AttackSample) -> list[TrustRule]:
     of, tried, steps = measured["examples"], measured["tried"], measured["steps"]
     vanished = 100 * measured["vanished"] / of
     left = ", ".join(f"{number} steps leave {count}" for number, count in steps.items())
@@ -146,7 +154,7 @@ def _on_sample(measured: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _by_radius(shares: dict[str, float], examples: int) -> list[dict[str, Any]]:
+def _by_radius(shares: dict[str, float], examples: int) -> list[TrustRule]:
     """Whether success falls from the smallest radius to the largest, where there are several."""
     radii = sorted(shares, key=float)
     if len(radii) < 2:
@@ -156,5 +164,5 @@ def _by_radius(shares: dict[str, float], examples: int) -> list[dict[str, Any]]:
     return [_rule("success falls with the radius", least < most or most <= 100 / examples, detail)]
 
 
-def _rule(rule: str, passed: bool, detail: str) -> dict[str, Any]:
+def _rule(rule: str, passed: bool, detail: str) -> TrustRule:
     return {"rule": rule, "passed": bool(passed), "detail": detail}

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...training.data.batch import AgentBatch
 from ...training.policy.policy import fixed_seed, frozen_parameters
 from ...training.policy.system_losses import nll
-from ..attacks.run import Tallies, Tally, shown
+from ...training.sharing.results import ToolCallNumbers
+from ..attacks.run import Tallies, Tally
 from ..attacks.search import Search
 from ..attacks.settings import nearest_to_one
 from ..attacks.suite import ATTACKS, Attack
@@ -21,6 +22,7 @@ from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
 from ..batches import batches_by_length, read_batch
 from ..means import Means
+from ..robustness.tallies import tally_numbers
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller
 from .judge import FAILURES, Verdict
@@ -64,7 +66,7 @@ def evaluate_tool_calls(
     rows: list[dict[str, Any]],
     settings: ToolCallSettings,
     on_progress: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> ToolCallNumbers:
     """
     Measure one agent on rows of [`read_rows`].
 
@@ -105,7 +107,7 @@ def evaluate_tool_calls(
         )
         on_progress()
     numbers = totals.result() | _joined(attacked, len(rows)) | {"examples": len(rows)}
-    numbers["attacks"] = {name: shown(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
+    numbers["attacks"] = {name: tally_numbers(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
     numbers["trust"] = trust_rules(numbers["worst_case_exact"], len(rows), tallies, measured)
     return numbers
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ...training.sharing.measurement import threat_model_line, trust_sentence
+from ...training.sharing.results import ToolCallResults, ToolCallRun
 from ...training.sharing.tool_call_card import TOOL_CALL_PLOT
 from ..reporting.attack_report import attack_cells, attack_tables, trust_cells
 from ..reporting.plots import WIDE, draw_by_radius, render
@@ -38,20 +38,15 @@ _KINDS = {kind: (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", 
 _PANELS = {f"{kind} calls": fields for kind, fields in _KINDS.items()}
 
 
-def tool_call_tables(results: dict[str, Any]) -> list[RenderableType]:
-    """
-    Per run the percentages of valid and exact answers and their NLL, the attacks, and why answers were not valid.
-
-    Args:
-        results: `{"version": 2, "runs": {name: numbers of evaluate_tool_calls}, "train_epsilon": float, ...}`.
-    """
+def tool_call_tables(results: ToolCallResults) -> list[RenderableType]:
+    """Per run the percentages of valid and exact answers and their NLL, the attacks, and why answers were not valid."""
     failures = text_table(*_failure_cells(results), "Answers that are not valid, by reason")
     table = text_table(*_cells(results), left=2)
-    tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results, "exact"), failures]
+    tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results), failures]
     return [Group(table, "") for table in tables]
 
 
-def _notes(results: dict[str, Any]) -> list[str]:
+def _notes(results: ToolCallResults) -> list[str]:
     return [
         "Answers in percent [95 % interval]. NLL: of the reference answer, in nats per token.",
         f"worst Nx: what no attack breaks within N times the training epsilon, {results['train_epsilon']:g}.",
@@ -59,7 +54,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     ]
 
 
-def tool_call_sentences(results: dict[str, Any]) -> list[str]:
+def tool_call_sentences(results: ToolCallResults) -> list[str]:
     """
     Whether the answers under attack can be trusted, how far each run falls at the training radius, which withstands best, and
     what no run could reach.
@@ -84,7 +79,7 @@ def tool_call_sentences(results: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _change(run: dict[str, Any], kind: str, top: str) -> str:
+def _change(run: ToolCallRun, kind: str, top: str) -> str:
     before, after = (percent_text(run[f"nominal_{kind}"]), percent_text(run[f"worst_case_{kind}"][top]))
     if before == after:
         return f"stay at {before}%"
@@ -92,7 +87,7 @@ def _change(run: dict[str, Any], kind: str, top: str) -> str:
     return f"{verb} from {before}% to {after}%"
 
 
-def _most_robust(runs: dict[str, Any], top: str) -> str:
+def _most_robust(runs: dict[str, ToolCallRun], top: str) -> str:
     ordered = sorted(runs, key=lambda name: -runs[name]["worst_case_exact"][top])
     best = percent_text(runs[ordered[0]]["worst_case_exact"][top])
     leaders = [name for name in runs if percent_text(runs[name]["worst_case_exact"][top]) == best]
@@ -103,12 +98,12 @@ def _most_robust(runs: dict[str, Any], top: str) -> str:
     return f"{words}; {lead.points:.1f} points ahead of {ordered[1]} {lead.chance_text()}"
 
 
-def check_tool_call_results(results: dict[str, Any]) -> None:
+def check_tool_call_results(results: ToolCallResults) -> None:
     """
     Raises:
-        ValueError: if they are of another version or a number is absent or not finite; names the run and the field.
+        ValueError: if they are of another version or kind, or a number is absent or not finite; names the run and the field.
     """
-    check_measurement(results)
+    check_measurement(results, "tool_calls")
     radii = multiples(results)
     nominal, worst = zip(*_KINDS.values(), strict=True)
     for name, run in results["runs"].items():
@@ -118,7 +113,7 @@ def check_tool_call_results(results: dict[str, Any]) -> None:
         check_shares(name, run, nominal, worst, radii)
 
 
-def write_tool_call_report(results: dict[str, Any], folder: Path) -> None:
+def write_tool_call_report(results: ToolCallResults, folder: Path) -> None:
     """
     Write `results.json`, `tool_calls.png` and `report.html`, each atomically.
 
@@ -133,7 +128,7 @@ def write_tool_call_report(results: dict[str, Any], folder: Path) -> None:
         sentences=tool_call_sentences(results),
         answers=_cells(results),
         notes=_notes(results),
-        attacks=attack_cells(results, "exact"),
+        attacks=attack_cells(results),
         checks=trust_cells(results),
         failures=_failure_cells(results),
         reasons=FAILURES,
@@ -147,7 +142,7 @@ def write_tool_call_report(results: dict[str, Any], folder: Path) -> None:
     replace_file(folder / "report.html", page)
 
 
-def _cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _cells(results: ToolCallResults) -> tuple[list[str], list[list[str]]]:
     """Headers, and two rows a run: valid calls, and exact ones with the NLL that belongs to both."""
     radii = multiples(results)
     headers = ["run", "calls", "nominal\n% [95 %]", *(f"worst {times(m)}\n% [95 %]" for m in radii)]
@@ -162,7 +157,7 @@ def _cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return [*headers, "nom.\nNLL", f"NLL\n{times(radii[-1])}"], rows
 
 
-def _failure_cells(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def _failure_cells(results: ToolCallResults) -> tuple[list[str], list[list[str]]]:
     """Per run and radius, how many answers were not valid for each reason."""
     names = [reason.replace("_", " ") for reason in FAILURES]
     rows = [

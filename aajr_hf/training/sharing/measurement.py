@@ -1,11 +1,17 @@
-"""What the results of an evaluation say of themselves: their version, the threat model, and whether to trust them."""
+"""What results say of themselves: their version and kind, the threat model, and whether to trust them."""
 
 from __future__ import annotations
 
+import json
 import textwrap
+from pathlib import Path
 from typing import Any
 
+from .results import Results, Run
+
 RESULTS_VERSION = 2
+# Of what has runs under attack.
+KINDS = ("robustness", "tool_calls", "comparison")
 _TOKENS = {
     "prompt": "the whole prompt",
     "observation": "the observation",
@@ -15,7 +21,39 @@ _TOKENS = {
 }
 
 
-def version_problem(results: Any) -> str | None:
+def read_results(file: Path) -> Results:
+    """
+    What `aajr evaluate` or `aajr compare` has written, of whatever version. Where it is today's and does not say its `kind`, as none did
+    at first, the kind is added.
+
+    Raises:
+        OSError, ValueError: for a file that cannot be read, or holds no results.
+    """
+    results = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        is_todays = version_problem(results) is None
+        if is_todays:
+            results.setdefault("kind", _unsaid_kind(results))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise no_results(error) from error
+    if is_todays and results["kind"] not in KINDS:
+        raise ValueError(f"These are results of kind {results['kind']!r}, and this release reads {', '.join(KINDS)}.")
+    return results
+
+
+def _unsaid_kind(results: dict[str, Any]) -> str:
+    """Of results from before they said so: the one place that tells by the fields."""
+    if "configurations" in results:
+        return "comparison"
+    return "tool_calls" if any("nominal_valid" in run for run in results["runs"].values()) else "robustness"
+
+
+def no_results(error: Exception) -> ValueError:
+    """That something else lies where results should be."""
+    return ValueError(f"These are no results of `aajr evaluate`: {error!r}.")
+
+
+def version_problem(results: Results) -> str | None:
     """Why results are not those of today's attacks, as the end of a sentence; None if they are."""
     version = results.get("version")
     if version == RESULTS_VERSION:
@@ -25,7 +63,7 @@ def version_problem(results: Any) -> str | None:
     return f"of version {version!r}, and this release reads version {RESULTS_VERSION}"
 
 
-def trust_sentence(results: dict[str, Any]) -> str:
+def trust_sentence(results: Results) -> str:
     """Whether the success under attack can be trusted, and for each run that fails a check of the attack, why not."""
     reasons = {name: _why_not(run) for name, run in results["runs"].items()}
     doubtful = [f"{name}, which {reason}" for name, reason in reasons.items() if reason]
@@ -36,7 +74,7 @@ def trust_sentence(results: dict[str, Any]) -> str:
     return f"Do not trust the success under attack of {', nor of '.join(doubtful)}{others}."
 
 
-def _why_not(run: dict[str, Any]) -> str:
+def _why_not(run: Run) -> str:
     if not run["trust"]:
         return "was not checked"
     failed = [rule for rule in run["trust"] if not rule["passed"]]
@@ -44,7 +82,7 @@ def _why_not(run: dict[str, Any]) -> str:
     return f"fails the check{'s' * (len(failed) > 1)} {' and '.join(texts)}" if failed else ""
 
 
-def threat_model_line(results: dict[str, Any]) -> str:
+def threat_model_line(results: Results) -> str:
     """What the adversary may do: `Threat model: l2 ball over the whole prompt, radius 1x = 0.25 mean embedding norms.`"""
     model = results["threat_model"]
     norm = model["perturbation_norm"].replace("linf", "l-infinity")

@@ -13,8 +13,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..config.recipe import GRPO_TRAINER, recipe_in, with_radius
 from ..config.sft import AAJRConfig
-from .measurement import version_problem
-from .tool_call_card import TOOL_CALL_PLOT, is_of_tool_calls, tool_call_results, tool_call_section
+from .measurement import no_results, read_results, version_problem
+from .results import Results, Run
+from .tool_call_card import TOOL_CALL_PLOT, tool_call_results, tool_call_section
 from .world_card import world_results, world_section
 
 # Beside the recipe where malformed rows of the data were left out: how many.
@@ -100,9 +101,9 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     dataset = recipe.get("dataset_name")
     on_hub = dataset is not None and not Path(dataset).exists()
     is_adapter = (folder / "adapter_config.json").is_file()
-    numbers = _numbers(folder)
-    on_tools = bool(numbers) and is_of_tool_calls(numbers)
-    measured = bool(numbers) and not version_problem(numbers)
+    results = _results_of(folder)
+    measured = results is not None and not version_problem(results)
+    on_tools = measured and results["kind"] == "tool_calls"
     trainer = recipe.get("trainer")
     data = ModelCardData(
         model_name=repo_id.split("/")[-1],
@@ -111,7 +112,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         pipeline_tag="text-generation",
         tags=["trl", _METHODS.get(trainer, "sft"), "aajr", "robustness"],
         datasets=[dataset] if on_hub else None,
-        eval_results=(tool_call_results if on_tools else world_results)(numbers) if measured else None,
+        eval_results=(tool_call_results if on_tools else world_results)(results) if measured else None,
     )
     defaults = AAJRConfig.__dataclass_fields__
     card = ModelCard.from_template(
@@ -122,7 +123,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         base=(Path(base).name if _is_local(base) else base) or "A model without a name",
         local_base=is_adapter and _is_local(base),
         snippet=_snippet(repo_id, is_adapter),
-        results=_results(numbers, on_tools),
+        results=_section(results),
         plots=[
             {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
             for file in sorted((folder / EVALUATION).glob("*.png"))
@@ -210,18 +211,17 @@ def _data(folder: Path, recipe: dict[str, Any]) -> str:
     return f"{recipe.get('dataset_name') or 'as given'}{rows}"
 
 
-def _numbers(folder: Path) -> dict[str, Any] | None:
-    """Of this agent in `evaluation/results.json`, with what is said of all agents there; None if they are another's."""
+def _results_of(folder: Path) -> Results | None:
+    """Those of this agent alone in `evaluation/results.json`; None if they are another's."""
     file = folder / EVALUATION / "results.json"
     if not file.is_file():
         return None
-    results = json.loads(file.read_text())
-    numbers = run_of(results, folder)
-    whole = ("version", "threat_model", "settings", "train_epsilon")
-    return numbers and numbers | {field: results.get(field) for field in whole}
+    results = read_results(file)
+    run = run_of(results, folder)
+    return results | {"runs": {"this agent": run}} if run else None
 
 
-def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any] | None:
+def run_of(results: Results, folder: Path) -> Run | None:
     """
     The numbers of an agent among those of an evaluation, found by its weights; None if it is not among them.
 
@@ -232,13 +232,13 @@ def run_of(results: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         runs, digests = results["runs"], results["settings"]["weights"]
         return next((runs[name] for name, digest in digests.items() if digest == weights_digest(folder)), None)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"These are no results of `aajr evaluate`: {error!r}.") from error
+        raise no_results(error) from error
 
 
-def _results(numbers: dict[str, Any] | None, on_tools: bool) -> str | None:
+def _section(results: Results | None) -> str | None:
     """What the card says of an evaluation, in Markdown; None without one."""
-    if not numbers:
+    if results is None:
         return None
-    if problem := version_problem(numbers):
+    if problem := version_problem(results):
         return f"The evaluation beside this card is {problem}: its numbers are left out, and `aajr evaluate` measures anew."
-    return (tool_call_section if on_tools else world_section)(numbers)
+    return (tool_call_section if results["kind"] == "tool_calls" else world_section)(results)

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult
 
-from .measurement import threat_model_line
-from .world_card import attack_names, share_table, trust_line
+from .measurement import threat_model_line, trust_sentence
+from .results import ToolCallResults
+from .world_card import attack_names, share_table
 
 TOOL_CALL_PLOT = "tool_calls.png"
 
 
-def is_of_tool_calls(numbers: dict[str, Any]) -> bool:
-    """Whether a run's numbers are those of tool calls, and not of a world."""
-    return "nominal_valid" in numbers
-
-
-def tool_call_results(numbers: dict[str, Any]) -> list[EvalResult]:
+def tool_call_results(results: ToolCallResults) -> list[EvalResult]:
     """
     The results for the card's metadata: valid and exact calls in percent, without attack and at each radius.
 
     Args:
-        numbers: A run's, with the `settings`, `threat_model` and `train_epsilon` of its evaluation.
+        results: Of one run.
     """
-    name = _dataset(numbers)
-    found = []
+    (run,), name, found = results["runs"].values(), _dataset(results), []
     for kind in ("valid", "exact"):
-        found.append((kind, "nominal", numbers[f"nominal_{kind}"]))
-        worst = numbers[f"worst_case_{kind}"].items()
+        found.append((kind, "nominal", run[f"nominal_{kind}"]))
+        worst = run[f"worst_case_{kind}"].items()
         found += [(kind, f"worst case, {float(m):g}x training radius", share) for m, share in worst]
     return [
         EvalResult(
@@ -45,19 +39,20 @@ def tool_call_results(numbers: dict[str, Any]) -> list[EvalResult]:
     ]
 
 
-def tool_call_section(numbers: dict[str, Any]) -> str:
-    """The card's lines on tool calls, in Markdown; `numbers` as in [`tool_call_results`]."""
-    top = max(numbers["worst_case_valid"], key=float)
+def tool_call_section(results: ToolCallResults) -> str:
+    """The card's lines on tool calls, in Markdown; `results` as in [`tool_call_results`]."""
+    (run,) = results["runs"].values()
+    top = max(run["worst_case_valid"], key=float)
     rows = {f"{kind} tool calls": (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")}
     lines = [
-        f"{numbers['examples']} rows of {_dataset(numbers)}, answered greedily; percent with 95 % intervals, 100 is perfect. "
-        f"Worst case: what none of these attacks breaks: {attack_names(numbers)}.",
-        threat_model_line(numbers),
-        trust_line(numbers),
+        f"{run['examples']} rows of {_dataset(results)}, answered greedily; percent with 95 % intervals, 100 is perfect. "
+        f"Worst case: what none of these attacks breaks: {attack_names(run)}.",
+        threat_model_line(results),
+        trust_sentence(results),
         "",
-        *share_table(numbers, rows),
+        *share_table(results, rows),
     ]
-    counts = numbers["failures"][top]
+    counts = run["failures"][top]
     reasons = [f"{reason.replace('_', ' ')} {count}" for reason, count in counts.items() if count]
     lines += [
         "",
@@ -68,7 +63,7 @@ def tool_call_section(numbers: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _dataset(numbers: dict[str, Any]) -> str:
+def _dataset(results: ToolCallResults) -> str:
     """The name of a dataset on the Hub, or the last part of a path."""
-    name = numbers["settings"]["dataset_name"]
+    name = results["settings"]["dataset_name"]
     return Path(name).name if Path(name).exists() or name.count("/") != 1 else name

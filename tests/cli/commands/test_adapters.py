@@ -10,8 +10,10 @@ from peft import LilyConfig, PeftConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aajr_hf.cli.main import main
+from aajr_hf.training.sharing.results import RankResults
 from tests.support import ROOT
 from tests.support.commands import FAST, fails
+from tests.support.typed import mismatches
 
 RECIPE = str(ROOT / "recipes" / "congestion" / "aajr.yaml")
 
@@ -96,6 +98,7 @@ def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):
     assert main(["rank", "--model", str(adapter), "--config", str(recipe), *output]) == 0
     assert "covers 95%" in capsys.readouterr().out
     result = json.loads((tmp_path / "rank" / "rank.json").read_text())
+    assert mismatches(result, RankResults) == []
     assert result["base"] == str(agent) and (tmp_path / "rank" / "rank.png").stat().st_size > 10_000
     # A LoRA of rank 2 has changed every linear layer by a matrix of rank 2.
     assert len(result["update"]) == len(result["penalty_gradient"])

@@ -9,9 +9,11 @@ import pytest
 
 from aajr_hf.cli.main import main
 from aajr_hf.training.sharing.model_card import weights_digest
+from aajr_hf.training.sharing.results import ComparisonResults, RobustnessResults
 from tests.support import ROOT
 from tests.support.commands import FAST, snapshot
 from tests.support.results import as_results, make_run
+from tests.support.typed import mismatches
 
 QUICK = ["--examples", "4", "--attack_steps", "2", "--attack_restarts", "1"]
 WRITTEN = {"comparison.json", "comparison.html", "results.json", "trade_off.png", "epsilon.png"}
@@ -50,6 +52,8 @@ def test_measures_writes_and_takes_what_it_measured(runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert {path.name for path in output.iterdir()} >= WRITTEN | {"lambda.png", "gradient_norm.png"}
     comparison = json.loads((output / "comparison.json").read_text())
+    assert mismatches(comparison, ComparisonResults) == []
+    assert mismatches(json.loads((output / "results.json").read_text()), RobustnessResults) == []
     assert [run["method"] for run in comparison["runs"].values()] == ["base", "sft", "aajr"]
     aajr = comparison["runs"]["aajr"]
     assert (aajr["regularizer_lambda"], aajr["epsilon"], aajr["seed"], aajr["examples"]) == (6e-5, 0.25, 0, 4)
@@ -63,7 +67,9 @@ def test_measures_writes_and_takes_what_it_measured(runs, tmp_path, capsys):
     again = tmp_path / "again"
     renamed = [f"first={runs['sft']}", f"second={runs['aajr']}"]
     assert main(["compare", *renamed, "--evaluation", str(output), "--output", str(again)]) == 0
-    taken = json.loads((again / "comparison.json").read_text())["runs"]
+    comparison = json.loads((again / "comparison.json").read_text())
+    assert mismatches(comparison, ComparisonResults) == []
+    taken = comparison["runs"]
     assert list(taken) == ["first", "second"]
     assert taken["second"]["worst_case_success"] == aajr["worst_case_success"]
     last = ["--evaluation", str(again), "--output", str(tmp_path / "last")]
@@ -139,6 +145,35 @@ def test_an_evaluation_of_another_version_is_refused(version, words, runs, evalu
     file.write_text(json.dumps(results))
     message = refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation)
     assert str(file) in message and words in message and "evaluate the runs anew with `aajr evaluate`" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "tool_calls"}, "is of tool calls: give one of a world, made without `--dataset_name`"),
+        ({"kind": "comparison"}, "of kind 'comparison', and 'robustness' is asked for"),
+        ({"kind": "weather"}, "of kind 'weather', and this release reads robustness"),
+        ({"kind": None, "runs": 3}, "no results of `aajr evaluate`"),
+    ],
+)
+def test_an_evaluation_of_another_kind_is_refused(changes, words, runs, evaluation, refused):
+    results = json.loads((evaluation / "results.json").read_text()) | changes
+    results = {field: value for field, value in results.items() if value is not None}
+    (evaluation / "results.json").write_text(json.dumps(results))
+    assert words in refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation)
+
+
+def test_an_evaluation_that_does_not_say_its_kind_yet_is_read(runs, evaluation, tmp_path, refused):
+    results = json.loads((evaluation / "results.json").read_text())
+    del results["kind"]
+    (evaluation / "results.json").write_text(json.dumps(results))
+    named = [f"{name}={path}" for name, path in runs.items()]
+    assert main(["compare", *named, "--evaluation", str(evaluation), "--output", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["kind"] == "robustness"
+    for run in results["runs"].values():
+        run["nominal_valid"] = 90.0
+    (evaluation / "results.json").write_text(json.dumps(results))
+    assert "is of tool calls" in refused("compare", *named, "--evaluation", evaluation)
 
 
 def test_runs_against_different_adversaries_are_measured_against_the_one_that_is_given(runs, tmp_path, refused):

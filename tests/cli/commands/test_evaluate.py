@@ -25,8 +25,10 @@ from aajr_hf.evaluation.robustness import evaluate as robustness
 from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
 from aajr_hf.training.models.loading import load_tokenizer
 from aajr_hf.training.sharing.measurement import RESULTS_VERSION, trust_sentence
+from aajr_hf.training.sharing.results import RobustnessResults
 from tests.support import ROOT
 from tests.support.commands import fails
+from tests.support.typed import mismatches
 
 SMALL = ["--examples", "5", "--batch_size", "3", "--attack_steps", "2", "--attack_restarts", "1"]
 RADII = {"0.5", "1", "1.5"}
@@ -54,6 +56,7 @@ def test_all_attacks_in_every_world(world, tmp_path, capsys):
     attacks = ["--attacks", *ATTACKS, "token", "--transfer_from", str(other), "--token_trials", "3", "--exhaustive"]
     assert main(["evaluate", folder, *attacks, *SMALL, "--budget", "20", "--output", str(report)]) == 0
     results = json.loads((report / "results.json").read_text())
+    assert mismatches(results, RobustnessResults) == []
     run = results["runs"]["agent"]
     assert list(run["attacks"]) == list(ATTACKS)
     for attack in run["attacks"].values():
@@ -78,6 +81,7 @@ def test_results_say_what_was_measured_against_whom_and_whether_to_trust_it(agen
     printed, page = capsys.readouterr().out, (report / "report.html").read_text()
     results = json.loads((report / "results.json").read_text())
     assert results["version"] == RESULTS_VERSION == 2 and results["train_epsilon"] == 0.25
+    assert mismatches(results, RobustnessResults) == []
     assert results["threat_model"] == asdict(ThreatModel())
     assert results["settings"]["attacks"] == list(ATTACKS) and "threat" not in results["settings"]
     for name, other in (("mine", "again"), ("again", "mine")):
@@ -396,7 +400,7 @@ def test_the_surrogate_of_an_adapter_that_cannot_be_merged_is_saved_whole(agent,
     original = load_agent(str(folder))
     threat = ThreatModel(0.1, "absolute", "linf", "token", "observation")
     rows = expert_rows("congestion", 64, seed=0)
-    made, tokenizer = surrogate.make_surrogate(original, rows, threat, tmp_path / "surrogate")
+    made, tokenizer = surrogate.make_surrogate(*original, rows, threat, tmp_path / "surrogate")
     loaded, _ = load_agent(str(tmp_path / "surrogate"))
     ids = tokenizer("capacity 3", return_tensors="pt").input_ids
     logits = [model(ids).logits for model in (made, loaded, original[0])]

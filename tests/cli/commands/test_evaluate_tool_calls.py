@@ -18,8 +18,10 @@ from aajr_hf.evaluation.tool_calls.evaluate import ON_CALLS
 from aajr_hf.training.config.recipe import RECIPE
 from aajr_hf.training.sharing.measurement import trust_sentence
 from aajr_hf.training.sharing.model_card import write_model_card
+from aajr_hf.training.sharing.results import ToolCallResults
 from tests.support.commands import fails
 from tests.support.tool_callers import ROWS, caller
+from tests.support.typed import mismatches
 
 QUICK = ["--attack_steps", "2", "--attack_restarts", "1", "--multiples", "2", "20"]
 
@@ -43,6 +45,7 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     report = tmp_path / "report"
     assert main(["evaluate", f"mine={folder}", "--dataset_name", str(data), "--output", str(report), *QUICK]) == 0
     results = json.loads((report / "results.json").read_text())
+    assert mismatches(results, ToolCallResults) == []
     run = results["runs"]["mine"]
     assert run["nominal_valid"] == run["nominal_exact"] == 100 and run["worst_case_exact"]["20"] < 50
     settings = results["settings"]
@@ -83,9 +86,11 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
 def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path):
     def run(seed):
         output = tmp_path / f"report-{seed}"
-        few = ["--examples", "2", "--seed", str(seed), "--output", str(output), *QUICK]
+        few = ["--examples", "2", "--exhaustive", "--seed", str(seed), "--output", str(output), *QUICK]
         assert main(["evaluate", str(folder), "--dataset_name", str(data), *few]) == 0
-        return json.loads((output / "results.json").read_text())["runs"]["caller"]
+        results = json.loads((output / "results.json").read_text())
+        assert mismatches(results, ToolCallResults) == []
+        return results["runs"]["caller"]
 
     first, again, other = run(0), run(0), run(1)
     assert first == again != other and first["examples"] == 2

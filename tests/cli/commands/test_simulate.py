@@ -13,6 +13,8 @@ from PIL import Image
 from aajr_hf.cli.main import main
 from aajr_hf.evaluation.episodes import film as simulation_picture
 from aajr_hf.evaluation.episodes import players as simulation_players
+from aajr_hf.training.sharing.results import EpisodeResults
+from tests.support.typed import mismatches
 
 SHORT = ["--episodes", "3", "--agents", "4", "--steps", "2", "--batch_size", "8"]
 
@@ -25,7 +27,9 @@ def simulate(tmp_path, monkeypatch):
     def run(*arguments: object) -> list[dict]:
         assert main(["simulate", *map(str, arguments)]) == 0
         lines = Path("outputs/simulation/episodes.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in lines]
+        assert mismatches(records, list[EpisodeResults]) == []
+        return records
 
     return run
 

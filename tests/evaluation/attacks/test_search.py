@@ -9,7 +9,7 @@ import torch
 
 from aajr_hf.environments import expert_rows
 from aajr_hf.evaluation.attacks.losses import margin
-from aajr_hf.evaluation.attacks.run import Tallies, UnderAttack, attack_within, shown
+from aajr_hf.evaluation.attacks.run import Tallies, UnderAttack, attack_within
 from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target, outcome
@@ -278,15 +278,3 @@ def test_radii_nest():
             assert (search.broken | ~previous.broken).all() and (search.sampled <= previous.sampled).all()
             assert (search.cost >= previous.cost).all()
         previous = search
-
-
-def test_shown_are_percents():
-    _, tallies = three_models(True)
-    found = shown(tallies["one"]["margin"], 2 * EXAMPLES)
-    assert list(found) == ["attacked", "broken", "success", "alone"]
-    for multiple, tally in tallies["one"]["margin"].items():
-        assert found["success"][multiple] == 50 * tally.left / EXAMPLES
-        assert found["alone"][multiple] == 50 * tally.alone / EXAMPLES
-        assert found["broken"][multiple] == tally.broken
-    assert "alone" not in shown(three_models(False)[1]["one"]["margin"], EXAMPLES)
-    assert list(shown(tallies["one"]["margin"], 1, "exact"))[2] == "exact"

@@ -55,6 +55,12 @@ class TestRefusals:
             write(results, tmp_path / "out")
         assert os.listdir(tmp_path) == []
 
+    @pytest.mark.parametrize("kind", [None, "tool_calls", "comparison"])
+    def test_results_of_another_kind(self, results, tmp_path, write, kind):
+        with pytest.raises(ValueError, match=f"of kind {kind!r}, and 'robustness' is asked for.*`read_results`"):
+            write(results | {"kind": kind}, tmp_path / "out")
+        assert os.listdir(tmp_path) == []
+
     @pytest.mark.parametrize("field", ["epsilon", "epsilon_mode", "perturbation_norm", "perturbed_tokens"])
     def test_threat_model(self, results, tmp_path, write, field):
         threat_model = {name: value for name, value in results["threat_model"].items() if name != field}

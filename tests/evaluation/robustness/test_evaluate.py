@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from aajr_hf.evaluation.attacks.from_others import why_not
+from aajr_hf.evaluation.agents import Agent, why_not
 from aajr_hf.evaluation.attacks.losses import LOSSES
 from aajr_hf.evaluation.attacks.run import UnderAttack
 from aajr_hf.evaluation.attacks.settings import RobustnessSettings
@@ -136,14 +136,13 @@ def several():
     one = copy.deepcopy(copying()).double()
     other = fit(model(COPYING_TOKENIZER, seed=1), COPYING_TOKENIZER, COPYING_ROWS[:12]).double()
     stranger = model(COPYING_TOKENIZER, seed=5).double()
-    return {
-        name: (agent, COPYING_TOKENIZER) for name, agent in (("one", one), ("other", other), ("stranger", stranger))
-    }
+    named = (("one", one), ("other", other), ("stranger", stranger))
+    return [Agent(name, "", agent, COPYING_TOKENIZER) for name, agent in named]
 
 
 def agents_and_sources():
-    agents = dict(several())
-    return agents, {"stranger": agents.pop("stranger")}
+    *agents, stranger = several()
+    return agents, [stranger]
 
 
 def evaluate_several(settings, rows=COPYING_ROWS, **more):
@@ -188,8 +187,8 @@ def test_early_stopping_and_batches_change_no_success():
 
 def test_sources_are_tried_and_not_measured_and_all_are_as_they_were():
     agents, sources = agents_and_sources()
-    for agent, _ in several().values():
-        agent.zero_grad()  # of its training
+    for agent in several():
+        agent.model.zero_grad()  # of its training
     reported = []
     settings = replace(SEVERAL, attacks=("nll", "transferred", "from_others"), batch_size=6)
     numbers = evaluate_agents(
@@ -200,18 +199,18 @@ def test_sources_are_tried_and_not_measured_and_all_are_as_they_were():
         budgets={"one": 5.0, "other": None},
         on_progress=reported.append,
     )
-    assert numbers.keys() == agents.keys()
+    assert list(numbers) == ["one", "other"]
     assert numbers["one"]["transferred_from"] == ["other", "stranger"]
     assert numbers["other"]["transferred_from"] == ["one", "stranger"]
-    for name in agents:
+    for name in numbers:
         assert reported.count(name) == progress_steps(settings, len(COPYING_ROWS)) == 3 * 3 + 1
     assert len(reported) == 2 * 10
     assert "membership" in numbers["one"] and "membership" not in numbers["other"]
-    for agent, _ in several().values():
-        assert all(p.grad is None and p.requires_grad for p in agent.parameters())
-        assert not agent.get_input_embeddings()._forward_hooks and not agent.training
+    for agent in several():
+        assert all(p.grad is None and p.requires_grad for p in agent.model.parameters())
+        assert not agent.model.get_input_embeddings()._forward_hooks and not agent.model.training
     # One alone is attacked by nobody else, and does no worse.
-    alone = evaluate_agents({"one": agents["one"]}, COPYING_ROWS, settings)["one"]
+    alone = evaluate_agents(agents[:1], COPYING_ROWS, settings)["one"]
     assert alone["transferred_from"] == [] and list(alone["attacks"]) == ["nll"]
     for multiple, share in numbers["one"]["worst_case_success"].items():
         assert share <= alone["worst_case_success"][multiple]
@@ -225,8 +224,8 @@ def test_agents_that_split_the_rows_otherwise_are_not_handed_each_others_perturb
     agents, _ = agents_and_sources()
     texts = [m["content"] for row in COPYING_ROWS for m in row["prompt"]]
     tokenizer = train_tokenizer([*texts, "owe owe need"] + [f"take {n}" for n in range(5)], 300)
-    agents["split"] = (model(tokenizer, seed=2).double(), tokenizer)
-    agents["wide"] = (model(COPYING_TOKENIZER, width=32).double(), COPYING_TOKENIZER)
+    agents.append(Agent("split", "", model(tokenizer, seed=2).double(), tokenizer))
+    agents.append(Agent("wide", "", model(COPYING_TOKENIZER, width=32).double(), COPYING_TOKENIZER))
     settings = replace(SEVERAL, attacks=("nll", "transferred"), attack_steps=1, multiples=(1.0,))
     numbers = evaluate_agents(agents, COPYING_ROWS, settings)
     assert numbers["one"]["transferred_from"] == ["other"] and numbers["other"]["transferred_from"] == ["one"]
@@ -235,11 +234,11 @@ def test_agents_that_split_the_rows_otherwise_are_not_handed_each_others_perturb
 
 
 def test_a_transfer_needs_the_same_tokens_and_width():
-    agent = (model(), TOKENIZER)
-    assert why_not((model(seed=1), TOKENIZER), agent, ROWS) is None
-    reason = why_not((model(width=32), TOKENIZER), agent, ROWS)
+    agent = Agent("", "", model(), TOKENIZER)
+    assert why_not(Agent("", "", model(seed=1), TOKENIZER), agent, ROWS) is None
+    reason = why_not(Agent("", "", model(width=32), TOKENIZER), agent, ROWS)
     assert reason == "its embeddings have 32 numbers, those of the attacked model 16"
-    assert "other tokens" in why_not((model(COPYING_TOKENIZER), COPYING_TOKENIZER), agent, ROWS)
+    assert "other tokens" in why_not(Agent("", "", model(COPYING_TOKENIZER), COPYING_TOKENIZER), agent, ROWS)
 
 
 def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monkeypatch):

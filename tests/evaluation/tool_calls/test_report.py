@@ -14,7 +14,7 @@ from rich.console import Console
 from aajr_hf.evaluation.reporting.statistics import with_intervals
 from aajr_hf.evaluation.tool_calls.judge import FAILURES
 from aajr_hf.evaluation.tool_calls.report import tool_call_sentences, tool_call_tables, write_tool_call_report
-from aajr_hf.training.sharing.tool_call_card import is_of_tool_calls, tool_call_results, tool_call_section
+from aajr_hf.training.sharing.tool_call_card import tool_call_results, tool_call_section
 from tests.support.results import MULTIPLES, as_results, greedy_outcomes, trust
 
 
@@ -60,7 +60,7 @@ def results():
         "attack_restarts": 3,
         "perturbed_tokens": "prompt",
     }
-    return as_results(runs, train_epsilon=0.25, settings=settings)
+    return as_results(runs, kind="tool_calls", train_epsilon=0.25, settings=settings)
 
 
 def printed(results) -> list[str]:
@@ -106,6 +106,8 @@ def test_results_of_the_old_attack_are_refused(results, tmp_path):
     with pytest.raises(ValueError, match="old attack.*evaluate the agents anew"):
         write_tool_call_report(results, tmp_path)
     results["version"] = 2
+    with pytest.raises(ValueError, match="of kind 'robustness', and 'tool_calls' is asked for"):
+        write_tool_call_report(results | {"kind": "robustness"}, tmp_path)
     results["runs"]["base"]["outcomes"]["worst_case_exact"]["1"].pop()
     with pytest.raises(ValueError, match="'base', field 'outcomes.worst_case_exact.1': expected 200 numbers"):
         write_tool_call_report(results, tmp_path)
@@ -154,12 +156,12 @@ def test_a_number_that_is_not_finite_is_refused_by_name(results, field, multiple
     assert not list(tmp_path.iterdir())
 
 
-def numbers(results):
-    return results["runs"]["base"] | {field: value for field, value in results.items() if field != "runs"}
+def only_base(results):
+    return results | {"runs": {"this agent": results["runs"]["base"]}}
 
 
 def test_the_card_shows_them(results):
-    section = tool_call_section(numbers(results))
+    section = tool_call_section(only_base(results))
     assert "| | nominal | worst case, 0.25x radius (0.0625) | worst case, 0.5x radius (0.125) |" in section
     assert "| valid tool calls | 98.0 [95-99] | 80.0 [74-85] | 60.0 [53-67] | 31.5 [25-38] |" in section
     assert "| exact tool calls | 90.0 [85-93] | 70.0 [63-76] | 40.0 [33-47] | 12.5 [9-18] |" in section
@@ -167,12 +169,11 @@ def test_the_card_shows_them(results):
     assert "Threat model: l2 ball over the whole prompt" in section
     assert "200 rows of bfcl" in section and "somewhere" not in section
     assert "Invalid answers at 1x: unparsable 120, unknown tool 17." in section
-    found = {result.metric_name: result.metric_value for result in tool_call_results(numbers(results))}
+    found = {result.metric_name: result.metric_value for result in tool_call_results(only_base(results))}
     assert len(found) == 8 and found["valid tool calls (nominal) %"] == 98.0
     assert found["exact tool calls (worst case, 1x training radius) %"] == 12.5
 
 
 def test_the_dataset_of_the_hub_keeps_its_name(results):
     results["settings"]["dataset_name"] = "someone/tools"
-    assert {result.dataset_type for result in tool_call_results(numbers(results))} == {"someone/tools"}
-    assert is_of_tool_calls(numbers(results)) and not is_of_tool_calls({"nominal_success": 1.0})
+    assert {result.dataset_type for result in tool_call_results(only_base(results))} == {"someone/tools"}

@@ -63,3 +63,7 @@ def test_numbers_of_another_version_are_left_out_and_it_says_so(evaluated, versi
     assert words in results and "`aajr evaluate` measures anew" in results
     assert "70.1" not in results and "worst case" not in results and ".png" not in results
     assert card.data.eval_results is None
+
+
+def test_numbers_that_do_not_say_their_kind_yet_are_shown(evaluated):
+    assert evaluated(kind=None).text == evaluated().text

@@ -1,0 +1,17 @@
+"""What attacks have done, as results hold it."""
+
+from __future__ import annotations
+
+from ...training.sharing.results import CallTally, SuccessTally
+from ..attacks.run import Tally
+
+
+def tally_numbers(by_radius: dict[str, Tally], examples: int, left: str = "success") -> SuccessTally | CallTally:
+    """The tallies of one attack as results hold them: shares in percent of so many examples, what is left under the name `left`."""
+    found = {
+        "attacked": {m: tally.attacked for m, tally in by_radius.items()},
+        "broken": {m: tally.broken for m, tally in by_radius.items()},
+        left: {m: 100 * tally.left / examples for m, tally in by_radius.items()},
+    }
+    alone = {m: 100 * tally.alone / examples for m, tally in by_radius.items() if tally.alone is not None}
+    return found | ({"alone": alone} if alone else {})
