@@ -148,6 +148,7 @@ def amplification(run, inputs) -> float:
     run.estimator, run.current_gradient_accumulation_steps = "jvp", 1
     run.model.train()
     run.compute_loss(run.model, inputs)
+    run.settle_metrics()
     return run._metrics["train"]["aajr/penalty"][-1] ** 0.5
 
 
