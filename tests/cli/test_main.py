@@ -41,6 +41,12 @@ def test_help_without_a_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(command in text for command in COMMANDS)
+    assert "  adapter-rank  measure" in text and "  rank " not in text
+
+
+def test_a_command_answers_to_its_former_name(capsys):
+    for command in ("rank", "adapter-rank"):
+        assert "`model` is missing" in fails(capsys, command, "--use_cpu", "true")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare", "simulate"])

@@ -1,4 +1,4 @@
-"""`aajr rank`: which rank an adapter needs, measured on held-out observations."""
+"""`aajr adapter-rank`: which rank an adapter needs, measured on held-out observations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DESCRIPTION = """Measure which rank an adapter needs: the singular spectra of th
 of the penalty's gradient by each weight; of a trained model also the spectrum of what training added. Prints a table and
 a recommendation; writes rank.json and rank.png.
 
-    aajr rank --model outputs/congestion-aajr --config recipes/congestion/aajr.yaml
+    aajr adapter-rank --model outputs/congestion-aajr --config recipes/congestion/aajr.yaml
 """
 
 
@@ -44,8 +44,8 @@ def run(argv: list[str]) -> int:
     parser = RecipeParser(
         (RankArguments, TrainArguments, LaunchArguments, AAJRConfig),
         common=COMMON_FIELDS,
-        prog="aajr rank",
-        usage="aajr rank --model DIR --config RECIPE [--FIELD VALUE ...]",
+        prog="aajr adapter-rank",
+        usage="aajr adapter-rank --model DIR --config RECIPE [--FIELD VALUE ...]",
         description=DESCRIPTION,
     )
     with tempfile.TemporaryDirectory() as folder:
