@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from ..._errors import one_line
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 
 PACKAGES = (
     *("aajr-hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors"),

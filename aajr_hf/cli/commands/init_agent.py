@@ -12,7 +12,7 @@ from pathlib import Path
 from ...environments import WORLDS
 from ...training.data.formats import FORMATS
 from ...training.data.sources import DataArguments, load_data
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..arguments.validators import check_seed
 from ..common.errors import UserError, user_errors
 

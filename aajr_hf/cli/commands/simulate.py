@@ -13,7 +13,7 @@ from typing import Any
 
 from ...environments import WORLDS
 from ...evaluation.episodes.players import ALONE, SUITE
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..arguments.threat import FIELDS, add_threat, threat_of
 from ..arguments.validators import check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
