@@ -250,3 +250,12 @@ def test_env_prints_what_a_bug_report_needs(capsys):
     # The same answers as the trainer's own choice: tests/training/adversary/test_estimators.py.
     assert "  - sdpa: exact\n" in text and "  - eager: exact\n" in text
     assert re.search(r"  - flash_attention_2: (not available|finite differences) \(", text)
+
+
+def test_env_prints_nothing_else_and_imports_no_trainer():
+    code = "import sys; from aajr_hf.cli.main import main; main(['env']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert all(line.startswith(("- ", "  - ")) for line in done.stdout.splitlines())
+    assert len(done.stderr.splitlines()) == 1
+    # Which would take longer than all the rest: `aajr env` is done within five seconds.
+    assert {"datasets", "trl.trainer.sft_trainer", "torch._inductor.compile_fx"}.isdisjoint(done.stderr.split())
