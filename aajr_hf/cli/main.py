@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import traceback
@@ -63,14 +64,22 @@ def main(argv: list[str] | None = None) -> int:
         if (text := written_help(command)) is not None:
             print(text, end="")
             raise SystemExit(0)  # as argparse does
-    # Imported late: one command need not wait for the libraries of the others.
-    module = importlib.import_module(f".commands.{COMMANDS[command][0]}", package=__package__)
+    return _run(command, argv[1:])
+
+
+def _run(command: str, argv: list[str]) -> int:
+    # All imported late: one command need not wait for the libraries of the others.
     from .common.errors import Interrupted, RunError, UserError
+    from .common.heartbeat import HEARTBEAT
+    from .common.quiet import be_quiet
     from .launching.worker import hand_up, is_first
 
+    be_quiet()
     debug = "--debug" in argv
     try:
-        return module.run([item for item in argv[1:] if item != "--debug"]) or 0
+        with HEARTBEAT.running(f"aajr {command}") if is_first() else contextlib.nullcontext():
+            module = importlib.import_module(f".commands.{COMMANDS[command][0]}", package=__package__)
+            return module.run([item for item in argv if item != "--debug"]) or 0
     except (UserError, RunError) as error:
         if debug:
             traceback.print_exc()

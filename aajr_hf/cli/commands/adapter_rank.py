@@ -66,19 +66,18 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
         UserError: for a model or data that cannot be measured; nothing is written then.
     """
     from rich.console import Console
-    from rich.progress import track
 
     from ...evaluation.adapter_rank.measure import measure_rank
     from ...evaluation.adapter_rank.report import rank_plot, rank_table
+    from ..common.progress import bars
 
     _check(arguments, config)
     check_seeds(data, config)
     with user_errors():
         trainer, base = _prepared(arguments, data, config)
-    batches = iter(track(range(len(trainer.get_train_dataloader())), "Measuring", console=Console(stderr=True)))
-    with user_errors():
-        result = measure_rank(trainer, base, on_progress=lambda: next(batches))
-        next(batches, None)  # closes the bar
+    with bars() as progress, user_errors():
+        task = progress.add_task("Measuring", total=len(trainer.get_train_dataloader()))
+        result = measure_rank(trainer, base, on_progress=lambda: progress.advance(task))
     measured = {
         "model": arguments.model,
         "base": None if base is None else base.name_or_path,
