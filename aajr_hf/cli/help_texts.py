@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .main import COMMANDS
 
-FOLDER = Path(__file__).parent / "help"
+FOLDER = Path(__file__).parent / "help-texts"  # no name of a package, which it is not
 _WIDTH = "80"  # of a terminal; the lines are two characters shorter
 
 
