@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import traceback
@@ -13,12 +14,14 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
     "compare": ("compare", "compare runs: who is robust, and at which price"),
-    "rank": ("rank", "measure which rank an adapter needs"),
+    "adapter-rank": ("adapter_rank", "measure which rank an adapter needs"),
     "merge": ("merge", "write an adapter into the weights of its base model"),
     "push": ("push", "upload an agent to the Hub, with its model card"),
     "replay": ("replay", "run a step again in which a number was not finite"),
     "env": ("env", "print the versions to put into a bug report"),
 }
+# What commands were called before, for scripts that call them so.
+ALIASES = {"rank": "adapter-rank"}
 
 USAGE = """usage: aajr COMMAND [options]
 
@@ -42,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         an interruption.
     """
     argv = sys.argv[1:] if argv is None else argv
-    listing = "\n".join(f"  {name:<12}{text}" for name, (_, text) in COMMANDS.items())
+    listing = "\n".join(f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items())
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE.format(commands=listing))
         return 0 if argv else 2
@@ -51,17 +54,32 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"aajr-hf {__version__}")
         return 0
-    if argv[0] not in COMMANDS:
+    command = ALIASES.get(argv[0], argv[0])
+    if command not in COMMANDS:
         print(f"error: unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    # Imported late: the help of one command need not wait for the libraries of the others.
-    module = importlib.import_module(f".commands.{COMMANDS[argv[0]][0]}", package=__package__)
+    if not {"-h", "--help"}.isdisjoint(argv):
+        from .help_texts import written_help
+
+        if (text := written_help(command)) is not None:
+            print(text, end="")
+            raise SystemExit(0)  # as argparse does
+    return _run(command, argv[1:])
+
+
+def _run(command: str, argv: list[str]) -> int:
+    # All imported late: one command need not wait for the libraries of the others.
     from .common.errors import Interrupted, RunError, UserError
+    from .common.heartbeat import HEARTBEAT
+    from .common.quiet import be_quiet
     from .launching.worker import hand_up, is_first
 
+    be_quiet()
     debug = "--debug" in argv
     try:
-        return module.run([item for item in argv[1:] if item != "--debug"]) or 0
+        with HEARTBEAT.running(f"aajr {command}") if is_first() else contextlib.nullcontext():
+            module = importlib.import_module(f".commands.{COMMANDS[command][0]}", package=__package__)
+            return module.run([item for item in argv if item != "--debug"]) or 0
     except (UserError, RunError) as error:
         if debug:
             traceback.print_exc()

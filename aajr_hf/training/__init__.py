@@ -2,18 +2,17 @@
 
 from importlib import import_module
 
-from .config.sft import AAJRConfig
-from .trainers.sft import AAJRTrainer
-
-# Loaded when they are asked for: few users need them, and with its GRPO TRL loads vLLM where that is installed.
+# Loaded when they are asked for, because it takes seconds: what stands beside them may need none of them.
 _LAZY = {
+    "AAJRConfig": "config.sft",
+    "AAJRTrainer": "trainers.sft",
     "AAJRDPOConfig": "config.dpo",
     "AAJRDPOTrainer": "trainers.dpo",
     "AAJRGRPOConfig": "config.grpo",
     "AAJRGRPOTrainer": "trainers.grpo",
 }
 
-__all__ = ["AAJRConfig", "AAJRTrainer", *_LAZY]
+__all__ = [*_LAZY]
 
 
 def __getattr__(name: str):

@@ -41,6 +41,12 @@ def test_help_without_a_command(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(command in text for command in COMMANDS)
+    assert "  adapter-rank  measure" in text and "  rank " not in text
+
+
+def test_a_command_answers_to_its_former_name(capsys):
+    for command in ("rank", "adapter-rank"):
+        assert "`model` is missing" in fails(capsys, command, "--use_cpu", "true")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "compare", "simulate"])
@@ -173,7 +179,7 @@ def test_a_missing_model_is_found_before_anything_is_written(agent, tmp_path, ca
 def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
     folder = tmp_path / "new" / "agent"
     assert main(["init-agent", str(folder), "--steps", "2", "--examples", "64"]) == 0
-    assert "warning: below 99 %" in capsys.readouterr().out
+    assert "warning: below 99 %" in capsys.readouterr().err
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert 1e6 <= model.num_parameters() <= 3e6
     assert [path.name for path in folder.parent.iterdir()] == ["agent"]
@@ -244,3 +250,13 @@ def test_env_prints_what_a_bug_report_needs(capsys):
     # The same answers as the trainer's own choice: tests/training/adversary/test_estimators.py.
     assert "  - sdpa: exact\n" in text and "  - eager: exact\n" in text
     assert re.search(r"  - flash_attention_2: (not available|finite differences) \(", text)
+
+
+def test_env_prints_nothing_else_and_imports_no_trainer():
+    code = "import sys; from aajr_hf.cli.main import main; main(['env']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert all(line.startswith(("- ", "  - ")) for line in done.stdout.splitlines())
+    # On a machine that has much else to do, it says that it goes on.
+    assert [line for line in done.stderr.splitlines()[:-1] if not line.startswith("aajr env | ")] == []
+    # Which would take longer than all the rest: `aajr env` is done within five seconds.
+    assert {"datasets", "trl.trainer.sft_trainer", "torch._inductor.compile_fx"}.isdisjoint(done.stderr.split())

@@ -1,4 +1,4 @@
-"""Parsers whose mistakes are one line long."""
+"""The parser of recipes, whose mistakes are one line long."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from trl import TrlParser
 from ..._errors import one_line
 from ...training.config.recipe import is_secret, plain
 from ..common.errors import UserError
+from .options import HelpFormatter
 
 _COMMON_FIELDS = "common fields of the trainer"
 _OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArguments"
@@ -78,25 +79,6 @@ def _fits(value: object, hint: object) -> bool:
     if (origin or hint) in (list, tuple):
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
     return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` of one `aajr` command, whose errors are [`UserError`]s."""
-
-    def __init__(self, command: str, **kwargs):
-        super().__init__(f"aajr {command}", formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def error(self, message: str):
-        raise UserError(f"{message} (see {self.prog} --help)")
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """With the defaults that a field's help does not tell itself."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        told = action.help or ""
-        is_told = "efault" in told or action.default in (None, False, argparse.SUPPRESS)
-        return told if is_told else f"{told} (default: %(default)s)"
 
 
 class RecipeParser(TrlParser):

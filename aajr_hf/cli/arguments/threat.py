@@ -11,7 +11,7 @@ from ...evaluation.attacks.threat_model import ThreatModel
 from ...training.config.recipe import RECIPE, recipe_in, with_radius
 from ...training.config.sft import CHOICES, AAJRConfig
 from ..common.errors import UserError, user_errors
-from .parsing import ArgumentParser
+from .options import ArgumentParser
 
 FIELDS = tuple(field.name for field in fields(ThreatModel))
 _HELP = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..._errors import one_line
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..arguments.worlds import world_for
 from ..common.errors import UserError, user_errors
 from .evaluate import add_measurement, by_name, check_measurement, measure

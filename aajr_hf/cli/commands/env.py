@@ -6,13 +6,15 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from ..._errors import one_line
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 
 PACKAGES = (
     *("aajr-hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors"),
     *("tokenizers", "pettingzoo", "deepspeed", "bitsandbytes", "tensorboard", "trackio", "wandb"),
 )
-KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+# Those that the package can be exact with, and those that models are often loaded with. Not flex_attention: torch would be two seconds
+# about loading its compiler.
+KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
 
 def run(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ from ...environments import expert_rows, held_out_rows
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
 from ...evaluation.attacks.suite import ATTACKS, MAIN
 from ...evaluation.reporting.results import new_results
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..arguments.threat import add_threat, threat_of
 from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
 from ..arguments.validators import check_output, check_seed

@@ -9,7 +9,7 @@ from ...evaluation.tool_calls.caller import ToolCaller
 from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
 from ...training.data.formats import FORMATS
 from ...training.data.sources import DataArguments, load_data
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..arguments.threat import threat_of
 from ..common.errors import UserError, user_errors
 from ..common.measuring import load_agents, measure_each, weights_of

@@ -6,13 +6,14 @@ import argparse
 import json
 import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 from ...environments import WORLDS
 from ...training.data.formats import FORMATS
 from ...training.data.sources import DataArguments, load_data
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..arguments.validators import check_seed
 from ..common.errors import UserError, user_errors
 
@@ -68,7 +69,7 @@ def run(argv: list[str]) -> int:
     )
     print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers are the expert's.")
     if success < TARGET_SUCCESS:
-        print(f"warning: below {TARGET_SUCCESS:.0f} %; train longer with --steps.")
+        print(f"warning: below {TARGET_SUCCESS:.0f} %; train longer with --steps.", file=sys.stderr)
     return 0
 
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..common.errors import UserError, user_errors
 
 DESCRIPTION = """Write an adapter into the weights of its base model: an ordinary model folder that needs no PEFT.

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..common.errors import UserError, user_errors
 
 DESCRIPTION = """Upload the folder of an agent, an adapter or a checkpoint to the Hub, with a model card made from it. Repeats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..common.errors import UserError, user_errors
 
 DESCRIPTION = """Run a step again in which a loss, a penalty or a gradient was not finite, with the weights, the data and the

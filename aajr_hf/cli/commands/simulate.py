@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...environments import WORLDS
 from ...evaluation.episodes.players import ALONE, SUITE
-from ..arguments.parsing import ArgumentParser
+from ..arguments.options import ArgumentParser
 from ..arguments.threat import FIELDS, add_threat, threat_of
 from ..arguments.validators import check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
@@ -156,17 +156,14 @@ def _play(
     records: list[EpisodeResults],
 ) -> None:
     """Adds to the records; the file has them all whenever this ends."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from ...evaluation.episodes.film import Film
     from ...evaluation.episodes.play import episode_seeds, play
     from ...evaluation.reporting.report import replace_file
+    from ..common.progress import bars
 
     film, picture = Film(), arguments.picture
-    columns = (TextColumn("Simulating"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=arguments.episodes)
+    with bars() as progress:
+        task = progress.add_task("Simulating", total=arguments.episodes)
 
         def watch(playing: list[Any]) -> None:
             parts = (world.step_count / world.steps if world.agents else 1.0 for world in playing)

@@ -65,12 +65,10 @@ def measure_together(
     Raises:
         UserError: as [`measure_each`].
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from .progress import bars
 
     seconds = check_train_seconds(agents)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress, user_errors():
+    with bars() as progress, user_errors():
         tasks = {name: progress.add_task(f"Attacking {name}", total=steps) for name in seconds}
         runs = measure(lambda name: progress.advance(tasks[name]))
     return {name: runs[name] | {"train_seconds": seconds[name]} for name in seconds}

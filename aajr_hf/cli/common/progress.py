@@ -1,12 +1,16 @@
-"""What training shows: a bar in a terminal, plain lines in a file."""
+"""What commands show while they work: bars in a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from .heartbeat import HEARTBEAT, clock
 
 # Of each log, where there: its name on the screen, and how it is written.
 _SHOWN = {
@@ -23,6 +27,20 @@ _SHOWN = {
 }
 
 
+@contextlib.contextmanager
+def bars() -> Iterator[Progress]:
+    """To add tasks to and to advance: a bar each in a terminal, and elsewhere a line now and then that says how far they are."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+
+    def describe() -> str:
+        return ", ".join(f"{t.description} {t.completed:.0f}/{t.total:.0f}" for t in progress.tasks if not t.finished)
+
+    with progress, HEARTBEAT.during(None if console.is_terminal else describe):
+        yield progress
+
+
 class TrainingProgress(TrainerCallback):
     """
     Replaces Transformers' progress bar and printed dictionaries; all metrics are in trainer_state.json and in the trackers.
@@ -34,7 +52,7 @@ class TrainingProgress(TrainerCallback):
 
     def __init__(self, trainer: Trainer, console: Console | None = None):
         self.console = Console() if console is None else console
-        self._bar = None
+        self._bar, self._left = None, contextlib.ExitStack()
         if self.console.is_terminal and not trainer.args.disable_tqdm:
             columns = (MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(TextColumn("Training"), BarColumn(), *columns, console=self.console)
@@ -46,6 +64,7 @@ class TrainingProgress(TrainerCallback):
         return self
 
     def __exit__(self, *_) -> None:
+        self._left.close()
         if self._bar is not None:
             self._bar.stop()
 
@@ -54,6 +73,8 @@ class TrainingProgress(TrainerCallback):
         if self._bar is not None and state.is_world_process_zero:
             self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step)
             self._bar.start()
+        self._state = state
+        self._left.enter_context(HEARTBEAT.during(None if self._bar is not None else self._step_under_way))
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if self._bar is not None and state.is_world_process_zero:
@@ -66,18 +87,15 @@ class TrainingProgress(TrainerCallback):
         if state.is_world_process_zero and shown:
             # One line each, however narrow the terminal is.
             self.console.print(" | ".join([self._where(state), *shown]), highlight=False, soft_wrap=True)
+            HEARTBEAT.shown()
+
+    def _step_under_way(self) -> str:
+        # The first one of a large model may take minutes.
+        return f"step {self._state.global_step + 1}/{self._state.max_steps} is under way"
 
     def _where(self, state) -> str:
         step = f"step {state.global_step}/{state.max_steps}"
         done, passed = state.global_step - self._first, time.monotonic() - self._began
         if self._bar is not None or not done:
             return step
-        return (
-            f"{step} | {_clock(passed)} passed, {_clock(passed / done * (state.max_steps - state.global_step))} left"
-        )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        return f"{step} | {clock(passed)} passed, {clock(passed / done * (state.max_steps - state.global_step))} left"

@@ -10,6 +10,7 @@ from types import MethodType
 
 from ..arguments.parsing import RecipeParser
 from ..common.errors import UserError, user_errors
+from ..common.heartbeat import HEARTBEAT
 from .launcher import run_launcher
 from .worker import LAUNCHED
 
@@ -110,7 +111,10 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
     parsed = _launcher_parser().parse_args([*own, *flags, "--module", *script])
     if parsed.training_script != script[0]:
         raise UserError(f"unexpected argument: {parsed.training_script!r} (see aajr train --help)")
-    with patch_environment(**{LAUNCHED: "1"}):
+    # Their C++ code warns of defaults of Accelerate's, once in each process; errors stay.
+    quiet = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
+    # The first of them says that it goes on.
+    with patch_environment(**{LAUNCHED: "1"}, **quiet), HEARTBEAT.during(None):
         return run_launcher(parsed)
 
 

@@ -95,7 +95,7 @@ def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):
     output = ["--output", str(tmp_path / "rank"), "--examples", "8", "--batch_size", "4"]
     recipe = tmp_path / "launched.yaml"  # on how many processes it was trained does not matter here
     recipe.write_text(Path(RECIPE).read_text() + "accelerate_config: ddp\nnum_processes: 2\n")
-    assert main(["rank", "--model", str(adapter), "--config", str(recipe), *output]) == 0
+    assert main(["adapter-rank", "--model", str(adapter), "--config", str(recipe), *output]) == 0
     assert "covers 95%" in capsys.readouterr().out
     result = json.loads((tmp_path / "rank" / "rank.json").read_text())
     assert mismatches(result, RankResults) == []
@@ -109,10 +109,13 @@ def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["merge", "nowhere", "out"], "no adapter in nowhere"),
-        (["rank", "--config", RECIPE], "`model` is missing"),
-        (["rank", "--model", "nowhere", "--config", RECIPE], "nowhere"),
-        (["rank", "--model", "nowhere", "--config", RECIPE, "--examples", "0"], "`examples` must be at least 1"),
-        (["rank", "--model", "nowhere", "--config", RECIPE, "--epsilon", "0"], "`epsilon` above 0"),
+        (["adapter-rank", "--config", RECIPE], "`model` is missing"),
+        (["adapter-rank", "--model", "nowhere", "--config", RECIPE], "nowhere"),
+        (
+            ["adapter-rank", "--model", "nowhere", "--config", RECIPE, "--examples", "0"],
+            "`examples` must be at least 1",
+        ),
+        (["adapter-rank", "--model", "nowhere", "--config", RECIPE, "--epsilon", "0"], "`epsilon` above 0"),
     ],
     ids=lambda value: " ".join(value[:1]) if isinstance(value, list) else value,
 )
@@ -141,4 +144,4 @@ def test_an_adapter_that_cannot_be_merged_is_evaluated_as_it_is(agent, tmp_path,
     assert runs["lily"]["amplification"] != pytest.approx(runs["base"]["amplification"], rel=1e-3)
     capsys.readouterr()
     assert "cannot be merged" in fails(capsys, "merge", str(folder), str(tmp_path / "merged"))
-    assert "cannot be merged" in fails(capsys, "rank", "--model", str(folder), "--config", RECIPE)
+    assert "cannot be merged" in fails(capsys, "adapter-rank", "--model", str(folder), "--config", RECIPE)

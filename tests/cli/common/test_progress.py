@@ -8,13 +8,16 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState
 
-from aajr_hf.cli.common.progress import TrainingProgress, _clock
+from aajr_hf.cli.common import progress
+from aajr_hf.cli.common.heartbeat import Heartbeat
+from aajr_hf.cli.common.progress import TrainingProgress
 from aajr_hf.cli.main import main
 from tests.support import ROOT
 from tests.support.commands import FAST
@@ -63,9 +66,16 @@ def test_a_terminal_gets_a_bar_that_is_ended():
     assert "━" not in shown(terminal=True, disable_tqdm=True)
 
 
-@pytest.mark.parametrize(("seconds", "clock"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3725, "1:02:05")])
-def test_clock(seconds, clock):
-    assert _clock(seconds) == clock
+def test_a_long_step_is_said_to_be_under_way(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "HEARTBEAT", beat := Heartbeat(every=0.1))
+    with beat.running("aajr train"), TrainingProgress(FakeTrainer(), Console(file=io.StringIO())) as shown:
+        state = TrainerState(max_steps=10)
+        shown.on_train_begin(None, state, TrainerControl())
+        said, deadline = "", time.monotonic() + 60
+        while "step 1/10 is under way | 0:0" not in said and time.monotonic() < deadline:
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+        assert time.monotonic() < deadline
 
 
 def test_a_run_prints_plain_lines_where_nobody_watches(agent, tmp_path, capsys):

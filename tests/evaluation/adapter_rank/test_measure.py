@@ -1,4 +1,4 @@
-"""What `aajr rank` measures, against full Jacobians and updates whose rank is known."""
+"""What `aajr adapter-rank` measures, against full Jacobians and updates whose rank is known."""
 
 from __future__ import annotations
 

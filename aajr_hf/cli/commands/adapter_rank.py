@@ -1,4 +1,4 @@
-"""`aajr rank`: which rank an adapter needs, measured on held-out observations."""
+"""`aajr adapter-rank`: which rank an adapter needs, measured on held-out observations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DESCRIPTION = """Measure which rank an adapter needs: the singular spectra of th
 of the penalty's gradient by each weight; of a trained model also the spectrum of what training added. Prints a table and
 a recommendation; writes rank.json and rank.png.
 
-    aajr rank --model outputs/congestion-aajr --config recipes/congestion/aajr.yaml
+    aajr adapter-rank --model outputs/congestion-aajr --config recipes/congestion/aajr.yaml
 """
 
 
@@ -44,8 +44,8 @@ def run(argv: list[str]) -> int:
     parser = RecipeParser(
         (RankArguments, TrainArguments, LaunchArguments, AAJRConfig),
         common=COMMON_FIELDS,
-        prog="aajr rank",
-        usage="aajr rank --model DIR --config RECIPE [--FIELD VALUE ...]",
+        prog="aajr adapter-rank",
+        usage="aajr adapter-rank --model DIR --config RECIPE [--FIELD VALUE ...]",
         description=DESCRIPTION,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -66,19 +66,18 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
         UserError: for a model or data that cannot be measured; nothing is written then.
     """
     from rich.console import Console
-    from rich.progress import track
 
     from ...evaluation.adapter_rank.measure import measure_rank
     from ...evaluation.adapter_rank.report import rank_plot, rank_table
+    from ..common.progress import bars
 
     _check(arguments, config)
     check_seeds(data, config)
     with user_errors():
         trainer, base = _prepared(arguments, data, config)
-    batches = iter(track(range(len(trainer.get_train_dataloader())), "Measuring", console=Console(stderr=True)))
-    with user_errors():
-        result = measure_rank(trainer, base, on_progress=lambda: next(batches))
-        next(batches, None)  # closes the bar
+    with bars() as progress, user_errors():
+        task = progress.add_task("Measuring", total=len(trainer.get_train_dataloader()))
+        result = measure_rank(trainer, base, on_progress=lambda: progress.advance(task))
     measured = {
         "kind": "adapter_rank",
         "model": arguments.model,

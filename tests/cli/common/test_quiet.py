@@ -1,0 +1,60 @@
+"""Results alone on standard output, and no bars and no warnings of other libraries where there is no terminal."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+from aajr_hf.cli.common.quiet import be_quiet
+from tests.support import ROOT
+
+# In this order and in one process, because imports take longer than all the rest; without `--use_cpu`, which silences one warning.
+_COMMANDS = """
+import sys
+from aajr_hf.cli.main import main
+where, run = sys.argv[1:]
+model = ["--config", "recipes/congestion/aajr.yaml", "--model_name_or_path", where, "--environment_examples", "16"]
+assert main(["inspect", *model]) == 0
+print("---", flush=True)
+assert main(["train", *model, "--max_steps", "1", "--logging_steps", "1", "--output_dir", run]) == 0
+print("---", flush=True)
+assert main(["evaluate", run, "--examples", "4", "--attack_steps", "1", "--output", run]) == 0
+"""
+# FutureWarnings of Transformers are about the fields of other versions.
+_KNOWN = ("The Jacobian products are exact", "aajr ", "step ", "Attacking ", "  warnings.warn(")
+
+
+def test_commands_print_results_and_no_bars(agent, tmp_path):
+    command = [sys.executable, "-c", _COMMANDS, str(agent), str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    inspected, trained, evaluated = done.stdout.split("---\n")
+    assert [line.split()[0] for line in inspected.splitlines()] == ["Example", "perturbed", "action"]
+    assert trained.startswith("Trained: all parameters") and "step 1/1 | " in trained
+    assert evaluated.splitlines()[-1].startswith("Report: ")
+    assert "\r" not in done.stdout and "WARNING" not in done.stdout and "━━ " not in evaluated
+    unknown = [
+        line for line in done.stderr.splitlines() if not line.startswith(_KNOWN) and "FutureWarning" not in line
+    ]
+    assert unknown == []
+
+
+def test_what_deepspeed_logs_is_no_result(capsys):
+    be_quiet()
+    be_quiet()
+    logger = logging.getLogger("DeepSpeed")
+    # As it does when it is imported, which is after the command has begun.
+    handler = logging.StreamHandler(sys.stdout)
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        logger.warning(
+            "Setting accelerator to CPU. If you have GPU or other accelerator, we were unable to detect it."
+        )
+        logger.warning("The optimizer has no kernel.")
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "The optimizer has no kernel.\n")
