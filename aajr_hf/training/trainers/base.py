@@ -12,6 +12,8 @@ from peft import PeftType
 from torch import Tensor, nn
 from transformers import logging
 
+from ..._compat.transformers import CHECKPOINTING
+from ..._compat.trl import count_tokens, recorded
 from ..adversary.ascent import PromptAscent, ascend
 from ..adversary.budget import AmplificationBudget
 from ..adversary.estimators import calibrate, no_forward_mode
@@ -20,6 +22,7 @@ from ..adversary.penalty_sampling import control_variate, draw_points
 from ..adversary.schedules import Schedules
 from ..config.sft import AAJRConfigMixin
 from ..models.adapters import adapter_config
+from ..models.loading import text_tokenizer
 from ..policy.monitoring import ascent_metrics
 from ..policy.policy import check_text_only, fixed_seed, uses_dropout
 from ..policy.system_losses import SystemLoss
@@ -65,7 +68,7 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     ) -> AAJRConfigMixin:
         """The trainer's arguments, or their defaults; puts the adapter that they name into `kwargs`."""
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
+            name = model if isinstance(model, str) else model.config.name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, self._config_class):
             raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
@@ -125,7 +128,7 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
             )
 
     def _check_vocabulary(self) -> None:
-        largest = max(self._tokenizer.get_vocab().values(), default=0)
+        largest = max(text_tokenizer(self.processing_class).get_vocab().values(), default=0)
         rows = self.model.get_input_embeddings().num_embeddings
         if largest >= rows:
             raise ValueError(
@@ -161,7 +164,7 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         # Other adapters make their weights anew in each forward.
         kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
         stays = kept and not self.is_fsdp_enabled
-        return everywhere and at_once and stays and self.estimator == "jvp" and not args.gradient_checkpointing
+        return everywhere and at_once and stays and self.estimator == "jvp" and not getattr(args, CHECKPOINTING)
 
     def _announce(self, choice: str, why: str, level: int) -> None:
         if self.accelerator.is_main_process:
@@ -244,8 +247,8 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
             return
         excess, slack = values["aajr/budget_excess"], values["aajr/budget_slack"]
         self.budget.observe(excess, slack, values["aajr/loss_magnitude"])
-        self._metrics["train"]["aajr/lambda"].append(weight)
-        self._metrics["train"]["aajr/budget_violation"].append((excess - slack) / self.budget.budget)
+        recorded(self)["aajr/lambda"].append(weight)
+        recorded(self)["aajr/budget_violation"].append((excess - slack) / self.budget.budget)
 
     def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """
@@ -306,13 +309,11 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
         losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
         if not self.check_finite(losses, [dict(zip(names, row, strict=True)) for row in rows.tolist()]):
             return None
-        recorded = self._metrics["train"]
         for name in metrics:
             if name != "tokens":
-                recorded[name].append(values[name])
+                recorded(self)[name].append(values[name])
         if "tokens" in metrics:  # of all processes and steps together
-            self._total_train_tokens += round(values["tokens"] * len(rows)) // self._tp_size
-            recorded["num_tokens"] = [self._total_train_tokens]
+            count_tokens(self, round(values["tokens"] * len(rows)))
         return values
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -327,6 +328,6 @@ class AAJRMixin(AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
                 )
         # None before DeepSpeed has taken a step; infinite where fp16 overflows, which its scaler is for.
         if grad_norm is not None and math.isfinite(norm := float(grad_norm)):
-            self._metrics["train"]["aajr/gradient_norm"].append(norm)
-            self._metrics["train"]["aajr/gradient_norm_squared"].append(norm**2)
+            recorded(self)["aajr/gradient_norm"].append(norm)
+            recorded(self)["aajr/gradient_norm_squared"].append(norm**2)
         return grad_norm
