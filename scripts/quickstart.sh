@@ -7,7 +7,7 @@
 # Once the packages are installed it needs no network, and it sends nothing.
 set -euo pipefail
 
-EXTRA=
+EXTRA= VENV=.venv CONSTRAINTS=constraints.txt
 source "$(dirname -- "${BASH_SOURCE[0]}")/_setup.sh"
 
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false

@@ -3,16 +3,25 @@
 #
 #     scripts/test.sh                                  everything
 #     scripts/test.sh tests/test_FILE.py::test_NAME    one test; arguments go to pytest
+#     scripts/test.sh --oldest                         with the oldest versions that are allowed, in .venv-oldest: what the
+#                                                      package needs of other libraries, and one training; or the arguments
 #
 # The tests need no network and no GPU; those marked `gpu` need a CUDA device.
 set -euo pipefail
 
-EXTRA=dev
+EXTRA=dev VENV=.venv CONSTRAINTS=constraints.txt
+if [[ "${1:-}" == --oldest ]]; then
+    VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+    shift
+    if [[ $# -eq 0 ]]; then
+        set -- tests/compat tests/cli/test_main.py::test_train_and_evaluate_end_to_end
+    fi
+fi
 source "$(dirname -- "${BASH_SOURCE[0]}")/_setup.sh"
 
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
-.venv/bin/python -m ruff check .
-.venv/bin/python -m ruff format --check .
-.venv/bin/python -m pytest -n 2 "$@"
+"$VENV/bin/python" -m ruff check .
+"$VENV/bin/python" -m ruff format --check .
+"$VENV/bin/python" -m pytest -n 2 "$@"

@@ -21,7 +21,8 @@ _EVALUATION = _MEASURED | {
     f"evaluation/{name}" for name in ("robustness", "tool_calls", "episodes", "comparison", "adapter_rank")
 }
 _TRAINING = _BELOW_TRAINERS - {"objective"} | {"training", "training/trainers"}
-ALLOWED = {
+# Every folder may import what the package needs of other libraries.
+_ALLOWED = {
     "objective": set(),
     "environments": set(),
     "training/config": set(),
@@ -55,6 +56,7 @@ ALLOWED = {
     "cli/commands": _TRAINING | _EVALUATION | {"environments", "cli/common", "cli/arguments", "cli/launching"},
     "cli": _CLI - {"cli"},
 }
+ALLOWED = {"_compat": set()} | {folder: allowed | {"_compat"} for folder, allowed in _ALLOWED.items()}
 
 
 def folder_of(module: tuple[str, ...], package: Path) -> str | None:

@@ -1,7 +1,6 @@
 """
 Forward-mode differentiation of models as they are written: with activation checkpointing, layer norms and linear layers
-that `torch.func.jvp` refuses, differentiates wrongly or pays for twice. Every internal of functorch that the package
-needs is imported here and nowhere else.
+that `torch.func.jvp` refuses, differentiates wrongly or pays for twice.
 """
 
 from __future__ import annotations
@@ -17,23 +16,19 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-try:
-    from torch._C._functorch import (
-        _unwrap_for_grad,
-        _wrap_for_grad,
-        is_gradtrackingtensor,
-        maybe_get_level,
-        peek_interpreter_stack,
-    )
-    from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter, temporarily_pop_interpreter_stack
-except ImportError as error:
-    raise ImportError(
-        f"PyTorch {torch.__version__} moved an internal of functorch that exact Jacobian products are built on ({error}). "
-        "Install the torch of constraints.txt, or adapt aajr_hf/objective/_forward_mode.py, the one file that uses them."
-    ) from error
+from .._compat.functorch import (
+    is_gradtrackingtensor,
+    maybe_get_level,
+    peek_interpreter_stack,
+    retrieve_current_functorch_interpreter,
+    temporarily_pop_interpreter_stack,
+    tree_flatten,
+    tree_unflatten,
+    unwrap_for_grad,
+    wrap_for_grad,
+)
 
 
 @contextlib.contextmanager
@@ -220,14 +215,14 @@ def _is_at(value: Any, level: int) -> bool:
 def _split(dual: Tensor, level: int) -> tuple[Tensor, Tensor | None]:
     """Primal and tangent of a tensor of the running jvp, as tensors below its level; no tangent where it is constant."""
     return tuple(
-        _unwrap_for_grad(part, level) if _is_at(part, level) else part for part in forward_ad.unpack_dual(dual)
+        unwrap_for_grad(part, level) if _is_at(part, level) else part for part in forward_ad.unpack_dual(dual)
     )
 
 
 def _join(primal: Tensor, tangent: Tensor, level: int) -> Tensor:
-    primal = _wrap_for_grad(primal, level)
+    primal = wrap_for_grad(primal, level)
     # Integers, such as a router's choice, have no tangent.
-    return forward_ad.make_dual(primal, _wrap_for_grad(tangent, level)) if primal.is_floating_point() else primal
+    return forward_ad.make_dual(primal, wrap_for_grad(tangent, level)) if primal.is_floating_point() else primal
 
 
 def _layer_norm(

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+from aajr_hf._compat import functorch
 from aajr_hf.objective import RecordedProducts, _forward_mode, checkpointed, directional_jacobian
 from aajr_hf.objective._forward_mode import forward_mode
 from tests.support.policies import MLP, parameter_gradient, relative_error, states
@@ -240,11 +241,11 @@ def test_products_of_another_forward_are_not_used():
 def test_a_moved_internal_is_named_in_a_sentence(name, monkeypatch):
     """
     If the import itself fails here, a torch release has moved one of the internals: the message says which, and
-    `aajr_hf/objective/_forward_mode.py` is the one file to adapt.
+    `aajr_hf/_compat/functorch.py` is the one file to adapt.
     """
     monkeypatch.delattr(torch._C._functorch, name)
     with pytest.raises(ImportError, match=rf"PyTorch .* moved an internal of functorch .*{name}.*constraints\.txt"):
-        importlib.reload(_forward_mode)
+        importlib.reload(functorch)
 
 
 def test_the_internals_still_mean_what_they_meant():

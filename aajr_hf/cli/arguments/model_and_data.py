@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from trl import ModelConfig
 
+from ..._compat.transformers import CHECKPOINTING
 from ...training.data.sources import DataArguments
 
 COMMON_FIELDS = (
@@ -28,7 +29,7 @@ COMMON_FIELDS = (
     "lr_scheduler_type",
     "warmup_steps",
     "max_length",
-    "gradient_checkpointing",
+    CHECKPOINTING,
     "bf16",
     "seed",
     "logging_steps",

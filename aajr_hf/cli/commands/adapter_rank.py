@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..._compat.transformers import CHECKPOINTING
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import load_data
 from ..arguments.checks import check_seeds
@@ -50,7 +51,7 @@ def run(argv: list[str]) -> int:
     )
     with tempfile.TemporaryDirectory() as folder:
         # What is measured is the model as it stands, adapter merged; the trainer wants a folder, and writes nothing.
-        fixed = {"adapter": "full", "gradient_checkpointing": "false", "bf16": "false", "output_dir": folder}
+        fixed = {"adapter": "full", CHECKPOINTING: "false", "bf16": "false", "output_dir": folder}
         arguments, data, _, config = parser.parse(argv + [part for k, v in fixed.items() for part in (f"--{k}", v)])
         config.adapter_options = None
         config.per_device_train_batch_size = arguments.batch_size

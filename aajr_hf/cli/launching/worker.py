@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import time
@@ -33,18 +32,6 @@ def shard_on_cpu() -> None:
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false") != "true":
         return
-    from accelerate import DistributedType
-    from accelerate.state import AcceleratorState, PartialState
+    from ..._compat.accelerate import offer_fsdp_on_cpu
 
-    original = AcceleratorState.__init__
-
-    @functools.wraps(original)
-    def init(self, *args, fsdp_plugin=None, **kwargs):
-        original(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
-            if self.mixed_precision != "no":
-                fsdp_plugin.set_mixed_precision(self.mixed_precision)
-            self.fsdp_plugin = fsdp_plugin
-            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-
-    AcceleratorState.__init__ = init
+    offer_fsdp_on_cpu()

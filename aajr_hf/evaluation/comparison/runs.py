@@ -19,7 +19,16 @@ METHODS = (*UNPENALISED, *(name for name in CHOICES["regularizer"] if name != "n
 _OTHER_SEEDS = ("data_seed", "environment_seed")
 # Say how a run is stored, shown or divided, not what is trained.
 _ASIDE = ("output_dir", "run_name", "project", "overwrite", "report_to", "disable_tqdm", "use_cpu", "num_processes")
-_ASIDE_PREFIXES = ("logging_", "save_", "hub_", "push_to_", "eval_", "accelerate_", "gradient_checkpointing")
+_ASIDE_PREFIXES = (
+    "logging_",
+    "save_",
+    "hub_",
+    "push_to_",
+    "eval_",
+    "accelerate_",
+    "gradient_checkpointing",
+    "activation_checkpointing",
+)
 
 
 def read_run(folder: Path) -> Training:

@@ -34,7 +34,9 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
     epsilon: float = field(default=GRPOConfig.epsilon, metadata={"help": "Range of the clipped ratio, as TRL's."})
     perturbation_epsilon: float = field(
         default=AAJRConfigMixin.epsilon,
-        metadata={"help": "Radius of the perturbation ball, in units of `epsilon_mode`. 0 trains without an adversary."},
+        metadata={
+            "help": "Radius of the perturbation ball, in units of `epsilon_mode`. 0 trains without an adversary."
+        },
     )
 
     def _check_combinations(self) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
+from ..._compat.transformers import ALIASES
+
 # The file of a run's recipe, beside its model.
 RECIPE = "recipe.yaml"
 
@@ -62,7 +64,8 @@ def recipe_of(args: TrainingArguments) -> dict[str, Any]:
         # A default that is made anew is an empty container, or what the class has made of it.
         factory = field.default_factory
         default = plain(field.default if factory is dataclasses.MISSING else factory())
-        if field.init and not is_secret(field.name) and (value != default or field.name in _KEPT):
+        hidden = is_secret(field.name) or field.name in ALIASES  # which mirror the fields that they stand for
+        if field.init and not hidden and (value != default or field.name in _KEPT):
             recipe[field.name] = value
     return recipe
 

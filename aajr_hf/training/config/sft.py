@@ -11,6 +11,7 @@ from typing import Any
 
 from trl import SFTConfig
 
+from ..._compat.transformers import use_new_names
 from .fields import (
     CHOICES,
     GLOBAL_REGULARIZERS,
@@ -44,6 +45,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             self._check_budget()
         if self.is_active:
             self._check_combinations()
+        use_new_names(self)
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:

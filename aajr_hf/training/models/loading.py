@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 
 def check_model_name(name: str, tried: bool = False) -> None:
@@ -37,3 +37,8 @@ def load_tokenizer(name: str, **kwargs) -> PreTrainedTokenizerBase:
     except Exception as error:  # damaged files raise whatever their parts do
         check_model_name(name, tried=True)
         raise ValueError(f"The tokenizer of {name} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def text_tokenizer(processing_class: PreTrainedTokenizerBase | ProcessorMixin) -> PreTrainedTokenizerBase:
+    """A trainer's tokenizer: its `processing_class`, or the part of it that reads text."""
+    return processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class

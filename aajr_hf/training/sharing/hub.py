@@ -141,7 +141,7 @@ class HubMixin:
         recipe = recipe_of(self.args) if self._recipe is None else self._recipe
         trainer = type(self).__name__
         origin = {} if trainer == SFT_TRAINER else {"trainer": trainer}
-        recipe = origin | {"model_name_or_path": self.model.config._name_or_path} | recipe
+        recipe = origin | {"model_name_or_path": self.model.config.name_or_path} | recipe
         (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
         if self._skipped_rows:
             (folder / DATA).write_text(json.dumps({"skipped_rows": self._skipped_rows}) + "\n")

@@ -13,6 +13,8 @@ from peft import PeftType
 from torch import Tensor, nn
 from transformers import logging
 
+from ..._compat.transformers import CHECKPOINTING
+from ..._compat.trl import count_tokens, recorded
 from ..adversary.ascent import PromptAscent, ascend
 from ..adversary.estimators import calibrate
 from ..adversary.penalties import penalty
@@ -146,7 +148,7 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         # Other adapters make their weights anew in each forward.
         kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
         stays = kept and not self.is_fsdp_enabled
-        return everywhere and at_once and stays and self.estimator == "jvp" and not args.gradient_checkpointing
+        return everywhere and at_once and stays and self.estimator == "jvp" and not getattr(args, CHECKPOINTING)
 
     def _outer_loss(
         self, system: SystemLoss, attacked: AttackedBatch, num_items: Tensor | int | None
@@ -259,16 +261,15 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
                 continue
             del values["loss"]  # which Trainer logs
             if "tokens" in values:  # of all processes and steps together
-                self._total_train_tokens += round(values.pop("tokens") * len(processes)) // self._tp_size
-                self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+                count_tokens(self, round(values.pop("tokens") * len(processes)))
             for name, value in values.items():
-                self._metrics["train"][name].append(value)
+                recorded(self)[name].append(value)
             if self.args.follows_success:
                 self.schedules.observe(values["aajr/adversarial_success"])
             if self.budget is not None and "aajr/budget_excess" in values:
                 seen = ("aajr/budget_excess", "aajr/budget_slack", "aajr/loss_magnitude")
                 self.budget.observe(*(values[name] for name in seen))
-                self._metrics["train"]["aajr/lambda"].append(self._lambda)
+                recorded(self)["aajr/lambda"].append(self._lambda)
 
     def _get_grad_norm(self, model, grad_norm=None):
         self.settle_metrics()
@@ -283,6 +284,6 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
                 )
         # None before DeepSpeed has taken a step; infinite where fp16 overflows, which its scaler is for.
         if grad_norm is not None and math.isfinite(norm := float(grad_norm)):
-            self._metrics["train"]["aajr/gradient_norm"].append(norm)
-            self._metrics["train"]["aajr/gradient_norm_squared"].append(norm**2)
+            recorded(self)["aajr/gradient_norm"].append(norm)
+            recorded(self)["aajr/gradient_norm_squared"].append(norm**2)
         return grad_norm

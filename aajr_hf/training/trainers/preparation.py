@@ -13,6 +13,7 @@ from ..adversary.estimators import no_forward_mode
 from ..adversary.schedules import Schedules
 from ..config.sft import AAJRConfigMixin
 from ..models.adapters import adapter_config
+from ..models.loading import text_tokenizer
 from ..policy.policy import check_text_only, uses_dropout
 from ..runs.state import Memory
 from ..runs.step_metrics import StepMetrics
@@ -30,7 +31,7 @@ class PreparationMixin:
     ) -> tuple[AAJRConfigMixin, dict[str, Any]]:
         """What TRL's `__init__` is to get: the arguments, or their defaults, and `kwargs` with the adapter that they name."""
         if args is None:
-            name = model if isinstance(model, str) else model.config._name_or_path
+            name = model if isinstance(model, str) else model.config.name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, self._config_class):
             raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
@@ -92,7 +93,7 @@ class PreparationMixin:
             )
 
     def _check_vocabulary(self) -> None:
-        largest = max(self._tokenizer.get_vocab().values(), default=0)
+        largest = max(text_tokenizer(self.processing_class).get_vocab().values(), default=0)
         rows = self.model.get_input_embeddings().num_embeddings
         if largest >= rows:
             raise ValueError(

@@ -16,6 +16,7 @@ from ..data.batch import EXTRA_COLUMNS, AgentBatch
 from ..data.chat_spans import OBSERVED_ROLES
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from ..data.packing import pack, packing_failure
+from ..models.loading import text_tokenizer
 from ..policy.system_losses import ActionLoss, token_nll
 from .base import AAJRMixin
 
@@ -113,9 +114,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        if self._tokenizer.chat_template is None and is_conversational(
-            maybe_convert_to_chatml(next(iter(dataset), {}))
-        ):
+        tokenizer = text_tokenizer(processing_class)
+        if tokenizer.chat_template is None and is_conversational(maybe_convert_to_chatml(next(iter(dataset), {}))):
             raise ValueError(
                 "The data are messages, and the tokenizer has no chat template: set `chat_template_path` to one."
             )
@@ -132,7 +132,7 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
         if (by_role or candidates) and "input_ids" not in names:
             options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
-            dataset = add_agent_columns(dataset, self._tokenizer, **options, chat_template=self.chat_template)
+            dataset = add_agent_columns(dataset, tokenizer, **options, chat_template=self.chat_template)
         dataset = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
         dataset = cut_columns(dataset, args.truncation_mode == "keep_end")
         if isinstance(dataset, Dataset):

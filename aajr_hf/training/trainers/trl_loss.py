@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer
+from transformers import ProcessorMixin, Trainer
 
+from ..._compat.trl import recorded_apart
 from ..policy.system_losses import SystemLoss
 from .base import AAJRMixin
 
@@ -52,12 +52,8 @@ def trl_loss(trainer: AAJRMixin, parent: type[Trainer], head: Callable, inputs: 
     The loss of TRL's trainer `parent` with `head` in place of the model, and the metrics that it records of it: returned, not
     kept, since the same micro-batch is evaluated more than once.
     """
-    kept = trainer._metrics["train"], trainer._total_train_tokens
-    trainer._metrics["train"] = found = defaultdict(list)
-    try:
+    with recorded_apart(trainer) as found:
         loss = parent.compute_loss(trainer, head, inputs)
-    finally:
-        trainer._metrics["train"], trainer._total_train_tokens = kept
     found.pop("num_tokens", None)
     return loss, {name: sum(values) / len(values) for name, values in found.items()}
 
@@ -87,7 +83,7 @@ class TRLSystemLoss(SystemLoss):
 
 def check_trl_loss(trainer: AAJRMixin) -> None:
     """Raise ValueError for what no trainer whose loss is TRL's is tested with."""
-    if trainer._is_vlm:
+    if isinstance(trainer.processing_class, ProcessorMixin):
         raise ValueError(
             "AAJR perturbs text embeddings alone: give a tokenizer as `processing_class`, and a text model."
         )

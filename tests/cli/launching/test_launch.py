@@ -142,7 +142,7 @@ def test_a_mistake_that_the_processes_find_is_one_line_and_status_2(agent, tmp_p
 def test_fsdp_shards_on_a_cpu_too():
     """Accelerate alone falls back to plain data parallelism there, in silence."""
     code = (
-        "from accelerate import Accelerator; from aajr_hf.cli.launched import shard_on_cpu; shard_on_cpu();"
+        "from accelerate import Accelerator; from aajr_hf.cli.launching.worker import shard_on_cpu; shard_on_cpu();"
         "a = Accelerator(cpu=True); print(a.distributed_type.value, a.state.fsdp_plugin.fsdp_version, a.device.type)"
     )
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, ProcessorMixin
 from trl import GRPOConfig, GRPOTrainer
 
 from aajr_hf import AAJRGRPOConfig
@@ -233,7 +233,7 @@ def test_what_has_no_adversary_is_refused_by_name(tmp_path, overrides, field):
         ("tools", "tools"),
         ("environment_factories", "environment_factory"),
         ("rollout_func", "rollout_func"),
-        ("_is_vlm", "processing_class"),
+        ("processing_class", "processing_class"),
         ("is_deepspeed_enabled", "deepspeed"),
         ("is_fsdp_enabled", "fsdp"),
         ("aux_loss_enabled", "router_aux_loss_coef"),
@@ -241,6 +241,6 @@ def test_what_has_no_adversary_is_refused_by_name(tmp_path, overrides, field):
 )
 def test_what_is_not_tried_is_refused(tmp_path, attribute, field):
     run = grpo(tmp_path)
-    setattr(run, attribute, True)
+    setattr(run, attribute, object.__new__(ProcessorMixin) if attribute == "processing_class" else True)
     with pytest.raises(ValueError, match=f"`{field}`"):
         run._check_support()
