@@ -33,6 +33,7 @@ _BASE, _SFT, _DPO, _GRPO, _LOSS = (
 )
 _CHECKPOINTS, _EMA, _FINITE = (f"training/runs/{name}.py" for name in ("checkpoints", "ema", "nonfinite"))
 _HUB, _PARSING, _LAUNCH = "training/sharing/hub.py", "cli/arguments/parsing.py", "cli/launching/launch.py"
+_OPTIONS = "cli/arguments/options.py"
 _READY, _EXACT_JSON = "training/policy/forward_mode.py", "training/data/exact_json.py"
 _FUNCTORCH, _TRL = "_compat/functorch.py", "_compat/trl.py"
 
@@ -232,7 +233,20 @@ _ARGPARSE = (
     *_of("argparse", ("_ArgumentGroup", "to name the type of a group", (_PARSING,))),
     *_of(
         "argparse.HelpFormatter",
-        ("_get_help_string", "to tell the defaults that a help does not", (_PARSING,), ("action",)),
+        ("_get_help_string", "to tell the defaults that a help does not", (_OPTIONS,), ("action",)),
+        (
+            "_format_action_invocation",
+            "to write an option's names and value as in every Python",
+            (_OPTIONS,),
+            ("action",),
+        ),
+        ("_format_args", "to write an option's names and value as in every Python", (_OPTIONS,)),
+        (
+            "_get_default_metavar_for_optional",
+            "to write an option's names and value as in every Python",
+            (_OPTIONS,),
+            ("action",),
+        ),
     ),
 )
 
