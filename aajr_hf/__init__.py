@@ -8,7 +8,7 @@ _TRAINING = (
     *("AAJRGRPOConfig", "AAJRGRPOTrainer"),
 )
 
-__all__ = [*_TRAINING, "__version__"]
+__all__ = [*_TRAINING, "__version__", "load_rows"]
 
 
 def __getattr__(name: str):
@@ -17,4 +17,8 @@ def __getattr__(name: str):
         from . import training
 
         return getattr(training, name)
+    if name == "load_rows":
+        from .training.data.sources import load_rows
+
+        return load_rows
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

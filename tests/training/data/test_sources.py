@@ -8,6 +8,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aajr_hf import load_rows
 from aajr_hf.cli.commands.evaluate_tool_calls import rows_of_split
 from aajr_hf.cli.main import main
 from aajr_hf.evaluation.tool_calls.rows import read_rows
@@ -232,3 +233,13 @@ def test_the_recipe_trains_on_tool_calls_and_the_card_says_what_was_left_out(
     again = ["--dataset_format", "trl", "--overwrite", "true", *saving]
     assert main(["train", *recipe, *where, *FAST, *again]) == 0
     assert not (run / "data.json").exists() and "malformed" not in (run / "README.md").read_text()
+
+
+def test_rows_are_read_from_python_as_by_the_command_line(tmp_path):
+    write(tmp_path / "rows.jsonl", [*TEXTS, {"prompt": "no completion"}])
+    with pytest.raises(DataError, match="Mend them, or set `skip_invalid_rows` to true"):
+        load_rows(str(tmp_path / "rows.jsonl"))
+    rows = load_rows(str(tmp_path / "rows.jsonl"), skip_invalid_rows=True)
+    assert rows.to_list() == TEXTS
+    with pytest.raises(DataError, match="`split`: the dataset has no split 'dev'"):
+        load_rows(str(tmp_path), "dev")
