@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -91,6 +92,9 @@ class RecipeParser(TrlParser):
     def __init__(self, dataclass_types: Iterable[type], *, common: Iterable[str] = (), **kwargs):
         self._common = set(common)
         self._field_groups: dict[str, argparse._ArgumentGroup] = {}
+        # The file of the recipe and its fields, once it was read.
+        self._file: str | None = None
+        self._recipe: dict[str, object] = {}
         super().__init__(dataclass_types, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         # TrlParser takes it out of the arguments itself; declared so that the help shows it.
         self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
@@ -131,8 +135,9 @@ class RecipeParser(TrlParser):
             UserError: for an unreadable recipe, an unknown key, or a value that a field does not take.
         """
         argv = self.check(argv)
+        os.environ |= {name: str(value) for name, value in self._recipe.get("env", {}).items()}
         try:
-            parsed = self.parse_args_and_config(argv)
+            parsed = self.parse_args_into_dataclasses(argv)
         except UserError:
             raise
         except Exception as error:  # the classes of other libraries check few of their fields
@@ -148,8 +153,7 @@ class RecipeParser(TrlParser):
         names = {
             action.dest for item in argv for action in [self._option_string_actions.get(item.split("=")[0])] if action
         }
-        if "--config" in argv:
-            names |= set(read_recipe(Path(argv[argv.index("--config") + 1])))
+        names |= self._recipe.keys()
         fields = {
             name: plain(getattr(part, name))
             for part in parsed
@@ -159,24 +163,34 @@ class RecipeParser(TrlParser):
         return {name: fields[name] for name in self._field_names() if name in fields}
 
     def check(self, argv: list[str]) -> list[str]:
-        """Refuse unknown keys and options; return the arguments with `--config=RECIPE` in two."""
+        """
+        Read the recipe, whose fields become the defaults, and refuse unknown keys and options; return the arguments with
+        `--config=RECIPE` in two.
+        """
         argv = [part for item in argv for part in (item.split("=", 1) if item.startswith("--config=") else [item])]
         if "--config" in argv:
-            self._check_recipe(argv)
+            self._read(argv[argv.index("--config") + 1 :])
         _, unknown = self.parse_known_args(argv)
         if unknown:
             flags = [item.split("=")[0] for item in unknown if item.startswith("-")]
             raise UserError(self._unknown((flags or unknown)[0].lstrip("-"), "option"))
         return argv
 
-    def _check_recipe(self, argv: list[str]) -> None:
-        index = argv.index("--config")
-        if index + 1 >= len(argv):
+    def _read(self, following: list[str]) -> None:
+        """Read and check the recipe that the first of the following arguments names, unless that was done before."""
+        if not following:
             raise UserError("`--config` needs the path of a recipe.")
-        path = Path(argv[index + 1])
+        if following[0] == self._file:
+            return
+        path = Path(following[0])
         if not path.is_file():
             raise UserError(f"`--config`: there is no recipe {path}.")
         recipe = read_recipe(path)
+        self._check_recipe(recipe, path)
+        self.set_defaults_with_config(**recipe)
+        self._file, self._recipe = following[0], recipe
+
+    def _check_recipe(self, recipe: dict[str, object], path: Path) -> None:
         environment = recipe.get("env", {})
         if not isinstance(environment, dict) or any(
             "=" in str(k) or isinstance(v, dict | list) for k, v in environment.items()

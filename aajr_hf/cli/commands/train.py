@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
     )
     argv, flags = split_flags(parser, argv)
     argv = parser.check(argv)
-    launching = launch_arguments(argv)
+    launching = launch_arguments(parser, argv)
     if is_wanted(launching, flags):
         # A mistake is found once, before anything is launched. On the CPU: the GPUs are the launched processes' alone.
         arguments, _, config = parser.parse([*argv, "--use_cpu", "true"])

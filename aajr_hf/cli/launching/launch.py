@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MethodType
 
@@ -68,12 +68,10 @@ def split_flags(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[s
     return ours, theirs
 
 
-def launch_arguments(argv: list[str]) -> LaunchArguments:
-    """From the command line or the recipe, without reading the rest."""
-    with user_errors():
-        return RecipeParser((LaunchArguments,), prog="aajr train").parse_args_and_config(
-            argv, return_remaining_strings=True
-        )[0]
+def launch_arguments(parser: RecipeParser, argv: list[str]) -> LaunchArguments:
+    """From arguments that the parser has checked: of all that it parses, these alone, so that no device is touched."""
+    values = vars(parser.parse_known_args(argv)[0])
+    return LaunchArguments(**{field.name: values[field.name] for field in fields(LaunchArguments)})
 
 
 def is_wanted(arguments: LaunchArguments, flags: list[str]) -> bool:

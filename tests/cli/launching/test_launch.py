@@ -17,8 +17,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM
 
+from aajr_hf.cli.arguments import parsing
 from aajr_hf.cli.arguments.model_and_data import TrainArguments
-from aajr_hf.cli.arguments.parsing import RecipeParser
+from aajr_hf.cli.arguments.parsing import RecipeParser, read_recipe
 from aajr_hf.cli.common.errors import UserError
 from aajr_hf.cli.launching import launch
 from aajr_hf.training.config.sft import AAJRConfig
@@ -84,7 +85,8 @@ def test_what_only_the_launcher_knows_goes_to_it(argv, flags):
 def test_the_recipe_may_ask_for_a_launch_and_a_launched_process_does_not(tmp_path, monkeypatch):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("accelerate_config: ddp_cpu\nnum_processes: 3\nepsilon: 0.1\n")
-    arguments = launch.launch_arguments(["--config", str(recipe), "--num_processes", "2"])
+    parser = RecipeParser((TrainArguments, launch.LaunchArguments, AAJRConfig), prog="aajr train")
+    arguments = launch.launch_arguments(parser, parser.check(["--config", str(recipe), "--num_processes", "2"]))
     assert arguments == launch.LaunchArguments("ddp_cpu", 2)
     assert launch.is_wanted(arguments, []) and launch.is_wanted(launch.LaunchArguments(), ["--multi_gpu"])
     assert not launch.is_wanted(launch.LaunchArguments(), [])
@@ -200,3 +202,15 @@ def test_when_one_process_dies_the_others_end_within_a_minute(agent, tmp_path):
     assert process.returncode == 128 + signal.SIGKILL and "process 1 was ended by SIGKILL" in error
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert newest_checkpoint(tmp_path / "run") is not None
+
+
+def test_the_recipe_is_read_once(tmp_path, monkeypatch):
+    recipe, reads = tmp_path / "recipe.yaml", []
+    recipe.write_text("accelerate_config: fsdp2_cpu\nepsilon: 0.125\n")
+    monkeypatch.setattr(parsing, "read_recipe", lambda path: reads.append(path) or read_recipe(path))
+    parser = RecipeParser((TrainArguments, launch.LaunchArguments, AAJRConfig), prog="aajr train")
+    argv = parser.check([f"--config={recipe}", "--output_dir", str(tmp_path / "out"), "--use_cpu", "true"])
+    assert launch.launch_arguments(parser, argv).accelerate_config == "fsdp2_cpu"
+    parsed = parser.parse(argv)
+    assert parsed[2].epsilon == 0.125 and parser.given(argv, parsed)["epsilon"] == 0.125
+    assert reads == [recipe]
