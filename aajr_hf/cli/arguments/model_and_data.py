@@ -49,11 +49,11 @@ class TrainArguments(DataArguments, ModelConfig):
     attn_implementation: str | None = field(
         default=None,
         metadata={
-            "help": "Attention. Default: sdpa, or eager where the model has none; their Jacobian products are exact, "
-            "those of others are estimated."
+            "help": "Attention implementation. Default: sdpa, or eager for models without sdpa. With these two, Jacobian products "
+            "are exact; with others they are estimated."
         },
     )
     overwrite: bool = field(
         default=False,
-        metadata={"help": "Replace what `output_dir` holds: the model, its checkpoints and its evaluation."},
+        metadata={"help": "Replace the model, the checkpoints and the evaluation in `output_dir`."},
     )

@@ -15,10 +15,10 @@ from .options import ArgumentParser
 
 FIELDS = tuple(field.name for field in fields(ThreatModel))
 _HELP = {
-    "epsilon_mode": "relative: epsilon counts mean norms of the moved embeddings; absolute: it is a length as it stands",
-    "perturbation_norm": "norm by which the ball is measured",
-    "perturbation_scope": "sequence: one ball over all moved tokens together; token: one around each",
-    "perturbed_tokens": "which tokens the adversary moves (without a recipe prompt, and on tool calls observation)",
+    "epsilon_mode": "unit of epsilon: relative: the mean norm of the perturbed embeddings; absolute: that of the embeddings themselves",
+    "perturbation_norm": "norm of the ball",
+    "perturbation_scope": "sequence: one ball over all perturbed tokens; token: one ball for each token",
+    "perturbed_tokens": "tokens that the adversary moves (default without a recipe: prompt, for tool calls observation)",
 }
 
 
@@ -26,10 +26,10 @@ def add_threat(parser: ArgumentParser) -> None:
     """The options of the threat model."""
     group = parser.add_argument_group(
         "threat model",
-        "What the adversary may do: move the embeddings of the prompt's tokens within a ball. Each of these is by default "
-        "as in the recipes of the agents, which have to agree on it, and without a recipe the default of `aajr train`.",
+        "The adversary moves the embeddings of the prompt's tokens within a ball. By default, each field has the value in the "
+        "recipes of the agents, which must agree on it; without a recipe, the default of `aajr train`.",
     )
-    group.add_argument("--epsilon", type=float, help="radius of the ball, in units of --epsilon_mode")
+    group.add_argument("--epsilon", type=float, help="radius of the perturbation ball, in units of --epsilon_mode")
     for name, text in _HELP.items():
         group.add_argument(f"--{name}", choices=CHOICES[name], help=text)
 

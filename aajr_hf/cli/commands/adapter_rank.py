@@ -17,9 +17,9 @@ from ..arguments.validators import check_output
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments
 
-DESCRIPTION = """Measure which rank an adapter needs: the singular spectra of the adversary's directions, of their images, and
-of the penalty's gradient by each weight; of a trained model also the spectrum of what training added. Prints a table and
-a recommendation; writes rank.json and rank.png.
+DESCRIPTION = """Measure which rank an adapter needs, from singular spectra: of the adversary's directions, of their images, of the
+penalty's gradient with respect to each weight, and, for a trained model, of the weights' change in training. Prints a
+table and a recommendation; writes rank.json and rank.png.
 
     aajr adapter-rank --model outputs/congestion-aajr --config recipes/congestion/aajr.yaml
 """
@@ -31,14 +31,14 @@ class RankArguments:
 
     _argument_group_name = "measurement"
 
-    model: str | None = field(default=None, metadata={"help": "Model or adapter folder, or Hub name."})
+    model: str | None = field(default=None, metadata={"help": "Folder of a model or an adapter, or name on the Hub."})
     base: str | None = field(
         default=None,
         metadata={"help": "Model before training. Default: the adapter's base, or the recipe's `model_name_or_path`."},
     )
     output: str = field(default="outputs/rank", metadata={"help": "Folder of rank.json and rank.png."})
-    examples: int = field(default=256, metadata={"help": "Held-out observations."})
-    batch_size: int = field(default=32, metadata={"help": "Observations per forward."})
+    examples: int = field(default=256, metadata={"help": "Number of held-out observations."})
+    batch_size: int = field(default=32, metadata={"help": "Observations in a forward pass."})
 
 
 def run(argv: list[str]) -> int:

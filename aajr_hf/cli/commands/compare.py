@@ -14,9 +14,10 @@ from .evaluate import add_measurement, by_name, check_measurement, measure
 if TYPE_CHECKING:
     from ...training.sharing.results import RobustnessResults
 
-DESCRIPTION = """Compare runs: success without an adversary and under attack, the price of robustness at matched worst case, curves
-over lambda and epsilon, amplification along the ascent, and how much the gradient's norm varied. Prints a table and who
-wins; writes comparison.json, results.json, plots and a self-contained comparison.html.
+DESCRIPTION = """Compare runs: success without an adversary and under attack, the price of robustness at equal worst case, curves over
+lambda and epsilon, amplification along the ascent, and the variation of the gradient's norm. Prints a table and sentences
+that say which differences chance can explain; writes comparison.json, results.json, plots and a self-contained
+comparison.html.
 
     aajr compare outputs/sft outputs/adversarial outputs/aajr-* --output outputs/comparison
     aajr compare outputs/sft outputs/adversarial outputs/aajr-* --evaluation outputs/evaluation

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from ...training.sharing.results import RobustnessResults
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
-attack, and how strongly their logits answer to perturbations. Says whether the numbers under attack can be trusted,
-and prints tables; writes results.json, plots and a self-contained report.html.
+attack, and the sensitivity of their logits to perturbations. Prints whether the numbers under attack can be trusted, and
+tables; writes results.json, plots and a self-contained report.html.
 
-Several attacks are tried, one after the other. An agent withstands a radius where none of them changes its answer.
-Agents that are evaluated together are attacked with what was found on each other, too.
+Several attacks run one after the other. An answer withstands a radius if no attack changes it within that radius. Agents
+that are evaluated together are also attacked with the perturbations found on each other.
 
     aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
-    aajr evaluate outputs/agent --surrogate         # one agent alone: attacked by way of a smoother copy of it, too
+    aajr evaluate outputs/agent --surrogate         # one agent alone, also attacked through a smoother copy of it
     aajr evaluate outputs/caller --dataset_name data/bfcl --dataset_format bfcl     # are its tool calls right?
 """
 
@@ -40,7 +40,10 @@ Agents that are evaluated together are attacked with what was found on each othe
 def run(argv: list[str]) -> int:
     parser = ArgumentParser("evaluate", description=DESCRIPTION)
     parser.add_argument(
-        "models", nargs="+", metavar="[NAME=]MODEL", help="model or adapter folder, or Hub name; shown under NAME"
+        "models",
+        nargs="+",
+        metavar="[NAME=]MODEL",
+        help="folder of a model or an adapter, or name on the Hub; NAME is its name in tables and plots",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("outputs/evaluation"), help="folder of the report (default: %(default)s)"
@@ -67,63 +70,65 @@ def add_measurement(parser: ArgumentParser) -> None:
         type=float,
         nargs="+",
         default=[0.5, 1.0, 1.5],
-        help="how far the attacks go, in multiples of --epsilon (default: 0.5 1 1.5)",
+        help="radii of the attacks, as multiples of --epsilon (default: 0.5 1 1.5)",
     )
-    parser.add_argument("--examples", type=int, default=256, help="held-out observations (default: %(default)s)")
+    parser.add_argument(
+        "--examples", type=int, default=256, help="number of held-out observations (default: %(default)s)"
+    )
     parser.add_argument(
         "--attacks",
         nargs="+",
         metavar="ATTACK",
-        help=f"what is tried, of {', '.join(names())} (default: all but {TOKEN}, which writes other numbers into the "
+        help=f"attacks to run, from {', '.join(names())} (default: all except {TOKEN}, which replaces numbers in the text of the "
         "observation)",
     )
     parser.add_argument(
         "--attack_steps",
         type=int,
         default=10,
-        help="steps of each attack that follows a gradient (default: %(default)s)",
+        help="steps of each gradient attack (default: %(default)s)",
     )
     parser.add_argument(
         "--attack_restarts",
         type=int,
         default=1,
-        help="how often each of them starts: first from the prompt as it is, then from random points in the ball "
+        help="starts of each gradient attack: the first is the unperturbed prompt, the others are random points in the ball "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--exhaustive",
         action="store_true",
-        help="let every attack try every example, which takes longer and shows what each of them alone leaves; otherwise "
-        "it tries those that nothing before it has broken",
+        help="run every attack on every example, which takes longer and shows the success that each attack leaves by itself. "
+        "By default, an attack skips examples that an earlier one has broken",
     )
     parser.add_argument(
         "--transfer_from",
         nargs="+",
         default=[],
         metavar="MODEL",
-        help="further models to attack, only to try on the agents what is found on them; with the agents' tokenizer and "
-        "width",
+        help="further models to attack, so that the perturbations found on them can be tried on the agents. They need the "
+        "tokenizer and the width of the agents",
     )
     parser.add_argument(
         "--surrogate",
         action="store_true",
-        help="train a smoother copy of each agent, a surrogate, and try on the agents what is found on it: it shows the way "
-        "where an agent's own gradients do not; kept in the folder surrogates of --output",
+        help="fine-tune a smoother copy of each agent, a surrogate, and try the perturbations found on it on the agents: it finds "
+        "some that an agent's own gradients hide. Saved in the folder surrogates of --output",
     )
     parser.add_argument(
         "--token_trials",
         type=int,
         default=64,
-        help=f"numbers that the attack {TOKEN} tries per observation (default: %(default)s)",
+        help=f"replacements that the attack {TOKEN} tries for each observation (default: %(default)s)",
     )
     parser.add_argument(
         "--budget",
         type=float,
-        help="amplification gamma: shows how many examples keep it along the ascent (F_ad) and in every direction (F_gamma) "
-        "(default: the amplification_budget of each agent's recipe, if any)",
+        help="amplification budget gamma: also report the share of examples within gamma along the ascent (F_ad) and in every "
+        "direction (F_gamma) (default: the amplification_budget of each agent's recipe, if there is one)",
     )
-    parser.add_argument("--batch_size", type=int, help="examples per forward (default: 128; of tool calls, 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of observations and attacks (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, help="examples in a forward pass (default: 128, for tool calls 16)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of observations and attacks (default: %(default)s)")
     add_threat(parser)
 
 

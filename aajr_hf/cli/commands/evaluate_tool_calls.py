@@ -22,17 +22,21 @@ _ONLY_WORLDS = ("environment", "transfer_from", "surrogate", "token_trials", "bu
 def add_options(parser: ArgumentParser) -> None:
     """The options of an evaluation on tool calls."""
     group = parser.add_argument_group("tool calls, in place of a world")
-    group.add_argument("--dataset_name", metavar="NAME", help="rows that ask for tool calls")
-    group.add_argument("--dataset_config", metavar="NAME", help="of a dataset of the Hub, the configuration")
+    group.add_argument("--dataset_name", metavar="NAME", help="dataset whose rows ask for tool calls")
+    group.add_argument("--dataset_config", metavar="NAME", help="configuration of a dataset on the Hub")
     group.add_argument(
-        "--dataset_format", choices=FORMATS, default="trl", help="how they are written (default: %(default)s)"
-    )
-    group.add_argument("--dataset_split", metavar="SPLIT", help="(default: test, or the only one)")
-    group.add_argument(
-        "--skip_invalid_rows", action="store_true", help="go on without malformed rows, which are counted and shown"
+        "--dataset_format", choices=FORMATS, default="trl", help="format of the rows (default: %(default)s)"
     )
     group.add_argument(
-        "--max_new_tokens", type=int, help="of an answer (default: twice those of the reference answer, and 32)"
+        "--dataset_split", metavar="SPLIT", help="split of the dataset (default: test, or the only split)"
+    )
+    group.add_argument(
+        "--skip_invalid_rows", action="store_true", help="leave out malformed rows, and report their number"
+    )
+    group.add_argument(
+        "--max_new_tokens",
+        type=int,
+        help="length limit of an answer (default: twice the length of the reference answer, plus 32)",
     )
 
 

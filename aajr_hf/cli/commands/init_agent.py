@@ -24,8 +24,8 @@ model does.
     aajr init-agent outputs/agent
     aajr init-agent outputs/tool-agent --dataset_name data/bfcl --dataset_format bfcl
 
-Of a dataset it has learnt the form of the answers, no more: a start for recipes such as recipes/tiny/bfcl/aajr.yaml. Its
-chat template renders tools, calls and results.
+From a dataset, the agent learns the form of the answers only: it is a start for recipes such as
+recipes/tiny/bfcl/aajr.yaml. Its chat template renders tools, calls and results.
 """
 TARGET_SUCCESS = 99.0
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 SCRIPTED = "scripted"
 FILE = "episodes.jsonl"
-DESCRIPTION = """Play whole episodes of a world: agents read, answer in text, and what they do changes what all read next. With
-`--shock`, the world fails after a third of the episode; with `--attack`, an adversary moves the embeddings of
-every prompt of the model's. Prints a table of means over episodes; writes one JSON line an episode.
+DESCRIPTION = """Play whole episodes of a world: each agent reads its observation and answers in text, and the answers change the next
+observations of all. With `--shock`, the world changes after the first third of the episode; with `--attack`, an adversary
+moves the embeddings of every prompt of the model. Prints a table of means over episodes; writes one JSON line per episode.
 
     aajr simulate --env congestion --model outputs/agent --shock capacity_drop --magnitude 6
     aajr simulate --model outputs/agent --attack suite --epsilon 0.25 --picture outputs/episode.gif
@@ -53,36 +53,46 @@ def _parser() -> ArgumentParser:
     epilog = "shocks, and what their magnitude counts:\n" + _shocks()
     parser = ArgumentParser("simulate", description=DESCRIPTION, epilog=epilog)
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help=f"model or adapter folder, Hub name, or {SCRIPTED}: the experts")
+    add(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help=f"folder of a model or an adapter, name on the Hub, or {SCRIPTED} for the scripted experts",
+    )
     add(
         "--opponent",
         metavar="DIR",
-        help=f"the same for the other side: seekers, elsewhere every second agent (default: {SCRIPTED} against hiders, "
-        "elsewhere none)",
+        help=f"model of the other side: of the seekers in hide_and_seek (default there: {SCRIPTED}), of every second agent in other "
+        "worlds (default there: no other side)",
     )
     add("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
-    add("--agents", type=int, default=10, help="agents of an episode (default: %(default)s)")
-    add("--episodes", type=int, default=20, help="(default: %(default)s)")
-    add("--steps", type=int, help="steps of an episode (default: the world's)")
-    add("--shock", metavar="KIND", help="shock that strikes after a third of each episode, one of those below")
-    add("--magnitude", type=int, help="how strong it is, in its units")
+    add("--agents", type=int, default=10, help="number of agents in an episode (default: %(default)s)")
+    add("--episodes", type=int, default=20, help="number of episodes (default: %(default)s)")
+    add("--steps", type=int, help="steps of an episode (default: as the world says)")
+    add("--shock", metavar="KIND", help="shock after the first third of each episode; the list is below")
+    add("--magnitude", type=int, help="strength of the shock, in the units that are listed below")
     add(
         "--attack",
         choices=[*ALONE, SUITE],
-        help=f"move the embeddings of the model's prompts: by the loss of this name, random points, or all of these ({SUITE})",
+        help=f"attack on the embeddings of the model's prompts: ascent on the loss of this name, random points, or all of them ({SUITE})",
     )
     add("--attack_steps", type=int, help="steps of each ascent (default: 10)")
     add("--attack_restarts", type=int, help="ascents per prompt (default: 1)")
-    add("--temperature", type=float, default=0.0, help="of sampling; 0 takes the most likely token (default: 0)")
-    add("--batch_size", type=int, default=128, help="prompts per forward (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the episodes, and of all that is drawn in them (default: %(default)s)")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="sampling temperature; with 0, the most likely token is taken (default: 0)",
+    )
+    add("--batch_size", type=int, default=128, help="prompts in a forward pass (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of the episodes and of the attacks (default: %(default)s)")
     add(
         "--output",
         type=Path,
         default=Path("outputs/simulation"),
-        help=f"folder of {FILE}, which is replaced (default: %(default)s)",
+        help=f"folder for {FILE}; an older file is replaced (default: %(default)s)",
     )
-    add("--transcript", action="store_true", help=f"keep what everybody saw and said in {FILE}, too")
+    add("--transcript", action="store_true", help=f"also write all observations and answers into {FILE}")
     add("--picture", type=Path, metavar="FILE", help="draw the first episode: a film (.gif) or four moments (.png)")
     add_threat(parser)
     return parser

@@ -28,12 +28,13 @@ class LaunchArguments:
     accelerate_config: str | None = field(
         default=None,
         metadata={
-            "help": "Launch through Accelerate: single, ddp, fsdp2, zero1, zero2, zero3, ddp_cpu, fsdp2_cpu, or a file "
-            "that `accelerate config` made."
+            "help": "Accelerate configuration to launch with: single, ddp, fsdp2, zero1, zero2, zero3, ddp_cpu, fsdp2_cpu, or a "
+            "file that `accelerate config` made."
         },
     )
     num_processes: int | None = field(
-        default=None, metadata={"help": "Processes, one for each GPU. Default: what `accelerate_config` says."}
+        default=None,
+        metadata={"help": "Number of processes, one for each GPU. Default: the number in `accelerate_config`."},
     )
 
 

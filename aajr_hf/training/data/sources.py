@@ -34,32 +34,34 @@ class DataArguments:
     """The examples to train or evaluate on: generated from a world, or rows of a dataset."""
 
     environment: str | None = field(
-        default=None, metadata={"help": "World whose expert data to train on.", "choices": list(WORLDS)}
+        default=None, metadata={"help": "World that generates the examples.", "choices": list(WORLDS)}
     )
-    environment_examples: int = field(default=8000, metadata={"help": "Examples generated from the world."})
+    environment_examples: int = field(default=8000, metadata={"help": "Number of examples that the world generates."})
     environment_seed: int = field(default=0, metadata={"help": "Seed of the generated examples."})
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Instead of `environment`: dataset on the Hub, folder, or .json, .jsonl, .csv or .parquet file."
+            "help": "Dataset to use instead of `environment`: a name on the Hub, a folder, or a .json, .jsonl, .csv or .parquet file."
         },
     )
     dataset_format: str = field(
         default="trl",
         metadata={
-            "help": "'trl': any that SFTTrainer takes (text, prompt and completion, messages, conversations); 'bfcl': files of "
-            "the Berkeley Function Calling Leaderboard, X.json beside X.answers.json or possible_answer/X.json; "
-            "'toolbench': conversations of from and value, with ToolBench's roles.",
+            "help": "Format of the rows. 'trl': any format of SFTTrainer (text, prompt and completion, messages, conversations); "
+            "'bfcl': files of the Berkeley Function Calling Leaderboard, X.json with X.answers.json or possible_answer/X.json; "
+            "'toolbench': conversations with the keys `from` and `value` and ToolBench's roles.",
             "choices": list(FORMATS),
         },
     )
     skip_invalid_rows: bool = field(
         default=False,
-        metadata={"help": "Leave malformed rows of the dataset out, and count them, instead of stopping."},
+        metadata={"help": "Leave out malformed rows and report their number, instead of stopping."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    dataset_test_split: str = field(default="test", metadata={"help": "Split for `eval_strategy`."})
+    dataset_test_split: str = field(
+        default="test", metadata={"help": "Split for evaluations during training (`eval_strategy`)."}
+    )
 
 
 @dataclass
