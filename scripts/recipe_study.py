@@ -63,7 +63,15 @@ SETTINGS: dict[str, tuple[str, dict]] = {
     "margin, lambda 6e-4": _aajr(6e-4, penalty_output="margin"),
     "margin, lambda 6e-3": _aajr(6e-3, penalty_output="margin"),
 }
-FINALISTS = ["adversarial, K = 3", "adversarial, K = 1", "global spectral, K = 3", "AAJR, K = 1, lambda 6e-5"]
+FINALISTS = [
+    "adversarial, K = 3",
+    "adversarial, K = 1",
+    "global spectral, K = 3",
+    "AAJR, K = 1, lambda 6e-5",
+    "every point, K = 1, lambda 2e-4",
+    "random direction, K = 1",
+    "amortised, K = 1, lambda 6e-5",
+]
 
 
 INTRODUCTION = """# How the recipe was chosen
@@ -201,7 +209,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), metavar="NAME", help="of those in this file")
     parser.add_argument("--finalists", nargs="+", default=FINALISTS, metavar="NAME", help="trained on all seeds")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="of the finalists")
-    parser.add_argument("--examples", type=int, default=256, help="observations per seed (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=160, help="observations per seed (default: %(default)s)")
     parser.add_argument("--max_steps", type=int, help="of training, instead of the recipes'")
     parser.add_argument(
         "--jobs", type=int, default=2, help="trainings at once, one thread each (default: %(default)s)"
