@@ -72,6 +72,8 @@ FINALISTS = [
     "random direction, K = 1",
     "amortised, K = 1, lambda 6e-5",
 ]
+# recipes/congestion/aajr.yaml
+CHOSEN = "AAJR, K = 1, lambda 6e-5"
 
 
 INTRODUCTION = """# How the recipe was chosen

@@ -7,7 +7,7 @@ import sys
 import pytest
 import recipe_study
 import yaml
-from recipe_study import FINALISTS, ROOT, SETTINGS, page, slug
+from recipe_study import CHOSEN, FINALISTS, ROOT, SETTINGS, page, slug
 
 from aajr_hf import AAJRConfig
 
@@ -36,12 +36,12 @@ def test_settings_are_fields_that_training_takes():
 
 def test_the_recipe_is_the_setting_that_was_chosen():
     chosen = yaml.safe_load((ROOT / "recipes" / "congestion" / "aajr.yaml").read_text())
-    _, fields = SETTINGS[FINALISTS[-1]]
+    _, fields = SETTINGS[CHOSEN]
     assert {name: chosen.get(name, AAJRConfig.__dataclass_fields__[name].default) for name in fields} == fields
 
 
 def test_differences_are_paired_by_seed():
-    adversarial, chosen = FINALISTS[0], FINALISTS[-1]
+    adversarial, chosen = FINALISTS[0], CHOSEN
     runs = [run(adversarial, seed, 95.0, worst) for seed, worst in ((1, 40.0), (2, 80.0), (3, 60.0))]
     runs += [run(chosen, seed, 94.0, worst) for seed, worst in ((1, 50.0), (2, 92.0), (3, 71.0))]
     runs += [run(chosen, recipe_study.TUNING_SEED, 96.0, 70.0)]
