@@ -147,7 +147,7 @@ def page(runs: list[dict]) -> str:
     lines = [INTRODUCTION, ""]
     if final:
         lines += ["## Five seeds", "", *_table(final), ""]
-        for reference in FINALISTS[:2]:
+        for reference in (*FINALISTS[:2], CHOSEN):
             lines += [*_differences(final, reference), ""]
     if tuning:
         lines += ["## All that was tried, on one seed", "", *_table(tuning), ""]
