@@ -75,7 +75,7 @@ def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
     assert all(f"--{name}" in short for name in (*COMMON_FIELDS, "epsilon", "model_name_or_path", "adapter_rank"))
     assert "--adam_beta1" not in short and "--packing" not in short
     # Defaults, once each, and what this command does with checkpoints, where Transformers says that nobody uses them.
-    assert re.search(r"Radius of the ball.*?\(default:\s+0\.25\)", short, re.DOTALL)
+    assert re.search(r"Radius of the perturbation ball.*?\(default:\s+0\.25\)", short, re.DOTALL)
     assert "Not directly used" not in short and "`auto`: the newest" in " ".join(short.split())
     assert "(default: None)" not in short and "(default: False)" not in short
 

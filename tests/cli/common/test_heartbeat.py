@@ -78,3 +78,10 @@ class SlowCommand:
 
     def run(self, argv):
         self.work()
+
+
+def test_names_in_bars_are_no_markup(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    with progress.bars() as bars:
+        bars.add_task("Attacking [/red]", total=1)
+    assert "Attacking [/red]" in capsys.readouterr().err

@@ -412,7 +412,7 @@ def test_without_an_attack_the_worst_case_is_the_nominal_one(agent, monkeypatch)
 
 def without_rules(monkeypatch):
     monkeypatch.setattr(
-        "aajr_hf.evaluation.robustness.measure_trust",
+        "aajr_hf.evaluation.robustness.evaluate.measure_trust",
         lambda target, multiple: {"steps": {"5": 0}, "unbounded": 0, "vanished": 0, "tried": 1, "examples": 1},
     )
 

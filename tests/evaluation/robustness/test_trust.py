@@ -253,7 +253,7 @@ def test_the_rules_are_checked_on_the_first_rows_at_the_radius_nearest_to_epsilo
         seen.append((target, multiple))
         return GOOD
 
-    monkeypatch.setattr("aajr_hf.evaluation.robustness.measure_trust", measured)
+    monkeypatch.setattr("aajr_hf.evaluation.robustness.evaluate.measure_trust", measured)
     threat = replace(THREAT, perturbed_tokens="observation")
     how = replace(HOW, threat=threat, multiples=(0.75, 1.5), attacks=("random",), attack_steps=1)
     evaluate_agent(copying(), COPYING_TOKENIZER, [*COPYING_ROWS, *COPYING_ROWS[:3]], how)

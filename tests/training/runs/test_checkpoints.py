@@ -220,7 +220,7 @@ def test_a_checkpoint_that_will_not_fit_is_not_begun(tmp_path, monkeypatch):
 
 def test_a_disk_that_is_really_full(tmp_path):
     """On a file system of its own, where the system lets us make one."""
-    code = "from tests.training.test_checkpoints import fill; import sys; fill(sys.argv[1])"
+    code = "from tests.training.runs.test_checkpoints import fill; import sys; fill(sys.argv[1])"
     mounted = 'mount -t tmpfs -o size=260k none "$1" && exec "$2" -c "$0" "$1"'
     tmp_path.joinpath("disk").mkdir()
     command = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c", mounted, code, str(tmp_path / "disk")]
