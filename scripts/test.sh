@@ -3,6 +3,7 @@
 #
 #     scripts/test.sh                                  everything
 #     scripts/test.sh tests/test_FILE.py::test_NAME    one test; arguments go to pytest
+#     scripts/test.sh --fast                           all but the tests marked `slow` or `distributed`; or those of the arguments
 #     scripts/test.sh --oldest                         with the oldest versions that are allowed, in .venv-oldest: what the
 #                                                      package needs of other libraries, and one training; or the arguments
 #
@@ -16,6 +17,10 @@ if [[ "${1:-}" == --oldest ]]; then
     if [[ $# -eq 0 ]]; then
         set -- tests/compat tests/cli/test_main.py::test_train_and_evaluate_end_to_end
     fi
+fi
+if [[ "${1:-}" == --fast ]]; then
+    shift
+    set -- -m "not slow and not distributed" "$@"
 fi
 source "$(dirname -- "${BASH_SOURCE[0]}")/_setup.sh"
 

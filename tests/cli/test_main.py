@@ -122,6 +122,7 @@ def test_a_mistake_in_a_recipe_is_one_line(recipe, message, capsys, tmp_path, mo
     assert message in fails(capsys, "train", "--config", "recipe.yaml", "--use_cpu", "true")
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
     recipe = str(ROOT / "recipes" / "congestion" / "aajr.yaml")
     trained, report = tmp_path / "aajr", tmp_path / "report"
@@ -176,6 +177,7 @@ def test_a_missing_model_is_found_before_anything_is_written(agent, tmp_path, ca
     assert not report.exists()
 
 
+@pytest.mark.slow
 def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
     folder = tmp_path / "new" / "agent"
     assert main(["init-agent", str(folder), "--steps", "2", "--examples", "64"]) == 0
@@ -185,6 +187,7 @@ def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
     assert [path.name for path in folder.parent.iterdir()] == ["agent"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number):
     recipe = str(ROOT / "recipes" / "congestion" / "adversarial.yaml")
@@ -214,6 +217,7 @@ def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number):
     assert [log["step"] for log in state["log_history"]][0] == 1  # not from the beginning
 
 
+@pytest.mark.slow
 def test_a_run_is_not_replaced_unasked_and_leaves_nothing_when_it_is(agent, tmp_path, capsys):
     recipe = str(ROOT / "recipes" / "congestion" / "sft.yaml")
     where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run"), *FAST]
@@ -252,6 +256,7 @@ def test_env_prints_what_a_bug_report_needs(capsys):
     assert re.search(r"  - flash_attention_2: (not available|finite differences) \(", text)
 
 
+@pytest.mark.slow
 def test_env_prints_nothing_else_and_imports_no_trainer():
     code = "import sys; from aajr_hf.cli.main import main; main(['env']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -154,6 +154,7 @@ def test_recipes_open_with_what_they_do_and_hold_valid_fields(recipe):
         assert all(f"`{column}`" in head for column in ROWS[arguments.dataset_name] if column != "source")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # of SHiRA
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: str(path.relative_to(ROOT / "recipes").with_suffix("")))
 def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):

@@ -154,6 +154,7 @@ def classes() -> list[type]:
     return [cls for cls in found if cls.__module__.startswith("aajr_hf")]
 
 
+@pytest.mark.slow
 def test_no_file_relies_on_a_private_name_that_the_table_lacks():
     known = {
         (file, name)

@@ -77,6 +77,7 @@ def test_rows_state_an_expert_that_costs_nothing_and_candidates_that_differ_in_o
         assert sum(len(set(column)) > 1 for column in zip(*words, strict=True)) == 1
 
 
+@pytest.mark.slow
 @EVERY_WORLD
 def test_hardly_an_observation_that_is_held_out_is_in_the_training_data(name):
     def texts(rows):

@@ -216,6 +216,7 @@ def wavy(batch, seed=0):
     return loss_of
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31 - 1), st.booleans())
 def test_trying_some_examples_again_alone_changes_nothing(seed, masked):
     loss_of, state = wavy(6, seed), states(6, 3, 4)

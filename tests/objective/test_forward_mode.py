@@ -90,6 +90,7 @@ def kept_bytes(model) -> int:
     return sum(event.self_cpu_memory_usage for event in profiler.events())
 
 
+@pytest.mark.slow
 def test_a_checkpointed_layer_keeps_its_inputs_alone(tiny_causal_lm):
     few, many = (agent(tiny_causal_lm, "llama", num_hidden_layers=n) for n in (2, 10))
     per_layer = (kept_bytes(many) - kept_bytes(few)) / 8

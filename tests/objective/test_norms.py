@@ -147,6 +147,7 @@ def test_random_directions_are_uniform_on_the_sphere_of_what_is_free(mask):
     assert not directions[:, free == 0].any()
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**31 - 1),
     st.floats(0.01, 10),

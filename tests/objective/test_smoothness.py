@@ -151,6 +151,7 @@ def test_one_half_is_the_smoothness_of_a_tokens_nll_and_not_less():
     )
 
 
+@pytest.mark.slow
 @given(CHOICES, st.floats(0.1, 10), st.floats(0.05, 1.0), st.booleans())
 def test_theorem_3_step_satisfies_inequality_25(choice, gain, part, masked):
     """For any eta up to 1 / L_eff, with the spectral norm for the amplification, wherever the ball binds."""

@@ -121,6 +121,7 @@ def test_finite_differences_agree_with_the_jvp(tiny_causal_lm, family):
     assert relative_error(estimate, exact) < 0.01
 
 
+@pytest.mark.slow
 def test_spectral_norm_is_the_largest_singular_value_of_the_unmasked_part(tiny_causal_lm):
     with sdpa_kernel(SDPBackend.MATH):
         _, policy, state, mask, _ = setting(tiny_causal_lm, "llama")

@@ -55,6 +55,7 @@ def test_steps_in_units_of_a_forward():
     assert units("adversarial_and_clean") == 12
 
 
+@pytest.mark.slow
 def test_peak_memory_sees_what_is_allocated_and_freed(tmp_path):
     """In a process of its own, as in use: another's memory may be free to be taken without a trace."""
     script = tmp_path / "peak.py"
@@ -91,6 +92,7 @@ def test_ratios_are_paired_within_rounds():
     assert without["amortised_memory_vs_adversarial"] is None
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes_what_it_promises(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "cases", lambda preset, device: [TINY])
     files = tmp_path / "benchmark.json", tmp_path / "benchmark.md"

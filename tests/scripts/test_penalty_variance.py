@@ -22,6 +22,7 @@ def agent(tmp_path):
     return str(tmp_path / "agent")
 
 
+@pytest.mark.slow
 def test_the_spread_of_each_setting(agent):
     batches, whole, *others = penalty_variance.measure(agent, batch_size=4, draws=3)
     assert batches["relative_spread"] > 0

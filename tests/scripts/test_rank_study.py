@@ -65,6 +65,7 @@ def test_rates_are_tried_towards_the_better_ones(worst, tried):
     assert [result["worst_case_success"] for result in found] == tried
 
 
+@pytest.mark.slow
 def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     command = [
         sys.executable,

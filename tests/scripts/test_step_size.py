@@ -10,6 +10,7 @@ import step_size
 from tests.support.small_agents import TOKENIZER, trained
 
 
+@pytest.mark.slow
 def test_the_page_has_the_measured_numbers(tmp_path, monkeypatch, capsys):
     agent = tmp_path / "agent"
     trained().save_pretrained(agent)

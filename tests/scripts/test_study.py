@@ -256,6 +256,7 @@ def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
     assert "No run without a penalty is there yet." in page([run("aajr", 0, 90, 60)])
 
 
+@pytest.mark.slow
 def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     rows = expert_rows("hide_and_seek", 200, seed=0)
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
@@ -314,6 +315,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         file.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["file", "file/sub"])
 def test_a_folder_that_cannot_be_made_is_one_line(work, tmp_path):
     (tmp_path / "file").write_text("")

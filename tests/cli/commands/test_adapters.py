@@ -23,6 +23,7 @@ def train(agent, output, *more):
     return main(["train", "--config", RECIPE, *where, *FAST, *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "fields", "printed"),
     [
@@ -81,6 +82,7 @@ def test_a_mistake_names_the_valid_choices(agent, tmp_path, capsys, flags, messa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):
     adapter, merged = tmp_path / "lora", tmp_path / "merged"
     assert train(agent, adapter, "--adapter", "lora", "--adapter_rank", "2", "--learning_rate", "0.01") == 0
@@ -132,6 +134,7 @@ def test_a_merged_model_is_not_overwritten(agent, tmp_path, capsys):
     assert "exists already" in fails(capsys, "merge", str(adapter), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_an_adapter_that_cannot_be_merged_is_evaluated_as_it_is(agent, tmp_path, capsys):
     model = AutoModelForCausalLM.from_pretrained(agent)
     folder = tmp_path / "lily"

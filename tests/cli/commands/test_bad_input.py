@@ -266,6 +266,7 @@ DATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATA)
 def test_data_that_cannot_be_trained_on(name, agent, tmp_path, refused):
     content, message = DATA[name]
@@ -334,6 +335,7 @@ NESTED = st.recursive(
 KEYS = st.sampled_from([f.name for cls in (TrainArguments, AAJRConfig) for f in cls.__dataclass_fields__.values()])
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(KEYS | st.text(max_size=8), NESTED, max_size=4))
 def test_any_mapping_is_parsed_or_refused(tmp_path_factory, fields):

@@ -45,6 +45,7 @@ def evaluation(runs, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_measures_writes_and_takes_what_it_measured(runs, tmp_path, capsys):
     named = [f"{name}={path}" for name, path in runs.items()]
     output = tmp_path / "new" / "comparison"
@@ -163,6 +164,7 @@ def test_an_evaluation_of_another_kind_is_refused(changes, words, runs, evaluati
     assert words in refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_does_not_say_its_kind_yet_is_read(runs, evaluation, tmp_path, refused):
     results = json.loads((evaluation / "results.json").read_text())
     del results["kind"]
@@ -176,6 +178,7 @@ def test_an_evaluation_that_does_not_say_its_kind_yet_is_read(runs, evaluation, 
     assert "is of tool calls" in refused("compare", *named, "--evaluation", evaluation)
 
 
+@pytest.mark.slow
 def test_runs_against_different_adversaries_are_measured_against_the_one_that_is_given(runs, tmp_path, refused):
     other = tmp_path / "other"
     shutil.copytree(runs["aajr"], other)
@@ -194,6 +197,7 @@ def test_runs_against_different_adversaries_are_measured_against_the_one_that_is
     assert results["runs"]["other"]["transferred_from"] == ["aajr"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_says_first_whether_to_trust_it(runs, evaluation, tmp_path, capsys):
     results = json.loads((evaluation / "results.json").read_text())
     results["runs"]["aajr"]["trust"][0]["passed"] = False
@@ -238,6 +242,7 @@ def test_nothing_is_measured_beside_an_evaluation(flags, runs, evaluation, refus
     assert f"`{flags[0]}`" in message and "`--evaluation`" in message
 
 
+@pytest.mark.slow
 def test_the_evaluation_itself_is_left_alone(runs, evaluation, tmp_path):
     before = snapshot(evaluation)
     named = [f"{name}={path}" for name, path in runs.items()]

@@ -49,6 +49,7 @@ def untrained(folder, world, *, width=128, says=True):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", WORLDS)
 def test_all_attacks_in_every_world(world, tmp_path, capsys):
     folder, report = untrained(tmp_path / "agent", world), tmp_path / "report"
@@ -75,6 +76,7 @@ def test_all_attacks_in_every_world(world, tmp_path, capsys):
         assert text in printed and text in page
 
 
+@pytest.mark.slow
 def test_results_say_what_was_measured_against_whom_and_whether_to_trust_it(agent, tmp_path, capsys):
     report = tmp_path / "report"
     assert main(["evaluate", f"mine={agent}", f"again={agent}", *SMALL, "--output", str(report)]) == 0
@@ -102,6 +104,7 @@ def test_results_say_what_was_measured_against_whom_and_whether_to_trust_it(agen
     assert "Threat model: l2 ball over the whole prompt" in printed
 
 
+@pytest.mark.slow
 def test_an_attack_that_never_looks_at_the_prompt_itself_leaves_no_more_than_is_right_without(agent, tmp_path):
     report = tmp_path / "report"
     assert main(["evaluate", str(agent), *SMALL, "--attacks", "random", "--output", str(report)]) == 0
@@ -113,6 +116,7 @@ def test_an_attack_that_never_looks_at_the_prompt_itself_leaves_no_more_than_is_
     assert costs == sorted(costs)
 
 
+@pytest.mark.slow
 def test_names_and_paths_are_no_markup(agent, tmp_path, capsys):
     report = tmp_path / "out[" / "bold]"
     assert main(["evaluate", f"[/red]={agent}", f"[bold]={agent}", *SMALL, "--output", str(report)]) == 0
@@ -156,6 +160,7 @@ def test_a_mistake_is_one_line_and_status_2(arguments, message, capsys, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_written(agent, tmp_path, capsys):
     other, report = untrained(tmp_path / "other", "hide_and_seek"), tmp_path / "report"
     wide = untrained(tmp_path / "wide", "congestion", width=64)
@@ -174,6 +179,7 @@ def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_writt
     assert not report.exists()
 
 
+@pytest.mark.slow
 def test_agents_with_other_tokens_are_measured_apart_and_a_note_says_so(agent, tmp_path, capsys):
     other, report = untrained(tmp_path / "other", "commons", says=False), tmp_path / "report"
     models = [f"one={agent}", f"two={other}", f"three={agent}"]
@@ -230,6 +236,7 @@ def unmeasured(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content", ["[]", '{"train_runtime": 3', '{"train_runtime": "long"}', '{"train_runtime": NaN}']
 )
@@ -269,6 +276,7 @@ def threat(agent, tmp_path):
 TRAINED = {"epsilon": 0.5, "epsilon_mode": "absolute", "perturbation_norm": "linf", "perturbation_scope": "token"}
 
 
+@pytest.mark.slow
 def test_the_threat_model_is_that_of_the_recipes(agent, tmp_path, threat):
     one = with_recipe(agent, tmp_path / "one", **TRAINED, perturbed_tokens="observation")
     two = with_recipe(agent, tmp_path / "two", **TRAINED, perturbed_tokens="observation", learning_rate=0.1)
@@ -288,6 +296,7 @@ def test_the_threat_model_is_that_of_the_recipes(agent, tmp_path, threat):
     assert threat(grpo) == ThreatModel(epsilon=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
     [
@@ -326,6 +335,7 @@ def test_a_recipe_without_a_threat_model_in_it_is_one_line(recipe, message, copi
     assert "copied/recipe.yaml" in error and message in error
 
 
+@pytest.mark.slow
 def test_the_tokens_of_the_recipe_are_the_ones_that_move(agent, tmp_path, monkeypatch, capsys):
     moved = []
     target = robustness.Target
@@ -360,6 +370,7 @@ def brief(monkeypatch):
     monkeypatch.setattr("aajr_hf.cli.commands.evaluate.EXAMPLES", 64)
 
 
+@pytest.mark.slow
 def test_a_surrogate_is_kept_recorded_and_can_be_loaded(agent, tmp_path, brief, capsys):
     report = tmp_path / "report"
     wide = untrained(tmp_path / "wide", "congestion", width=64)
@@ -391,6 +402,7 @@ def test_a_surrogate_is_kept_recorded_and_can_be_loaded(agent, tmp_path, brief, 
     assert run["transferred_from"] == [source]
 
 
+@pytest.mark.slow
 def test_the_surrogate_of_an_adapter_that_cannot_be_merged_is_saved_whole(agent, tmp_path, brief):
     folder = tmp_path / "lily"
     lily = LilyConfig(r=2, stride_A=1, num_B=2, target_modules=["q_proj"], init_weights=False, scaling=20)
@@ -407,6 +419,7 @@ def test_the_surrogate_of_an_adapter_that_cannot_be_merged_is_saved_whole(agent,
     assert not any(parameter.requires_grad for parameter in original[0].parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError, ValueError])
 def test_a_surrogate_that_is_not_finished_is_not_there(error, agent, tmp_path, brief, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

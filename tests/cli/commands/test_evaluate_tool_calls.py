@@ -41,6 +41,7 @@ def data(tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     report = tmp_path / "report"
     assert main(["evaluate", f"mine={folder}", "--dataset_name", str(data), "--output", str(report), *QUICK]) == 0
@@ -83,6 +84,7 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     assert values["exact tool calls (nominal) %"] == 100
 
 
+@pytest.mark.slow
 def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path):
     def run(seed):
         output = tmp_path / f"report-{seed}"
@@ -168,6 +170,7 @@ def test_a_comparison_of_worlds_refuses_these_numbers(folder, data, tmp_path, ca
     assert "tool calls" in message and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_threat_model_is_that_of_the_recipe_or_of_the_options(folder, data, tmp_path):
     """Also names that are no markup, and one attack of those that there are."""
     trained = tmp_path / "[bold]"

@@ -90,6 +90,7 @@ def logits(worker, name, adapter=True):
     return done.result
 
 
+@pytest.mark.slow
 def test_an_adapter_is_pushed_while_it_trains_and_comes_back(worker, agent, tmp_path):
     run = tmp_path / "run"
     saving = [
@@ -127,6 +128,7 @@ def test_the_end_alone_is_pushed_with_the_strategy_end(worker, agent, tmp_path):
     assert logits(worker, "tester/end", adapter=False) == logits(worker, tmp_path / "run", adapter=False)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_a_full_model_and_an_adapter_are_pushed_by_hand(worker, agent, adapter):
     checkpoint = newest_checkpoint(adapter)
     for folder, name in ((adapter, "one"), (checkpoint, "two")):
@@ -142,6 +144,7 @@ def test_a_checkpoint_a_full_model_and_an_adapter_are_pushed_by_hand(worker, age
     assert not worker.hub.repos["tester/base"].private
 
 
+@pytest.mark.slow
 def test_the_card_holds_the_run_and_its_results(worker, agent, adapter, tmp_path):
     small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "1", "--output", tmp_path / "report"]
     assert worker.run(["evaluate", f"mine={adapter}", f"base={agent}", *small]).status == 0
@@ -201,6 +204,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", REFUSALS, ids=lambda fault: f"{fault.path.strip('/')}-{fault.status}")
 def test_training_goes_on_when_the_hub_refuses(worker, agent, tmp_path, fault):
     run = tmp_path / "run"
@@ -245,6 +249,7 @@ def test_push_ends_where_waiting_does_not_help(worker, adapter, status):
     assert str(status) in done.err and not [s for s in done.slept if s >= 1]
 
 
+@pytest.mark.slow
 def test_a_card_of_ones_own_and_numbers_of_others(worker, agent, adapter, tmp_path):
     mine = tmp_path / "mine"
     shutil.copytree(adapter, mine)
@@ -261,6 +266,7 @@ def test_a_card_of_ones_own_and_numbers_of_others(worker, agent, adapter, tmp_pa
     assert worker.run(["push", mine, "tester/mine"]).status == 2
 
 
+@pytest.mark.slow
 def test_what_is_no_agent_is_not_pushed(worker, adapter, tmp_path):
     for arguments, message in (
         ([tmp_path, "tester/x"], "no model in"),

@@ -44,6 +44,7 @@ def test_one_line_an_episode_and_a_table(simulate, capsys):
     assert "24 agent-steps in" in printed and "Episodes: outputs/simulation/episodes.jsonl" in printed
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_the_same_bytes(agent, simulate):
     file, written = Path("outputs/simulation/episodes.jsonl"), []
     for seed in (0, 0, 1):
@@ -59,6 +60,7 @@ def test_an_untrained_model_answers_nothing_that_the_world_knows(agent, simulate
     assert all(record["opponent"] is None and record["attack"] is None for record in records)
 
 
+@pytest.mark.slow
 def test_an_attack_of_radius_zero_changes_nothing_and_a_wide_one_does(agent, simulate):
     def answers(*attack):
         records = simulate("--model", agent, "--transcript", *attack, *SHORT)

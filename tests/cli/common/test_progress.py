@@ -78,6 +78,7 @@ def test_a_long_step_is_said_to_be_under_way(capsys, monkeypatch):
         assert time.monotonic() < deadline
 
 
+@pytest.mark.slow
 def test_a_run_prints_plain_lines_where_nobody_watches(agent, tmp_path, capsys):
     where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run"), "--logging_steps", "1"]
     assert main(["train", "--config", RECIPE, *where, *FAST]) == 0
@@ -98,6 +99,7 @@ def tracked(agent, folder, tracker, **environment) -> list[dict]:
     return [log for log in history if "aajr/penalty" in log]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_metrics(agent, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -110,6 +112,7 @@ def test_tensorboard_has_the_metrics(agent, tmp_path):
         assert values == pytest.approx([log[name] for log in logs], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_trackio_has_the_metrics(agent, tmp_path):
     logs = tracked(agent, tmp_path, "trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
     database = next((tmp_path / "trackio").rglob("*.db"))

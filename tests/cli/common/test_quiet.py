@@ -6,6 +6,8 @@ import logging
 import subprocess
 import sys
 
+import pytest
+
 from aajr_hf.cli.common.quiet import be_quiet
 from tests.support import ROOT
 
@@ -25,6 +27,7 @@ assert main(["evaluate", run, "--examples", "4", "--attack_steps", "1", "--outpu
 _KNOWN = ("The Jacobian products are exact", "aajr ", "step ", "Attacking ", "  warnings.warn(")
 
 
+@pytest.mark.slow
 def test_commands_print_results_and_no_bars(agent, tmp_path):
     command = [sys.executable, "-c", _COMMANDS, str(agent), str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -123,6 +123,7 @@ def start(agent, output, *more, ignoring=None):
     return subprocess.Popen(command, env=environment, preexec_fn=ignore, **pipes)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_save_once(agent, tmp_path):
     process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", "--logging_steps", "1")
     printed, error = process.communicate(timeout=240)
@@ -133,6 +134,7 @@ def test_two_processes_train_and_save_once(agent, tmp_path):
     assert '"epoch": 1.0' in (tmp_path / "run" / "trainer_state.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_mistake_that_the_processes_find_is_one_line_and_status_2(agent, tmp_path):
     process = start(agent, tmp_path / "run", "--num_processes", "2", "--model_name_or_path", str(tmp_path / "nowhere"))
     _, error = process.communicate(timeout=240)
@@ -141,6 +143,7 @@ def test_a_mistake_that_the_processes_find_is_one_line_and_status_2(agent, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_fsdp_shards_on_a_cpu_too():
     """Accelerate alone falls back to plain data parallelism there, in silence."""
     code = (
@@ -164,6 +167,7 @@ def wait_for_a_checkpoint(folder):
     assert newest_checkpoint(folder) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_a_single_launched_process(agent, tmp_path, number):
     process = start(agent, tmp_path / "run", "--accelerate_config", "single", *ENDLESS, ignoring=number)
@@ -175,6 +179,7 @@ def test_a_signal_reaches_a_single_launched_process(agent, tmp_path, number):
     assert newest_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_saves_in_all_processes_and_says_how_to_go_on(agent, tmp_path, number):
     process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *ENDLESS)
@@ -190,6 +195,7 @@ def test_an_interruption_saves_in_all_processes_and_says_how_to_go_on(agent, tmp
     AutoModelForCausalLM.from_pretrained(Path(checkpoint))
 
 
+@pytest.mark.slow
 def test_when_one_process_dies_the_others_end_within_a_minute(agent, tmp_path):
     process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *ENDLESS)
     wait_for_a_checkpoint(tmp_path / "run")

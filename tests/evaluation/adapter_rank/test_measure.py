@@ -34,6 +34,7 @@ def naive(run, base, **settings):
     return Reference(model, run._prepare_inputs(next(iter(run.get_train_dataloader()))), **settings)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_full_jacobian(measured):
     run, base, result = measured
     reference = naive(run, base)
@@ -45,6 +46,7 @@ def test_the_gradient_is_that_of_the_full_jacobian(measured):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output", "radius"), [("fisher", 2.0), ("margin", 1.0)])
 def test_the_gradient_is_that_of_the_penalty_as_configured(tmp_path, output, radius):
     model = tiny_model()

@@ -169,6 +169,7 @@ def test_the_maximum_of_a_linear_loss_is_found_from_any_start():
         assert torch.allclose(search.kept, 0.01 * most - margins(), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_restarts_come_near_the_best_of_a_grid(norm):
     value = bumpy(1, sharp=2.0)

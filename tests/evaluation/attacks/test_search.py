@@ -208,6 +208,7 @@ def three_models(exhaustive, rows=None, names=tuple(ATTACKS), multiples=(0.5, 1.
     return searches, tallies
 
 
+@pytest.mark.slow
 def test_to_let_every_attack_see_every_example_changes_no_success():
     (plain, counted), (whole, exhaustive) = three_models(False), three_models(True)
     shares = set()
@@ -231,6 +232,7 @@ def test_to_let_every_attack_see_every_example_changes_no_success():
     assert any(tally["1"].alone > tally["1"].left for tally in exhaustive["one"].values())
 
 
+@pytest.mark.slow
 def test_tallies_are_of_those_that_are_left():
     _, tallies = three_models(False)
     for by_attack in (tallies["one"], tallies["two"]):
@@ -243,6 +245,7 @@ def test_tallies_are_of_those_that_are_left():
     assert tallies["source"] == {}
 
 
+@pytest.mark.slow
 def test_what_an_attack_leaves_alone_is_what_it_leaves_as_the_only_one():
     """Of the attacks that need no others, with what it has found at smaller radii."""
     _, together = three_models(True)
@@ -256,6 +259,7 @@ def test_what_an_attack_leaves_alone_is_what_it_leaves_as_the_only_one():
                 assert together["one"][attack.name][multiple].alone == expected
 
 
+@pytest.mark.slow
 def test_attacks_on_examples_do_not_depend_on_the_others_in_any_order():
     order = torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(0))
     plain, _ = three_models(False)
@@ -269,6 +273,7 @@ def test_attacks_on_examples_do_not_depend_on_the_others_in_any_order():
                 assert torch.allclose(search.sampled, expected.sampled[rows], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_radii_nest():
     searches, _ = three_models(False)
     previous = None

@@ -223,6 +223,7 @@ def cliff(slope: float = 0.0, foot: float = WALL):
     return make_target(height, epsilon=2.0), normals
 
 
+@pytest.mark.slow
 def test_on_a_plateau_an_agents_own_gradients_find_nothing_and_others_know_more():
     target, normals = cliff()
     search, tallies = attacked(target, restarts=2)

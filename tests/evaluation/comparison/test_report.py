@@ -159,6 +159,7 @@ class TestTable:
 
 
 class TestWrite:
+    @pytest.mark.slow
     def test_writes_everything_and_removes_what_is_stale(self, comparison, tmp_path):
         (tmp_path / "train_epsilon.png").write_text("stale")
         (tmp_path / "notes.txt").write_text("mine")
@@ -171,6 +172,7 @@ class TestWrite:
         assert written["sentences"] == comparison_sentences(comparison)
         assert written["runs"] == json.loads(json.dumps(comparison["runs"]))
 
+    @pytest.mark.slow
     def test_the_page_is_whole_and_loads_nothing_from_outside(self, comparison, tmp_path):
         comparison["runs"]["<script>alert(1)</script>"] = comparison["runs"].pop("weak")
         comparison["settings"]["note"] = "<img src=x onerror=alert(1)>"
@@ -186,6 +188,7 @@ class TestWrite:
         for sentence in comparison_sentences(comparison):
             assert sentence in page.text
 
+    @pytest.mark.slow
     def test_the_page_shows_and_explains_every_column(self, comparison, tmp_path):
         report.write_comparison(comparison, tmp_path)
         text = Page((tmp_path / "comparison.html").read_text(encoding="utf-8")).text
@@ -202,6 +205,7 @@ class TestWrite:
         for entry in comparison["matched"]:
             assert re.search(r"\s+".join(map(re.escape, report._matched_row(entry))), matched)
 
+    @pytest.mark.slow
     def test_without_profiles_the_page_says_so(self, tmp_path):
         report.write_comparison(make_comparison(profile=False), tmp_path)
         assert not (tmp_path / "amplification_profile.png").exists()
@@ -232,6 +236,7 @@ def lines_of(axes, label):
 
 
 class TestPlots:
+    @pytest.mark.slow
     def test_draws_what_there_is(self, comparison):
         images = plots.draw_comparison(comparison)
         for image in images.values():
@@ -281,6 +286,7 @@ class TestPlots:
         assert list(sampled.get_ydata()) == [62.0, 77.0] and sampled.get_linestyle() != "-"
         assert list(lines_of(attacked, "adversarial")[0].get_ydata()) == [63.0, 63.0]
 
+    @pytest.mark.slow
     def test_training_radii_are_drawn_where_a_method_has_several(self, comparison):
         assert "train_epsilon.png" not in plots.draw_comparison(comparison)
         other = copy.deepcopy(next(c for c in comparison["configurations"] if c["method"] == "adversarial"))

@@ -38,6 +38,7 @@ class TestDrawPlots:
         assert across.get_segments()[0][:, 0].tolist() == pytest.approx(intervals["nominal_success"])
         assert up.get_segments()[0][:, 1].tolist() == pytest.approx(intervals["worst_case_success"]["1"])
 
+    @pytest.mark.slow
     def test_the_ray_shows_success_and_nll_with_a_line_at_the_radius_of_training(self, results):
         del results["runs"]["sft"]["ray"]
         left, right = draw(plots._draw_ray, results).axes

@@ -191,6 +191,7 @@ class TestWriteJson:
 
 
 class TestWriteReport:
+    @pytest.mark.slow
     def test_is_well_formed_and_loads_nothing_from_outside(self, results, tmp_path):
         parsed = page(results, tmp_path / "report.html")
         pictures = plots.draw_plots(results)
@@ -204,6 +205,7 @@ class TestWriteReport:
         assert "url(" not in words and "@import" not in words and "http" not in words
         assert all(any((tag, n) == ("img", "alt") and v for tag, n, v in parsed.attributes) for _ in links)
 
+    @pytest.mark.slow
     def test_holds_every_number_sentence_and_setting(self, results, tmp_path):
         text = page(results, tmp_path / "report.html").text
         for run in results["runs"].values():

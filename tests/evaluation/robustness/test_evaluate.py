@@ -74,6 +74,7 @@ def test_sampled_success_is_the_probability_of_the_answer(agent):
     assert probability.item() == pytest.approx(frequency.item(), abs=0.015)
 
 
+@pytest.mark.slow
 def test_the_numbers_are_consistent_and_reproducible(agent):
     reported = []
     agent.zero_grad()  # of its training
@@ -107,6 +108,7 @@ def test_the_numbers_are_consistent_and_reproducible(agent):
     assert not agent.get_input_embeddings()._forward_hooks
 
 
+@pytest.mark.slow
 def test_outcomes_are_in_the_order_of_the_rows(agent):
     """Each row's by itself, with attacks that draw nothing."""
     settings = replace(SMALL, attacks=("nll", "margin"), attack_restarts=1, power_iterations=2)
@@ -150,6 +152,7 @@ def evaluate_several(settings, rows=COPYING_ROWS, **more):
     return evaluate_agents(agents, rows, settings, sources=sources, **more)
 
 
+@pytest.mark.slow
 def test_early_stopping_and_batches_change_no_success():
     whole = replace(SEVERAL, exhaustive=True)
     found = {
@@ -185,6 +188,7 @@ def test_early_stopping_and_batches_change_no_success():
     assert len(shares) > 2
 
 
+@pytest.mark.slow
 def test_sources_are_tried_and_not_measured_and_all_are_as_they_were():
     agents, sources = agents_and_sources()
     for agent in several():
@@ -220,6 +224,7 @@ def test_sources_are_tried_and_not_measured_and_all_are_as_they_were():
     assert by_others > 0
 
 
+@pytest.mark.slow
 def test_agents_that_split_the_rows_otherwise_are_not_handed_each_others_perturbations():
     agents, _ = agents_and_sources()
     texts = [m["content"] for row in COPYING_ROWS for m in row["prompt"]]
@@ -275,6 +280,7 @@ def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monke
 # Threat models.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "threat",
     [
@@ -324,6 +330,7 @@ def test_every_visited_perturbation_is_one_of_the_threat_model(threat, monkeypat
     assert len(moved_by_id - markup) > 4
 
 
+@pytest.mark.slow
 def test_the_profile_is_each_points_amplification(agent):
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS[:1], candidates=True), "prompt")
     numbers = evaluate_agent(agent, TOKENIZER, ROWS[:1], SMALL)
@@ -341,6 +348,7 @@ def test_the_profile_is_each_points_amplification(agent):
         delta = delta * min(1, radius / delta.norm().item())
 
 
+@pytest.mark.slow
 def test_the_batch_size_does_not_matter_without_random_starts(agent):
     settings = [RobustnessSettings(attack_steps=3, attack_restarts=1, batch_size=size) for size in (2, 6)]
     one, other = (evaluate_agent(agent, TOKENIZER, ROWS, setting) for setting in settings)
@@ -348,6 +356,7 @@ def test_the_batch_size_does_not_matter_without_random_starts(agent):
         assert one[name] == pytest.approx(other[name], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_spectral_norm_is_the_full_jacobians(agent):
     single = ROWS[:1]
     numbers = evaluate_agent(agent, TOKENIZER, single, SMALL)

@@ -46,6 +46,7 @@ def along_and_everywhere(row) -> tuple[list[float], list[float]]:
     return along, norms
 
 
+@pytest.mark.slow
 def test_the_shares_are_those_of_full_jacobians():
     agent, rows = trained(), ROWS[1:4]
     expected = [along_and_everywhere(row) for row in rows]

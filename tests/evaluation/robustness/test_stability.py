@@ -65,6 +65,7 @@ def explicit(agent, row, steps, epsilon):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_numbers_of_one_row_are_the_formulas(agent, steps):
     numbers = evaluate_agent(agent, TOKENIZER, ROWS[3:4], replace(FEW, ascent_steps=steps))["stability"]
@@ -95,6 +96,7 @@ def test_the_numbers_of_one_row_are_the_formulas(agent, steps):
     assert shares["within_curvature"] == [100.0 * (eta <= 1 / curvature) for eta in expected["step_size"]]
 
 
+@pytest.mark.slow
 def test_all_examples_count_alike_whatever_the_batches(agent):
     """Quartiles and shares are of the rows' own numbers."""
     steps = FEW.ascent_steps
@@ -111,6 +113,7 @@ def test_all_examples_count_alike_whatever_the_batches(agent):
         assert numbers["shares"]["monotone"] == pytest.approx(monotone)
 
 
+@pytest.mark.slow
 def test_where_the_ball_is_small_the_steps_within_the_measured_curvature_rise(agent):
     """There the curvature hardly changes along a segment: the condition decides."""
     numbers = evaluate_agent(agent, TOKENIZER, ROWS, replace(FEW, threat=ThreatModel(epsilon=0.02), multiples=(1.0,)))[
@@ -136,6 +139,7 @@ class TestReport:
         )
         assert second.startswith("aajr: ") and "100% of the steps have η ≤ 1/max |κ|" in second
 
+    @pytest.mark.slow
     def test_the_page_shows_it_and_says_what_is_not_proven(self, stable_results, tmp_path):
         parsed = page(stable_results, tmp_path / "report.html")
         assert parsed.open == [] and parsed.tags.count("img") == 7
@@ -148,6 +152,7 @@ class TestReport:
         for header, _ in zip(*stability_cells(stable_results), strict=False):
             assert header[0] in parsed.text and header[1] in parsed.text
 
+    @pytest.mark.slow
     def test_without_it_nothing_is_said(self, results, tmp_path):
         assert stability_tables(results) == [] and stability_plots.draw_stability(results) == {}
         assert "Stability" not in page(results, tmp_path / "report.html").text
@@ -165,6 +170,7 @@ class TestReport:
 
 
 class TestPlots:
+    @pytest.mark.slow
     def test_three_pictures_beside_the_others(self, stable_results, tmp_path):
         report.write_report(stable_results, tmp_path)
         names = {"stability_curvature.png", "stability_steps.png", "stability_shares.png"}

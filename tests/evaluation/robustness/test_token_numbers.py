@@ -47,6 +47,7 @@ def test_token_numbers_are_those_of_the_rewritten_prompts_and_the_radius_is_thei
     assert "token" not in numbers["attacks"]
 
 
+@pytest.mark.slow
 def test_it_changes_no_other_number():
     numbers = evaluate_agent(copying(), COPYING_TOKENIZER, COPYING_ROWS, SETTINGS)
     plain = evaluate_agent(copying(), COPYING_TOKENIZER, COPYING_ROWS, replace(SETTINGS, attacks=("nll",)))

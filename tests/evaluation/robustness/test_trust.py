@@ -154,6 +154,7 @@ THREAT = ThreatModel(epsilon=0.5)
 HOW = replace(SMALL, threat=THREAT, power_iterations=2, batch_size=16, multiples=(0.5, 1.0), attack_restarts=1)
 
 
+@pytest.mark.slow
 def test_an_ordinary_agent_passes_and_one_that_hides_its_gradients_fails():
     numbers = evaluate_agent(copying(), COPYING_TOKENIZER, COPYING_ROWS, HOW)
     assert [rule for rule in numbers["trust"] if not rule["passed"]] == []

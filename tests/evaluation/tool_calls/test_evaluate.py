@@ -40,6 +40,7 @@ def greedy(agent, prompt, length, delta=None) -> list[int]:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["qwen3", HERMES], ids=["known to TRL", "read here"])
 def test_who_knows_the_calls_by_heart_is_perfect_and_falls_under_a_large_radius(template):
     reported = []
@@ -58,11 +59,13 @@ def test_who_knows_the_calls_by_heart_is_perfect_and_falls_under_a_large_radius(
     assert replace(SMALL, batch_size=3).progress_steps(len(ROWS)) == 7
 
 
+@pytest.mark.slow
 def test_it_does_not_know_other_calls():
     other = read_rows([calling("Dim den to 3", TOOLS, [("dim", {"room": "den", "level": 4})]), *ROWS[1:]])
     assert ToolCaller(*caller(), other).answer(other) == [Verdict(None, False)] + [Verdict(None, True)] * 3
 
 
+@pytest.mark.slow
 def test_an_attack_of_radius_zero_changes_nothing():
     numbers = evaluate_tool_calls(*caller(), READ, replace(SMALL, multiples=(0.0,), attack_restarts=2))
     assert numbers["worst_case_valid"]["0"] == numbers["nominal_valid"]
@@ -70,6 +73,7 @@ def test_an_attack_of_radius_zero_changes_nothing():
     assert numbers["worst_case_nll"]["0"] == pytest.approx(numbers["nominal_nll"])
 
 
+@pytest.mark.slow
 def test_attacked_answers_are_those_to_the_perturbed_embeddings():
     agent, tokenizer = caller()
     prompts, references = render_prompts(tokenizer, READ)
@@ -98,6 +102,7 @@ def test_the_adversary_sees_the_tools_and_the_answer_that_is_asked_for():
         assert batch.perturbable[i].tolist() == [j < len(prompt) for j in range(batch.input_ids.shape[1])]
 
 
+@pytest.mark.slow
 def test_the_attack_finds_the_worst_within_its_radius_and_moves_what_it_may(monkeypatch):
     agent, tokenizer = caller()
     seen = []
@@ -139,6 +144,7 @@ def test_the_attack_finds_the_worst_within_its_radius_and_moves_what_it_may(monk
             )
 
 
+@pytest.mark.slow
 def test_the_batch_size_does_not_matter():
     one, other = (evaluate_tool_calls(*caller(), READ, replace(SMALL, batch_size=size)) for size in (1, 4))
     # At a radius beyond all that embeddings are, rounding decides.
@@ -164,6 +170,7 @@ def evaluated(exhaustive=False, **more):
     return evaluate_tool_calls(copy.deepcopy(agent).double(), tokenizer, READ, settings)
 
 
+@pytest.mark.slow
 def test_of_all_attacks_the_worst_answer_counts_at_each_radius_and_the_smaller_ones():
     numbers = evaluated()
     assert (
@@ -190,6 +197,7 @@ def test_of_all_attacks_the_worst_answer_counts_at_each_radius_and_the_smaller_o
         assert left == numbers["worst_case_exact"][multiple]
 
 
+@pytest.mark.slow
 def test_to_let_every_attack_see_every_row_changes_no_exact_share():
     plain, whole = evaluated(), evaluated(exhaustive=True)
     assert whole["worst_case_exact"] == plain["worst_case_exact"]
@@ -221,6 +229,7 @@ def test_of_two_verdicts_the_worse_counts():
         assert worse(one, two) == worse(two, one) == expected
 
 
+@pytest.mark.slow
 def test_the_model_is_as_it_was_after_an_attack():
     agent, tokenizer = caller()
     before = [parameter.requires_grad for parameter in agent.parameters()]
@@ -231,6 +240,7 @@ def test_the_model_is_as_it_was_after_an_attack():
     assert tokenizer.chat_template == template and getattr(tokenizer, "response_template", None) is None
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_not_over_is_none():
     agent, tokenizer = caller()
     numbers = evaluate_tool_calls(agent, tokenizer, READ, replace(SMALL, multiples=(0.5,), max_new_tokens=5))

@@ -181,6 +181,7 @@ def test_no_text_is_a_crash(text):
         assert answer.failure in (None, "no_call", "unparsable") and bool(answer.calls) == (answer.failure is None)
 
 
+@pytest.mark.slow
 @given(JSON_VALUES, JSON_VALUES)
 def test_no_json_is_a_crash(function, arguments):
     for value in (function, {"name": function, "arguments": arguments}, {"name": "dim", "arguments": arguments}):

@@ -117,6 +117,7 @@ FAST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "steps"), [(0.0, 80), (3.0, 150)])
 def test_training_meets_the_budget_from_nothing_and_from_a_hundred_times_too_much(tmp_path, start, steps):
     run = trainer(

@@ -77,6 +77,7 @@ def test_processes_agree_on_the_average():
     assert len(seen) == 1 and step == pytest.approx(1e-3 * 2**8) and error == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.2)])
 def test_the_error_against_the_exact_product_is_reported(tmp_path, caplog, dtype, tolerance):
     caplog.set_level(logging.INFO)
@@ -88,6 +89,7 @@ def test_the_error_against_the_exact_product_is_reported(tmp_path, caplog, dtype
     assert caplog.text.count("Finite differences: step") == 1
 
 
+@pytest.mark.slow
 def test_where_nothing_exact_can_run_the_error_is_against_half_the_step(tmp_path, monkeypatch):
     monkeypatch.setattr(estimators, "jvp_failure", lambda model: "no forward mode here")
     run = trainer(tmp_path, tiny_model(torch.float32), regularizer="global_spectral")

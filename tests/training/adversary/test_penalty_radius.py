@@ -29,6 +29,7 @@ def ascent_of(folder, steps=None, penalised=True, **overrides):
     return system, policy, ascend(run.args, policy, system, 1.0, False, steps, penalised)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("radius", [1.5, 2.0])
 def test_the_penalty_goes_on_beyond_the_ball_and_the_loss_does_not(tmp_path, radius):
     reference = reference_for(tmp_path, radius)
@@ -45,6 +46,7 @@ def test_the_penalty_goes_on_beyond_the_ball_and_the_loss_does_not(tmp_path, rad
     assert_same_gradient(estimated, expected, 1e-2)
 
 
+@pytest.mark.slow
 def test_the_metrics_of_the_ascent_are_those_within_the_ball(tmp_path):
     _, within = one_step(tmp_path)
     _, beyond = one_step(tmp_path, penalty_radius=2.0)
@@ -56,6 +58,7 @@ def test_the_metrics_of_the_ascent_are_those_within_the_ball(tmp_path):
             assert within[name] == beyond[name], name
 
 
+@pytest.mark.slow
 def test_last_is_the_last_point_beyond(tmp_path):
     reference = reference_for(tmp_path, 2.0)
     deltas, directions = [list(found) for found in zip(*map(reference.ascend, reference.examples), strict=True)]
@@ -111,6 +114,7 @@ def test_every_direction_is_the_gradient_at_its_point(tmp_path):
     assert (ascent.ball.norms(whole.deltas[-1]) > ascent.ball.epsilon).any()
 
 
+@pytest.mark.slow
 def test_only_a_step_with_a_penalty_pays_for_points_beyond(tmp_path):
     assert ascent_of(tmp_path, penalised=False, penalty_radius=2.0)[2].beyond is None
     alone = {"regularizer_lambda": 0.0, "max_steps": 1}

@@ -31,6 +31,7 @@ def test_a_trajectory_at_single_steps():
         assert part.gradient_norms[0, i] == trajectory.gradient_norms[t, b]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "varies"),
     [
@@ -55,6 +56,7 @@ def test_the_logged_penalty_averages_to_that_of_all_points(tmp_path, overrides, 
         assert error < 0.1 * whole["aajr/penalty"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clean_loss_weight", "measure"),
     [

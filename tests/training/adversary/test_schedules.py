@@ -118,6 +118,7 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step >= self.steps
 
 
+@pytest.mark.slow
 def test_the_default_warm_up_keeps_most_runs_with_a_steep_penalty_finite(tmp_path):
     """
     The penalty's curvature falls with the amplification: a weight that ends well is too much for the first steps. Which runs

@@ -58,6 +58,7 @@ def test_the_recorded_logits_are_those_at_the_points(tmp_path):
     torch.testing.assert_close(found.trajectory.losses, losses, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_backtracking_costs_at_most_one_forward_a_step(tmp_path):
     """On a policy at random and on one that has learnt: evaluations, in whole batches, beyond one a step."""
     learning = {"max_steps": 40, "optim": "adamw_torch", "learning_rate": 0.01, "max_grad_norm": 1.0}

@@ -48,6 +48,7 @@ def test_a_packed_row_is_trained_as_its_documents(tmp_path, settings):
     assert metrics["aajr/penalty"] > 0
 
 
+@pytest.mark.slow
 def test_a_packed_rows_penalty_is_the_mean_of_its_documents_one_by_one(tmp_path):
     _, metrics = row(tmp_path / "packed")
     alone = [

@@ -86,6 +86,7 @@ def train_or_be_killed(folder: str, at: int) -> None:
         run.save_model()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_where_the_undisturbed_one_does(tmp_path):
     # Children of a process that has imported everything: each start takes a fraction of a second.
     context = multiprocessing.get_context("forkserver")

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from tests.support import ROOT
 from tests.support.distributed_worker import CASES, STEPS, train
 
+pytestmark = pytest.mark.distributed
 EXACT = [name for name in CASES if name.startswith(("full", "lora", "budget", "curriculum"))]
 # Differences of nearby numbers magnify the rounding in which one process and two differ.
 DIFFERENCES = 1e-4
@@ -76,6 +77,7 @@ def assert_same_weights(actual: dict, expected: dict, tolerance: float = 1e-5) -
         assert torch.allclose(actual[key], value, rtol=tolerance, atol=tolerance), key
 
 
+@pytest.mark.slow
 def test_preferences_and_sampled_completions_on_two_processes(tmp_path, one_process):
     launch("ddp_cpu", tmp_path, "dpo", "grpo")
     for name in ("dpo", "grpo"):
@@ -90,6 +92,7 @@ def test_preferences_and_sampled_completions_on_two_processes(tmp_path, one_proc
             assert actual[key] == pytest.approx(expected[key], rel=1e-4), key
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_that_accumulates(tmp_path, one_process):
     for config in ("ddp_cpu", "fsdp2_cpu"):
         folder, sharded = tmp_path / config, config == "fsdp2_cpu"
@@ -128,6 +131,7 @@ def extensions(tmp_path_factory) -> str:
     return str(tmp_path_factory.mktemp("extensions"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_memory")
 @pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None or shutil.which("g++") is None,

@@ -176,6 +176,7 @@ def test_the_budget_penalises_the_excess_alone(tmp_path):
     assert log["aajr/penalty"] == pytest.approx(float(excess), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularizer", ["local_spectral", "global_spectral"])
 def test_spectral_regularizers_penalise_the_largest_singular_value(tmp_path, regularizer):
     # With one observation four times, every interpolation between observations is that observation.
@@ -217,6 +218,7 @@ def test_processes_draw_other_directions(tmp_path, regularizer):
     assert penalty(0) == penalty(0) != penalty(1)
 
 
+@pytest.mark.slow
 def test_the_global_frobenius_penalty_is_unbiased(tmp_path):
     data = dataset(1).select([0] * 4)
     run = trainer(tmp_path, data=data)
@@ -253,6 +255,7 @@ def test_dropout_masks_change_from_step_to_step(tmp_path):
     assert first != pytest.approx(second, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_penalty_lowers_the_amplification(tmp_path):
     shared = {"max_steps": 30, "optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 1.0}
     last = {}
