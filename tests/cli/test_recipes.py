@@ -173,6 +173,8 @@ def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
     flags += ["--model_name_or_path", str(model), "--output_dir", str(out), "--use_cpu", "true"]
     # For the time that it takes.
     flags += ["--gradient_accumulation_steps", str(min(config.gradient_accumulation_steps, 2))]
+    if config.adapter != "full":  # the model is narrow
+        flags += ["--adapter_rank", str(min(config.adapter_rank, 8))]
     assert main(["train", "--config", str(recipe), *flags, "--max_steps", "2", "--logging_steps", "1"]) == 0
 
     logs = json.loads((out / "trainer_state.json").read_text())["log_history"]
