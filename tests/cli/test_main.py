@@ -235,6 +235,7 @@ def test_a_run_is_not_replaced_unasked_and_leaves_nothing_when_it_is(agent, tmp_
         assert "holds a model" in fails(capsys, "train", "--config", recipe, *where, "--resume_from_checkpoint", value)
 
 
+@pytest.mark.slow
 def test_auto_starts_from_the_beginning_where_there_is_no_checkpoint(agent, tmp_path, caplog, capsys):
     recipe = str(ROOT / "recipes" / "congestion" / "sft.yaml")
     where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run"), *FAST]

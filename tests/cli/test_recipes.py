@@ -258,6 +258,7 @@ def test_of_a_dataset_with_many_splits_only_the_one_that_is_named_is_read(tmp_pa
         data.read("large", "dataset_train_split")
 
 
+@pytest.mark.slow
 def test_a_model_without_sdpa_is_trained_and_evaluated_with_the_attention_that_it_has(tmp_path, monkeypatch):
     """Gemma 2, whose attention scores have a soft cap; no recipe names it."""
     monkeypatch.setitem(MODELS, "gemma2", ("gemma2", {}, base_agent.CHAT_TEMPLATE, ["<|end|>", base_agent.PAD]))

@@ -77,6 +77,7 @@ def problem(entry: Name) -> str | None:
     return f"{entry.owner}'s `{entry.name}` takes {parameters} now, and not {entry.parameters}: {needed}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", NAMES, ids=lambda entry: f"{entry.owner}.{entry.name}")
 def test_the_installed_release_has_it(entry):
     assert problem(entry) is None

@@ -88,6 +88,7 @@ def test_hardly_an_observation_that_is_held_out_is_in_the_training_data(name):
     assert len(held_out & texts(expert_rows(name, 8000, seed=0))) <= 6
 
 
+@pytest.mark.slow
 @EVERY_WORLD
 def test_no_constant_answer_is_the_experts_six_times_out_of_ten(name):
     answers = [row["completion"][0]["content"].split()[1] for row in expert_rows(name, 5000, seed=0)]

@@ -84,6 +84,7 @@ def test_eps0_bounds_the_direction_of_a_tiny_gradient():
     torch.testing.assert_close(trajectory.directions[0], torch.tensor([[0.5, 0.0]], dtype=torch.float64))
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**31 - 1),
     st.sampled_from(BALLS),

@@ -18,6 +18,7 @@ def shortfall(trajectory, losses=None):
     return moves / (2 * trajectory.step_sizes) - losses.diff(dim=0)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31 - 1), st.sampled_from(BALLS), st.booleans(), st.sampled_from([0.1, 1.0, 10.0]))
 def test_inequality_25_holds_at_every_step_of_every_example(seed, kind, masked, gain):
     torch.manual_seed(seed)

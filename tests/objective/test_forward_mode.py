@@ -50,6 +50,7 @@ def penalty_gradient(model, autocast=False):
     return torch.cat([g.flatten() for g in gradients if g is not None]), value.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("adapter", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -189,6 +190,7 @@ def test_a_linear_layer_costs_its_primal_and_its_tangent(kind):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("adapter", MODES)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])

@@ -67,6 +67,7 @@ def double_backward_product(policy, state, direction):
     return torch.autograd.grad((pulled * direction).sum(), cotangent, create_graph=True)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_penalty_is_that_of_the_whole_jacobian(tiny_causal_lm, family, attention):

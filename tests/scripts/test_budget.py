@@ -34,6 +34,7 @@ def run(monkeypatch, *arguments):
     budget.main()
 
 
+@pytest.mark.slow
 def test_the_page_has_the_means_of_the_last_quarter(agent, tmp_path, monkeypatch):
     held(tmp_path / "congestion-5-400-zero", [9.0] * 60 + [0.06] * 40, 2e-4)
     held(tmp_path / "congestion-5-400-large", [9.0] * 100, 3e-4)

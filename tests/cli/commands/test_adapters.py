@@ -128,6 +128,7 @@ def test_nothing_is_written_where_something_is_missing(arguments, message, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_not_overwritten(agent, tmp_path, capsys):
     adapter = tmp_path / "lora"
     assert train(agent, adapter, "--adapter", "lora", "--adapter_rank", "2") == 0

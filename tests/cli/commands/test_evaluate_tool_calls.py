@@ -160,6 +160,7 @@ def test_an_agent_that_calls_no_tools_is_refused_and_nothing_is_written(agent, d
     assert "error: base: of no answer, as the chat template renders it" in message and not report.exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_of_worlds_refuses_these_numbers(folder, data, tmp_path, capsys):
     report = tmp_path / "report"
     few = ["--examples", "1", "--attack_steps", "1", "--attack_restarts", "1", "--multiples", "1"]

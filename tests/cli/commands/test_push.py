@@ -120,6 +120,7 @@ def test_an_adapter_is_pushed_while_it_trains_and_comes_back(worker, agent, tmp_
         assert file.is_dir() or TOKEN.encode() not in file.read_bytes(), file
 
 
+@pytest.mark.slow
 def test_the_end_alone_is_pushed_with_the_strategy_end(worker, agent, tmp_path):
     saving = ["--save_strategy", "steps", "--save_steps", "1", "--hub_strategy", "end"]
     done = train(worker, agent, tmp_path / "run", "--push_to_hub", "true", "--hub_model_id", "tester/end", *saving)
@@ -221,6 +222,7 @@ def test_training_goes_on_when_the_hub_refuses(worker, agent, tmp_path, fault):
     assert logits(worker, "tester/refused") == logits(worker, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "waits"),
     [

@@ -74,6 +74,7 @@ def test_an_attack_of_radius_zero_changes_nothing_and_a_wide_one_does(agent, sim
         assert answers("--attack", attack, "--epsilon", 4, "--attack_steps", 2) != plain
 
 
+@pytest.mark.slow
 def test_the_threat_model_is_that_of_the_recipe_of_the_attacked_model(agent, simulate, tmp_path):
     trained = tmp_path / "trained[/red]"
     shutil.copytree(agent, trained)
@@ -101,6 +102,7 @@ def test_the_threat_model_is_that_of_the_recipe_of_the_attacked_model(agent, sim
     assert main(["simulate", "--model", str(other), "--attack", "nll"]) == 2
 
 
+@pytest.mark.slow
 def test_seekers_are_scripted_unless_a_model_plays_them(agent, simulate):
     there = ["--model", agent, "--env", "hide_and_seek", *SHORT]
     scripted, played = simulate(*there), simulate(*there, "--opponent", agent)
@@ -213,6 +215,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
     assert message in refused("simulate", "--model", "scripted", *arguments)
 
 
+@pytest.mark.slow
 def test_models_that_cannot_play(agent, tmp_path, refused):
     assert "--model" in refused("simulate")
     assert "nowhere" in refused("simulate", "--model", "nowhere")

@@ -293,6 +293,7 @@ def test_the_ray_falls_off_the_cliff_where_it_is():
 # What one model hands to another.
 
 
+@pytest.mark.slow
 def test_what_is_handed_over_counts_in_each_models_own_unit():
     """The same perturbation is tried at three times the length on a model whose embeddings are three times as long."""
     normals = unit_normals(make_target(None))

@@ -114,6 +114,7 @@ class TestSentences:
         comparison["best_unregularised"] = {"greedy": None, "sampled": None}
         assert "No run is without a penalty" in comparison_sentences(comparison)[1]
 
+    @pytest.mark.slow
     def test_runs_whose_attack_is_not_to_be_trusted_come_first(self, comparison):
         comparison["runs"]["weak"]["trust"] = trust(passed=False)
         first = comparison_sentences(comparison)[0]
@@ -121,6 +122,7 @@ class TestSentences:
 
 
 class TestTable:
+    @pytest.mark.slow
     def test_fits_100_columns_and_loses_no_digit(self, comparison):
         text = piped(report.comparison_table(comparison))
         assert max(map(len, text.splitlines())) <= 100 and "…" not in text
@@ -153,6 +155,7 @@ class TestTable:
         comparison["configurations"] = list(range(len(comparison["runs"])))
         assert " seed " not in piped(report.comparison_table(comparison))
 
+    @pytest.mark.slow
     def test_names_are_not_markup(self, comparison):
         comparison["runs"] = {"[red]x": comparison["runs"]["weak"]}
         assert "[red]x" in piped(report.comparison_table(comparison))
@@ -250,6 +253,7 @@ class TestPlots:
         bare["runs"] = {name: run for name, run in bare["runs"].items() if run["method"] in METHODS[:3]}
         assert set(plots.draw_comparison(bare)) == {"trade_off.png", "epsilon.png"}
 
+    @pytest.mark.slow
     def test_trade_off_leads_through_the_lambdas_of_a_method(self, comparison):
         left, right = drawn(plots._draw_trade_off, comparison).axes
         aajr = to_hex(plots._COLORS["aajr"])
@@ -259,12 +263,14 @@ class TestPlots:
         labels = [text.get_text() for text in left.texts if isinstance(text, matplotlib.text.Annotation)]
         assert labels == ["base", "sft", "adversarial", "λ 0.0001", "λ 0.01", "λ 0.001"]
 
+    @pytest.mark.slow
     def test_radii_start_at_the_nominal_success(self, comparison):
         left, right = drawn(plots._draw_radii, comparison).axes
         assert list(lines_of(left, "weak")[0].get_ydata()) == [97.0, 95.0, 82.0, 67.0]
         assert list(lines_of(right, "weak")[0].get_ydata()) == [91.0, 90.0, 77.0, 62.0]
         assert list(lines_of(left, "weak")[0].get_xdata()) == pytest.approx([0, 0.25, 0.5, 1], abs=0.08)
 
+    @pytest.mark.slow
     def test_every_share_has_its_interval(self, comparison):
         greedy, _ = drawn(plots._draw_radii, comparison).axes
         for bars, run in zip(greedy.collections, comparison["runs"].values(), strict=True):

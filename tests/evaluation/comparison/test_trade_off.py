@@ -23,6 +23,7 @@ def brute_force(points, level, given, wanted):
 
 
 class TestSteps:
+    @pytest.mark.slow
     @given(points, percents)
     def test_brute_force(self, points, level):
         assert nominal_at(points, level) == brute_force(points, level, 1, 0)

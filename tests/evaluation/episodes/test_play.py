@@ -300,6 +300,7 @@ def test_malformed_answers_play_the_null_action():
     assert record["metrics"]["gain"] == 0 and record["metrics"]["survival"] == 1
 
 
+@pytest.mark.slow
 def test_the_same_seeds_give_the_same_episodes_and_leave_the_generator_as_it_was(agent):
     def records(temperature, seed=0):
         worlds = [WORLDS["congestion"](agents=3, steps=3) for _ in range(2)]

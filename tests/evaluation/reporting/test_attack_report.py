@@ -62,6 +62,7 @@ def test_without_a_token_attack_and_failures_there_are_no_tables_of_them(results
     assert attack_tables(results) == []
 
 
+@pytest.mark.slow
 def test_the_page_shows_them(attacked, tmp_path):
     parsed = page(attacked, tmp_path / "report.html")
     assert parsed.open == []
@@ -75,6 +76,7 @@ def test_the_page_shows_them(attacked, tmp_path):
     assert "failed" in checks and "400 of 1000 examples" in checks and "Do not trust" in text
 
 
+@pytest.mark.slow
 def test_the_page_without_them(results, tmp_path):
     for run in results["runs"].values():
         del run["attacks"], run["ray"]

@@ -10,6 +10,7 @@ from tests.support.results import draw, make_run
 
 
 class TestDrawPlots:
+    @pytest.mark.slow
     def test_draws_four_pictures_without_pyplot(self, results):
         sys.modules.pop("matplotlib.pyplot", None)
         images = plots.draw_plots(results)
@@ -49,6 +50,7 @@ class TestDrawPlots:
         assert all(list(axes.lines[3].get_xdata()) == [1.0, 1.0] for axes in (left, right))
         assert plots.draw_plots(results)["ray.png"]
 
+    @pytest.mark.slow
     def test_one_colour_per_run_in_all_plots(self, results):
         legend = {}
         for function in (plots._draw_worst_case, plots._draw_bars, plots._draw_ray):
@@ -79,6 +81,7 @@ class TestDrawPlots:
             assert not any(box.overlaps(other) for other in boxes[i + 1 :])
             assert not any(box.contains(*point) for point in points)
 
+    @pytest.mark.slow
     def test_any_name_is_a_legend_entry(self, results):
         # A dollar starts a formula, which fails if it is none; an underscore hides an entry in matplotlib 3.9.
         results["runs"] = {r"$\no_formula$": results["runs"]["sft"], "_underscore": results["runs"]["aajr"]}

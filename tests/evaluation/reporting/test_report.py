@@ -224,6 +224,7 @@ class TestWriteReport:
         for name, value in {"train_epsilon": 0.4, **results["settings"]}.items():
             assert re.search(rf"{name}\s*{value}\b", settings)
 
+    @pytest.mark.slow
     def test_explains_every_column(self, results, tmp_path):
         text = page(results, tmp_path / "report.html").text
         meaning = text[text.index("What the columns mean") :]
@@ -232,6 +233,7 @@ class TestWriteReport:
         for first, second in report.other_cells(results)[0][1:]:
             assert f"{first} {second}" in meaning
 
+    @pytest.mark.slow
     def test_escapes_names_and_settings(self, results, tmp_path):
         results["runs"]["<script>alert(1)</script>"] = results["runs"].pop("sft")
         results["settings"]["note"] = '<img src=x onerror=alert(1)> & "more"'
@@ -239,6 +241,7 @@ class TestWriteReport:
         assert "script" not in parsed.tags and parsed.tags.count("img") == 4
         assert "<script>alert(1)</script>" in parsed.text and '<img src=x onerror=alert(1)> & "more"' in parsed.text
 
+    @pytest.mark.slow
     def test_interruption_leaves_the_old_page(self, results, tmp_path, monkeypatch):
         path = tmp_path / "report.html"
         path.write_text("old")

@@ -390,6 +390,7 @@ class Far:
             search.visit(0.5 * search.to_boundary(torch.ones_like(search.target.origin)), search.all_rows)
 
 
+@pytest.mark.slow
 def test_the_ray_leads_through_what_was_found_at_the_radius_nearest_to_epsilon(monkeypatch):
     """Of an agent whose answers are right without perturbation."""
     monkeypatch.setitem(ATTACKS, "far", Far(least=1.0))
@@ -410,6 +411,7 @@ def test_the_ray_leads_through_what_was_found_at_the_radius_nearest_to_epsilon(m
             assert nll == pytest.approx(LOSSES["nll"](logits, batch).mean().item(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_without_an_attack_the_worst_case_is_the_nominal_one(agent, monkeypatch):
     monkeypatch.setitem(ATTACKS, "far", Far(least=float("inf")))
     numbers = evaluate_agent(agent, TOKENIZER, ROWS, replace(SMALL, attacks=("far",), power_iterations=2))

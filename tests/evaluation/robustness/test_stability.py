@@ -191,6 +191,7 @@ class TestPlots:
         assert list(axes.lines[0].get_ydata()[:2]) == [3.0, 1.0] and math.isnan(axes.lines[0].get_ydata()[2])
         assert [axes.lines[0].get_color(), axes.lines[2].get_color()] == ["#009E73", "#CC79A7"]
 
+    @pytest.mark.slow
     def test_a_loss_that_is_flat_everywhere_is_drawn(self, stable_results):
         for run in ("adversarial", "aajr"):
             flat = stable_results["runs"][run]["stability"]

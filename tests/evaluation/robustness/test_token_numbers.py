@@ -18,6 +18,7 @@ SETTINGS = replace(
 )
 
 
+@pytest.mark.slow
 def test_token_numbers_are_those_of_the_rewritten_prompts_and_the_radius_is_theirs():
     numbers = evaluate_agent(copying(), COPYING_TOKENIZER, COPYING_ROWS, SETTINGS)
     token, pga = numbers["token_attack"], numbers["token_attack"]["pga"]

@@ -212,6 +212,7 @@ def test_to_let_every_attack_see_every_row_changes_no_exact_share():
     assert evaluated(exhaustive=True, attacks=("nll",))["attacks"]["nll"]["alone"] == whole["attacks"]["nll"]["alone"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ON_CALLS)
 def test_each_attack_makes_some_call_another_one(name):
     numbers = evaluated(multiples=(3.0,), attacks=(name,))
@@ -305,6 +306,7 @@ def test_the_rules_are_checked_on_exact_shares_at_the_radius_nearest_to_epsilon(
     assert detail == f"{exact['0.75']:.1f}% at 0.75x, {exact['2']:.1f}% at 2x"
 
 
+@pytest.mark.slow
 def test_random_points_follow_from_the_seed(monkeypatch):
     monkeypatch.setattr(evaluate, "measure_trust", lambda target, multiple: GOOD)
     settings = replace(SMALL, multiples=(1.0,), attacks=("random",))

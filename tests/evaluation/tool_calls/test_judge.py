@@ -110,6 +110,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(), JSON_VALUES, max_size=3), max_size=3))
 def test_calls_are_accepted_where_they_are_what_is_accepted(arguments):
     calls = [ToolCall("f", each) for each in arguments]

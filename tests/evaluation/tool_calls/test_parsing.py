@@ -175,6 +175,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES | st.text(max_size=5) | JSON_VALUES.map(json.dumps), max_size=8).map("".join)
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_no_text_is_a_crash(text):
     for answer in (parse_text(text), read(QWEN, text)):

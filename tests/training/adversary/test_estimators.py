@@ -98,6 +98,7 @@ def test_where_nothing_exact_can_run_the_error_is_against_half_the_step(tmp_path
     assert run.state.stateful_callbacks["AAJRTrainer"]["attributes"]["against"] == "against half the step"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_step(tmp_path, monkeypatch):
     shared = {"jacobian_estimator": "finite_difference", "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
     first = trainer(tmp_path, tiny_model(torch.float32), **shared)

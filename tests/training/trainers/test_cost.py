@@ -12,6 +12,7 @@ from tests.support.tiny import WORDS, assert_same_gradient, one_step, tiny_model
 from ...support.cost import flops
 
 
+@pytest.mark.slow
 def test_sharing_the_ascents_forwards_changes_nothing_but_the_cost(tmp_path, monkeypatch):
     shared_cost = flops(tmp_path)
     shared, _ = one_step(tmp_path)
@@ -20,6 +21,7 @@ def test_sharing_the_ascents_forwards_changes_nothing_but_the_cost(tmp_path, mon
     assert_same_gradient(shared, one_step(tmp_path)[0], 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_cost_is_linear_in_the_number_of_steps(tmp_path, checkpointing):
     costs = [flops(tmp_path, ascent_steps=k, gradient_checkpointing=checkpointing) for k in (1, 2, 3, 4)]
@@ -27,6 +29,7 @@ def test_the_cost_is_linear_in_the_number_of_steps(tmp_path, checkpointing):
     assert steps[0] > 0 and steps == [steps[0]] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "share"),
     [

@@ -75,6 +75,7 @@ def references(model, ref_model, inputs, beta=0.1):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output", "radius"), [("logits", 1.0), ("fisher", 1.0), ("margin", 1.0), ("logits", 1.5)])
 def test_the_objective_is_that_of_the_formulas(tmp_path, output, radius):
     """One perturbation of both rows' prompt; Jacobians of both completions; the reference sees the clean prompt."""
@@ -110,6 +111,7 @@ def test_the_system_loss_of_a_pair_is_trls(tmp_path, beta):
         assert float(losses[i].detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_penalty_lowers_the_amplification(tmp_path):
     last = {}
     for strength in (0.0, 0.01):
@@ -166,6 +168,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
     assert other["rewards/margins"] == pytest.approx(log["rewards/margins"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_and_finite_differences_change_little(tmp_path):
     exact, log, _ = step(dpo(tmp_path, regularizer_lambda=0.01))
     checkpointed, _, _ = step(dpo(tmp_path, regularizer_lambda=0.01, gradient_checkpointing=True))

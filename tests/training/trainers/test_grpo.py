@@ -19,6 +19,7 @@ ADAM = {"max_steps": 20, "optim": "adamw_torch", "learning_rate": 1e-3, "max_gra
 NO_PENALTY = {"regularizer_lambda": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "trl", "tolerance"),
     [
@@ -143,6 +144,7 @@ def test_prompts_that_are_padded_on_the_left_become_rows_that_are_not(tmp_path):
         assert batch.action_labels[i][batch.action_mask[i]].tolist() == completion
 
 
+@pytest.mark.slow
 def test_the_penalty_lowers_the_amplification(tmp_path):
     inputs = first_inputs(grpo(tmp_path, tiny_model(torch.float32)))
     before = amplification(grpo(tmp_path, tiny_model(torch.float32)), inputs)

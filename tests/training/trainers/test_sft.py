@@ -74,6 +74,7 @@ def test_the_logged_penalty_is_that_of_the_full_jacobian(tmp_path):
     assert log["aajr/adversarial_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -97,6 +98,7 @@ TRANSFORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", TRANSFORMS)
 def test_penalty_output_is_differentiated_as_the_formula_says(tmp_path, output):
     reference = reference_for(tmp_path)
@@ -105,6 +107,7 @@ def test_penalty_output_is_differentiated_as_the_formula_says(tmp_path, output):
     assert_same_gradient(gradient, reference.gradient(expected), TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("measure", ["fisher", "margin"])
 @pytest.mark.parametrize("reduction", ["sum", "token_mean"])
 def test_fisher_and_margin_are_quadratic_forms_of_the_jacobian_of_the_logits(tmp_path, measure, reduction):
@@ -125,6 +128,7 @@ def test_fisher_and_margin_are_quadratic_forms_of_the_jacobian_of_the_logits(tmp
     assert_same_gradient(estimated, expected, 1e-2)
 
 
+@pytest.mark.slow
 def test_the_largest_singular_value_of_the_fisher_metric(tmp_path):
     data = dataset(1).select([0] * 4)
     reference = Reference(tiny_model(), first_batch(trainer(tmp_path, data=data)), steps=1)
@@ -161,6 +165,7 @@ def test_the_outer_loss_is_adversarial_plus_weighted_clean(tmp_path, system_loss
     assert_same_gradient(gradient, reference.gradient(expected), TOLERANCE)
 
 
+@pytest.mark.slow
 def test_the_budget_penalises_the_excess_alone(tmp_path):
     reference = reference_for(tmp_path)
     squared = []
@@ -322,6 +327,7 @@ def test_finite_differences_agree_with_the_exact_penalty(tmp_path):
     assert_same_gradient(estimated, exact, 1e-2)
 
 
+@pytest.mark.slow
 def test_the_interval_multiplies_lambda_and_skips_the_steps_between(tmp_path):
     run = trainer(tmp_path, penalty_interval=2, regularizer_lambda=0.01, max_steps=4, learning_rate=1e-12)
     run.train()
@@ -343,6 +349,7 @@ def test_warmup_starts_small_and_ends_full(tmp_path):
     assert norms[4:] == pytest.approx([norms[7]] * 4, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_relative_epsilon_carries_over_between_scales(tmp_path):
     # An RMS norm follows the embeddings, so a model with embeddings twice as large is the same function of delta / 2.
     model, scaled = (
