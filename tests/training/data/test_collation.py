@@ -70,3 +70,16 @@ def test_the_chat_template_marks_what_the_assistant_said():
     kept = [i for i, m in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if m]
     assert TOKENIZER.decode(kept) == ROWS[0]["completion"][0]["content"] + "<|end|>"
     assert "generation" in CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("perturbed_tokens", "moved"),
+    [("all", [[1, 1, 1, 0], [1, 1, 1, 1]]), ("prompt", [[1, 1, 0, 0], [1, 1, 1, 0]])],
+)
+def test_padding_is_never_perturbed(perturbed_tokens, moved):
+    inputs = {
+        "input_ids": torch.tensor([[5, 6, 7, 0], [5, 6, 7, 8]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]),
+        "labels": torch.tensor([[-100, -100, 7, -100], [-100, -100, -100, 8]]),
+    }
+    assert AgentBatch.from_inputs(inputs, perturbed_tokens).perturbable.int().tolist() == moved

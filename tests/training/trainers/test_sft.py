@@ -74,7 +74,6 @@ def test_the_logged_penalty_is_that_of_the_full_jacobian(tmp_path):
     assert log["aajr/adversarial_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
