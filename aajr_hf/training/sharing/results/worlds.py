@@ -1,0 +1,147 @@
+"""Results of agents in a world: `results.json` of `aajr evaluate`."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+from .parts import AttackTally, ByRadius, Evaluation, Settings, TrustRule
+
+
+class SuccessShares(TypedDict):
+    """Greedy and sampled success, without attack and under it."""
+
+    nominal_success: float
+    sampled_success: float
+    worst_case_success: ByRadius[float]
+    sampled_worst_case_success: ByRadius[float]
+
+
+class SuccessLists(TypedDict):
+    """For each of [`SuccessShares`] the two ends of its interval, or the outcomes of all examples."""
+
+    nominal_success: list[float]
+    sampled_success: list[float]
+    worst_case_success: ByRadius[list[float]]
+    sampled_worst_case_success: ByRadius[list[float]]
+
+
+class SuccessTally(AttackTally):
+    """`success`: what the attack and those before it leave."""
+
+    success: ByRadius[float]
+
+
+class Ray(TypedDict):
+    """Success and loss at each of the `multiples` along the worst direction."""
+
+    multiples: list[float]
+    success: list[float]
+    sampled_success: list[float]
+    nll: list[float]
+
+
+class TokenOutcome(TypedDict):
+    success: float
+    sampled_success: float
+    cost: float
+    radius: float
+
+
+class TokenNumbers(TokenOutcome):
+    """Of the attack `token`, and of gradients within the same radii."""
+
+    pga: TokenOutcome
+
+
+class Membership(TypedDict):
+    """Shares of so many examples that keep the budget along the ascent (F_ad) and in every direction (F_gamma)."""
+
+    along_ascent: float
+    everywhere: float
+    budget: float
+    examples: int
+
+
+class StabilitySteps(TypedDict):
+    """At each step of the ascent, the three quartiles over examples."""
+
+    curvature: list[list[float]]
+    absolute_curvature: list[list[float]]
+    amplification: list[list[float]]
+    step_size: list[list[float]]
+
+
+class StabilityExamples(TypedDict):
+    """Of the whole ascent, the three quartiles over examples."""
+
+    largest_absolute_curvature: list[float]
+    largest_amplification: list[float]
+    largest_step_size: list[float]
+    loss_smoothness: list[float]
+    residual: list[float]
+    effective_smoothness: list[float]
+    step_size_bound: list[float]
+
+
+class StabilityShares(TypedDict):
+    """Of the examples, at each step."""
+
+    within_bound: list[float]
+    within_curvature: list[float]
+    monotone: list[float]
+    at_boundary: list[float]
+
+
+class StabilityNumbers(TypedDict):
+    per_step: StabilitySteps
+    per_example: StabilityExamples
+    shares: StabilityShares
+    monotone_within_bound: NotRequired[float]
+    monotone_within_curvature: NotRequired[float]
+
+
+class RobustnessNumbers(SuccessShares):
+    """What `evaluate_agents` measures of an agent, and says of each field."""
+
+    examples: int
+    nominal_cost: float
+    worst_case_cost: ByRadius[float]
+    outcomes: SuccessLists
+    attacks: dict[str, SuccessTally]
+    gradients: float
+    transferred_from: list[str]
+    trust: list[TrustRule]
+    ray: Ray
+    amplification: float
+    amplification_profile: list[float]
+    random_amplification: float
+    spectral_norm: float
+    embedding_norm: float
+    membership: NotRequired[Membership]
+    stability: StabilityNumbers
+    token_attack: NotRequired[TokenNumbers]
+
+
+class RobustnessRun(RobustnessNumbers):
+    """The same in results, with the intervals of its shares, and how long it was trained, where that is known."""
+
+    intervals: SuccessLists
+    train_seconds: float | None
+
+
+class WorldSettings(Settings):
+    environment: str
+    ascent_steps: int
+    spectral_examples: int
+    power_iterations: int
+    token_trials: int
+    budget: NotRequired[float]
+    transfer_from: NotRequired[list[str]]
+
+
+class RobustnessResults(Evaluation):
+    """`results.json` of `aajr evaluate` in a world, and of `aajr compare`."""
+
+    kind: Literal["robustness"]
+    runs: dict[str, RobustnessRun]
+    settings: WorldSettings
