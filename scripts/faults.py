@@ -198,9 +198,9 @@ FAULTS = [
         "cli/test_main.py cli/commands/test_bad_input.py",
     ),
     Fault(
-        "malformed rows are left out in silence",
+        "invalid rows are left out in silence",
         "training/data/sources.py",
-        "if count.malformed and not self.skip_invalid_rows:",
+        "if count.invalid and not self.skip_invalid_rows:",
         "if False:",
         "training/data/test_sources.py cli/commands/test_wrong_data.py",
     ),

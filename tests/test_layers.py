@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folder -> the folders that its modules may import, beside its own.
 _POLICY = {"objective", "training/config", "training/data", "training/policy"}
 _BELOW_TRAINERS = _POLICY | {"training/models", "training/adversary", "training/runs", "training/sharing"}
+_SHARING = {"training/sharing", "training/sharing/results"}
 _MEASURED = {"evaluation", "evaluation/attacks", "evaluation/reporting"}
 _CLI = {"cli", "cli/common", "cli/arguments", "cli/launching", "cli/commands"}
 _EVALUATION = _MEASURED | {
     f"evaluation/{name}" for name in ("robustness", "tool_calls", "episodes", "comparison", "adapter_rank")
 }
-_TRAINING = _BELOW_TRAINERS - {"objective"} | {"training", "training/trainers"}
+_TRAINING = _BELOW_TRAINERS - {"objective"} | {"training", "training/sharing/results", "training/trainers"}
 # Every folder may import what the package needs of other libraries.
 _ALLOWED = {
     "objective": set(),
@@ -31,18 +32,20 @@ _ALLOWED = {
     "training/models": {"training/config", "training/data"},
     "training/adversary": _POLICY | {"training/runs"},
     "training/runs": {"training/config"},
-    "training/sharing": {"training/config"},
+    "training/sharing": {"training/config", "training/sharing/results"},
+    "training/sharing/results": set(),
     "training/trainers": _BELOW_TRAINERS,
     "training": {"training/config", "training/trainers"},
     "evaluation": {"training/data", "training/models", "training/runs"},
-    "evaluation/reporting": {"training/sharing"},
+    "evaluation/reporting": _SHARING,
     "evaluation/attacks": _POLICY | {"training/trainers"},
-    "evaluation/robustness": _POLICY | _MEASURED | {"training/sharing"},
-    "evaluation/tool_calls": _POLICY | _MEASURED | {"evaluation/robustness", "training/sharing"},
-    "evaluation/episodes": _POLICY | _MEASURED | {"training/sharing"},
-    "evaluation/comparison": {"evaluation/reporting", "training/config", "training/runs", "training/sharing"},
-    "evaluation/adapter_rank": _BELOW_TRAINERS | {"evaluation/reporting", "training/trainers"},
-    "cli/common": {"evaluation", "training/sharing"},
+    "evaluation/robustness": _POLICY | _MEASURED | _SHARING,
+    "evaluation/tool_calls": _POLICY | _MEASURED | {"evaluation/robustness"} | _SHARING,
+    "evaluation/episodes": _POLICY | _MEASURED | {"training/sharing/results"},
+    "evaluation/comparison": {"evaluation/reporting", "training/config", "training/runs"} | _SHARING,
+    "evaluation/adapter_rank": _BELOW_TRAINERS
+    | {"evaluation/reporting", "training/sharing/results", "training/trainers"},
+    "cli/common": {"evaluation"} | _SHARING,
     "cli/arguments": {
         "cli/common",
         "environments",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .world import TextWorld
+from .base import TextWorld
 
 CAPACITY = 40
 # A lake that holds less is dead.
@@ -100,7 +100,7 @@ def sustainable(stock: int, growth: int) -> int:
     return max(stock - -(-100 * stock // growth), 0)
 
 
-def draw_lakes(
+def sample_lakes(
     rng: np.random.Generator, month: int, caught: list[int], stock: int, growth: int = GROWTH
 ) -> list[Lake]:
     """
@@ -139,12 +139,12 @@ class CommonsEnv(TextWorld):
     }
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, agents: int) -> list[Lake]:
+    def sample(cls, rng: np.random.Generator, agents: int) -> list[Lake]:
         # Often a full lake, as it is where nobody overdoes it.
         stock = CAPACITY if rng.random() < 0.4 else int(rng.integers(COLLAPSE, CAPACITY + 1))
         month = int(rng.integers(1, cls.default_steps + 1))
         caught = rng.integers(0, 2 * month, size=agents).tolist()
-        return draw_lakes(rng, month, caught, stock)
+        return sample_lakes(rng, month, caught, stock)
 
     def metrics(self) -> dict[str, float]:
         """
@@ -170,7 +170,7 @@ class CommonsEnv(TextWorld):
             "harvest": self._harvest / months if months else 1.0,
         }
 
-    def draw_on(self, axes) -> None:
+    def plot(self, axes) -> None:
         """The stock of each month so far."""
         axes.plot(range(len(self._stocks)), self._stocks, color="#0072B2", marker="o")
         axes.axhline(COLLAPSE, color="#D55E00", linestyle="--", label="collapse")
@@ -189,7 +189,7 @@ class CommonsEnv(TextWorld):
         return max(GROWTH - self.shock_size("bad_season"), 100)
 
     def _see(self) -> list[Lake]:
-        self._lakes = draw_lakes(
+        self._lakes = sample_lakes(
             self._rng, self.step_count + 1, list(map(int, self._gains)), self._stock, self._growth()
         )
         greed = self.shock_size("greedy_newcomer")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .world import TextWorld
+from .base import TextWorld
 
 ROUTES = "abcd"
 MAX_TAKE = 9
@@ -82,16 +82,16 @@ class Observation:
         return OVERLOAD_COST * overload + SHORTFALL_COST * shortfall
 
 
-def draw_needs(rng: np.random.Generator, agents: int) -> np.ndarray:
+def sample_needs(rng: np.random.Generator, agents: int) -> np.ndarray:
     return rng.choice(len(_NEED_PROBABILITIES), size=agents, p=_NEED_PROBABILITIES)
 
 
-def draw_observations(rng: np.random.Generator, agents: int) -> list[Observation]:
+def sample_observations(rng: np.random.Generator, agents: int) -> list[Observation]:
     """
     One round: everybody's need is announced to everybody. Busy rounds have far less capacity than is needed, quiet ones
     more; in between, the last units have to be shared out.
     """
-    needs = draw_needs(rng, agents)
+    needs = sample_needs(rng, agents)
     low, high = _SLACK[rng.choice(len(_SLACK), p=_SLACK_PROBABILITIES)]
     capacity = max(int(needs.sum() + rng.integers(low, high + 1)), 0)
     observations = []
@@ -120,8 +120,8 @@ class CongestionEnv(TextWorld):
     }
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
-        return draw_observations(rng, agents)
+    def sample(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
+        return sample_observations(rng, agents)
 
     def metrics(self) -> dict[str, float]:
         """
@@ -139,7 +139,7 @@ class CongestionEnv(TextWorld):
             "cost": self._cost / rounds,
         }
 
-    def draw_on(self, axes) -> None:
+    def plot(self, axes) -> None:
         """The last round: what each needed and what it took."""
         needs = [observation.need for observation in self._last]
         places = range(len(needs))
@@ -172,7 +172,7 @@ class CongestionEnv(TextWorld):
                     for demand, extra in zip(observation.demands, more[:i] + more[i + 1 :], strict=True)
                 ),
             )
-            for i, observation in enumerate(draw_observations(self._rng, agents))
+            for i, observation in enumerate(sample_observations(self._rng, agents))
         ]
         liars = min(self.shock_size("misreported_peers"), agents - 1)
         self._last = self._last or self._true

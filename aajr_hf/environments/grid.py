@@ -20,7 +20,7 @@ class Grid:
     walls: frozenset[Cell]
 
     @staticmethod
-    def draw(rng: np.random.Generator, size: int, walls: int) -> Grid:
+    def sample(rng: np.random.Generator, size: int, walls: int) -> Grid:
         """A random grid; cells that walls cut off from most others become walls, too."""
         cells = [(int(i) % size, int(i) // size) for i in rng.permutation(size * size)]
         grid = Grid(size, frozenset(cells[:walls]))

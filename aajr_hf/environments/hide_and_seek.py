@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .base import TextWorld
 from .grid import MOVES, Cell, Grid
-from .world import TextWorld
 
 SIZE = 11
 WALLS = 8
@@ -109,13 +109,14 @@ class HideAndSeekEnv(TextWorld):
     }
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, agents: int) -> list[View]:
-        env = cls(agents)
-        env._rng = rng
-        env.agents = env.possible_agents
-        env._start()
-        env.step_count = int(rng.integers(env.steps))
-        return env._see()
+    def sample(cls, rng: np.random.Generator, agents: int) -> list[View]:
+        return cls(agents)._at_random_step(rng)
+
+    def _at_random_step(self, rng: np.random.Generator) -> list[View]:
+        self._rng, self.agents = rng, self.possible_agents
+        self._start()
+        self.step_count = int(rng.integers(self.steps))
+        return self._see()
 
     def metrics(self) -> dict[str, float]:
         """`hidden`: share of hiders that were not found; `win`: 1 if it is all of them; `hidden_turns`: mean share of turns."""
@@ -126,7 +127,7 @@ class HideAndSeekEnv(TextWorld):
             "hidden_turns": 1 - sum(turns - turn for turn in self._found.values()) / (hiders * turns),
         }
 
-    def draw_on(self, axes) -> None:
+    def plot(self, axes) -> None:
         """The grid: walls, seekers and what they light, hiders."""
         picture = np.ones((SIZE, SIZE, 3))
         for cell in self._grid.cells:
@@ -158,7 +159,7 @@ class HideAndSeekEnv(TextWorld):
         return self._seekers
 
     def _start(self) -> None:
-        self._grid = Grid.draw(self._rng, SIZE, WALLS)
+        self._grid = Grid.sample(self._rng, SIZE, WALLS)
         self._at: dict[str, Cell] = {seeker: self._any_cell() for seeker in self._seekers}
         dark = [
             cell

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aajr_hf.environments import CongestionEnv, expert_rows
-from aajr_hf.environments.congestion import MAX_TAKE, OVERLOAD_COST, Answer, Observation, draw_observations
+from aajr_hf.environments.congestion import MAX_TAKE, OVERLOAD_COST, Answer, Observation, sample_observations
 
 
 def play(env: CongestionEnv, answer, seed: int) -> tuple[float, list[dict]]:
@@ -67,7 +67,7 @@ def test_rows_state_the_expert_and_the_cost_of_every_take():
 
 def test_the_answers_are_worth_learning():
     rng = np.random.default_rng(0)
-    observations = [o for _ in range(500) for o in draw_observations(rng, 10)]
+    observations = [o for _ in range(500) for o in sample_observations(rng, 10)]
     takes = np.bincount([o.expert().take for o in observations], minlength=5) / len(observations)
     # No constant answer does well, and capacity decides often: the need alone is not the answer.
     assert takes.max() < 0.6

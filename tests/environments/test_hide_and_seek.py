@@ -22,11 +22,11 @@ def small_world(at: dict[str, tuple[int, int]], walls=(), **kwargs) -> HideAndSe
 
 def test_a_grid_is_connected_and_its_distances_are_shortest():
     for seed in range(20):
-        grid = Grid.draw(np.random.default_rng(seed), 8, 25)
+        grid = Grid.sample(np.random.default_rng(seed), 8, 25)
         origin = grid.cells[0]
         distances = grid.distances(origin)
         assert set(distances) == set(grid.cells)
-        assert len(Grid.draw(np.random.default_rng(seed), 11, 8).cells) > 100  # not a corner that walls cut off
+        assert len(Grid.sample(np.random.default_rng(seed), 11, 8).cells) > 100  # not a corner that walls cut off
         for cell, distance in distances.items():
             steps = [distances[n] for move in ("north", "east", "south", "west") if (n := grid.after(cell, move))]
             assert cell == origin or min(steps) == distance - 1
@@ -34,7 +34,7 @@ def test_a_grid_is_connected_and_its_distances_are_shortest():
 
 def test_who_is_seen_sees_and_walls_hide():
     for seed in range(10):
-        grid = Grid.draw(np.random.default_rng(seed), 7, 12)
+        grid = Grid.sample(np.random.default_rng(seed), 7, 12)
         for one in grid.cells:
             for other in grid.cells:
                 assert grid.sees(one, other, 4) == grid.sees(other, one, 4)

@@ -147,7 +147,7 @@ def test_a_world_is_drawn(name):
     env = WORLDS[name](agents=5)
     play(env, lambda env: env.expert_actions())
     axes = Figure().add_subplot()
-    env.draw_on(axes)
+    env.plot(axes)
     assert str(env.step_count) in axes.get_title()
 
 
@@ -192,4 +192,4 @@ def test_the_world_in_the_instructions_is_one(tmp_path):
     env = names["HeatingEnv"](agents=3)
     play(env, lambda env: env.expert_actions())
     assert env.metrics() == {"comfort": 1}
-    env.draw_on(Figure().add_subplot())
+    env.plot(Figure().add_subplot())

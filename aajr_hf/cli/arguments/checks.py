@@ -14,7 +14,7 @@ from trl import ModelConfig
 from ..._errors import one_line
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import DataArguments
-from ...training.runs.checkpoints import newest_checkpoint, why_not_whole
+from ...training.runs.checkpoints import newest_checkpoint, why_incomplete
 from ..common.errors import UserError
 from .model_and_data import TrainArguments
 from .validators import check_seed
@@ -106,10 +106,10 @@ def _check_places(config: AAJRConfig) -> None:
 def checkpoint_to_resume(config: AAJRConfig) -> str | None:
     """
     The checkpoint that `resume_from_checkpoint` means: a folder, or with `auto` (or `true`, as in Transformers) the newest
-    whole one in `output_dir`; None to start from the beginning.
+    complete one in `output_dir`; None to start from the beginning.
 
     Raises:
-        UserError: for a folder that is not a whole checkpoint.
+        UserError: for a folder that is not a complete checkpoint.
     """
     if config.resume_from_checkpoint is None:
         return None
@@ -124,11 +124,11 @@ def checkpoint_to_resume(config: AAJRConfig) -> str | None:
             else f"There is no checkpoint in {config.output_dir}: training starts from the beginning."
         )
         return None if newest is None else str(newest)
-    reason = why_not_whole(Path(wanted))
+    reason = why_incomplete(Path(wanted))
     if reason is not None:
         raise UserError(
             f"`resume_from_checkpoint`: {wanted} is no checkpoint that a run can be resumed from ({reason}): give another, "
-            "or auto for the newest whole one in `output_dir`."
+            "or auto for the newest complete one in `output_dir`."
         )
     return wanted
 

@@ -99,7 +99,9 @@ class RecipeParser(TrlParser):
         # TrlParser takes it out of the arguments itself; declared so that the help shows it.
         self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
         if "--resume_from_checkpoint" in self._option_string_actions:  # whose help says that it is not used
-            help_text = "Checkpoint to go on from, or `auto`: the newest whole one in `output_dir`, if there is one."
+            help_text = (
+                "Checkpoint to go on from, or `auto`: the newest complete one in `output_dir`, if there is one."
+            )
             self._option_string_actions["--resume_from_checkpoint"].help = help_text
         self.add_argument("--help_all", action="help", help="show all fields, those of TRL and Transformers included")
 

@@ -31,7 +31,7 @@ def add_options(parser: ArgumentParser) -> None:
         "--dataset_split", metavar="SPLIT", help="split of the dataset (default: test, or the only split)"
     )
     group.add_argument(
-        "--skip_invalid_rows", action="store_true", help="leave out malformed rows, and report their number"
+        "--skip_invalid_rows", action="store_true", help="leave out invalid rows, and report their number"
     )
     group.add_argument(
         "--max_new_tokens",
@@ -147,7 +147,7 @@ def rows_of_split(data: DataArguments, split: str | None) -> list[dict[str, Any]
     Rows with `prompt`, `completion`, `tools` and, where known, `accepted`; without a `split` those of `test`, or of the only one.
 
     Raises:
-        DataError: for what cannot be read, and for malformed rows; names the field.
+        DataError: for what cannot be read, and for invalid rows; names the field.
     """
     found = load_data(data)
     if split is None:

@@ -41,7 +41,7 @@ def run(argv: list[str]) -> int:
         help="instead of a world: folder or file with a dataset, or one on the Hub, as `aajr train` takes it",
     )
     parser.add_argument("--dataset_format", choices=FORMATS, default="trl", help="its format (default: %(default)s)")
-    parser.add_argument("--skip_invalid_rows", action="store_true", help="leave its malformed rows out")
+    parser.add_argument("--skip_invalid_rows", action="store_true", help="leave its invalid rows out")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
     parser.add_argument(
         "--steps",
@@ -96,7 +96,7 @@ def _home(output: Path) -> Path:
     return next(folder for folder in output.absolute().parents if folder.exists())
 
 
-def init_agent(output: Path, environment: str, *, seed: int, steps: int, examples: int) -> float:
+def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int) -> float:
     """
     Train a base agent and save it to `output`, whole or not at all.
 
@@ -111,16 +111,16 @@ def init_agent(output: Path, environment: str, *, seed: int, steps: int, example
     from ...training.models.base_agent import small_llama, train_tokenizer
 
     set_seed(seed)
-    rows = expert_rows(environment, examples, seed=seed)
+    rows = expert_rows(world, examples, seed=seed)
     observations = [message["content"] for row in rows for message in row["prompt"]]
     tokenizer = train_tokenizer(observations + [action for row in rows for action in row["actions"]])
     model = small_llama(tokenizer, seed)
-    model.config.aajr_environment = environment  # by which other commands know its world
+    model.config.aajr_environment = world  # by which other commands know its world
     dataset = Dataset.from_list(rows).select_columns(["prompt", "completion"])
     _train(
         model, tokenizer, dataset, output, seed=seed, max_steps=steps, per_device_train_batch_size=64, warmup_steps=50
     )
-    return nominal_success(model, tokenizer, held_out_rows(environment, 1000, seed=seed))
+    return nominal_success(model, tokenizer, held_out_rows(world, 1000, seed=seed))
 
 
 def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int) -> float:

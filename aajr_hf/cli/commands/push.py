@@ -50,7 +50,7 @@ def _check(folder: Path) -> None:
             f"There is no model in {folder} (no config.json or adapter_config.json): give the folder of one."
         )
     if (folder / INCOMPLETE).exists():
-        raise UserError(f"The checkpoint in {folder} was not written to its end: give a whole one.")
+        raise UserError(f"The checkpoint in {folder} was not written to its end: give a complete one.")
 
 
 def _add_evaluation(folder: Path, evaluation: Path) -> None:

@@ -53,7 +53,7 @@ def number_substitutions(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str
     return found
 
 
-def draw_substitutions(substitutions: list[Substitution], trials: int, seed: int) -> list[Substitution]:
+def sample_substitutions(substitutions: list[Substitution], trials: int, seed: int) -> list[Substitution]:
     """So many of them at random, each at most once: all of them, if there are no more."""
     return random.Random(seed).sample(substitutions, min(trials, len(substitutions)))
 

@@ -27,7 +27,7 @@ class Film:
         self._step = world.step_count
         figure = Figure(figsize=(5, 5), dpi=100, layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
-        world.draw_on(figure.add_subplot())
+        world.plot(figure.add_subplot())
         # In every frame, so that the others are drawn as large.
         figure.suptitle(f"shock: {world.shock} {world.magnitude}" if world.shocked else " ", color="#D55E00")
         canvas.draw()

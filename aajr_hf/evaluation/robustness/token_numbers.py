@@ -11,7 +11,7 @@ from ..attacks.search import Search
 from ..attacks.settings import RobustnessSettings
 from ..attacks.suite import ATTACKS, MAIN
 from ..attacks.target import Target
-from ..attacks.tokens import draw_substitutions, number_substitutions, substitution_radius, worst_substitution
+from ..attacks.tokens import number_substitutions, sample_substitutions, substitution_radius, worst_substitution
 from ..means import Means
 
 
@@ -37,7 +37,7 @@ class TokenAttack:
         """On a batch of the rows of these numbers."""
         settings = self.settings
         trials = [
-            draw_substitutions(self.substitutions[number], settings.token_trials, settings.seed + number)
+            sample_substitutions(self.substitutions[number], settings.token_trials, settings.seed + number)
             for number in numbers
         ]
         rewritten = worst_substitution(target, trials)

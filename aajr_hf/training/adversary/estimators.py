@@ -1,4 +1,4 @@
-"""Which estimator of the Jacobian is sound for a model and its wrapper, and the step of the finite differences."""
+"""Which estimator of the Jacobian is valid for a model and its wrapper, and the step of the finite differences."""
 
 from __future__ import annotations
 

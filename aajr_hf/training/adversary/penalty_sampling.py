@@ -62,7 +62,7 @@ def control_variate(
     return budgeted(squared, config.amplification_budget)
 
 
-def draw_points(config: AAJRConfigMixin, ascent: PromptAscent, generator: torch.Generator) -> PenaltyPoints:
+def sample_points(config: AAJRConfigMixin, ascent: PromptAscent, generator: torch.Generator) -> PenaltyPoints:
     """The points that `penalty_trajectory` and `penalty_fraction` ask for, drawn uniformly."""
     ascent = ascent.of_penalty
     examples = len(ascent.policy.batch)

@@ -28,24 +28,24 @@ class RowCount:
     How many rows of some data can be trained on.
 
     Attributes:
-        sound: Rows that can.
-        malformed: Rows that cannot.
+        valid: Rows that can.
+        invalid: Rows that cannot.
         shown: Of the first of these, where they stand and what is wrong.
     """
 
-    sound: int = 0
-    malformed: int = 0
+    valid: int = 0
+    invalid: int = 0
     shown: list[str] = field(default_factory=list)
 
     def add(self, place: str, error: RowError) -> None:
-        self.malformed += 1
+        self.invalid += 1
         if len(self.shown) < _SHOWN:
             self.shown.append(f"{place}: {' '.join(str(error).split())[:_LONGEST]}")
 
     def __str__(self) -> str:
-        rest = self.malformed - len(self.shown)
+        rest = self.invalid - len(self.shown)
         more = [f"and {rest} more"] if rest else []
-        return f"{self.malformed} of {self.sound + self.malformed} rows are malformed: {'; '.join(self.shown + more)}"
+        return f"{self.invalid} of {self.valid + self.invalid} rows are invalid: {'; '.join(self.shown + more)}"
 
 
 def json_rows(file: Path) -> Iterator[Item]:
@@ -138,7 +138,7 @@ def csv_rows(file: Path) -> Iterator[Item]:
             end = reader.line_num
 
 
-def sound_rows(
+def valid_rows(
     items: Iterable[Item], count: RowCount, text_field: str = "text"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """
@@ -159,27 +159,27 @@ def sound_rows(
         first = first or (place, kind)
         if kind != first[1]:
             raise ValueError(f"{place} holds {kind}, and {first[0]} {first[1]}: give rows of one format")
-        count.sound += 1
+        count.valid += 1
         yield number, row
 
 
 def dataset_of(items: Callable[[], Iterable[Item]], text_field: str = "text") -> tuple[Dataset, RowCount]:
     """
-    The dataset of the sound rows among `items()`, which is called twice, and how many are not. Messages are kept as they
-    are: as columns of Arrow, each would get the fields of all others. Columns that no sound row has are left out.
+    The dataset of the valid rows among `items()`, which is called twice, and how many are not. Messages are kept as they
+    are: as columns of Arrow, each would get the fields of all others. Columns that no valid row has are left out.
     """
     use_exact_json()
     count, digest, kinds = RowCount(), hashlib.sha256(), {}
-    for _, row in sound_rows(_encodable(items()), count, text_field):
+    for _, row in valid_rows(_encodable(items()), count, text_field):
         digest.update(json.dumps(row).encode())
         for name, value in row.items():
             kinds.setdefault(name, set()).update(_kinds(value))
     features = Features({name: _feature(found) for name, found in kinds.items() if found})
-    if not count.sound:
+    if not count.valid:
         return Dataset.from_dict({}), count
 
     def rows() -> Iterator[dict[str, Any]]:
-        for _, row in sound_rows(_encodable(items()), RowCount(), text_field):
+        for _, row in valid_rows(_encodable(items()), RowCount(), text_field):
             if "chat_template_kwargs" in features and row.get("chat_template_kwargs") is None:
                 row = row | {"chat_template_kwargs": {}}  # which TRL unpacks
             # A text in a column of JSON is a text, and not what it may say in JSON.

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, LargeList, List
 
-from .files import Item, RowCount, dataset_of, sound_rows
+from .files import Item, RowCount, dataset_of, valid_rows
 from .formats import in_trl_format
 from .schema import PER_TOKEN, remedy
 from .tool_schema import RowError
@@ -44,10 +44,10 @@ def check_rows(
         )
         return dataset_of(lambda: in_trl_format(_items(kept, name, filled), dataset_format), text_field)
     count, kept, held = RowCount(), [], set()
-    for number, row in sound_rows(_items(dataset.select_columns(checked), name), count, text_field):
+    for number, row in valid_rows(_items(dataset.select_columns(checked), name), count, text_field):
         kept.append(number)
         held |= {column for column in checked if row[column] is not None}
-    dataset = dataset.select(kept) if count.malformed else dataset
+    dataset = dataset.select(kept) if count.invalid else dataset
     # TRL tells formats by their columns, whatever these hold.
     empty = [column for column in checked if kept and column not in held]
     return dataset.remove_columns(empty) if empty else dataset, count

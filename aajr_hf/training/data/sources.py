@@ -55,7 +55,7 @@ class DataArguments:
     )
     skip_invalid_rows: bool = field(
         default=False,
-        metadata={"help": "Leave out malformed rows and report their number, instead of stopping."},
+        metadata={"help": "Leave out invalid rows and report their number, instead of stopping."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a dataset on the Hub."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
@@ -71,7 +71,7 @@ class Data:
 
     Attributes:
         name: What the recipe calls it.
-        splits: Of each split, what reads it: its rows, and how many of them are malformed.
+        splits: Of each split, what reads it: its rows, and how many of them are invalid.
         skip_invalid_rows: Whether these are left out; otherwise they are a mistake.
         skipped: Of each split that was read, how many rows were left out.
     """
@@ -89,7 +89,7 @@ class Data:
             field_name: What the split was asked for by.
 
         Raises:
-            DataError: names the field where there is no such split, and the malformed rows where these are not to be skipped.
+            DataError: names the field where there is no such split, and the invalid rows where these are not to be skipped.
         """
         if split not in self.splits:
             raise DataError(f"`{field_name}`: the dataset has no split {split!r}, only {', '.join(self.splits)}.")
@@ -97,16 +97,16 @@ class Data:
             dataset, count = self.splits[split]()
         except (ValueError, OSError) as error:
             raise DataError(f"`dataset_name`: {one_line(error).removesuffix('.')}.") from error
-        if count.malformed and not self.skip_invalid_rows:
+        if count.invalid and not self.skip_invalid_rows:
             raise DataError(
                 f"`dataset_name`: {count}. Mend them, or set `skip_invalid_rows` to true to go on without them."
             )
-        if count.malformed:
+        if count.invalid:
             logger.warning(f"Skipped: {count}.")
-        if count.sound == 0:
-            none = "no rows" if count.malformed == 0 else f"no row that can be trained on: {count}"
+        if count.valid == 0:
+            none = "no rows" if count.invalid == 0 else f"no row that can be trained on: {count}"
             raise DataError(f"`dataset_name`: the split {split!r} of {self.name} has {none}.")
-        self.skipped[split] = count.malformed
+        self.skipped[split] = count.invalid
         return dataset
 
 
@@ -121,7 +121,7 @@ def load_rows(name: str, split: str = "train", *, text_field: str = "text", **op
         options: Further fields of [`DataArguments`], such as `dataset_format` and `skip_invalid_rows`.
 
     Raises:
-        DataError: for what cannot be loaded, and for malformed rows unless `skip_invalid_rows` is true; names the field.
+        DataError: for what cannot be loaded, and for invalid rows unless `skip_invalid_rows` is true; names the field.
     """
     data = load_data(DataArguments(dataset_name=name, dataset_train_split=split, **options), text_field)
     return data.read(split, "split")
@@ -180,7 +180,7 @@ def _of_world(arguments: DataArguments) -> dict[str, Callable[[], tuple[Dataset,
 
     def generated(examples: int, seed: int):
         dataset = Dataset.from_list(expert_rows(arguments.environment, examples, seed=seed))
-        return dataset, RowCount(sound=len(dataset))
+        return dataset, RowCount(valid=len(dataset))
 
     examples, seed = arguments.environment_examples, arguments.environment_seed
     # The test split's seed is far from any that counts up from 0.

@@ -1,5 +1,5 @@
 """
-Checkpoints that are whole or not used. A folder that is being written to holds a file that says so (the one with which
+Checkpoints that are complete or not used. A folder that is being written to holds a file that says so (the one with which
 Transformers marks its own just-in-time checkpoints); older checkpoints are deleted and anything is uploaded only after that is gone.
 """
 
@@ -30,16 +30,16 @@ class DiskFullError(OSError):
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The whole checkpoint of the latest step in a run's folder; None if there is none."""
+    """The complete checkpoint of the latest step in a run's folder; None if there is none."""
     found = {}
     for checkpoint in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         step = checkpoint.name.rpartition("-")[2]
-        if step.isdecimal() and why_not_whole(checkpoint) is None:
+        if step.isdecimal() and why_incomplete(checkpoint) is None:
             found[int(step)] = checkpoint
     return found[max(found)] if found else None
 
 
-def why_not_whole(checkpoint: Path) -> str | None:
+def why_incomplete(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if a run can be resumed from it."""
     if (checkpoint / INCOMPLETE).exists():
         return "it was not written to its end"
@@ -73,7 +73,7 @@ def _is_damaged(file: Path) -> bool:
 
 
 class CheckpointMixin:
-    """For a [`~transformers.Trainer`]: what it saves is marked until it is whole, and a full disk harms nothing older."""
+    """For a [`~transformers.Trainer`]: what it saves is marked until it is complete, and a full disk harms nothing older."""
 
     _limit: int | None = None
     _writing = False
@@ -85,7 +85,7 @@ class CheckpointMixin:
         self._limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._writing = True
         try:
-            self._in_whole(folder, lambda: super(CheckpointMixin, self)._save_checkpoint(model, trial), is_new=True)
+            self._marked(folder, lambda: super(CheckpointMixin, self)._save_checkpoint(model, trial), is_new=True)
         finally:
             self._writing = False
             self.args.save_total_limit = self._limit
@@ -96,16 +96,16 @@ class CheckpointMixin:
 
     def save_final(self) -> None:
         """
-        Save the model to `output_dir`, marked until it is whole.
+        Save the model to `output_dir`, marked until it is complete.
 
         Raises:
             DiskFullError: in every process; the mark stays, so that nobody takes what is there for a model.
         """
         output = Path(self.args.output_dir)
         # Trainer pushes what is saved from outside of it.
-        self._in_whole(output, lambda: self.save_model(str(output), _internal_call=True), is_new=False)
+        self._marked(output, lambda: self.save_model(str(output), _internal_call=True), is_new=False)
 
-    def _in_whole(self, folder: Path, save, is_new: bool) -> None:
+    def _marked(self, folder: Path, save, is_new: bool) -> None:
         """Save into a folder, marked while that lasts; a failure of any process is one of all."""
         needed, error = _bytes_needed(self, is_new), None
         try:
@@ -135,11 +135,11 @@ class CheckpointMixin:
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         # The arguments that are written with the weights are the user's.
-        with self._own_limit():
+        with self._users_limit():
             super()._save(output_dir, state_dict)
 
     @contextlib.contextmanager
-    def _own_limit(self) -> Iterator[None]:
+    def _users_limit(self) -> Iterator[None]:
         kept = self.args.save_total_limit
         self.args.save_total_limit = self._limit if self._writing else kept
         yield

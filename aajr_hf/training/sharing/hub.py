@@ -59,7 +59,7 @@ class HubMixin:
 
         Args:
             recipe: As the user wrote it; by default the fields of the arguments that are not at their defaults.
-            skipped_rows: How many malformed rows of the training data were left out.
+            skipped_rows: How many invalid rows of the training data were left out.
         """
         self._recipe, self._skipped_rows = recipe, skipped_rows
 

@@ -18,7 +18,7 @@ from .results import Results, Run
 from .tool_call_card import TOOL_CALL_PLOT, tool_call_results, tool_call_section
 from .world_card import world_results, world_section
 
-# Beside the recipe where malformed rows of the data were left out: how many.
+# Beside the recipe where invalid rows of the data were left out: how many.
 DATA = "data.json"
 EVALUATION = "evaluation"
 _PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
@@ -207,7 +207,7 @@ def _data(folder: Path, recipe: dict[str, Any]) -> str:
         return f"examples of the world {recipe['environment']}"
     file = folder / DATA
     skipped = json.loads(file.read_text())["skipped_rows"] if file.is_file() else 0
-    rows = f", without {skipped} malformed row{'s' if skipped > 1 else ''}" if skipped else ""
+    rows = f", without {skipped} invalid row{'s' if skipped > 1 else ''}" if skipped else ""
     return f"{recipe.get('dataset_name') or 'as given'}{rows}"
 
 

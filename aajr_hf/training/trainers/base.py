@@ -18,7 +18,7 @@ from ..._compat.trl import count_tokens, recorded
 from ..adversary.ascent import PromptAscent, ascend
 from ..adversary.estimators import calibrate
 from ..adversary.penalties import penalty
-from ..adversary.penalty_sampling import control_variate, draw_points
+from ..adversary.penalty_sampling import control_variate, sample_points
 from ..policy.monitoring import ascent_metrics
 from ..policy.policy import fixed_seed
 from ..policy.system_losses import SystemLoss
@@ -194,7 +194,7 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         """
         # From the RNG that a resumed run restores; each process draws other points, as its batches are others.
         seed = int(torch.randint(2**31, ())) + self.draw_offset
-        points = draw_points(self.args, ascent, torch.Generator().manual_seed(seed))
+        points = sample_points(self.args, ascent, torch.Generator().manual_seed(seed))
         step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
         estimator = {"estimator": self.estimator, "difference_step": step}
         with fixed_seed(points.ascent.state.device, seed):  # the random directions of each process are others, too
@@ -217,7 +217,7 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         numbers = self.memory.numbers
         if "difference_step" not in numbers:
             average = functools.partial(self.accelerator.reduce, reduction="mean")
-            found = calibrate(self.args, ascent, self._exact_is_sound, average)
+            found = calibrate(self.args, ascent, self._exact_is_valid, average)
             error = found["difference_error"]
             if not math.isfinite(error):  # nothing to be learnt from this batch
                 return found["difference_step"]

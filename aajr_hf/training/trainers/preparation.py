@@ -101,10 +101,10 @@ class PreparationMixin:
             )
 
     def _choose_estimator(self) -> str:
-        """The estimator of the Jacobian products: the one asked for, or the exact one wherever it is sound."""
+        """The estimator of the Jacobian products: the one asked for, or the exact one wherever it is valid."""
         wanted = self.args.jacobian_estimator
         reason = no_forward_mode(self.model, self.accelerator, self.compute_loss_context_manager)
-        self._exact_is_sound = reason is None
+        self._exact_is_valid = reason is None
         if wanted == "jvp" and reason is not None:
             raise ValueError(
                 f"`jacobian_estimator=jvp` does not work here: set it to auto or finite_difference. Reason: {reason}."

@@ -133,7 +133,7 @@ def test_a_row_that_cannot_be_used_is_named_before_a_model_is_loaded(data, tmp_p
         file.write(json.dumps(ROWS[0] | {"tools": "[{}]"}) + "\n")
     asked = ["evaluate", "nowhere", "--dataset_name", str(data), "--output", str(tmp_path / "report")]
     message = fails(capsys, *asked)
-    assert "1 of 5 rows are malformed: calls.jsonl line 5: `tools` has a schema without a `name`" in message
+    assert "1 of 5 rows are invalid: calls.jsonl line 5: `tools` has a schema without a `name`" in message
     # Without it, the model is what is wrong.
     assert "nowhere" in fails(capsys, *asked, "--skip_invalid_rows")
 

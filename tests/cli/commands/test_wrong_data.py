@@ -13,7 +13,7 @@ def wrong(folder, name: str):
     file = folder / "a.jsonl"
     if name == "no rows":
         file.write_text("\n")
-    elif name == "all malformed":
+    elif name == "all invalid":
         file.write_text("{\n")
         return file, {"skip_invalid_rows": True}
     elif name == "a suffix":
@@ -54,14 +54,14 @@ def wrong(folder, name: str):
 
 WRONG = {
     "no rows": "a.jsonl has no rows",
-    "all malformed": "has no row that can be trained on: 1 of 1 rows are malformed: a.jsonl line 1: is not JSON",
+    "all invalid": "has no row that can be trained on: 1 of 1 rows are invalid: a.jsonl line 1: is not JSON",
     "a suffix": "must be a folder, or a file that ends in .json, .jsonl, .csv, .parquet",
     "a folder without data": "docs holds no file that ends in .json",
     "a list cut off": "a.json is a JSON list that cannot be read from line 1 on",
     "a folder that is not there": "there is no file or folder",
     "no questions": "holds no file of questions: give a folder with files X.json and X.answers.json",
     "no answers": "there are no answers to",
-    "the wrong format": "6 of 6 rows are malformed: a.jsonl line 1: needs `conversations`, a list",
+    "the wrong format": "6 of 6 rows are invalid: a.jsonl line 1: needs `conversations`, a list",
     "broken parquet": "a.parquet cannot be loaded",
     "no name": "is empty",
     "questions without their format": "a.jsonl line 1: has the fields id, question, function: set `dataset_format` to bfcl",

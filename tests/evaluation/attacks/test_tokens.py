@@ -8,8 +8,8 @@ import torch
 from aajr_hf.environments import WORLDS, expert_rows
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.tokens import (
-    draw_substitutions,
     number_substitutions,
+    sample_substitutions,
     substitution_radius,
     worst_substitution,
 )
@@ -59,10 +59,10 @@ def test_observations_without_numbers_are_refused():
 
 def test_trials_are_drawn_once_each():
     everything = [(position, token) for position in range(3) for token in range(4)]
-    drawn = draw_substitutions(everything, 5, seed=0)
+    drawn = sample_substitutions(everything, 5, seed=0)
     assert len(set(drawn)) == len(drawn) == 5 and set(drawn) < set(everything)
-    assert drawn == draw_substitutions(everything, 5, seed=0) != draw_substitutions(everything, 5, seed=1)
-    assert sorted(draw_substitutions(everything, 100, seed=0)) == everything
+    assert drawn == sample_substitutions(everything, 5, seed=0) != sample_substitutions(everything, 5, seed=1)
+    assert sorted(sample_substitutions(everything, 100, seed=0)) == everything
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_with_trials_enough_the_attack_is_an_exhaustive_search(agent, tokenizer,
     batch = AgentBatch.from_inputs(encode_examples(tokenizer, rows, candidates=True), "prompt")
     target = Target(agent, batch)
     substitutions = number_substitutions(tokenizer, rows)
-    rewritten = worst_substitution(target, [draw_substitutions(s, 1000, seed=2) for s in substitutions])
+    rewritten = worst_substitution(target, [sample_substitutions(s, 1000, seed=2) for s in substitutions])
     costs = rewritten.outcome(rewritten.origin).cost
     embedding = agent.get_input_embeddings().weight
     for row, own in enumerate(substitutions):

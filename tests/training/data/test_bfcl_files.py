@@ -44,7 +44,7 @@ def test_the_real_files_are_read_without_loss(part):
     answers = map(json.loads, file.with_name(f"{file.stem}.answers.json").read_text().splitlines())
     answers = {row["id"]: row["ground_truth"] for row in answers}
     dataset, count = dataset_of(lambda: bfcl_rows(file))
-    assert (count.sound, count.malformed) == (PARTS[part], 0) and len(dataset) == PARTS[part]
+    assert (count.valid, count.invalid) == (PARTS[part], 0) and len(dataset) == PARTS[part]
     for (_, read), kept in zip(bfcl_rows(file), dataset, strict=True):
         assert json.dumps(read) == json.dumps(kept)  # 0.95 as 0.95, and no argument of another row
         question, truth = questions[kept["id"]], answers[kept["id"]]

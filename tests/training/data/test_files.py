@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from aajr_hf.training.data.exact_json import use_exact_json
-from aajr_hf.training.data.files import RowCount, csv_rows, dataset_of, json_rows, sound_rows
+from aajr_hf.training.data.files import RowCount, csv_rows, dataset_of, json_rows, valid_rows
 from aajr_hf.training.data.hub_rows import check_rows
 from aajr_hf.training.data.tool_schema import RowError
 
@@ -30,7 +30,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
     assert read[3][1].startswith("is not UTF-8")
 
 
-def test_a_list_as_a_line_is_one_malformed_row(tmp_path):
+def test_a_list_as_a_line_is_one_invalid_row(tmp_path):
     file = tmp_path / "a.jsonl"
     file.write_text('[{"text": "a"}]\n{"text": "b"}\n')
     dataset, count = dataset_of(lambda: json_rows(file))
@@ -90,12 +90,12 @@ def test_values_may_be_long_and_must_be_unicode(tmp_path):
     ]
 
 
-def test_malformed_rows_are_counted_and_the_first_five_shown():
+def test_invalid_rows_are_counted_and_the_first_five_shown():
     items = [(f"line {n}", {"text": "a"} if n % 2 else {"text": n}) for n in range(20)]
     count = RowCount()
-    assert [number for number, _ in sound_rows(items, count)] == list(range(1, 20, 2))
-    assert (count.sound, count.malformed, len(count.shown)) == (10, 10, 5)
-    assert str(count).startswith("10 of 20 rows are malformed: line 0: `text` must be a text; it is a number; line 2:")
+    assert [number for number, _ in valid_rows(items, count)] == list(range(1, 20, 2))
+    assert (count.valid, count.invalid, len(count.shown)) == (10, 10, 5)
+    assert str(count).startswith("10 of 20 rows are invalid: line 0: `text` must be a text; it is a number; line 2:")
     assert str(count).endswith("and 5 more")
 
 
@@ -103,7 +103,7 @@ def test_rows_of_several_formats_are_refused_whichever_comes_first():
     items = [("line 1", {"text": "a"}), ("line 2", {"prompt": "a", "completion": "b"})]
     for first, second in (items, items[::-1]):
         with pytest.raises(ValueError, match=f"{second[0]} holds .*, and {first[0]} .*: give rows of one format"):
-            list(sound_rows([first, second], RowCount()))
+            list(valid_rows([first, second], RowCount()))
 
 
 @pytest.mark.parametrize("header", ["text,text", "text,", "text, "])
@@ -172,7 +172,7 @@ def same(left, right) -> bool:
 
 def test_a_dataset_holds_rows_as_they_are():
     dataset, count = dataset_of(lambda: ((str(n), row) for n, row in enumerate(ROWS)))
-    assert count.sound == len(dataset) == 2
+    assert count.valid == len(dataset) == 2
     mapped = dataset.map(lambda row: {"copy": row["messages"]})
     for row, found in zip(ROWS, mapped, strict=True):
         assert same(found["messages"], row["messages"]) and same(found["copy"], row["messages"])
@@ -201,7 +201,7 @@ def test_the_librarys_own_json_columns_are_exact(tmp_path):
         assert same(dataset[1]["messages"][1]["tool_calls"][0]["function"]["arguments"]["z"], {"u": 1e-12})
 
 
-def test_half_a_character_is_a_malformed_row():
+def test_half_a_character_is_a_invalid_row():
     dataset, count = dataset_of(lambda: [("line 1", {"text": "\ud800"}), ("line 2", {"text": "a"})])
     assert dataset["text"][:] == ["a"] and count.shown == ["line 1: is not UTF-8: it holds half a character"]
 
@@ -227,7 +227,7 @@ def test_rows_of_a_dataset_are_selected_and_conversations_converted():
     with pytest.raises(ValueError, match="set `dataset_format` to bfcl"):
         check_rows(Dataset.from_list([{"question": "a", "function": "b", "tools": [{"name": "f"}]}]), "the data")
     kept, count = check_rows(Dataset.from_dict({"input_ids": [[1, 2], [1], None], "labels": [[1, 2]] * 3}), "the data")
-    assert len(kept) == 1 and count.malformed == 2
+    assert len(kept) == 1 and count.invalid == 2
 
 
 def test_calls_of_arrow_have_the_arguments_of_their_own_rows():
@@ -247,7 +247,7 @@ def test_calls_of_arrow_have_the_arguments_of_their_own_rows():
 
     rows = [row("f", "1"), row("g", 2), row("content", True)]
     kept, count = check_rows(Dataset.from_list(rows), "the data")
-    assert not count.malformed and all(map(same, kept, rows))
+    assert not count.invalid and all(map(same, kept, rows))
     talk = [each | {"messages": CHAT} for each in rows]
     assert all(map(same, check_rows(Dataset.from_list(talk), "the data")[0], talk))
     plain = Dataset.from_list([{"messages": CHAT}])

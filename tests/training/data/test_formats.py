@@ -168,9 +168,9 @@ def test_folders_that_hold_no_questions_or_no_answers(folder):
     shutil.copy(folder / "BFCL_x.json", folder / "BFCL_y.json")
     with pytest.raises(ValueError, match="no answers to .*BFCL_y.json: put them beside it, as BFCL_y.answers.json"):
         bfcl_files(folder / "BFCL_y.json")
-    # Of a folder some of whose files have answers, as upstream's, the others' rows are malformed.
+    # Of a folder some of whose files have answers, as upstream's, the others' rows are invalid.
     dataset, count = dataset_of(lambda: (item for file in bfcl_files(folder) for item in bfcl_rows(file)))
-    assert len(dataset) == 3 and count.malformed == 3 and "BFCL_y.json line 1" in count.shown[0]
+    assert len(dataset) == 3 and count.invalid == 3 and "BFCL_y.json line 1" in count.shown[0]
 
 
 CONVERSATION = [

@@ -56,7 +56,7 @@ def test_a_text_can_stand_in_another_field(tmp_path):
 
 @pytest.fixture
 def bfcl_folder(tmp_path):
-    """Twelve questions, the second of which is malformed and the third answered wrongly."""
+    """Twelve questions, the second of which is invalid and the third answered wrongly."""
     folder = tmp_path / "bfcl"
     folder.mkdir()
     questions = [QUESTION | {"id": str(n)} for n in range(12)]
@@ -68,11 +68,11 @@ def bfcl_folder(tmp_path):
     return folder
 
 
-def test_malformed_rows_are_refused_or_counted(bfcl_folder, caplog):
+def test_invalid_rows_are_refused_or_counted(bfcl_folder, caplog):
     with pytest.raises(DataError) as error:
         read(bfcl_folder, dataset_format="bfcl")
     message = str(error.value)
-    assert message.startswith("`dataset_name`: 3 of 13 rows are malformed: BFCL_a.json line 2: is not JSON")
+    assert message.startswith("`dataset_name`: 3 of 13 rows are invalid: BFCL_a.json line 2: is not JSON")
     assert "BFCL_a.json line 3: has an answer that calls 'place.lose', which is not offered: place.find" in message
     assert "BFCL_a.answers.json line 2: answers '1', which BFCL_a.json does not ask" in message
     assert message.endswith("or set `skip_invalid_rows` to true to go on without them.") and "\n" not in message
@@ -80,7 +80,7 @@ def test_malformed_rows_are_refused_or_counted(bfcl_folder, caplog):
         DataArguments(dataset_name=str(bfcl_folder), dataset_format="bfcl", skip_invalid_rows=True),
     )
     assert len(data.read("train", "dataset_train_split")) == 10
-    assert data.skipped == {"train": 3} and "Skipped: 3 of 13 rows are malformed: BFCL_a.json line 2" in caplog.text
+    assert data.skipped == {"train": 3} and "Skipped: 3 of 13 rows are invalid: BFCL_a.json line 2" in caplog.text
 
 
 def test_files_that_are_left_out_of_a_folder_are_named(tmp_path, caplog):
@@ -171,7 +171,7 @@ def test_an_agent_is_made_of_every_format(tmp_path, rows):
         (["--dataset_name", "a.jsonl", "--environment", "commons"], "either `--environment` or `--dataset_name`"),
         (["--dataset_name", "a.jsonl", "--examples", "5"], "either `--examples` or `--dataset_name`"),
         (["--dataset_name", "a.jsonl", "--steps", "0"], "`--steps` must be at least 1"),
-        (["--dataset_name", "a.jsonl"], "1 of 1 rows are malformed"),
+        (["--dataset_name", "a.jsonl"], "1 of 1 rows are invalid"),
         (["--dataset_name", "tokens.jsonl"], "rows of tokens (`input_ids`) belong to a tokenizer"),
         (["--dataset_name", "a.jsonl", "--dataset_format", "xml"], "--dataset_format"),
         (["--dataset_format", "bfcl"], "`--dataset_format` needs `--dataset_name`"),
@@ -217,11 +217,11 @@ def test_the_recipe_trains_on_tool_calls_and_the_card_says_what_was_left_out(
     recipe = ["--config", str(ROOT / "recipes" / "tiny" / "bfcl" / "aajr.yaml"), "--adapter", "lora"]
     where = ["--model_name_or_path", str(tool_agent), "--output_dir", str(run), "--dataset_name", str(bfcl_folder)]
     saving = ["--save_strategy", "steps", "--save_steps", "1"]
-    assert "3 of 13 rows are malformed" in fails(capsys, "train", *recipe, *where, *FAST)
+    assert "3 of 13 rows are invalid" in fails(capsys, "train", *recipe, *where, *FAST)
     assert not run.exists()
     assert main(["train", *recipe, *where, *FAST, *saving, "--skip_invalid_rows", "true"]) == 0
     assert yaml.safe_load((run / "recipe.yaml").read_text())["dataset_format"] == "bfcl"
-    data = f"| data | {bfcl_folder}, without 3 malformed rows |"
+    data = f"| data | {bfcl_folder}, without 3 invalid rows |"
     assert data in (run / "README.md").read_text()
     assert json.loads((run / "checkpoint-1" / "data.json").read_text()) == {"skipped_rows": 3}
     merged = tmp_path / "merged"
@@ -232,7 +232,7 @@ def test_the_recipe_trains_on_tool_calls_and_the_card_says_what_was_left_out(
     where[-1] = str(tmp_path / "a.jsonl")
     again = ["--dataset_format", "trl", "--overwrite", "true", *saving]
     assert main(["train", *recipe, *where, *FAST, *again]) == 0
-    assert not (run / "data.json").exists() and "malformed" not in (run / "README.md").read_text()
+    assert not (run / "data.json").exists() and "invalid" not in (run / "README.md").read_text()
 
 
 def test_rows_are_read_from_python_as_by_the_command_line(tmp_path):

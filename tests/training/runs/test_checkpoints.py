@@ -21,7 +21,7 @@ import torch
 from transformers import TrainerCallback, TrainerState, modeling_utils
 
 from aajr_hf import AAJRConfig, AAJRTrainer
-from aajr_hf.training.runs.checkpoints import INCOMPLETE, DiskFullError, newest_checkpoint, why_not_whole
+from aajr_hf.training.runs.checkpoints import INCOMPLETE, DiskFullError, newest_checkpoint, why_incomplete
 from aajr_hf.training.runs.interruption import StopOnSignal
 from tests.support.tiny import WORDS, dataset, tiny_model, trainer, trainer_arguments
 
@@ -155,9 +155,9 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     os.truncate(checkpoints[7] / "model.safetensors", 200)
     reasons = ["not written to its end", "is not JSON", "has no trainer_state.json", "no state of the optimizer"]
     reasons += ["optimizer.pt is damaged", "index.json is damaged", "model.safetensors is damaged"]
-    assert why_not_whole(checkpoints[0]) is None
+    assert why_incomplete(checkpoints[0]) is None
     for checkpoint, reason in zip(checkpoints[1:], reasons, strict=True):
-        assert reason in why_not_whole(checkpoint)
+        assert reason in why_incomplete(checkpoint)
     assert newest_checkpoint(tmp_path) == checkpoints[0]
 
 

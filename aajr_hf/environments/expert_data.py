@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from .base import Observation, TextWorld, expert_row
 from .commons import CommonsEnv
 from .congestion import CongestionEnv
 from .hide_and_seek import HideAndSeekEnv
-from .world import Observation, TextWorld, expert_row
 
 WORLDS: dict[str, type[TextWorld]] = {
     "congestion": CongestionEnv,
@@ -39,7 +39,7 @@ def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> li
     rng = np.random.default_rng(seed)
     observations: list[Observation] = []
     while len(observations) < examples:
-        observations += WORLDS[world].draw(rng, agents)
+        observations += WORLDS[world].sample(rng, agents)
     return [expert_row(observation) for observation in observations[:examples]]
 
 

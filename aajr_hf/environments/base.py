@@ -93,7 +93,7 @@ class TextWorld(ParallelEnv):
 
     @classmethod
     @abstractmethod
-    def draw(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
+    def sample(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
         """What everybody sees at one random moment: the expert data."""
 
     @staticmethod
@@ -106,7 +106,7 @@ class TextWorld(ParallelEnv):
         """The numbers of the episode so far."""
 
     @abstractmethod
-    def draw_on(self, axes) -> None:
+    def plot(self, axes) -> None:
         """Draw the world as it is on matplotlib's axes."""
 
     @abstractmethod
