@@ -259,8 +259,8 @@ DATA = {
     "other columns": (b'{"question": "a", "answer": "b"}\n', "question"),
     "no completion": (json.dumps(ROW | {"completion": []}).encode() + b"\n", "data.jsonl line 1"),
     "numbers": (b'{"prompt": 1, "completion": 2}\n', "set `skip_invalid_rows` to true"),
-    "10 MB": (
-        json.dumps(ROW | {"prompt": [{"role": "user", "content": "a b " * 2_500_000}]}).encode(),
+    "1 MB": (
+        json.dumps(ROW | {"prompt": [{"role": "user", "content": "a b " * 250_000}]}).encode(),
         "`max_length`",
     ),
 }

@@ -15,6 +15,7 @@ import yaml
 from peft import LilyConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from aajr_hf.cli.commands import evaluate as command
 from aajr_hf.cli.main import main
 from aajr_hf.environments import WORLDS, expert_rows
 from aajr_hf.evaluation.agents import load_agent
@@ -260,15 +261,18 @@ def with_recipe(agent, folder, **fields):
 
 
 @pytest.fixture
-def threat(agent, tmp_path):
-    """`threat(arguments...)`: the threat model with which the command measures."""
+def threat(monkeypatch):
+    """`threat(arguments...)`: the threat model with which the command would measure."""
+    found = []
+
+    def unmeasured(models, arguments, world):
+        found.append(command.settings_of(arguments, models.values()).threat)
 
     def run(*arguments):
-        output = ["--attacks", "random", "--output", str(tmp_path / "report")]
-        assert main(["evaluate", *map(str, arguments), *SMALL, *output]) == 0
-        results = json.loads((tmp_path / "report" / "results.json").read_text())
-        assert results["train_epsilon"] == results["threat_model"]["epsilon"]
-        return ThreatModel(**results["threat_model"])
+        with monkeypatch.context() as patch:
+            patch.setattr(command, "evaluate", unmeasured)
+            assert main(["evaluate", *map(str, arguments)]) == 0
+        return found[-1]
 
     return run
 
@@ -276,7 +280,6 @@ def threat(agent, tmp_path):
 TRAINED = {"epsilon": 0.5, "epsilon_mode": "absolute", "perturbation_norm": "linf", "perturbation_scope": "token"}
 
 
-@pytest.mark.slow
 def test_the_threat_model_is_that_of_the_recipes(agent, tmp_path, threat):
     one = with_recipe(agent, tmp_path / "one", **TRAINED, perturbed_tokens="observation")
     two = with_recipe(agent, tmp_path / "two", **TRAINED, perturbed_tokens="observation", learning_rate=0.1)
@@ -296,7 +299,6 @@ def test_the_threat_model_is_that_of_the_recipes(agent, tmp_path, threat):
     assert threat(grpo) == ThreatModel(epsilon=0.3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "shown"),
     [
@@ -351,7 +353,8 @@ def test_the_tokens_of_the_recipe_are_the_ones_that_move(agent, tmp_path, monkey
         moved.clear()
         output = ["--attacks", "nll", "--output", str(tmp_path / "report")]
         assert main(["evaluate", folder, *SMALL, *output]) == 0
-        assert {said for said, _ in moved} == {tokens}
+        recorded = json.loads((tmp_path / "report" / "results.json").read_text())["threat_model"]
+        assert {said for said, _ in moved} == {tokens} == {recorded["perturbed_tokens"]}
         counts[tokens] = sum(number for _, number in moved)
     assert 0 < counts["observation"] < counts["prompt"] < counts["all"]
     # What no observation of a world has.
