@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the versions of constraints.txt against PyPI's security advisories. It runs pip-audit in a temporary environment.
+# Checks the versions of constraints.txt against PyPI's security advisories, with pip-audit in a temporary environment.
 #
 #     scripts/audit.sh
 #

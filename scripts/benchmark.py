@@ -1,13 +1,13 @@
 """
-Measure the cost of AAJR training compared with TRL's SFT: step time, peak memory and operations, on random tokens and random
-weights. This needs no network and no GPU; `--device cuda` measures on a GPU.
+Measure the cost of AAJR training compared with TRL's SFT: step time, peak memory and operations, on random tokens and
+random weights. This needs no network and no GPU; `--device cuda` measures on a GPU.
 
     python scripts/benchmark.py --preset quick --output benchmark.json     # minutes on two cores
     python scripts/benchmark.py --preset full --markdown benchmark.md      # over length, K, vocabulary and model size
 
-Time: each way of training has its own process, and only one process runs at a time. In each round, every process trains for
-a block of steps, in rotating order. A ratio is the median over rounds of the ratio within a round, so that changes of the
-machine's speed cancel out. Memory and operations are measured afterwards, each in a new process.
+Time: each way of training has its own process, and only one process runs at a time. In each round, every process trains
+for a block of steps, in rotating order. A ratio is the median over rounds of the ratio within a round, so that changes
+of the machine's speed cancel out. Memory and operations are measured afterwards, each in a new process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from benchmark_cases import Case, Variant, cases, theoretical_flops, variants
 from benchmark_report import ratios, report
 
 ROOT = Path(__file__).resolve().parent.parent
-# The server process imports these modules once, and worker processes are forked from it. The first jvp imports the last one.
+# The server process imports these modules once, and worker processes are forked from it. The first jvp imports the last
+# one.
 _HEAVY_MODULES = ["aajr_hf.training.trainers.sft", "datasets", "torch._decomp.decompositions_for_jvp"]
 _DEFINITIONS = {
     "step_seconds": "seconds per optimizer step: data, step, optimizer, logging; blocks of whole penalty intervals",
@@ -41,7 +42,8 @@ _DEFINITIONS = {
     "between_mib": "in use between two steps: libraries (CPU), weights and optimizer state",
     "flops": "operations of one optimizer step; measured by torch.utils.flop_counter, theoretical in units of F, a "
     "forward with logits at the action's positions: input gradient 2F, outer step 3F, jvp with backward 6F",
-    "monitoring_share": "share of the host's time in a step that the metrics of the inner ascent take; by cProfile, over ten intervals",
+    "monitoring_share": "share of the host's time in a step that the metrics of the inner ascent take; by cProfile, "
+    "over ten intervals",
     "time ratios": "median over rounds of the ratio within a round",
     "memory ratios": "ratios of above_model_mib",
 }

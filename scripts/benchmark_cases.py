@@ -48,7 +48,10 @@ class Case:
 
     @property
     def layer_parameters(self) -> int:
-        """Number of weights of the linear layers, without embeddings and LM head: attention has four matrices, the MLP three."""
+        """
+        Number of weights of the linear layers, without embeddings and LM head: attention has four matrices, the MLP
+        three.
+        """
         _, hidden, intermediate, _ = self.model
         return self.model.layers * (4 * hidden**2 + 3 * hidden * intermediate)
 
@@ -66,7 +69,10 @@ class Case:
         return self.layer_flops() + self.head_flops(self.action_tokens)
 
     def sft_forward_flops(self) -> int:
-        """Return the operations of TRL's forward: its fused LM head scores every position, except on devices with Triton kernels."""
+        """
+        Return the operations of TRL's forward: its fused LM head scores every position, except on devices with Triton
+        kernels.
+        """
         return self.layer_flops() + self.head_flops(self.action_tokens if self.accelerated else self.length - 1)
 
 
@@ -111,7 +117,8 @@ def variants(preset: str) -> list[Variant]:
     adversarial = {"epsilon": 0.25, "regularizer": "none", "regularizer_lambda": 0.0}
     exact = adversarial | {"regularizer": "aajr", "regularizer_lambda": 1e-3, "jacobian_estimator": "jvp"}
     amortised = recipe_fields("aajr-amortised", "penalty_trajectory", "penalty_fraction", "penalty_interval")
-    # The recipe's penalty takes its control variate from the clean pass, so both sides of the comparison have a clean pass.
+    # The recipe's penalty takes its control variate from the clean pass, so both sides of the comparison have a clean
+    # pass.
     clean = recipe_fields("aajr-amortised", "clean_loss_weight")
     spectral = recipe_fields("global", "regularizer", "power_iterations", "penalty_fraction", "penalty_interval")
     chosen = [
@@ -133,10 +140,10 @@ def variants(preset: str) -> list[Variant]:
 def theoretical_flops(case: Case, variant: Variant) -> float:
     """
     Return the operations of one optimizer step, averaged over the penalty's interval. A forward with a backward for all
-    weights takes 3F, an input gradient 2F, and a jvp with its backward 6F. The two evaluations of a central difference with
-    their backward also take 6F. With activation checkpointing, a pass runs its layers a second time, and a jvp runs its layers
-    and their tangents a second time. Without checkpointing, a jvp at all points of all examples reuses the forwards of the
-    ascent, which saves F for each point.
+    weights takes 3F, an input gradient 2F, and a jvp with its backward 6F. The two evaluations of a central difference
+    with their backward also take 6F. With activation checkpointing, a pass runs its layers a second time, and a jvp
+    runs its layers and their tangents a second time. Without checkpointing, a jvp at all points of all examples reuses
+    the forwards of the ascent, which saves F for each point.
     """
     forward = case.forward_flops()
     again = case.layer_flops() if variant.checkpointing else 0
@@ -158,7 +165,9 @@ def theoretical_flops(case: Case, variant: Variant) -> float:
 
 
 def cases(preset: str, device: str) -> list[Case]:
-    """Return the cases of a preset: `quick` is the base alone, `full` also changes one dimension of the base at a time."""
+    """
+    Return the cases of a preset: `quick` is the base alone, `full` also changes one dimension of the base at a time.
+    """
     if device == "cpu":
         base = Case("base", device, MODELS["15M"])
         lengths, models = (64, 128), ("5M", "60M")

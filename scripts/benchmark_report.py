@@ -125,7 +125,10 @@ def case_table(cases: dict[str, dict]) -> str:
 
 
 def table(rows: list[list[str]]) -> str:
-    """Return a Markdown table of rows of text. The first row is the header; all columns except the first are right-aligned."""
+    """
+    Return a Markdown table of rows of text. The first row is the header; all columns except the first are
+    right-aligned.
+    """
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [rows[0], rule, *rows[1:]]

@@ -33,8 +33,8 @@ Script = Generator[int, None, None]
 
 class Blocks(TrainerCallback):
     """
-    Callback that lets a generator control training. The generator yields the number of the next steps, and is resumed when
-    they are done. The time between the ends of two steps includes everything: data, step, optimizer and logging.
+    Callback that lets a generator control training. The generator yields the number of the next steps, and is resumed
+    when they are done. The time between the ends of two steps includes everything: data, step, optimizer and logging.
     """
 
     def __init__(self, script: Script):
@@ -124,7 +124,8 @@ def timed_blocks(connection: Connection, case: Case, variant: Variant) -> Script
     connection.send("ready")
     while steps := connection.recv():
         if case.accelerated:
-            # The allocator's cache was released so that all processes fit on the device. Fill it again before the measurement.
+            # The allocator's cache was released so that all processes fit on the device. Fill it again before the
+            # measurement.
             yield variant.interval
         synchronize(case)
         started = time.perf_counter()
@@ -136,7 +137,9 @@ def timed_blocks(connection: Connection, case: Case, variant: Variant) -> Script
 
 
 def measured_steps(connection: Connection, case: Case, variant: Variant, model: LlamaForCausalLM) -> Script:
-    """Send operations and peak memory of a step. Any window of `interval` steps has exactly one step with the penalty."""
+    """
+    Send operations and peak memory of a step. Any window of `interval` steps has exactly one step with the penalty.
+    """
     if variant.fields and variant.fields.get("jacobian_estimator") == "finite_difference":
         yield variant.interval  # finite differences find their step once
     # Count operations first: this also makes the optimizer's state, which must not count as peak memory of the step.
@@ -160,8 +163,8 @@ def measured_steps(connection: Connection, case: Case, variant: Variant, model: 
 
 def monitoring_share(variant: Variant) -> Generator[int, None, float | None]:
     """
-    Return the share of the host's time that the metrics of the inner ascent take (its logits from point to point, and the
-    stability report); None without an ascent. The profiler that measures the share also slows these metrics down.
+    Return the share of the host's time that the metrics of the inner ascent take (its logits from point to point, and
+    the stability report); None without an ascent. The profiler that measures the share also slows these metrics down.
     """
     if not variant.ascends:
         return None
@@ -202,9 +205,9 @@ def _uncounted_operations() -> dict:
 
 class PeakMemory:
     """
-    The peak memory between construction and `stop`. Construct it between two steps, when the weights and the optimizer's
-    state exist and gradients do not. It measures device memory as PyTorch's allocator counts it, or on a CPU the process's
-    resident set (only on Linux: elsewhere it reports None).
+    The peak memory between construction and `stop`. Construct it between two steps, when the weights and the
+    optimizer's state exist and gradients do not. It measures device memory as PyTorch's allocator counts it, or on a
+    CPU the process's resident set (only on Linux: elsewhere it reports None).
     """
 
     _STATUS = Path("/proc/self/status")
@@ -231,7 +234,10 @@ class PeakMemory:
             self.peak = self._resident("VmHWM")
 
     def report(self, optimizer_bytes: int, gradient_bytes: int) -> dict | None:
-        """Return in MiB the peak above the loaded model, the peak above weights, gradients and optimizer state, and the start."""
+        """
+        Return in MiB the peak above the loaded model, the peak above weights, gradients and optimizer state, and the
+        start.
+        """
         if self.peak is None:
             return None
         step = self.peak - self.start
@@ -254,7 +260,9 @@ def release_memory(case: Case) -> None:
 
 
 def return_freed_memory() -> None:
-    """Make glibc return freed memory at once (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of 64 KiB), so that peaks are exact."""
+    """
+    Make glibc return freed memory at once (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of 64 KiB), so that peaks are exact.
+    """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter in (-3, -1):
             libc.mallopt(parameter, 65536)

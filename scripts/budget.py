@@ -4,10 +4,10 @@ Test whether training meets an amplification budget for different initial values
     for world in congestion commons hide_and_seek; do aajr init-agent outputs/$world --environment $world; done
     python scripts/budget.py --models outputs/congestion outputs/commons outputs/hide_and_seek --output docs/results
 
-The script trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the lambda
-that the first run has found. The settings are those of recipes/congestion/aajr-amortised.yaml, except for three ascent steps,
-the default warm-up, and a constant learning rate of 5e-4, so that the end of a run does not depend on a schedule. Runs that
-exist in `--work` are not repeated. The script writes budget.md, .png and .json.
+The script trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the
+lambda that the first run has found. The settings are those of recipes/congestion/aajr-amortised.yaml, except for three
+ascent steps, the default warm-up, and a constant learning rate of 5e-4, so that the end of a run does not depend on a
+schedule. Runs that exist in `--work` are not repeated. The script writes budget.md, .png and .json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ WINDOW = 20
 
 
 def train(model: Path, world: str, start: float, budget: float, steps: int, folder: Path) -> dict[str, list[float]]:
-    """Return the logs of the penalty's evaluations: `step`, current `lambda`, `ratio` of amplification to budget, `clean_loss`."""
+    """
+    Return the logs of the penalty's evaluations: `step`, current `lambda`, `ratio` of amplification to budget,
+    `clean_loss`.
+    """
     state = folder / "trainer_state.json"
     if not state.is_file():
         settings = {
@@ -65,8 +68,8 @@ def running(values: list[float]) -> list[float]:
 
 def summary(run: dict[str, list[float]]) -> dict[str, float | int | None]:
     """
-    Return means over the last quarter of a run, the first step at which its running mean was within a tenth of the budget, and
-    the last step at which it was not.
+    Return means over the last quarter of a run, the first step at which its running mean was within a tenth of the
+    budget, and the last step at which it was not.
     """
     last = len(run["ratio"]) // 4
     smooth = list(zip(run["step"], running(run["ratio"]), strict=True))[WINDOW - 1 :]
@@ -109,14 +112,16 @@ def page(results: list[dict], budget: float) -> str:
         "",
         "This page is about the amplification along the ascents of training itself: it does not measure a worst case.",
         "",
-        f"`scripts/budget.py` makes this page. Agents are trained with `amplification_budget: {budget:g}`, from lambda = 0 and from 100 "
-        "times the lambda that the first run has found. The amplification is the mean over the last quarter of the run, divided by the "
-        "budget: 1 is exactly the budget, a smaller value is within it. Each logged value comes from four points sampled from the ascents "
-        f"of a batch, so the last columns use running means over {WINDOW} values. *First step within* is the first step at which the "
-        "running mean is within a tenth of the budget; *last step outside* is the last step at which it is not. Runs have "
+        f"`scripts/budget.py` makes this page. Agents are trained with `amplification_budget: {budget:g}`, from "
+        "lambda = 0 and from 100 times the lambda that the first run has found. The amplification is the mean over "
+        "the last quarter of the run, divided by the budget: 1 is exactly the budget, a smaller value is within it. "
+        "Each logged value comes from four points sampled from the ascents of a batch, so the last columns use "
+        f"running means over {WINDOW} values. *First step within* is the first step at which the running mean is "
+        "within a tenth of the budget; *last step outside* is the last step at which it is not. Runs have "
         f"{results[0]['run']['step'][-1]} steps.",
         "",
-        "| world | initial lambda | amplification / budget | final lambda | first step within | last step outside | clean loss |",
+        "| world | initial lambda | amplification / budget | final lambda | first step within | last step outside | "
+        "clean loss |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
@@ -152,7 +157,8 @@ def main() -> None:
                 start = 100 * results[-1]["summary"]["lambda"]
                 if start == 0:
                     parser.error(
-                        f"argument --budget: agents of {world} meet {arguments.budget:g} without a penalty: give a smaller budget"
+                        f"argument --budget: agents of {world} meet {arguments.budget:g} without a penalty: give a "
+                        "smaller budget"
                     )
             folder = arguments.work / f"{world}-{arguments.budget:g}-{arguments.steps}-{name}"
             run = train(model, world, start, arguments.budget, arguments.steps, folder)

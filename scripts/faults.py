@@ -1,13 +1,13 @@
 """
-Check that the tests find faults. The script puts each of twenty-four faults into its own copy of the package, and runs the
-tests that should find it.
+Check that the tests find faults. The script puts each of twenty-four faults into its own copy of the package, and runs
+the tests that should find it.
 
     python scripts/faults.py            # all of them; several minutes
     python scripts/faults.py --fast     # with the tests of `scripts/test.sh --fast` alone
     python scripts/faults.py --only "an attack goes down"
 
-A fault counts as found if a test fails. The script prints one line per fault. The exit status is 1 if no test finds a fault,
-or if the text to replace no longer exists.
+A fault counts as found if a test fails. The script prints one line per fault. The exit status is 1 if no test finds a
+fault, or if the text to replace no longer exists.
 """
 
 from __future__ import annotations
@@ -221,7 +221,8 @@ def put(fault: Fault, package: Path) -> None:
     text = file.read_text()
     if text.count(fault.right) != 1:
         sys.exit(
-            f"error: {fault.name}: {fault.file} does not contain {fault.right!r} exactly once: update the list in this script."
+            f"error: {fault.name}: {fault.file} does not contain {fault.right!r} exactly once: update the list in "
+            "this script."
         )
     file.write_text(text.replace(fault.right, fault.wrong))
 

@@ -4,11 +4,11 @@ Measure the noise of the amortised penalty: the spread of its gradient over draw
     aajr init-agent outputs/agent
     python scripts/penalty_variance.py --model outputs/agent --output penalty_variance.json
 
-The script uses one batch of the recipe's examples and fixed weights. The spread is `sqrt(E ||g - E g||^2) / ||E g||`, where g
-is the penalty's gradient with respect to all trained weights. Each setting is measured alone and with the control variate that
-a clean loss provides (`clean_loss_weight`). If the penalty is evaluated at every n-th step and multiplied by n, the spread is
-that of one step, averaged over all n steps. The spread between batches, without amortising, is the noise that training has in
-any case.
+The script uses one batch of the recipe's examples and fixed weights. The spread is `sqrt(E ||g - E g||^2) / ||E g||`,
+where g is the penalty's gradient with respect to all trained weights. Each setting is measured alone and with the
+control variate that a clean loss provides (`clean_loss_weight`). If the penalty is evaluated at every n-th step and
+multiplied by n, the spread is that of one step, averaged over all n steps. The spread between batches, without
+amortising, is the noise that training has in any case.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ def spread(draws: list[torch.Tensor], mean: torch.Tensor) -> float:
 
 
 def setting_spread(trainer: AAJRTrainer, inputs: dict, exact: torch.Tensor, draws: int) -> float:
-    """Return the spread of one step with the trainer's setting, over steps with the penalty and the steps between them."""
+    """
+    Return the spread of one step with the trainer's setting, over steps with the penalty and the steps between them.
+    """
     interval = trainer.args.penalty_interval
     trainer.state.global_step = 0
     penalised = spread(gradients(trainer, inputs, draws), exact)

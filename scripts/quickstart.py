@@ -1,6 +1,7 @@
 """
-The whole task of this package, without a network: train a new base agent, fine-tune it in four ways with the same number of
-steps, and compare the agents under attack. `bash scripts/quickstart.sh` installs everything and runs this script.
+The whole task of this package, without a network: train a new base agent, fine-tune it in four ways with the same
+number of steps, and compare the agents under attack. `bash scripts/quickstart.sh` installs everything and runs this
+script.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """
-Does an adapter need a high rank to become robust? The script fine-tunes one base agent with the penalty: by full fine-tuning,
-by LoRA of several ranks, and by three families of full-rank adapters with as many parameters, with several seeds each. All
-agents are attacked in the same way.
+Does an adapter need a high rank to become robust? The script fine-tunes one base agent with the penalty: by full
+fine-tuning, by LoRA of several ranks, and by three families of full-rank adapters with as many parameters, with several
+seeds each. All agents are attacked in the same way.
 
     python scripts/rank_study.py                       # an hour on two cores
     python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output outputs/rank
 
-Each adapter gets its own learning rate from `RATES`: the rate that gives an agent of one more seed the highest worst-case
-success, on other observations than those of the results. The search starts at the second rate and continues towards better
-rates. Finished runs are kept in `--work` and not repeated. The script writes rank.json (a list of runs), rank_tuning.json (the
-runs that choose learning rates), rank.png and rank.md to `--output`.
+Each adapter gets its own learning rate from `RATES`: the rate that gives an agent of one more seed the highest
+worst-case success, on other observations than those of the results. The search starts at the second rate and continues
+towards better rates. Finished runs are kept in `--work` and not repeated. The script writes rank.json (a list of runs),
+rank_tuning.json (the runs that choose learning rates), rank.png and rank.md to `--output`.
 """
 
 from __future__ import annotations

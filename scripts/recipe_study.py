@@ -1,12 +1,13 @@
 """
-The study that chose recipes/congestion/aajr.yaml. It tries many settings of the penalty with one seed, and trains the best of
-them with five other seeds. All agents of a seed are attacked together, each also with what was found on the others.
+The study that chose recipes/congestion/aajr.yaml. It tries many settings of the penalty with one seed, and trains the
+best of them with five other seeds. All agents of a seed are attacked together, each also with what was found on the
+others.
 
     python scripts/recipe_study.py                       # about three hours on two cores
     python scripts/recipe_study.py --settings "adversarial, K = 3" "AAJR, K = 1" --seeds 1 2
 
-Training starts from docs/results/agents/congestion. Agents and evaluations that exist in `--work` are not made again. The script
-writes recipe.json and recipe.md to `--output`.
+Training starts from docs/results/agents/congestion. Agents and evaluations that exist in `--work` are not made again.
+The script writes recipe.json and recipe.md to `--output`.
 """
 
 from __future__ import annotations
@@ -78,12 +79,14 @@ CHOSEN = "AAJR, K = 1, lambda 6e-5"
 
 INTRODUCTION = """# How the recipe was chosen
 
-`python scripts/recipe_study.py` makes this page and `recipe.json`. One base agent of `congestion` (`docs/results/agents`) is fine-tuned for 330 steps
-with each setting: first with all settings and one seed, then with a few settings and five other seeds, which also sample other training data.
-The agents of a seed are attacked together, by every attack of `aajr evaluate`, and each agent also with what was found on the others. Do not
-compare numbers of the two tables, because they have different numbers of other agents. Success is in percent of held-out observations, which
-differ between seeds; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. With several seeds, the tables show means with
-95 % intervals over seeds (Student's t). Times were measured with two runs at once, on one thread each, on a machine that also did other work."""
+`python scripts/recipe_study.py` makes this page and `recipe.json`. One base agent of `congestion`
+(`docs/results/agents`) is fine-tuned for 330 steps with each setting: first with all settings and one seed, then with a
+few settings and five other seeds, which also sample other training data. The agents of a seed are attacked together, by
+every attack of `aajr evaluate`, and each agent also with what was found on the others. Do not compare numbers of the
+two tables, because they have different numbers of other agents. Success is in percent of held-out observations, which
+differ between seeds; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. With several seeds, the
+tables show means with 95 % intervals over seeds (Student's t). Times were measured with two runs at once, on one thread
+each, on a machine that also did other work."""
 
 
 def slug(name: str) -> str:

@@ -4,11 +4,11 @@ Show what `ascent_step_size: auto` prevents, and what it costs.
     aajr init-agent outputs/agent
     python scripts/step_size.py --models outputs/agent --output docs/results
 
-What it prevents: the script records the loss along the ascent, with fixed steps and with backtracking, on a linear policy whose
-squared singular values span five orders of magnitude. The ascent lowers the squared distance from a target. What it costs: on
-agents and held-out observations of their worlds, the script counts evaluations of the model beyond the K of a plain ascent, in
-whole batches and per inner step. A trial of only some examples counts as their part of the batch. The script writes
-step-size.md, .png and .json.
+What it prevents: the script records the loss along the ascent, with fixed steps and with backtracking, on a linear
+policy whose squared singular values span five orders of magnitude. The ascent lowers the squared distance from a
+target. What it costs: on agents and held-out observations of their worlds, the script counts evaluations of the model
+beyond the K of a plain ascent, in whole batches and per inner step. A trial of only some examples counts as their part
+of the batch. The script writes step-size.md, .png and .json.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ def page(results: dict) -> str:
     lines = [
         "# Backtracking step sizes",
         "",
-        "`scripts/step_size.py` makes this page. The policy is ill-conditioned (squared singular values from 1 to 1e5). A fixed step that "
-        "suits the flat directions oscillates along the steep directions, and a fixed step that is safe for the steep directions hardly "
-        "moves along the flat directions:",
+        "`scripts/step_size.py` makes this page. The policy is ill-conditioned (squared singular values from 1 to "
+        "1e5). A fixed step that suits the flat directions oscillates along the steep directions, and a fixed step "
+        "that is safe for the steep directions hardly moves along the flat directions:",
         "",
         "| step size | -g at the start | after 40 steps | steps that lowered g |",
         "|---|---|---|---|",
@@ -116,14 +116,16 @@ def page(results: dict) -> str:
         "",
         "![losses along the ascent](step-size.png)",
         "",
-        f"The second table shows the cost on held-out observations, attacked within {EPSILON} times the prompt's mean embedding norm: "
-        "evaluations of the model beyond those of a plain ascent, per inner step. One evaluation in K steps certifies the last step; the "
-        "others are failed trials, and each counts as the part of the batch that is tried again.",
+        f"The second table shows the cost on held-out observations, attacked within {EPSILON} times the prompt's "
+        "mean embedding norm: evaluations of the model beyond those of a plain ascent, per inner step. One "
+        "evaluation in K steps certifies the last step; the others are failed trials, and each counts as the part "
+        "of the batch that is tried again.",
         "",
         "| agent | batch | K | additional forwards per step | monotone steps |",
         "|---|---|---|---|---|",
         *(
-            f"| {c['agent']} | {c['batch_size']} | {c['steps']} | {c['extra_forwards_per_step']:.2f} | {c['monotone_share']:.1%} |"
+            f"| {c['agent']} | {c['batch_size']} | {c['steps']} | {c['extra_forwards_per_step']:.2f} | "
+            f"{c['monotone_share']:.1%} |"
             for c in results["cost"]
         ),
     ]

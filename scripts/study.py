@@ -1,17 +1,17 @@
 """
-Does AAJR pay? In each world, the script fine-tunes one base agent with the same number of steps by plain training, adversarial
-training, AAJR and competing penalties. It tries four settings of each method on tuning seeds: learning rates for methods without
-a penalty, and lambdas for penalties, at the best learning rate of adversarial training. It then trains the best setting on fresh
-seeds, and attacks, shocks and measures these agents on fresh observations.
+Does AAJR pay? In each world, the script fine-tunes one base agent with the same number of steps by plain training,
+adversarial training, AAJR and competing penalties. It tries four settings of each method on tuning seeds: learning
+rates for methods without a penalty, and lambdas for penalties, at the best learning rate of adversarial training. It
+then trains the best setting on fresh seeds, and attacks, shocks and measures these agents on fresh observations.
 
     python scripts/study.py --preset smoke             # only tests that it runs
     python scripts/study.py --preset small             # one world, two seeds: within an hour on two cores
     python scripts/study.py --preset full              # three worlds, five seeds: hours
-    python scripts/study.py --preset full --shard 1/4  # a quarter of the study on this machine; another machine takes 2/4
+    python scripts/study.py --preset full --shard 1/4  # a quarter of the study on this machine; another takes 2/4
 
-Finished runs are kept in `--work` and not repeated. Start the script again to continue, or to add runs of other machines: copy
-their files into the same folder first. Runs that the results already contain are taken from there. The script writes study.json
-(every run), study.md (the results in words and tables) and study.png to `--output`.
+Finished runs are kept in `--work` and not repeated. Start the script again to continue, or to add runs of other
+machines: copy their files into the same folder first. Runs that the results already contain are taken from there. The
+script writes study.json (every run), study.md (the results in words and tables) and study.png to `--output`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,10 @@ def run_study(arguments: argparse.Namespace) -> None:
 
 
 def rate_runs(units: list[tuple[str, str]], preset: Preset) -> list[Run]:
-    """Return the runs that find learning rates: of methods without a penalty, and of adversarial training for all penalties."""
+    """
+    Return the runs that find learning rates: of methods without a penalty, and of adversarial training for all
+    penalties.
+    """
     rated = [(world, "adversarial" if is_penalised(method) else method) for world, method in units if method != "base"]
     return [
         Run(world, method, rate, None, seed, "tuning")
@@ -197,7 +200,8 @@ def restore(results: Path, worlds: list[str], work: Path, preset: Preset) -> lis
         The runs of other worlds, unchanged.
 
     Raises:
-        ValueError: if a file cannot be read, or if a run of these worlds or in `work` had other settings or another base agent.
+        ValueError: if a file cannot be read, or if a run of these worlds or in `work` had other settings or another
+            base agent.
     """
     earlier = read_results(results) if results.is_file() else []
     kept = {file: read_results(file) for file in work.glob("*.json")}

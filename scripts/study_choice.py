@@ -9,7 +9,8 @@ from study_settings import METHODS, TUNED_AS
 
 def choose(tuned: list[dict]) -> float:
     """
-    Return the value with the best sampled success, averaged over tuning seeds, no attack and all radii. This average is low
+    Return the value with the best sampled success, averaged over tuning seeds, no attack and all radii. This average is
+    low
     for agents that are dull, unsure or not robust, and it gives all radii the same weight.
     """
     scores = tuning_scores(tuned)
@@ -36,8 +37,8 @@ def value_of(run: dict) -> float | None:
 
 def superseded(runs: list[dict]) -> list[dict]:
     """
-    Return the runs of a world whose setting is not the one that all of its tuning runs choose. They come from a smaller grid,
-    or from another machine with another choice.
+    Return the runs of a world whose setting is not the one that all of its tuning runs choose. They come from a smaller
+    grid, or from another machine with another choice.
     """
     tuning = [run for run in runs if run["phase"] == "tuning"]
 

@@ -12,7 +12,8 @@ from aajr_hf.evaluation.comparison.trade_off import matched
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 AAJR = ("aajr", "aajr_amortised")
-# The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and 0.5.
+# The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and
+# 0.5.
 RADII = ("1.2", "2")
 # A world's runs of one phase, by method.
 Methods = dict[str, list[dict]]
@@ -59,8 +60,8 @@ def rows_of(header: list[str], rows: list[list[str]]) -> str:
 
 def prices(final: Methods) -> str:
     """
-    Return a table of the nominal success that each method gives up against the best method without a penalty, and that each
-    penalty gives up against the same training with a lambda of 0.
+    Return a table of the nominal success that each method gives up against the best method without a penalty, and that
+    each penalty gives up against the same training with a lambda of 0.
     """
     numbers = {"greedy": nominal, "sampled": sampled}
     free = [name for name in UNPENALISED if name in final]
@@ -75,9 +76,9 @@ def prices(final: Methods) -> str:
             [name, *of_best, *(interval(paired(zero, runs, number), sign=True) for number in numbers.values())]
         )
     text = (
-        "The table shows how many points of nominal success each method loses against the best method without a penalty "
-        f"(greedy: {best['greedy']}, sampled: {best['sampled']}), and against adversarial training alone with everything else equal, "
-        "which is the cost of the penalty itself. Differences are paired by seed."
+        "The table shows how many points of nominal success each method loses against the best method without a "
+        f"penalty (greedy: {best['greedy']}, sampled: {best['sampled']}), and against adversarial training alone with "
+        "everything else equal, which is the cost of the penalty itself. Differences are paired by seed."
     )
     header = ["method", *numbers, *(f"{label}, of the penalty" for label in numbers)]
     return f"{text}\n\n{rows_of(header, rows)}"
@@ -98,7 +99,10 @@ def ahead(ours: str, worlds: list[Methods], numbers: dict[str, Callable[[dict], 
         [name, *(interval(_pooled(ours, name, worlds, number), sign=True) for number in numbers.values())]
         for name in _baselines(ours, worlds)
     ]
-    title = f"Difference between `{ours}` and each baseline in points, at the chosen settings, paired by seed (positive: `{ours}` is ahead):"
+    title = (
+        f"Difference between `{ours}` and each baseline in points, at the chosen settings, paired by seed (positive: "
+        f"`{ours}` is ahead):"
+    )
     return f"{title}\n\n{rows_of(['baseline', *numbers], rows)}"
 
 
@@ -112,8 +116,8 @@ def _baselines(ours: str, worlds: list[Methods]) -> list[str]:
 
 def at_matched(ours: str, worlds: list[Methods]) -> str:
     """
-    Return a table of differences at equal robustness and at equal nominal success, over the settings that were tried on the
-    tuning seeds of some worlds.
+    Return a table of differences at equal robustness and at equal nominal success, over the settings that were tried on
+    the tuning seeds of some worlds.
     """
     header, rows = ["baseline"], {name: [name] for name in _baselines(ours, worlds)}
     for radius in RADII:
@@ -127,11 +131,11 @@ def at_matched(ours: str, worlds: list[Methods]) -> str:
                 for values in zip(*found, strict=True):
                     row.append(_few([value for of_world in values for value in of_world]))
     title = (
-        f"Points by which `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched "
-        "nominal success, by tuning seed. The matched level is the highest level that both methods reach; each method takes its best "
-        "setting at or above this level. Nothing is interpolated, so one of the two settings can be well above the level. The best "
-        "setting is chosen on the same observations that it is measured on, which favours all methods equally. Exact `aajr` has no "
-        "settings of its own."
+        f"Points by which `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case "
+        "success at matched nominal success, by tuning seed. The matched level is the highest level that both "
+        "methods reach; each method takes its best setting at or above this level. Nothing is interpolated, so one "
+        "of the two settings can be well above the level. The best setting is chosen on the same observations that "
+        "it is measured on, which favours all methods equally. Exact `aajr` has no settings of its own."
     )
     return f"{title}\n\n{rows_of(header, list(rows.values()))}"
 

@@ -9,7 +9,9 @@ from aajr_hf.environments import WORLDS
 
 
 def episodes(final: Methods) -> str:
-    """Return tables of the success under every condition, and of all the world's metrics under the hardest condition."""
+    """
+    Return tables of the success under every condition, and of all the world's metrics under the hardest condition.
+    """
     played = {name: [run for run in runs if run.get("shocked")] for name, runs in final.items()}
     played = {name: runs for name, runs in played.items() if runs}
     conditions = list(dict.fromkeys(c for runs in played.values() for run in runs for c in run["shocked"]))
@@ -18,9 +20,9 @@ def episodes(final: Methods) -> str:
     kind = WORLDS[next(iter(final.values()))[0]["world"]]
     opponents = " (the opponents are scripted experts and are not attacked)" if kind.two_sided else ""
     text = (
-        f"Whole episodes of ten agents{opponents}; greedy answers. Success in percent (`{kind.success}` among the metrics below). The column "
-        "names the shock and the attack. The attack moves the embeddings of all the agent's prompts by the given fraction of their norm, in "
-        f"{EPISODE_STEPS} steps."
+        f"Whole episodes of ten agents{opponents}; greedy answers. Success in percent (`{kind.success}` among the "
+        "metrics below). The column names the shock and the attack. The attack moves the embeddings of all the "
+        f"agent's prompts by the given fraction of their norm, in {EPISODE_STEPS} steps."
     )
     numbers = {c: lambda run, c=c: 100 * run["shocked"][c]["success"] for c in conditions}
     successes = [
@@ -37,7 +39,8 @@ def episodes(final: Methods) -> str:
             text,
             rows_of(["method", *conditions], successes),
             *(ahead(ours, [played], numbers) for ours in AAJR if ours in played),
-            f"All metrics of the world under `{hardest}`. *malformed* is the share of answers that could not be parsed.",
+            f"All metrics of the world under `{hardest}`. *malformed* is the share of answers that could not be "
+            "parsed.",
             rows_of(["method", *metrics], measured),
         ]
     )

@@ -48,9 +48,10 @@ class Method:
 
     recipe: str
     changes: dict[str, str] = field(default_factory=dict)
-    # The lambda that gives a base agent's penalty a weight of about one: the inverse of `aajr/penalty` in the first two steps
-    # of `aajr train` from the agents of congestion and commons, with all points, and a learning rate and a lambda of 1e-9 (aajr
-    # 0.2 to 1.8 million, spectral norms 3 to 9, Frobenius 7 to 11, random directions 1,200 to 2,100). None without a penalty.
+    # The lambda that gives a base agent's penalty a weight of about one: the inverse of `aajr/penalty` in the first two
+    # steps of `aajr train` from the agents of congestion and commons, with all points, and a learning rate and a lambda
+    # of 1e-9 (aajr 0.2 to 1.8 million, spectral norms 3 to 9, Frobenius 7 to 11, random directions 1,200 to 2,100).
+    # None without a penalty.
     unit: float | None = None
 
     def values(self) -> tuple[float, ...]:
@@ -116,7 +117,9 @@ def base_agent(world: str, work: Path) -> Path:
 
 
 def settings_of(world: str, method: str, preset: Preset, work: Path) -> str:
-    """Return a digest of everything that a method's run depends on, except the fields of [`Run`] and the code itself."""
+    """
+    Return a digest of everything that a method's run depends on, except the fields of [`Run`] and the code itself.
+    """
     told = METHODS.get(method)
     recipe = yaml.safe_load((ROOT / "recipes" / "congestion" / f"{told.recipe}.yaml").read_text()) if told else None
     parts = [

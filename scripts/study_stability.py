@@ -15,7 +15,9 @@ SENSITIVITIES = {
 
 
 def sensitivity(final: Methods) -> str:
-    """Return a table of amplifications, and of whether a penalty leaves more of the other directions than the global one."""
+    """
+    Return a table of amplifications, and of whether a penalty leaves more of the other directions than the global one.
+    """
     zero, all_directions = final.get("adversarial", []), final.get("global_spectral", [])
     rows = []
     for name, runs in final.items():
@@ -25,9 +27,10 @@ def sensitivity(final: Methods) -> str:
         cells += [interval(list(map(_relative_norm, runs)), 2), interval(beyond, 2, sign=True)]
         rows.append([name, *cells])
     text = (
-        "The table shows the amplification of the logits. A random direction of the prompt's embeddings is almost orthogonal to the ascent "
-        "directions (there are thousands of dimensions, and three ascent directions). The spectral norm, divided by the amplification along "
-        "the ascent, says how much of the other directions is left relative to the adversary's directions. The last column is paired by seed."
+        "The table shows the amplification of the logits. A random direction of the prompt's embeddings is almost "
+        "orthogonal to the ascent directions (there are thousands of dimensions, and three ascent directions). The "
+        "spectral norm, divided by the amplification along the ascent, says how much of the other directions is left "
+        "relative to the adversary's directions. The last column is paired by seed."
     )
     header = ["method", *SENSITIVITIES, "spectral norm over the ascent's", "the same, beyond `global_spectral`'s"]
     kept = "; ".join(_kept(name, final[name], zero) for name in (*AAJR, "global_spectral") if name in final and zero)
@@ -46,13 +49,15 @@ def _kept(name: str, runs: list[dict], zero: list[dict]) -> str:
         for field in SENSITIVITIES.values()
     )
     return (
-        f"`{name}` leaves {ascent:.0f} % along the ascent, {random:.0f} % along random directions and {norm:.0f} % of the "
-        "spectral norm"
+        f"`{name}` leaves {ascent:.0f} % along the ascent, {random:.0f} % along random directions and {norm:.0f} % of "
+        "the spectral norm"
     )
 
 
 def stability(final: Methods) -> str:
-    """Return a table of how the gradient norm varies over training, and of Theorem 3's condition along the inner ascent."""
+    """
+    Return a table of how the gradient norm varies over training, and of Theorem 3's condition along the inner ascent.
+    """
     rows, zero = [], _with_gradients(final.get("adversarial", []))
     for name, runs in final.items():
         known = _with_gradients(runs)
@@ -66,10 +71,11 @@ def stability(final: Methods) -> str:
         shares = [interval(_shares(runs, kind)) for kind in ("within_bound", "within_curvature", "at_boundary")]
         rows.append([name, *cells, *shares])
     text = (
-        "The gradient norm is measured before clipping, over all steps of a training. The penalty's part in its variation is the difference "
-        "from adversarial training, paired by seed. *Monotone steps* is the percentage of the adversary's steps that did not lower the loss, "
-        "over the last fifty steps of training. The other columns are percentages of the steps of an ascent on the trained agent, over "
-        "held-out observations: steps whose size is within Theorem 3's bound of 1/L_eff, steps whose size is within the inverse of the largest "
+        "The gradient norm is measured before clipping, over all steps of a training. The penalty's part in its "
+        "variation is the difference from adversarial training, paired by seed. *Monotone steps* is the percentage "
+        "of the adversary's steps that did not lower the loss, over the last fifty steps of training. The other "
+        "columns are percentages of the steps of an ascent on the trained agent, over held-out observations: steps "
+        "whose size is within Theorem 3's bound of 1/L_eff, steps whose size is within the inverse of the largest "
         "measured curvature, and steps that end on the ball's boundary."
     )
     header = [

@@ -76,7 +76,9 @@ def measure(run: Run, preset: Preset, folder: Path) -> dict:
 
 
 def shocked(run: Run, preset: Preset, agent: tuple) -> dict[str, dict[str, float]]:
-    """Return means of the world's metrics over episodes: calm, under each shock, and under the first shock with attack."""
+    """
+    Return means of the world's metrics over episodes: calm, under each shock, and under the first shock with attack.
+    """
     shocks = SHOCKS[run.world]
     first = next(iter(shocks))
     results = {"calm": episodes(run, preset, agent)}

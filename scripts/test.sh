@@ -3,11 +3,11 @@
 #
 #     scripts/test.sh                                  everything
 #     scripts/test.sh tests/test_FILE.py::test_NAME    one test; arguments go to pytest
-#     scripts/test.sh --fast                           all tests (or those of the arguments) except the ones marked `slow`
-#                                                      or `distributed`
+#     scripts/test.sh --fast                           all tests (or those of the arguments) except the tests marked
+#                                                      `slow` or `distributed`
 #     scripts/test.sh --oldest                         the tests of what the package needs of other libraries, and one
-#                                                      training (or the tests of the arguments), in .venv-oldest with the
-#                                                      oldest versions that are allowed
+#                                                      training (or the tests of the arguments), in .venv-oldest with
+#                                                      the oldest versions that are allowed
 #
 # The tests need no network and no GPU; those marked `gpu` need a CUDA device.
 set -euo pipefail
