@@ -1,19 +1,19 @@
-# Makes an environment with the package and its tested dependencies. Sourced by the scripts beside it, not run.
+# Makes an environment with the package and its tested dependencies. The other scripts source this file; do not run it.
 #
 # Takes:  EXTRA        the extra of pyproject.toml to install ("dev" or "test"); empty for the package alone
-#         PYTHON       the Python to make the environment with, 3.11 or newer (default: python3.11, else python3)
+#         PYTHON       the Python that makes the environment, 3.11 or newer (default: python3.11, else python3)
 #         VENV         the environment's folder
-#         CONSTRAINTS  the file of versions
-# Leaves: the current directory at the repository's root, and the environment ready to use.
+#         CONSTRAINTS  the file with the exact versions of packages
+# Result: the current directory is the repository's root, and the environment is ready to use.
 #
-# Safe to run again: nothing is installed while pyproject.toml and the file of versions stay as they are.
+# You can run it again: it installs nothing while pyproject.toml and the file of versions are unchanged.
 
 _fail() {
     echo "error: $*" >&2
     exit 2
 }
 
-# Whether "$1" runs and is Python 3.11 or newer.
+# Check that "$1" runs and is Python 3.11 or newer.
 _is_recent_python() {
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
@@ -30,17 +30,18 @@ _make_venv() {
         fi
     done
     if [[ -z "$python" ]]; then
-        _fail "needs Python 3.11 or newer, tried: ${candidates[*]} (set PYTHON to one)"
+        _fail "no Python 3.11 or newer found, tried: ${candidates[*]}: set PYTHON to one"
     fi
     version="$("$python" -c 'import platform; print(platform.python_version())')"
     echo "Creating $VENV with Python $version ..."
     if ! "$python" -m venv --clear "$VENV"; then
         rm -rf "$VENV"
-        _fail "$python could not make $VENV (on Debian and Ubuntu it needs the package python3-venv)"
+        _fail "$python could not make $VENV: on Debian and Ubuntu, install the package python3-venv"
     fi
 }
 
-# What an installation depends on: the two files, and where the checkout lies, as the package is installed in place.
+# Print a digest of everything that an installation depends on: the two files, and the checkout's path, because the
+# package is installed in place.
 _fingerprint() {
     "$VENV/bin/python" - "$CONSTRAINTS" <<'PY'
 import hashlib
@@ -55,7 +56,7 @@ print(digest.hexdigest())
 PY
 }
 
-# Whether "$1", an extra, is installed as of the fingerprint "$2".
+# Check that the extra "$1" was installed with the fingerprint "$2".
 _is_installed() {
     [[ "$(cat "$VENV/.aajr-installed-${1:-base}" 2>/dev/null)" == "$2" ]]
 }
@@ -63,7 +64,7 @@ _is_installed() {
 _install() {
     local extra="$1" torch fingerprint target="." pip=("$VENV/bin/python" -m pip)
     fingerprint="$(_fingerprint)"
-    # "dev" holds all that the other extras do.
+    # "dev" contains everything that the other extras contain.
     if _is_installed "$extra" "$fingerprint" || _is_installed dev "$fingerprint"; then
         return
     fi
@@ -72,10 +73,10 @@ _install() {
     fi
     torch="$(sed -n 's/^\(torch==[0-9A-Za-z.]*\).*/\1/p' "$CONSTRAINTS")"
     if [[ -z "$torch" ]]; then
-        _fail "$CONSTRAINTS fixes no version of torch"
+        _fail "$CONSTRAINTS does not fix a version of torch: add a line torch==VERSION"
     fi
     echo "Installing (a few minutes the first time) ..."
-    # torch comes first and by its exact version, so that no later step can choose another build of it.
+    # Install torch first, in its exact version, so that no later step can choose another build of it.
     "${pip[@]}" install --quiet --disable-pip-version-check -c "$CONSTRAINTS" "$torch"
     "${pip[@]}" install --quiet --disable-pip-version-check -c "$CONSTRAINTS" -e "$target"
     echo "$fingerprint" >"$VENV/.aajr-installed-${extra:-base}"
@@ -88,6 +89,6 @@ elif ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     echo "Repairing $VENV: its Python or pip does not run."
     _make_venv
 elif ! _is_recent_python "$VENV/bin/python"; then
-    _fail "$VENV has a Python older than 3.11; remove it and run this again"
+    _fail "$VENV has a Python older than 3.11: remove $VENV and run this again"
 fi
 _install "${EXTRA:-}"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Looks up the versions of constraints.txt in PyPI's advisories, with pip-audit in an environment of its own.
+# Checks the versions of constraints.txt against PyPI's security advisories, with pip-audit in a temporary environment.
 #
 #     scripts/audit.sh
 #
-# Exit status: 0 if no advisory applies, 1 if one does, 2 if the advisories cannot be had.
+# Exit status: 0 if no advisory applies, 1 if one does, 2 if the advisories cannot be fetched.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +16,7 @@ status=0
 "$folder/venv/bin/pip-audit" --requirement constraints.txt --no-deps --disable-pip --strict >"$folder/out" 2>&1 || status=$?
 cat "$folder/out"
 if grep -q "not found on PyPI\|ConnectionError\|ServiceError" "$folder/out"; then
-    echo "error: the advisories cannot be had here" >&2
+    echo "error: the advisories cannot be fetched here" >&2
     exit 2
 fi
 exit "$status"

@@ -1,13 +1,13 @@
 """
-What training with AAJR costs beside TRL's SFT: step time, peak memory and operations, on random tokens and random
-weights. No network and no GPU needed; `--device cuda` measures there.
+Measure the cost of AAJR training compared with TRL's SFT: step time, peak memory and operations, on random tokens and
+random weights. This needs no network and no GPU; `--device cuda` measures on a GPU.
 
     python scripts/benchmark.py --preset quick --output benchmark.json     # minutes on two cores
     python scripts/benchmark.py --preset full --markdown benchmark.md      # over length, K, vocabulary and model size
 
-Time: one process per way of training, of which one runs at a time. In each round, every one of them trains for a block
-of steps, in an order that rotates; a ratio is the median over rounds of the ratio within a round, so that drift of the
-machine cancels. Memory and operations: afterwards, in a new process each.
+Time: each way of training has its own process, and only one process runs at a time. In each round, every process trains
+for a block of steps, in rotating order. A ratio is the median over rounds of the ratio within a round, so that changes
+of the machine's speed cancel out. Memory and operations are measured afterwards, each in a new process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from benchmark_cases import Case, Variant, cases, theoretical_flops, variants
 from benchmark_report import ratios, report
 
 ROOT = Path(__file__).resolve().parent.parent
-# Imported once, by the server that worker processes are forked from; the last one is what the first jvp imports.
+# The server process imports these modules once, and worker processes are forked from it. The first jvp imports the last
+# one.
 _HEAVY_MODULES = ["aajr_hf.training.trainers.sft", "datasets", "torch._decomp.decompositions_for_jvp"]
 _DEFINITIONS = {
     "step_seconds": "seconds per optimizer step: data, step, optimizer, logging; blocks of whole penalty intervals",
@@ -41,9 +42,10 @@ _DEFINITIONS = {
     "between_mib": "in use between two steps: libraries (CPU), weights and optimizer state",
     "flops": "operations of one optimizer step; measured by torch.utils.flop_counter, theoretical in units of F, a "
     "forward with logits at the action's positions: input gradient 2F, outer step 3F, jvp with backward 6F",
-    "monitoring_share": "of the host's time in a step, what the metrics of the inner ascent take; by cProfile, over ten intervals",
+    "monitoring_share": "share of the host's time in a step that the metrics of the inner ascent take; by cProfile, "
+    "over ten intervals",
     "time ratios": "median over rounds of the ratio within a round",
-    "memory ratios": "of above_model_mib",
+    "memory ratios": "ratios of above_model_mib",
 }
 
 
@@ -53,7 +55,7 @@ class Worker:
     def __init__(self, case: Case, variant: Variant, measure: str):
         from benchmark_worker import run  # imports Transformers and TRL, which takes seconds
 
-        # A fork cannot use a device that its server may have touched while importing.
+        # A forked process cannot use a device that its server process may have used during imports.
         context = multiprocessing.get_context("spawn" if case.accelerated else "forkserver")
         if not case.accelerated:
             context.set_forkserver_preload(_HEAVY_MODULES)
@@ -63,7 +65,7 @@ class Worker:
         theirs.close()
 
     def ask(self, steps: int) -> float:
-        with contextlib.suppress(BrokenPipeError):  # it has ended: `receive` says how
+        with contextlib.suppress(BrokenPipeError):  # the process has ended: `receive` reports its exit status
             self.connection.send(steps)
         return self.receive()
 
@@ -72,13 +74,15 @@ class Worker:
             answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            answer = RuntimeError(f"A worker ended with status {self.process.exitcode}; out of memory?")
+            answer = RuntimeError(
+                f"A worker process ended with status {self.process.exitcode}: it may be out of memory."
+            )
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def stop(self) -> None:
-        # One that is asked for nothing more ends by itself; one that was interrupted may not.
+        # A worker that gets no more steps ends by itself; an interrupted worker may not.
         with contextlib.suppress(OSError):
             self.connection.send(0)
         self.process.join(timeout=20)
@@ -88,7 +92,7 @@ class Worker:
 
 @contextlib.contextmanager
 def workers(case: Case, chosen: list[Variant]) -> Iterator[dict[str, Worker]]:
-    """Workers for `time`, which have warmed up one after the other and now wait."""
+    """Start one worker per variant to measure time; each has warmed up and waits."""
     started = {}
     try:
         for variant in chosen:
@@ -101,7 +105,7 @@ def workers(case: Case, chosen: list[Variant]) -> Iterator[dict[str, Worker]]:
 
 
 def measure_time(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds per step of each variant in each round."""
+    """Return the seconds per step of each variant in each round."""
     seconds = {variant.name: [] for variant in chosen}
     work = {variant.name: theoretical_flops(case, variant) for variant in chosen}
     say(case, f"starting {len(chosen)} processes")
@@ -109,7 +113,7 @@ def measure_time(case: Case, chosen: list[Variant], rounds: int, steps: int) -> 
         for i in range(rounds):
             shift = i % len(chosen)
             for variant in chosen[shift:] + chosen[:shift]:
-                # More of the short steps, whose ratios have to be told from 1.
+                # Short steps get longer blocks, because their ratios are close to 1.
                 block = steps * math.ceil(max(work.values()) / 2 / work[variant.name])
                 block = math.ceil(block / variant.interval) * variant.interval
                 seconds[variant.name].append(started[variant.name].ask(block))
@@ -119,7 +123,7 @@ def measure_time(case: Case, chosen: list[Variant], rounds: int, steps: int) -> 
 
 
 def measure_memory(case: Case, variant: Variant) -> dict:
-    """Peak memory and operations, in a process of its own."""
+    """Measure peak memory and operations, in a new process."""
     worker = Worker(case, variant, "memory")
     try:
         return worker.receive()
@@ -128,7 +132,7 @@ def measure_memory(case: Case, variant: Variant) -> dict:
 
 
 def run_case(case: Case, chosen: list[Variant], rounds: int, steps: int) -> dict:
-    """Everything about one case."""
+    """Measure everything about one case."""
     seconds = measure_time(case, [variant for variant in chosen if variant.timed], rounds, steps)
     results = {}
     for variant in chosen:
@@ -165,7 +169,7 @@ def quartiles(values: list[float]) -> dict[str, float]:
 
 
 def machine(device: str) -> dict:
-    """Where it was measured."""
+    """Describe the machine and the versions of the measurement."""
     import torch
 
     facts = {
@@ -188,7 +192,7 @@ def _cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """The commit that was measured, marked where files differ from it; None outside of a checkout."""
+    """Return the measured commit, with a mark if files differ from it; None outside of a checkout."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -205,7 +209,7 @@ def say(case: Case, text: str) -> None:
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        """One line, as the `aajr` command has it."""
+        """Print one line, as the `aajr` command does, and exit with status 2."""
         self.exit(2, f"error: {message}\n")
 
 
@@ -259,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     for case in chosen:
         measured = run_case(case, ways, rounds, steps)
         result["cases"][case.name] = measured
-        if result["ratios"] is None:  # of the first case, the base unless it was left out
+        if result["ratios"] is None:  # ratios of the first case: the base, unless it was left out
             result["ratios"] = measured["ratios"]
             result["flops"] = {name: entry["flops"] for name, entry in measured["variants"].items()}
             result["settings"]["ratios_of"] = case.name

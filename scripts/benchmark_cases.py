@@ -1,4 +1,4 @@
-"""What `benchmark.py` measures: the shapes, the ways of training, and how many operations each should take."""
+"""The cases of `benchmark.py`: shapes, ways of training, and the expected number of operations of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "congestion"
 
 
 class Model(NamedTuple):
-    """Sizes of a Llama. Its name counts the parameters of its layers alone, without the embeddings."""
+    """Sizes of a Llama model. The names in `MODELS` give the parameters of the layers, without the embeddings."""
 
     layers: int
     hidden: int
@@ -31,7 +31,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One shape: every variant is measured on it, on the same data."""
+    """One shape. Every variant is measured on it, with the same data."""
 
     name: str
     device: str
@@ -48,7 +48,10 @@ class Case:
 
     @property
     def layer_parameters(self) -> int:
-        """Weights of the linear layers, without embeddings and LM head: attention has four matrices, the MLP three."""
+        """
+        Number of weights of the linear layers, without embeddings and LM head: attention has four matrices, the MLP
+        three.
+        """
         _, hidden, intermediate, _ = self.model
         return self.model.layers * (4 * hidden**2 + 3 * hidden * intermediate)
 
@@ -58,24 +61,27 @@ class Case:
         return linear + 4 * self.model.layers * self.batch * self.length**2 * self.model.hidden
 
     def head_flops(self, positions: int) -> int:
-        """The LM head at some positions of each example."""
+        """Return the operations of the LM head at some positions of each example."""
         return 2 * self.model.hidden * self.vocabulary * self.batch * positions
 
     def forward_flops(self) -> int:
-        """F: one forward of the policy, with logits at the action's positions alone."""
+        """Return F: the operations of one forward of the policy, with logits only at the action's positions."""
         return self.layer_flops() + self.head_flops(self.action_tokens)
 
     def sft_forward_flops(self) -> int:
-        """TRL's fused LM head scores every position, but for devices with Triton kernels."""
+        """
+        Return the operations of TRL's forward: its fused LM head scores every position, except on devices with Triton
+        kernels.
+        """
         return self.layer_flops() + self.head_flops(self.action_tokens if self.accelerated else self.length - 1)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of training: a trainer's name, and the fields that make it what it is."""
+    """One way of training: its name and the fields of its configuration."""
 
     name: str
-    fields: dict  # of AAJRConfig; None stands for TRL's own trainer and configuration
+    fields: dict  # fields of AAJRConfig; None stands for TRL's own trainer and configuration
     checkpointing: bool = False
     timed: bool = True
 
@@ -89,29 +95,30 @@ class Variant:
 
     @property
     def shares_forwards(self) -> bool:
-        """Whether its jvp take over what the ascent has computed at the same points."""
+        """Whether its jvp reuse what the ascent has computed at the same points."""
         whole = self.fields.get("penalty_trajectory", "all") == "all" and self.fields.get("penalty_fraction", 1.0) == 1
         along = self.fields["regularizer"] == "aajr" and self.fields["jacobian_estimator"] == "jvp"
         return whole and along and not self.checkpointing
 
     @property
     def interval(self) -> int:
-        """Optimizer steps after which the cost repeats: whatever is measured is measured over multiples of it."""
+        """Number of optimizer steps after which the cost repeats; every measurement covers a multiple of it."""
         return self.fields.get("penalty_interval", 1) if self.fields else 1
 
 
 def recipe_fields(recipe: str, *names: str) -> dict:
-    """The given fields of a shipped recipe, those that it leaves at their defaults left out."""
+    """Return the given fields of a shipped recipe, without the fields that it leaves at their defaults."""
     settings = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())
     return {name: settings[name] for name in names if name in settings}
 
 
 def variants(preset: str) -> list[Variant]:
-    """The ways of training of a preset: `quick` leaves out what its ratios do not need."""
+    """Return the ways of training of a preset: `quick` leaves out the ways that its ratios do not need."""
     adversarial = {"epsilon": 0.25, "regularizer": "none", "regularizer_lambda": 0.0}
     exact = adversarial | {"regularizer": "aajr", "regularizer_lambda": 1e-3, "jacobian_estimator": "jvp"}
     amortised = recipe_fields("aajr-amortised", "penalty_trajectory", "penalty_fraction", "penalty_interval")
-    # The recipe's penalty takes its control variate from the clean pass, so both sides have one.
+    # The recipe's penalty takes its control variate from the clean pass, so both sides of the comparison have a clean
+    # pass.
     clean = recipe_fields("aajr-amortised", "clean_loss_weight")
     spectral = recipe_fields("global", "regularizer", "power_iterations", "penalty_fraction", "penalty_interval")
     chosen = [
@@ -132,10 +139,11 @@ def variants(preset: str) -> list[Variant]:
 
 def theoretical_flops(case: Case, variant: Variant) -> float:
     """
-    Operations of one optimizer step, averaged over the penalty's interval. Forward and backward by all weights take 3F,
-    an input gradient 2F, a jvp with its backward 6F, as do the two evaluations of a central difference with theirs. A
-    pass under activation checkpointing runs its layers once more, a jvp its layers and their tangents; without it, a jvp at
-    all points of all examples takes over the forwards of the ascent, F less for each.
+    Return the operations of one optimizer step, averaged over the penalty's interval. A forward with a backward for all
+    weights takes 3F, an input gradient 2F, and a jvp with its backward 6F. The two evaluations of a central difference
+    with their backward also take 6F. With activation checkpointing, a pass runs its layers a second time, and a jvp
+    runs its layers and their tangents a second time. Without checkpointing, a jvp at all points of all examples reuses
+    the forwards of the ascent, which saves F for each point.
     """
     forward = case.forward_flops()
     again = case.layer_flops() if variant.checkpointing else 0
@@ -147,7 +155,7 @@ def theoretical_flops(case: Case, variant: Variant) -> float:
         return flops
     fields = variant.fields
     if fields["regularizer"] == "global_spectral":
-        # One forward for the vector-Jacobian products; each power iteration is a jvp (2F) and a pull-back (F).
+        # The vector-Jacobian products need one forward; each power iteration is a jvp (2F) and a pull-back (F).
         penalty = forward + 3 * forward * fields["power_iterations"] + 6 * forward + 2 * again
     else:
         points = case.ascent_steps if fields.get("penalty_trajectory", "all") == "all" else 1
@@ -157,7 +165,9 @@ def theoretical_flops(case: Case, variant: Variant) -> float:
 
 
 def cases(preset: str, device: str) -> list[Case]:
-    """The cases of a preset: `quick` is the base alone, `full` changes one of its dimensions at a time."""
+    """
+    Return the cases of a preset: `quick` is the base alone, `full` also changes one dimension of the base at a time.
+    """
     if device == "cpu":
         base = Case("base", device, MODELS["15M"])
         lengths, models = (64, 128), ("5M", "60M")

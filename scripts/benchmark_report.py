@@ -1,4 +1,4 @@
-"""The ratios of `benchmark.py`, and its tables: Markdown that is aligned, so that it reads well in a terminal, too."""
+"""The ratios of `benchmark.py`, and its tables: aligned Markdown that is also readable in a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Ratio(NamedTuple):
-    """What one way of training costs in units of another."""
+    """The cost of one way of training, divided by the cost of another."""
 
     name: str
     quantity: str  # "time", "memory", or "share" of one way's own time
@@ -33,15 +33,16 @@ RATIOS = (
 
 
 _LEGEND = (
-    "Peak: above the loaded model (activations, gradients, optimizer state); act.: activations, above weights,\n"
-    "gradients and optimizer state. GFLOP: of one optimizer step; F is a forward with logits at the action's\n"
-    "positions. Time ratios: medians over rounds of the ratio within a round; memory ratios: of the peaks.\n"
-    "Monitoring: the part of the host's time that the metrics of the inner ascent take."
+    "Peak: memory above the loaded model (activations, gradients, optimizer state); act.: activations, which is\n"
+    "memory above weights, gradients and optimizer state. GFLOP: operations of one optimizer step; F is a forward\n"
+    "with logits only at the action's positions. Time ratios: medians over rounds of the ratio within a round;\n"
+    "memory ratios: ratios of the peaks. Monitoring: the share of the host's time that the metrics of the inner\n"
+    "ascent take."
 )
 
 
 def ratios(variants: dict[str, dict]) -> dict[str, float | None]:
-    """The ratios between the variants that were measured; None where time was not, or memory could not be."""
+    """Return the ratios between the measured variants; None if time or memory was not measured."""
     measured = [ratio for ratio in RATIOS if {ratio.numerator, ratio.denominator} <= variants.keys()]
     return {ratio.name: _ratio(ratio, variants[ratio.numerator], variants[ratio.denominator]) for ratio in measured}
 
@@ -59,7 +60,7 @@ def _ratio(ratio: Ratio, numerator: dict, denominator: dict) -> float | None:
 
 
 def report(result: dict) -> str:
-    """All tables of a result, as Markdown."""
+    """Return all tables of a result, as Markdown."""
     facts = result["machine"]
     head = (
         f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads, {facts['ram_gib']} GiB; "
@@ -114,7 +115,7 @@ def ratio_table(values: dict[str, float | None]) -> str:
 
 
 def case_table(cases: dict[str, dict]) -> str:
-    """The ratios that have a target, over all cases."""
+    """Return a table of the ratios that have a target, with one row for each case."""
     chosen = [ratio for ratio in RATIOS if ratio.target is not None]
     rows = [["", *(ratio.name.replace("_vs_", " / ").replace("_", " ") for ratio in chosen)]]
     rows.append(["target", *(_number(ratio.target) for ratio in chosen)])
@@ -124,7 +125,10 @@ def case_table(cases: dict[str, dict]) -> str:
 
 
 def table(rows: list[list[str]]) -> str:
-    """A Markdown table of rows of text, the first one its head; all columns but the first are set to the right."""
+    """
+    Return a Markdown table of rows of text. The first row is the header; all columns except the first are
+    right-aligned.
+    """
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [rows[0], rule, *rows[1:]]

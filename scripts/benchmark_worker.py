@@ -1,4 +1,4 @@
-"""The processes that `benchmark.py` starts: each trains in one way, in blocks of steps, and measures them."""
+"""The worker processes of `benchmark.py`: each trains in one way, in blocks of steps, and measures the blocks."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from trl import SFTConfig, SFTTrainer
 from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.training.policy import monitoring
 
-# A block of steps of some length each time the generator is asked; it measures where it is resumed.
+# A generator that yields the length of the next block of steps, and measures the block when it is resumed.
 Script = Generator[int, None, None]
 
 
 class Blocks(TrainerCallback):
     """
-    Lets a generator run training: it yields how many steps come next, and is resumed when they are done. Between two
-    ends of steps lies all that users pay for: the data, the step, the optimizer and what is logged.
+    Callback that lets a generator control training. The generator yields the number of the next steps, and is resumed
+    when they are done. The time between the ends of two steps includes everything: data, step, optimizer and logging.
     """
 
     def __init__(self, script: Script):
@@ -74,7 +74,7 @@ def make_model(case: Case) -> LlamaForCausalLM:
 
 
 def make_dataset(case: Case) -> datasets.Dataset:
-    """Random tokens without padding; the last ones are the action, the others the prompt that is perturbed."""
+    """Return random tokens without padding; the last tokens are the action, the others are the perturbed prompt."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, case.vocabulary, (64 * case.batch, case.length), generator=generator)
     labels = ids.clone()
@@ -83,7 +83,7 @@ def make_dataset(case: Case) -> datasets.Dataset:
 
 
 def make_trainer(case: Case, variant: Variant, folder: str, model, script: Script) -> SFTTrainer:
-    """The variant's trainer, which trains in the blocks that the script asks for, until it ends."""
+    """Return the variant's trainer. It trains in the blocks that the script yields, until the script ends."""
     arguments = {
         "output_dir": folder,
         "per_device_train_batch_size": case.batch,
@@ -102,7 +102,7 @@ def make_trainer(case: Case, variant: Variant, folder: str, model, script: Scrip
         trainer_class, config = SFTTrainer, SFTConfig(**arguments)
     else:
         trainer_class = AAJRTrainer
-        # Without the warm-up: within a tenth of so many steps nothing would move.
+        # No warm-up: it takes a tenth of max_steps, and epsilon and lambda would stay near zero in the measured steps.
         arguments |= {"aajr_warmup_ratio": 0.0, "ascent_steps": case.ascent_steps}
         config = AAJRConfig(**arguments | variant.fields)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "<eos>": 2}, unk_token="<unk>"))
@@ -118,13 +118,14 @@ def make_trainer(case: Case, variant: Variant, folder: str, model, script: Scrip
 
 
 def timed_blocks(connection: Connection, case: Case, variant: Variant) -> Script:
-    """Seconds per step of each block asked for through the connection, until 0 steps are asked for."""
-    yield 1  # makes the optimizer's state and loads the kernels
+    """Send the seconds per step of each block that the connection asks for, until it asks for 0 steps."""
+    yield 1  # this step makes the optimizer's state and loads the kernels
     release_memory(case)
     connection.send("ready")
     while steps := connection.recv():
         if case.accelerated:
-            # The allocator's cache was given back, so that all processes fit on the device: filled again unmeasured.
+            # The allocator's cache was released so that all processes fit on the device. Fill it again before the
+            # measurement.
             yield variant.interval
         synchronize(case)
         started = time.perf_counter()
@@ -136,10 +137,12 @@ def timed_blocks(connection: Connection, case: Case, variant: Variant) -> Script
 
 
 def measured_steps(connection: Connection, case: Case, variant: Variant, model: LlamaForCausalLM) -> Script:
-    """Operations and peak memory of a step. Any window of `interval` steps holds exactly one that is penalised."""
+    """
+    Send operations and peak memory of a step. Any window of `interval` steps has exactly one step with the penalty.
+    """
     if variant.fields and variant.fields.get("jacobian_estimator") == "finite_difference":
-        yield variant.interval  # finds its step once
-    # First, as it makes the optimizer's state, too, which peaks must not take for a part of the step.
+        yield variant.interval  # finite differences find their step once
+    # Count operations first: this also makes the optimizer's state, which must not count as peak memory of the step.
     with FlopCounterMode(display=False, custom_mapping=_uncounted_operations()) as counter:
         yield variant.interval
     memory = PeakMemory(case)
@@ -160,8 +163,8 @@ def measured_steps(connection: Connection, case: Case, variant: Variant, model: 
 
 def monitoring_share(variant: Variant) -> Generator[int, None, float | None]:
     """
-    Of the host's time, what goes into the metrics of the inner ascent (the following of its logits and the stability
-    report), as a profiler sees it, which is itself a burden on them; None without an ascent.
+    Return the share of the host's time that the metrics of the inner ascent take (its logits from point to point, and
+    the stability report); None without an ascent. The profiler that measures the share also slows these metrics down.
     """
     if not variant.ascends:
         return None
@@ -171,7 +174,7 @@ def monitoring_share(variant: Variant) -> Generator[int, None, float | None]:
     yield 10 * variant.interval
     profile.disable()
     seconds = time.perf_counter() - started
-    # By function: calls without recursion, calls, time in it, time in it and what it calls.
+    # Each value: calls without recursion, calls, time in the function, time including the functions that it calls.
     spent = {
         name: cumulative
         for (file, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items()
@@ -181,7 +184,7 @@ def monitoring_share(variant: Variant) -> Generator[int, None, float | None]:
 
 
 def _uncounted_operations() -> dict:
-    """What PyTorch's table of formulas leaves out: attention on CPUs, and the product in place of TRL's LM head."""
+    """Return formulas that PyTorch's table lacks: attention on CPUs, and the in-place product of TRL's LM head."""
     aten = torch.ops.aten
 
     def attention(query, key, value, *args, out_shape=None, **kwargs):
@@ -202,9 +205,9 @@ def _uncounted_operations() -> dict:
 
 class PeakMemory:
     """
-    The most memory in use between construction and `stop`. Constructed between two steps, where the weights and the
-    optimizer's state are there and gradients are not. Device memory as PyTorch's allocator counts it, or the process's
-    resident set on a CPU (Linux alone: elsewhere it reports None).
+    The peak memory between construction and `stop`. Construct it between two steps, when the weights and the
+    optimizer's state exist and gradients do not. It measures device memory as PyTorch's allocator counts it, or on a
+    CPU the process's resident set (only on Linux: elsewhere it reports None).
     """
 
     _STATUS = Path("/proc/self/status")
@@ -217,7 +220,7 @@ class PeakMemory:
             torch.accelerator.reset_peak_memory_stats()
             self.start = torch.accelerator.memory_allocated()
         elif self._STATUS.exists():
-            Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is resident now
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark to the current resident set
             self.start = self._resident("VmRSS")
         else:
             self.start = None
@@ -231,7 +234,10 @@ class PeakMemory:
             self.peak = self._resident("VmHWM")
 
     def report(self, optimizer_bytes: int, gradient_bytes: int) -> dict | None:
-        """MiB: the peak above the loaded model, and above weights, gradients and optimizer state (the activations)."""
+        """
+        Return in MiB the peak above the loaded model, the peak above weights, gradients and optimizer state, and the
+        start.
+        """
         if self.peak is None:
             return None
         step = self.peak - self.start
@@ -254,7 +260,9 @@ def release_memory(case: Case) -> None:
 
 
 def return_freed_memory() -> None:
-    """Have glibc give freed memory back at once, as M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of 64 KiB: peaks are exact."""
+    """
+    Make glibc return freed memory at once (M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of 64 KiB), so that peaks are exact.
+    """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter in (-3, -1):
             libc.mallopt(parameter, 65536)
@@ -264,7 +272,7 @@ def return_freed_memory() -> None:
 
 
 def run(connection: Connection, case: Case, variant: Variant, measure: str) -> None:
-    """Train one variant on one case, for its `time` or its `memory`; errors go to the connection, too."""
+    """Train one variant on one case, and measure its `time` or its `memory`; errors also go to the connection."""
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
     datasets.disable_progress_bars()
@@ -279,6 +287,6 @@ def run(connection: Connection, case: Case, variant: Variant, measure: str) -> N
         with tempfile.TemporaryDirectory() as folder:
             make_trainer(case, variant, folder, model, script).train()
     except EOFError:
-        pass  # the process that asked is gone
+        pass  # the parent process is gone
     except Exception as error:
         connection.send(RuntimeError(f"{case.name}, {variant.name}:\n{traceback.format_exc()}{error}"))

@@ -1,12 +1,13 @@
 """
-Whether training meets an amplification budget, wherever lambda begins.
+Test whether training meets an amplification budget for different initial values of lambda.
 
     for world in congestion commons hide_and_seek; do aajr init-agent outputs/$world --environment $world; done
     python scripts/budget.py --models outputs/congestion outputs/commons outputs/hide_and_seek --output docs/results
 
-Trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the lambda that this run has
-found. With the settings of recipes/congestion/aajr-amortised.yaml, but three ascent steps, the default warm-up and a learning rate that stays at 5e-4, so
-that the end of a run is no result of its schedule. Runs that are there, in `--work`, are not made again. Writes budget.md, .png and .json.
+The script trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the
+lambda that the first run has found. The settings are those of recipes/congestion/aajr-amortised.yaml, except for three
+ascent steps, the default warm-up, and a constant learning rate of 5e-4, so that the end of a run does not depend on a
+schedule. Runs that exist in `--work` are not repeated. The script writes budget.md, .png and .json.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from aajr_hf.cli.main import main as aajr
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "congestion" / "aajr-amortised.yaml"
-# Evaluations of the penalty over which a mean is taken: each is of four points drawn from the ascents of a batch.
+# Number of penalty evaluations in a running mean. Each evaluation samples four points from the ascents of a batch.
 WINDOW = 20
 
 
 def train(model: Path, world: str, start: float, budget: float, steps: int, folder: Path) -> dict[str, list[float]]:
-    """What was logged wherever the penalty was evaluated: `step`, `lambda` in force and `ratio` of the amplification to the budget."""
+    """
+    Return the logs of the penalty's evaluations: `step`, current `lambda`, `ratio` of amplification to budget,
+    `clean_loss`.
+    """
     state = folder / "trainer_state.json"
     if not state.is_file():
         settings = {
@@ -58,12 +62,15 @@ def train(model: Path, world: str, start: float, budget: float, steps: int, fold
 
 
 def running(values: list[float]) -> list[float]:
-    """Means over the last WINDOW values."""
+    """Return the means over the last WINDOW values."""
     return [sum(part) / len(part) for i in range(len(values)) if (part := values[max(0, i + 1 - WINDOW) : i + 1])]
 
 
 def summary(run: dict[str, list[float]]) -> dict[str, float | int | None]:
-    """Over the last quarter of a run, and where its running mean first came within a tenth of the budget and last was not."""
+    """
+    Return means over the last quarter of a run, the first step at which its running mean was within a tenth of the
+    budget, and the last step at which it was not.
+    """
     last = len(run["ratio"]) // 4
     smooth = list(zip(run["step"], running(run["ratio"]), strict=True))[WINDOW - 1 :]
     within = [step for step, ratio in smooth if abs(ratio - 1) <= 0.1]
@@ -99,19 +106,22 @@ def plot(results: list[dict], file: Path) -> None:
 
 
 def page(results: list[dict], budget: float) -> str:
-    """The results as a page of Markdown."""
+    """Return the results as a page of Markdown."""
     lines = [
         "# Amplification budgets",
         "",
-        "This page is about training's own amplification along its ascents: it measures no worst case.",
+        "This page is about the amplification along the ascents of training itself: it does not measure a worst case.",
         "",
-        f"Made by `scripts/budget.py`: agents trained with `amplification_budget: {budget:g}`, from lambda = 0 and from 100 times the "
-        "lambda that this run has found. The amplification is the mean of the last quarter of the run, over the budget: 1 is on it, "
-        "less is within it. Each logged value is of four points drawn from the ascents of a batch, so what counts are means over "
-        f"{WINDOW} of them; the first step within is the first at which such a mean is within a tenth of the budget, the last step outside "
-        f"the last at which one is not. Runs have {results[0]['run']['step'][-1]} steps.",
+        f"`scripts/budget.py` makes this page. Agents are trained with `amplification_budget: {budget:g}`, from "
+        "lambda = 0 and from 100 times the lambda that the first run has found. The amplification is the mean over "
+        "the last quarter of the run, divided by the budget: 1 is exactly the budget, a smaller value is within it. "
+        "Each logged value comes from four points sampled from the ascents of a batch, so the last columns use "
+        f"running means over {WINDOW} values. *First step within* is the first step at which the running mean is "
+        "within a tenth of the budget; *last step outside* is the last step at which it is not. Runs have "
+        f"{results[0]['run']['step'][-1]} steps.",
         "",
-        "| world | lambda at first | amplification / budget | lambda at last | first step within | last step outside | clean loss |",
+        "| world | initial lambda | amplification / budget | final lambda | first step within | last step outside | "
+        "clean loss |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
@@ -134,7 +144,9 @@ def main() -> None:
         parser.error(f"argument --steps: must be at least {8 * WINDOW}")
     missing = [model for model in arguments.models if not (model / "config.json").is_file()]
     if missing:
-        print(f"error: `--models`: there is no agent in {missing[0]}: see aajr init-agent", file=sys.stderr)
+        print(
+            f"error: `--models`: there is no agent in {missing[0]}: make one with `aajr init-agent`", file=sys.stderr
+        )
         sys.exit(2)
     results = []
     for model in arguments.models:
@@ -144,7 +156,10 @@ def main() -> None:
             if name == "large":
                 start = 100 * results[-1]["summary"]["lambda"]
                 if start == 0:
-                    parser.error(f"argument --budget: agents of {world} meet {arguments.budget:g} without a penalty")
+                    parser.error(
+                        f"argument --budget: agents of {world} meet {arguments.budget:g} without a penalty: give a "
+                        "smaller budget"
+                    )
             folder = arguments.work / f"{world}-{arguments.budget:g}-{arguments.steps}-{name}"
             run = train(model, world, start, arguments.budget, arguments.steps, folder)
             results.append({"world": world, "start": start, "summary": summary(run), "run": run})

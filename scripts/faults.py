@@ -1,12 +1,13 @@
 """
-Do the tests find faults? Twenty-four faults, put into a copy of the package one by one; for each, the tests that should find it.
+Check that the tests find faults. The script puts each of twenty-four faults into its own copy of the package, and runs
+the tests that should find it.
 
     python scripts/faults.py            # all of them; several minutes
     python scripts/faults.py --fast     # with the tests of `scripts/test.sh --fast` alone
     python scripts/faults.py --only "an attack goes down"
 
-A fault counts as found when a test fails. Prints one line a fault; exit status 1 where one is not found by any test, or a text that is
-to be replaced is no longer there.
+A fault counts as found if a test fails. The script prints one line per fault. The exit status is 1 if no test finds a
+fault, or if the text to replace no longer exists.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# What `scripts/test.sh --fast` leaves out.
+# The selection of `scripts/test.sh --fast`.
 FAST = "not slow and not distributed"
 
 
@@ -29,10 +30,10 @@ FAST = "not slow and not distributed"
 class Fault:
     """
     Attributes:
-        name: What is wrong then.
-        file: Below `aajr_hf/`.
-        right, wrong: A text that stands there once, and what it becomes.
-        tests: Where it should be found, below `tests/`.
+        name: What the fault does.
+        file: File to change, relative to `aajr_hf/`.
+        right, wrong: Text that the file contains exactly once, and its replacement.
+        tests: Tests that should find the fault, relative to `tests/`.
     """
 
     name: str
@@ -220,13 +221,14 @@ def put(fault: Fault, package: Path) -> None:
     text = file.read_text()
     if text.count(fault.right) != 1:
         sys.exit(
-            f"error: {fault.name}: {fault.file} has not exactly one {fault.right!r}: mend the list in this script."
+            f"error: {fault.name}: {fault.file} does not contain {fault.right!r} exactly once: update the list in "
+            "this script."
         )
     file.write_text(text.replace(fault.right, fault.wrong))
 
 
 def found_by(fault: Fault, folder: Path, marks: str | None) -> str | None:
-    """The first test that fails in a copy with the fault, or None."""
+    """Return the first test that fails in a copy with the fault, or None."""
     tests = [str(folder / "tests" / name) for name in fault.tests.split()]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *tests]
     command += ["-m", marks] if marks else []

@@ -1,13 +1,14 @@
 """
-What amortising the penalty costs in noise: the spread of its gradient over draws, beside what each setting saves.
+Measure the noise of the amortised penalty: the spread of its gradient over draws, and the work that each setting saves.
 
     aajr init-agent outputs/agent
     python scripts/penalty_variance.py --model outputs/agent --output penalty_variance.json
 
-One batch of the recipe's examples, fixed weights. The spread is `sqrt(E ||g - E g||^2) / ||E g||`, with g the penalty's
-gradient by all trained weights. Each setting is measured alone and with the control variate that a clean loss provides
-(`clean_loss_weight`). With a penalty at every n-th step, times n, the spread is that of one step, averaged over all n. The
-spread between batches, with nothing amortised, is the noise that training has anyway.
+The script uses one batch of the recipe's examples and fixed weights. The spread is `sqrt(E ||g - E g||^2) / ||E g||`,
+where g is the penalty's gradient with respect to all trained weights. Each setting is measured alone and with the
+control variate that a clean loss provides (`clean_loss_weight`). If the penalty is evaluated at every n-th step and
+multiplied by n, the spread is that of one step, averaged over all n steps. The spread between batches, without
+amortising, is the noise that training has in any case.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ SETTINGS = [
 
 
 def trainer_for(model: str, batch_size: int, batches: int, folder: str) -> AAJRTrainer:
-    """The recipe's trainer with the penalty at full strength on every batch."""
+    """Return the recipe's trainer, with the penalty at full strength on every batch."""
     recipe = yaml.safe_load(RECIPE.read_text())
     names = ("epsilon", "ascent_steps", "regularizer", "regularizer_lambda", "freeze_embeddings", "seed")
-    settings = {name: recipe[name] for name in names} | {"ascent_steps": 3}  # so that there are points to choose from
+    settings = {name: recipe[name] for name in names} | {
+        "ascent_steps": 3
+    }  # so that there are several points to sample from
     config = AAJRConfig(
         folder,
         per_device_train_batch_size=batch_size,
@@ -58,7 +61,7 @@ def trainer_for(model: str, batch_size: int, batches: int, folder: str) -> AAJRT
 
 
 def gradients(trainer: AAJRTrainer, inputs: dict, draws: int) -> list[torch.Tensor]:
-    """The gradient of `lambda R` alone, of some draws: with the penalty, minus without it."""
+    """Return the gradient of `lambda R` for some draws: the gradient with the penalty, minus the one without it."""
     weights = [p for p in trainer.model.parameters() if p.requires_grad]
 
     def flat() -> torch.Tensor:
@@ -77,7 +80,9 @@ def spread(draws: list[torch.Tensor], mean: torch.Tensor) -> float:
 
 
 def setting_spread(trainer: AAJRTrainer, inputs: dict, exact: torch.Tensor, draws: int) -> float:
-    """The spread of one step of the trainer's setting: of the steps that are penalised, and of those between."""
+    """
+    Return the spread of one step with the trainer's setting, over steps with the penalty and the steps between them.
+    """
     interval = trainer.args.penalty_interval
     trainer.state.global_step = 0
     penalised = spread(gradients(trainer, inputs, draws), exact)
@@ -87,7 +92,7 @@ def setting_spread(trainer: AAJRTrainer, inputs: dict, exact: torch.Tensor, draw
 
 
 def measure(model: str, batch_size: int, draws: int) -> list[dict]:
-    """One row for each setting; the first is that of different batches."""
+    """Return one row for each setting; the first row is the spread between batches."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_for(model, batch_size, draws + 1, folder)
     trainer.model.train()
@@ -116,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not (Path(arguments.model) / "config.json").is_file():
         print(
-            f"error: `--model`: there is no model in {arguments.model}; make one with `aajr init-agent`.",
+            f"error: `--model`: there is no model in {arguments.model}: make one with `aajr init-agent`.",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,6 +1,7 @@
 """
-The main job, end to end and without a network: a base agent from nothing, four fine-tunes of it with equal steps, and
-their comparison under an adversary. `bash scripts/quickstart.sh` installs what this needs and runs it.
+The whole task of this package, without a network: train a new base agent, fine-tune it in four ways with the same
+number of steps, and compare the agents under attack. `bash scripts/quickstart.sh` installs everything and runs this
+script.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ VARIANTS = ("sft", "adversarial", "global", "aajr")
 
 
 def step(title: str, *arguments: str) -> None:
-    """Run one `aajr` command, after showing it; stop where it fails."""
+    """Print one `aajr` command and run it; exit if it fails."""
     print(f"\n== {title}\n$ aajr {' '.join(arguments)}", flush=True)
     status = aajr(list(arguments))
     if status:
@@ -32,11 +33,11 @@ def main() -> None:
     parser.add_argument("--output", default="outputs/quickstart", help="folder, made anew (default: %(default)s)")
     output = Path(parser.parse_args().output)
     started = time.monotonic()
-    # Its own outputs of an earlier run alone: a folder of somebody else's is left as it is.
+    # Remove only this script's own outputs of an earlier run, and no other files in the folder.
     for name in ("base", *VARIANTS):
         shutil.rmtree(output / name, ignore_errors=True)
     base = str(output / "base")
-    step("A base agent from nothing", "init-agent", base)
+    step("Train a base agent", "init-agent", base)
     for variant in VARIANTS:
         recipe = str(RECIPES / f"{variant}.yaml")
         where = ("--model_name_or_path", base, "--output_dir", str(output / variant))

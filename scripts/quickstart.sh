@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs scripts/quickstart.py, in a .venv that it makes or brings up to date first. Arguments go to quickstart.py:
+# Makes or updates .venv, then runs scripts/quickstart.py in it. Arguments go to quickstart.py:
 #
 #     scripts/quickstart.sh
 #     scripts/quickstart.sh --help
 #
-# Once the packages are installed it needs no network, and it sends nothing.
+# After the packages are installed, it needs no network and sends nothing.
 set -euo pipefail
 
 EXTRA= VENV=.venv CONSTRAINTS=constraints.txt

@@ -1,13 +1,15 @@
 """
-Does an adapter need a high rank to become robust? One base agent, fine-tuned with the penalty by full fine-tuning, by LoRA
-of several ranks and by three families of full-rank adapters of as many parameters, several seeds each, all attacked alike.
+Does an adapter need a high rank to become robust? The script fine-tunes one base agent with the penalty: by full
+fine-tuning, by LoRA of several ranks, and by three families of full-rank adapters with as many parameters, with several
+seeds each. All agents are attacked in the same way.
 
     python scripts/rank_study.py                       # an hour on two cores
     python scripts/rank_study.py --seeds 0 --adapters lora:4 hira:4 --output outputs/rank
 
-Each adapter is given the learning rate with which an agent of one more seed has the highest worst-case success, on other
-observations than those of the results: of `RATES`, tried from the second on towards the better ones. Finished runs are kept in `--work` and not repeated. Writes rank.json (a list of
-runs), rank_tuning.json (those of the learning rates), rank.png and rank.md to `--output`.
+Each adapter gets its own learning rate from `RATES`: the rate that gives an agent of one more seed the highest
+worst-case success, on other observations than those of the results. The search starts at the second rate and continues
+towards better rates. Finished runs are kept in `--work` and not repeated. The script writes rank.json (a list of runs),
+rank_tuning.json (the runs that choose learning rates), rank.png and rank.md to `--output`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ RECIPE = ROOT / "recipes" / "congestion" / "aajr.yaml"
 BASE = ROOT / "docs" / "results" / "agents" / "congestion"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 8, 32)), "hira:8", "shira:8", "oft:8"]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-# What differs from a recipe is written out in full, so that the recipe may change.
+# The penalty's settings are written out in full, so that a change of the recipe does not change the study.
 PENALTY = {"regularizer_lambda": 6e-5, "penalty_trajectory": "sample", "penalty_fraction": 0.5}
 TUNING_SEED = 100
 MULTIPLE = 1.0
@@ -38,7 +40,7 @@ MULTIPLE = 1.0
 
 @dataclass(frozen=True)
 class Run:
-    """One agent: `adapter` is a name, or a name and a rank with a colon between them."""
+    """One agent. `adapter` is a name, or a name and a rank with a colon between them."""
 
     adapter: str
     seed: int
@@ -50,12 +52,12 @@ class Run:
 
     @property
     def observations_seed(self) -> int:
-        # Rates are chosen on other observations than those of the results.
+        # Learning rates are chosen on other observations than those of the results.
         return 8 if self.seed == TUNING_SEED else 7
 
 
 def result_of(run: Run, work: Path, steps: int | None, examples: int) -> dict:
-    """Train and measure one agent in a process of its own: this script's, with `--one`."""
+    """Train and measure one agent in a new process, which runs this script with `--one`."""
     file = work / f"{run.label}.json"
     if not file.is_file():
         command = [sys.executable, __file__, "--one", run.adapter, str(run.seed), str(run.rate), "--work", str(work)]
@@ -96,7 +98,7 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
     options |= {"max_steps": steps} if steps else {}
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     status = aajr(["train", "--config", str(RECIPE), *arguments])
-    if status == 1:  # numbers that are not finite: this rate is too high
+    if status == 1:  # a number was not finite: this rate is too high
         result = {"adapter": run.adapter, "seed": run.seed, "learning_rate": run.rate, "diverged": True}
         _write(result | {"nominal_success": 0.0, "worst_case_success": 0.0}, work / f"{run.label}.json")
         return
@@ -118,7 +120,7 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
         "sampled_success": numbers["sampled_success"],
         "sampled_worst_case_success": numbers["sampled_worst_case_success"][f"{MULTIPLE:g}"],
         "amplification": numbers["amplification"],
-        # How many directions carry 99 % of a layer's update, averaged over layers.
+        # Number of directions that carry 99 % of a layer's update, averaged over layers.
         "update_rank": sum(u["directions"]["99%"] for u in updates) / len(updates),
         "train_seconds": trained["train_runtime"],
     }
@@ -148,7 +150,7 @@ def main() -> None:
         train_and_measure(Run(adapter, int(seed), float(rate)), work, arguments.max_steps, arguments.examples)
         return
     if TUNING_SEED in arguments.seeds:
-        sys.exit(f"error: `--seeds`: {TUNING_SEED} is that of the learning rates.")
+        sys.exit(f"error: `--seeds`: {TUNING_SEED} is the seed that chooses learning rates: give other seeds.")
     settings = {"max_steps": arguments.max_steps, "examples": arguments.examples}
     file = work / "settings.json"
     if file.is_file() and json.loads(file.read_text()) != settings:
@@ -165,12 +167,12 @@ def main() -> None:
         runs = list(pool.map(measure, [Run(name, seed, rates[name]) for name in names for seed in arguments.seeds]))
     diverged = [f"{run['adapter']}, seed {run['seed']}" for run in runs if run.get("diverged")]
     if diverged:
-        sys.exit(f"error: not finite: {'; '.join(diverged)}; give lower --rates.")
+        sys.exit(f"error: `--rates`: a number was not finite for {'; '.join(diverged)}: give lower rates.")
     write_report(runs, [result for found in tuning.values() for result in found], arguments.output)
 
 
 def climb(rates: Sequence[float], measure: Callable[[float], dict]) -> list[dict]:
-    """The results from the second rate (of four or five) upwards, or else downwards, until the worst-case success falls."""
+    """Return results from the second rate (of four or five) upwards, then downwards, until worst-case success falls."""
     best = max(len(rates) // 2 - 1, 0)
     found = {best: measure(rates[best])}
     for step in (1, -1):

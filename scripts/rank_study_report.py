@@ -1,4 +1,4 @@
-"""The results of `rank_study.py` as JSON, a plot and a page."""
+"""The results of `rank_study.py` as JSON, a plot and a Markdown page."""
 
 from __future__ import annotations
 
@@ -38,13 +38,15 @@ def page(runs: list[dict]) -> str:
     lines = [
         "# Does robustness need a high rank?",
         "",
-        "`python scripts/rank_study.py` makes this page, `rank.json` and the plot again. One base agent of the world `congestion`,",
-        "fine-tuned by `recipes/congestion/aajr.yaml` (lambda 6e-5, the penalty on half of each batch) with each adapter, seeds",
-        f"{', '.join(map(str, seeds))}, and measured on held-out",
-        "observations (greedy, 256 unless the command says otherwise), without an adversary and under all attacks of `aajr evaluate` at the training",
-        "radius. The learning rate of each adapter is the best of those in `rank_tuning.json`, found with another seed on other",
-        "observations. Means with their 95 % confidence intervals (Student's t). Update rank: directions that carry 99 % of a",
-        "layer's update, averaged over layers. Time: of two runs at once, on one thread each, and beside other work.",
+        "`python scripts/rank_study.py` makes this page, `rank.json` and the plot again. One base agent of the world",
+        "`congestion` is fine-tuned by `recipes/congestion/aajr.yaml` (lambda 6e-5, the penalty on half of each",
+        f"batch) with each adapter and with seeds {', '.join(map(str, seeds))}. The agents are measured on held-out",
+        "observations (greedy, 256 unless the command says otherwise), without an adversary and under all attacks of",
+        "`aajr evaluate` at the training radius. The learning rate of each adapter is the best rate in",
+        "`rank_tuning.json`, found with another seed on other observations. The table shows means with their 95 %",
+        "confidence intervals (Student's t). *Update rank* is the number of directions that carry 99 % of a layer's",
+        "update, averaged over layers. Times were measured with two runs at once, on one thread each, on a machine",
+        "that also did other work.",
         "",
         f"| adapter | parameters | learning rate | {' | '.join(_COLUMNS.values())} |",
         "|---|---:|---:|" + "---:|" * len(_COLUMNS),
@@ -72,7 +74,7 @@ def _cell(values: list[float]) -> str:
 
 
 def _claim(groups: dict[str, list[dict]]) -> list[str]:
-    """Whether the paper's claim holds here, from differences of worst-case success between paired seeds."""
+    """Return whether the paper's claim holds here, from differences of worst-case success between paired seeds."""
     lora = {name: members for name, members in groups.items() if name.startswith("lora ")}
     if not lora:
         return []
@@ -86,8 +88,9 @@ def _claim(groups: dict[str, list[dict]]) -> list[str]:
     lines = [
         "## Does the claim hold?",
         "",
-        "The paper holds that low-rank adapters cannot suppress adversarial directions, which span high-rank subspaces. So more",
-        "rank should raise the worst case. Differences of worst-case success between runs of one seed, in points:",
+        "The paper holds that low-rank adapters cannot suppress adversarial directions, which span high-rank",
+        "subspaces. So a higher rank should raise worst-case success. These are differences of worst-case success",
+        "between runs of one seed, in points:",
         "",
     ]
     for what, found in comparisons.items():
@@ -117,7 +120,7 @@ def _same_budget(run: dict, lora: dict[str, list[dict]]) -> str | None:
 
 
 def plot(runs: list[dict]) -> bytes:
-    """Nominal and worst-case success by adapter, each seed and the mean with its interval, as a PNG."""
+    """Plot nominal and worst-case success by adapter, each seed and the mean with its interval; return a PNG."""
     groups = _groups(runs)
     figure = Figure(figsize=(6.4, 1.2 + 0.36 * len(groups)), dpi=220, layout="constrained", facecolor="white")
     axes = figure.add_subplot()

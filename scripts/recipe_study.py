@@ -1,12 +1,13 @@
 """
-How recipes/congestion/aajr.yaml was chosen: many settings of the penalty tried on one seed, the best of them trained on five others, and
-all agents of a seed attacked together, each with what was found on the others, too.
+The study that chose recipes/congestion/aajr.yaml. It tries many settings of the penalty with one seed, and trains the
+best of them with five other seeds. All agents of a seed are attacked together, each also with what was found on the
+others.
 
     python scripts/recipe_study.py                       # about three hours on two cores
     python scripts/recipe_study.py --settings "adversarial, K = 3" "AAJR, K = 1" --seeds 1 2
 
-Trains from docs/results/agents/congestion. Agents and evaluations that are there, in `--work`, are not made again. Writes recipe.json and
-recipe.md to `--output`.
+Training starts from docs/results/agents/congestion. Agents and evaluations that exist in `--work` are not made again.
+The script writes recipe.json and recipe.md to `--output`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "docs" / "results" / "agents" / "congestion"
 TUNING_SEED, TUNING_EXAMPLES = 0, 128
 K1, K3 = {"ascent_steps": 1}, {"ascent_steps": 3}
-# What differs from a recipe is written out in full, so that the recipe may change.
+# These settings are written out in full, so that a change of the recipe does not change the study.
 SAMPLED = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 1}
 EVERY = {"penalty_trajectory": "all", "penalty_fraction": 1.0}
 
@@ -34,7 +35,7 @@ def _aajr(weight: float, **fields) -> tuple[str, dict]:
     return "aajr", SAMPLED | K1 | {"regularizer_lambda": weight} | fields
 
 
-# Name -> recipe, and fields that differ from it.
+# Name -> recipe, and the fields that are set instead of the recipe's.
 SETTINGS: dict[str, tuple[str, dict]] = {
     "adversarial, K = 3": ("adversarial", K3),
     "adversarial, K = 1": ("adversarial", K1),
@@ -78,16 +79,18 @@ CHOSEN = "AAJR, K = 1, lambda 6e-5"
 
 INTRODUCTION = """# How the recipe was chosen
 
-`python scripts/recipe_study.py` makes this page and `recipe.json`. One base agent of `congestion` (`docs/results/agents`) is fine-tuned for 330 steps
-with each setting: first all of them with one seed, then a few with five others, which also draw other training data. The agents of a seed
-are attacked together, by every attack of `aajr evaluate`, each with what was found on the others, too; so numbers of the two tables, with more
-and fewer others, are not to be compared. Success is in percent of held-out observations, other ones for each seed, 1x is the training radius.
-*ampl.*: mean `||J u||` along the ascent. Where there are several seeds: means with 95 % intervals over them (Student's t). Times are of two
-runs at once on one thread each, beside other work."""
+`python scripts/recipe_study.py` makes this page and `recipe.json`. One base agent of `congestion`
+(`docs/results/agents`) is fine-tuned for 330 steps with each setting: first with all settings and one seed, then with a
+few settings and five other seeds, which also sample other training data. The agents of a seed are attacked together, by
+every attack of `aajr evaluate`, and each agent also with what was found on the others. Do not compare numbers of the
+two tables, because they have different numbers of other agents. Success is in percent of held-out observations, which
+differ between seeds; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. With several seeds, the
+tables show means with 95 % intervals over seeds (Student's t). Times were measured with two runs at once, on one thread
+each, on a machine that also did other work."""
 
 
 def slug(name: str) -> str:
-    """A setting's name as a folder's, and as `aajr evaluate` takes it."""
+    """Turn a setting's name into a name that is valid for a folder and for `aajr evaluate`."""
     return "".join(c if c.isalnum() else "-" for c in name)
 
 
@@ -96,7 +99,7 @@ def folder_of(work: Path, name: str, seed: int) -> Path:
 
 
 def train(name: str, seed: int, work: Path, steps: int | None) -> None:
-    """One agent, in a process of its own on one thread."""
+    """Train one agent, in a new process with one thread."""
     folder = folder_of(work, name, seed)
     if (folder / "train_results.json").is_file():
         return
@@ -109,7 +112,7 @@ def train(name: str, seed: int, work: Path, steps: int | None) -> None:
 
 
 def evaluate(names: list[str], seed: int, work: Path, examples: int) -> dict[str, dict]:
-    """The numbers of all agents of one seed, attacked together on observations of that seed."""
+    """Return the numbers of all agents of one seed, attacked together on observations of that seed."""
     output = work / f"evaluation-{seed}"
     models = [f"{slug(name)}={folder_of(work, name, seed)}" for name in names]
     file, asked = output / "results.json", output / "asked.json"
@@ -133,7 +136,7 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def runs_of(runs: dict[str, dict], seed: int) -> list[dict]:
-    """Of each agent what the page shows."""
+    """Return the fields of each agent that the page needs."""
     kept = (
         *("nominal_success", "sampled_success", "worst_case_success", "sampled_worst_case_success"),
         *("amplification", "gradients", "attacks", "trust", "train_seconds", "examples"),
@@ -160,7 +163,7 @@ def page(runs: list[dict]) -> str:
 
 
 def _table(runs: list[dict]) -> list[str]:
-    """Means over seeds, with 95 % intervals where there are several."""
+    """Return a table of means over seeds, with 95 % intervals if there are several seeds."""
     radii = list(runs[0]["worst_case_success"])
     headers = ["setting", "nominal", *(f"{m}x" for m in radii), "sampled nominal", "sampled 1x", "ampl.", "train s"]
     lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
@@ -185,11 +188,11 @@ def _cell(values: list[float]) -> str:
 
 
 def _differences(runs: list[dict], reference: str) -> list[str]:
-    """Of each setting to a reference, paired by seed."""
+    """Return a table of the differences between each setting and a reference, paired by seed."""
     theirs = {run["seed"]: run for run in runs if run["setting"] == reference}
     radii = list(runs[0]["worst_case_success"])
     headers = ["setting", "nominal", *(f"{m}x" for m in radii), "sampled nominal", "sampled 1x"]
-    lines = [f"Points more than {reference}, paired by seed:", "", f"| {' | '.join(headers)} |"]
+    lines = [f"Difference from {reference} in points, paired by seed:", "", f"| {' | '.join(headers)} |"]
     lines += ["|---|" + "---:|" * (len(headers) - 1)]
     for name in dict.fromkeys(run["setting"] for run in runs):
         pairs = [(run, theirs[run["seed"]]) for run in runs if run["setting"] == name and run["seed"] in theirs]
@@ -218,10 +221,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if TUNING_SEED in arguments.seeds:
-        sys.exit(f"error: `--seeds`: {TUNING_SEED} is that of the choice.")
+        sys.exit(f"error: `--seeds`: {TUNING_SEED} is the seed that chooses the finalists: give other seeds.")
     by_seed = {TUNING_SEED: arguments.settings} | dict.fromkeys(arguments.seeds, arguments.finalists)
     for name in {name for names in by_seed.values() for name in names} - SETTINGS.keys():
-        sys.exit(f"error: there is no setting {name!r}: choose of {', '.join(SETTINGS)}.")
+        sys.exit(f"error: there is no setting {name!r}: choose from {', '.join(SETTINGS)}.")
     jobs = [(name, seed) for seed, names in by_seed.items() for name in names]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(lambda job: train(*job, arguments.work, arguments.max_steps), jobs))
@@ -231,7 +234,7 @@ def main() -> None:
         runs += runs_of(evaluate(names, seed, arguments.work, examples), seed)
         print(f"evaluated seed {seed}", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run a line
+    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
     (arguments.output / "recipe.json").write_text(f"[\n{lines}\n]\n")
     (arguments.output / "recipe.md").write_text(page(runs))
 

@@ -1,13 +1,14 @@
 """
-What `ascent_step_size: auto` prevents, and what it costs.
+Show what `ascent_step_size: auto` prevents, and what it costs.
 
     aajr init-agent outputs/agent
     python scripts/step_size.py --models outputs/agent --output docs/results
 
-Prevents: on a linear policy whose squared singular values span five orders of magnitude, with the squared distance from a
-target as what is lowered, the loss along the ascent with fixed steps and with backtracking. Costs: on agents and held-out
-observations of their worlds, evaluations of the model beyond the K of a plain ascent, in whole batches, for each inner step,
-with the trials of examples that do not accept counted by their part of the batch. Writes step-size.md, .png and .json.
+What it prevents: the script records the loss along the ascent, with fixed steps and with backtracking, on a linear
+policy whose squared singular values span five orders of magnitude. The ascent lowers the squared distance from a
+target. What it costs: on agents and held-out observations of their worlds, the script counts evaluations of the model
+beyond the K of a plain ascent, in whole batches and per inner step. A trial of only some examples counts as their part
+of the batch. The script writes step-size.md, .png and .json.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ EPSILON = 0.25
 
 
 def ill_conditioned(steps: int = 40) -> dict[str, list[float]]:
-    """The losses g(delta_0), ..., g(delta_K) for two fixed step sizes and for `auto`."""
+    """Return the losses g(delta_0), ..., g(delta_K) for two fixed step sizes and for `auto`."""
     torch.manual_seed(0)
     scales = torch.logspace(0, 2.5, 12, dtype=torch.float64)
     target = torch.randn(1, 12, dtype=torch.float64)
@@ -50,7 +51,7 @@ def ill_conditioned(steps: int = 40) -> dict[str, list[float]]:
 
 
 def cost(model, tokenizer, world: str, *, steps: int, batch_size: int, batches: int) -> dict[str, float]:
-    """Evaluations beyond one for each inner step, and the share of steps that did not lower the loss."""
+    """Return the evaluations beyond one per inner step, and the share of steps that did not lower the loss."""
     rows = held_out_rows(world, batches * batch_size, seed=0)
     evaluated, monotone = 0.0, []
 
@@ -99,15 +100,15 @@ def plot(losses: dict[str, list[float]], file: Path) -> None:
 
 
 def page(results: dict) -> str:
-    """The results as a page of Markdown."""
+    """Return the results as a page of Markdown."""
     losses = results["ill_conditioned"]
     falls = {name: sum(b < a for a, b in zip(v, v[1:], strict=False)) for name, v in losses.items()}
     lines = [
         "# Backtracking step sizes",
         "",
-        "Made by `scripts/step_size.py`. On an ill-conditioned policy (squared singular values from 1 to 1e5) a fixed step that "
-        "suits the flat directions throws the steep ones from side to side, and one that is safe for the steep ones leaves the "
-        "flat ones where they are:",
+        "`scripts/step_size.py` makes this page. The policy is ill-conditioned (squared singular values from 1 to "
+        "1e5). A fixed step that suits the flat directions oscillates along the steep directions, and a fixed step "
+        "that is safe for the steep directions hardly moves along the flat directions:",
         "",
         "| step size | -g at the start | after 40 steps | steps that lowered g |",
         "|---|---|---|---|",
@@ -115,14 +116,16 @@ def page(results: dict) -> str:
         "",
         "![losses along the ascent](step-size.png)",
         "",
-        f"Cost, on held-out observations attacked within {EPSILON} mean norms of the prompt's embeddings: evaluations of the model "
-        "beyond those of a plain ascent, per inner step. One in K is the certificate of the last step; the others are trials that "
-        "failed, each counted by the part of the batch that is tried again.",
+        f"The second table shows the cost on held-out observations, attacked within {EPSILON} times the prompt's "
+        "mean embedding norm: evaluations of the model beyond those of a plain ascent, per inner step. One "
+        "evaluation in K steps certifies the last step; the others are failed trials, and each counts as the part "
+        "of the batch that is tried again.",
         "",
-        "| agent | batch | K | further forwards a step | monotone steps |",
+        "| agent | batch | K | additional forwards per step | monotone steps |",
         "|---|---|---|---|---|",
         *(
-            f"| {c['agent']} | {c['batch_size']} | {c['steps']} | {c['extra_forwards_per_step']:.2f} | {c['monotone_share']:.1%} |"
+            f"| {c['agent']} | {c['batch_size']} | {c['steps']} | {c['extra_forwards_per_step']:.2f} | "
+            f"{c['monotone_share']:.1%} |"
             for c in results["cost"]
         ),
     ]
@@ -137,7 +140,9 @@ def main() -> None:
     arguments = parser.parse_args()
     missing = [model for model in arguments.models if not (model / "config.json").is_file()]
     if missing:
-        print(f"error: `--models`: there is no agent in {missing[0]}: see aajr init-agent", file=sys.stderr)
+        print(
+            f"error: `--models`: there is no agent in {missing[0]}: make one with `aajr init-agent`", file=sys.stderr
+        )
         sys.exit(2)
     results = {"ill_conditioned": ill_conditioned(), "cost": []}
     for folder in arguments.models:

@@ -1,17 +1,17 @@
 """
-Does AAJR pay? In each world one base agent, fine-tuned with equal steps by plain training, adversarial training, AAJR and the
-penalties that it competes with: four settings of each on tuning seeds (learning rates without a penalty; with one, lambdas at
-the rate that adversarial training does best with), then the best one on fresh seeds and fresh observations, attacked, shocked
-and measured.
+Does AAJR pay? In each world, the script fine-tunes one base agent with the same number of steps by plain training,
+adversarial training, AAJR and competing penalties. It tries four settings of each method on tuning seeds: learning
+rates for methods without a penalty, and lambdas for penalties, at the best learning rate of adversarial training. It
+then trains the best setting on fresh seeds, and attacks, shocks and measures these agents on fresh observations.
 
-    python scripts/study.py --preset smoke             # nothing but whether it runs
+    python scripts/study.py --preset smoke             # only tests that it runs
     python scripts/study.py --preset small             # one world, two seeds: within an hour on two cores
     python scripts/study.py --preset full              # three worlds, five seeds: hours
-    python scripts/study.py --preset full --shard 1/4  # a quarter of it, for this machine; then another with 2/4
+    python scripts/study.py --preset full --shard 1/4  # a quarter of the study on this machine; another takes 2/4
 
-Finished runs are kept in `--work` and not repeated: start it again to go on, or to add the runs of other machines, whose
-files are put into the same folder. Runs that stand in the results already are taken from there. Writes study.json (every
-run), study.md (what they say) and study.png to `--output`.
+Finished runs are kept in `--work` and not repeated. Start the script again to continue, or to add runs of other
+machines: copy their files into the same folder first. Runs that the results already contain are taken from there. The
+script writes study.json (every run), study.md (the results in words and tables) and study.png to `--output`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from aajr_hf.evaluation.reporting.report import replace_file
 
 
 class Study:
-    """Runs agents in processes of their own, a few at once, and keeps count of the time that is left."""
+    """Runs agents in separate processes, a few at once, and estimates the remaining time."""
 
     def __init__(self, preset: str, work: Path, jobs: int, device: str, expected: int):
         self.preset, self.work, self.jobs, self.device = preset, work, jobs, device
@@ -46,7 +46,7 @@ class Study:
 
     def results(self, runs: list[Run]) -> list[dict]:
         with ThreadPoolExecutor(self.jobs) as pool:
-            # Where one fails, or at Ctrl-C, `map` itself cancels those that are not begun.
+            # If a run fails, or on Ctrl-C, `map` itself cancels the runs that have not started.
             return list(pool.map(self._result, runs))
 
     def _result(self, run: Run) -> dict:
@@ -77,16 +77,16 @@ class Study:
 
 def part_of(shard: str | None, units: list) -> list:
     """
-    Of `units`, those of shard "I/N".
+    Return the part of `units` that belongs to shard "I/N".
 
     Raises:
-        ValueError: for a shard that there is not.
+        ValueError: if the shard does not exist.
     """
     if shard is None:
         return units
     index, _, count = shard.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"`--shard` must be I/N with I from 1 to N; got {shard}.")
+        raise ValueError(f"`--shard` must be I/N with I from 1 to N, got {shard}.")
     return units[int(index) - 1 :: int(count)]
 
 
@@ -104,9 +104,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, on a CPU with one thread each (default: 2)")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
-        parser.error(f"`--jobs` must be at least 1; got {arguments.jobs}.")
+        parser.error(f"`--jobs` must be at least 1, got {arguments.jobs}.")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", arguments.device):
-        parser.error(f"`--device` must be cpu, cuda or cuda:N; got {arguments.device}.")
+        parser.error(f"`--device` must be cpu, cuda or cuda:N, got {arguments.device}.")
     try:
         run_study(arguments)
     except (ValueError, RuntimeError, subprocess.CalledProcessError) as error:
@@ -122,11 +122,11 @@ def run_study(arguments: argparse.Namespace) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"`--work`: {work} cannot be made ({error.strerror}): give another folder.") from error
+        raise ValueError(f"`--work`: {work} cannot be created ({error.strerror}): give another folder.") from error
     output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
     if output.resolve() == work:
-        raise ValueError(f"`--output` must be another folder than `--work`; got {output}.")
-    # One unit is tuned once, and trained by all methods that share its setting.
+        raise ValueError(f"`--output` must not be the folder of `--work`, got {output}: give another folder.")
+    # A unit is tuned once; all methods that share its setting are then trained with it.
     tuned_methods = dict.fromkeys(TUNED_AS.get(method, method) for method in ("base", *arguments.methods))
     worlds = arguments.worlds or preset.worlds
     units = part_of(arguments.shard, [(world, method) for world in worlds for method in tuned_methods])
@@ -145,7 +145,7 @@ def run_study(arguments: argparse.Namespace) -> None:
         tuned += study.results(lambda_runs(lambdas, tuned, preset))
         study.results(final_runs(wanted, tuned, preset))
     finally:
-        # Also of what there is when it is interrupted, and of the runs of other shards.
+        # Write the report also after an interruption, and include the runs of other shards.
         runs = others + [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
         if runs:
             write_report(runs, output)
@@ -153,7 +153,10 @@ def run_study(arguments: argparse.Namespace) -> None:
 
 
 def rate_runs(units: list[tuple[str, str]], preset: Preset) -> list[Run]:
-    """What finds learning rates: of the methods without a penalty, and of adversarial training for all that have one."""
+    """
+    Return the runs that find learning rates: of methods without a penalty, and of adversarial training for all
+    penalties.
+    """
     rated = [(world, "adversarial" if is_penalised(method) else method) for world, method in units if method != "base"]
     return [
         Run(world, method, rate, None, seed, "tuning")
@@ -177,7 +180,7 @@ def best(world: str, method: str, tuned: list[dict]) -> float:
 
 
 def final_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) -> list[Run]:
-    """By seed, so that what there is after a while compares all methods."""
+    """Return the final runs, ordered by seed, so that an unfinished study already compares all methods."""
     settings = {}
     for world, method in units:
         rate, weight = None, None
@@ -191,13 +194,14 @@ def final_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) 
 
 def restore(results: Path, worlds: list[str], work: Path, preset: Preset) -> list[dict]:
     """
-    Put the runs of earlier results back to where they are looked for.
+    Write the runs of earlier results to files in `work`, where the study looks for them.
 
     Returns:
-        Those of other worlds, which stay as they are.
+        The runs of other worlds, unchanged.
 
     Raises:
-        ValueError: if a file cannot be read, or runs of these worlds, or any in `work`, had other settings or another base agent.
+        ValueError: if a file cannot be read, or if a run of these worlds or in `work` had other settings or another
+            base agent.
     """
     earlier = read_results(results) if results.is_file() else []
     kept = {file: read_results(file) for file in work.glob("*.json")}
@@ -217,7 +221,7 @@ def read_results(file: Path) -> list[dict] | dict:
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}): mend it, or remove it.") from error
+        raise ValueError(f"{file} cannot be read ({error}): repair or remove it.") from error
 
 
 def make_base(world: str, work: Path) -> None:
@@ -225,8 +229,8 @@ def make_base(world: str, work: Path) -> None:
         return
     base = work / f"base-{world}"
     command = [sys.executable, "-m", "aajr_hf", "init-agent", str(base), "--environment", world]
-    if subprocess.run(command).returncode and not base.is_dir():  # which another shard may have made meanwhile
-        raise RuntimeError(f"the base agent of {world} could not be made.")
+    if subprocess.run(command).returncode and not base.is_dir():  # another shard may have made it meanwhile
+        raise RuntimeError(f"the base agent of {world} could not be made: see the output above.")
 
 
 if __name__ == "__main__":

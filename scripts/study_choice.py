@@ -1,4 +1,4 @@
-"""Which of the settings that `study.py` tries is the best one, and which runs are of another one."""
+"""Choice of the best setting that `study.py` tried, and the runs whose setting is not the chosen one."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from study_settings import METHODS, TUNED_AS
 
 def choose(tuned: list[dict]) -> float:
     """
-    The value with the best sampled success, averaged over tuning seeds, no attack and all radii: it falls where the agent is
-    dull or unsure, as well as where it is not robust, and prefers no radius.
+    Return the value with the best sampled success, averaged over tuning seeds, no attack and all radii. This average is
+    low
+    for agents that are dull, unsure or not robust, and it gives all radii the same weight.
     """
     scores = tuning_scores(tuned)
     return max(scores, key=scores.get)
 
 
 def tuning_scores(tuned: list[dict]) -> dict[float, float]:
-    """Of each value that was tried, in rising order, the mean by which [`choose`] judges it."""
+    """Return the mean by which [`choose`] judges each tried value, in rising order of the values."""
     return {
         value: statistics.mean(
             success
@@ -30,14 +31,14 @@ def tuning_scores(tuned: list[dict]) -> dict[float, float]:
 
 
 def value_of(run: dict) -> float | None:
-    """What was tuned: lambda where there is a penalty, the learning rate where there is none; None of the base agent."""
+    """Return the tuned value: lambda if there is a penalty, else the learning rate; None for the base agent."""
     return run["learning_rate"] if run["regularizer_lambda"] is None else run["regularizer_lambda"]
 
 
 def superseded(runs: list[dict]) -> list[dict]:
     """
-    Of a world's runs, those whose setting is not what all of its tuning runs choose: of a smaller grid, or of another
-    machine that chose otherwise.
+    Return the runs of a world whose setting is not the one that all of its tuning runs choose. They come from a smaller
+    grid, or from another machine with another choice.
     """
     tuning = [run for run in runs if run["phase"] == "tuning"]
 

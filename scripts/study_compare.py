@@ -1,4 +1,4 @@
-"""Methods of the study set against each other: differences by seed, with their 95 % confidence intervals."""
+"""Comparisons of the study's methods: differences by seed, with their 95 % confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from aajr_hf.evaluation.comparison.trade_off import matched
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 AAJR = ("aajr", "aajr_amortised")
-# The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and 0.5.
+# The radii at which methods are compared, in multiples of the training radius of 0.25: relative epsilons of 0.3 and
+# 0.5.
 RADII = ("1.2", "2")
 # A world's runs of one phase, by method.
 Methods = dict[str, list[dict]]
@@ -26,7 +27,7 @@ def interval(values: list[float], digits: int = 1, sign: bool = False) -> str:
 
 
 def paired(ours: list[dict], theirs: list[dict], number: Callable[[dict], float]) -> list[float]:
-    """Differences of a number between the runs of equal seeds."""
+    """Return the differences of a number between runs with the same seed."""
     others = {run["seed"]: run for run in theirs}
     return [number(run) - number(others[run["seed"]]) for run in ours if run["seed"] in others]
 
@@ -48,7 +49,7 @@ def sampled_worst(radius: str) -> Callable[[dict], float]:
 
 
 def epsilon(radius: str) -> str:
-    """A multiple of the training radius as a relative epsilon."""
+    """Format a multiple of the training radius as a relative epsilon."""
     return f"{EPSILON * float(radius):g}"
 
 
@@ -58,11 +59,14 @@ def rows_of(header: list[str], rows: list[list[str]]) -> str:
 
 
 def prices(final: Methods) -> str:
-    """Nominal success that each method gives up against the best one without a penalty, and each penalty against its lambda of 0."""
+    """
+    Return a table of the nominal success that each method gives up against the best method without a penalty, and that
+    each penalty gives up against the same training with a lambda of 0.
+    """
     numbers = {"greedy": nominal, "sampled": sampled}
     free = [name for name in UNPENALISED if name in final]
     if not free:
-        return "No run without a penalty is there yet."
+        return "There is no run without a penalty yet."
     best = {label: max(free, key=lambda name: statistics.mean(map(numbers[label], final[name]))) for label in numbers}
     rows = []
     for name, runs in final.items():
@@ -72,15 +76,16 @@ def prices(final: Methods) -> str:
             [name, *of_best, *(interval(paired(zero, runs, number), sign=True) for number in numbers.values())]
         )
     text = (
-        f"Points of nominal success below the best method without a penalty (greedy: {best['greedy']}, sampled: {best['sampled']}); and "
-        "below adversarial training alone, all else equal, which is what the penalty itself costs. Paired by seed."
+        "The table shows how many points of nominal success each method loses against the best method without a "
+        f"penalty (greedy: {best['greedy']}, sampled: {best['sampled']}), and against adversarial training alone with "
+        "everything else equal, which is the cost of the penalty itself. Differences are paired by seed."
     )
     header = ["method", *numbers, *(f"{label}, of the penalty" for label in numbers)]
     return f"{text}\n\n{rows_of(header, rows)}"
 
 
 def against(ours: str, worlds: list[Methods]) -> str:
-    """Differences to each baseline at the chosen settings, over the seeds of some worlds."""
+    """Return a table of differences from each baseline at the chosen settings, over the seeds of some worlds."""
     numbers = {"nominal": nominal, "sampled": sampled}
     for radius in RADII:
         at = f"worst case at {epsilon(radius)}"
@@ -89,12 +94,15 @@ def against(ours: str, worlds: list[Methods]) -> str:
 
 
 def ahead(ours: str, worlds: list[Methods], numbers: dict[str, Callable[[dict], float]]) -> str:
-    """Differences to each baseline in some numbers of a run, by their headings."""
+    """Return a table of differences from each baseline; `numbers` gives the number of a run for each heading."""
     rows = [
         [name, *(interval(_pooled(ours, name, worlds, number), sign=True) for number in numbers.values())]
         for name in _baselines(ours, worlds)
     ]
-    title = f"Points that `{ours}` is ahead of each baseline, at the chosen settings, paired by seed:"
+    title = (
+        f"Difference between `{ours}` and each baseline in points, at the chosen settings, paired by seed (positive: "
+        f"`{ours}` is ahead):"
+    )
     return f"{title}\n\n{rows_of(['baseline', *numbers], rows)}"
 
 
@@ -107,7 +115,10 @@ def _baselines(ours: str, worlds: list[Methods]) -> list[str]:
 
 
 def at_matched(ours: str, worlds: list[Methods]) -> str:
-    """At equal robustness and at equal nominal success, over the settings that were tried on the tuning seeds of some worlds."""
+    """
+    Return a table of differences at equal robustness and at equal nominal success, over the settings that were tried on
+    the tuning seeds of some worlds.
+    """
     header, rows = ["baseline"], {name: [name] for name in _baselines(ours, worlds)}
     for radius in RADII:
         for prefix, a, b in (("", nominal, worst(radius)), ("sampled ", sampled, sampled_worst(radius))):
@@ -120,21 +131,22 @@ def at_matched(ours: str, worlds: list[Methods]) -> str:
                 for values in zip(*found, strict=True):
                     row.append(_few([value for of_world in values for value in of_world]))
     title = (
-        f"Points that `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case success at matched nominal "
-        "success, by tuning seed: among the settings of each method that are at or above the highest level that both "
-        "reach, the best one. Nothing is interpolated, so one of the two can be well above the level; and the best is chosen by the very "
-        "observations that it is measured on, which flatters all methods alike. Exact `aajr` has no settings of its own."
+        f"Points by which `{ours}` is ahead in nominal success at matched worst-case success, and in worst-case "
+        "success at matched nominal success, by tuning seed. The matched level is the highest level that both "
+        "methods reach; each method takes its best setting at or above this level. Nothing is interpolated, so one "
+        "of the two settings can be well above the level. The best setting is chosen on the same observations that "
+        "it is measured on, which favours all methods equally. Exact `aajr` has no settings of its own."
     )
     return f"{title}\n\n{rows_of(header, list(rows.values()))}"
 
 
 def _few(values: list[float]) -> str:
-    """Two values themselves: an interval of them would be chance."""
+    """Format an interval, or the values themselves if there are at most two, because their interval would be chance."""
     return interval(values, sign=True) if len(values) > 2 else ", ".join(f"{value:+.1f}" for value in values) or "-"
 
 
 def matched_differences(ours: list[dict], theirs: list[dict], a, b) -> tuple[list[float], list[float]]:
-    """For each seed, by how much `ours` is ahead in `a` where `b` is matched, and in `b` where `a` is."""
+    """Return for each seed by how much `ours` is ahead in `a` with `b` matched, and in `b` with `a` matched."""
     at_worst, at_nominal = [], []
     for seed in sorted({run["seed"] for run in ours} & {run["seed"] for run in theirs}):
         points = [[(a(run), b(run)) for run in runs if run["seed"] == seed] for runs in (ours, theirs)]

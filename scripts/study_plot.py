@@ -1,4 +1,4 @@
-"""The study as one picture: how far each method is ahead of adversarial training, with 95 % confidence intervals."""
+"""A plot of the study: how far each method is ahead of adversarial training, with 95 % confidence intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from study_compare import RADII, Methods, epsilon, paired, sampled, sampled_wors
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
-# What is compared: its label, marker and colour (Okabe and Ito's).
+# The compared measures, with label, marker and colour (from Okabe and Ito's palette).
 _MEASURES = [("no attack", sampled, "o", "#000000")] + [
     (f"attack {epsilon(radius)}", sampled_worst(radius), marker, color)
     for radius, marker, color in zip(RADII, ("s", "^"), ("#0072B2", "#D55E00"), strict=True)
@@ -19,13 +19,13 @@ _REFERENCE = "adversarial"
 
 def draw_differences(worlds: dict[str, Methods]) -> bytes | None:
     """
-    Draw one panel for each world, one row for each method.
+    Draw one panel for each world, with one row for each method.
 
     Args:
         worlds: The result runs of each world, by method.
 
     Returns:
-        A PNG; None where no world has both adversarial training and another method.
+        A PNG; None if no world has both adversarial training and another method.
     """
     worlds = {name: runs for name, runs in worlds.items() if _REFERENCE in runs and len(runs) > 1}
     if not worlds:

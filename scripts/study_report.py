@@ -1,4 +1,4 @@
-"""The results of `study.py` as JSON and as a page that says what they show, with 95 % confidence intervals."""
+"""The results of `study.py` as JSON and as a Markdown page of tables and text, with 95 % confidence intervals."""
 
 from __future__ import annotations
 
@@ -33,34 +33,39 @@ ORDER = (*UNPENALISED, "global_spectral", "local_spectral", "global_frobenius", 
 
 INTRODUCTION = f"""# Does AAJR pay?
 
-`python scripts/study.py` makes this page and `study.json`, in which every run stands; the base agents are in `docs/results/agents`.
-In each world one base agent is fine-tuned with equal steps by each method, with frozen embeddings and, but for plain training,
-against the same adversary (up to epsilon {EPSILON} of an embedding's norm, K = 3, half clean and half adversarial loss). Four settings of
-each method are tried on tuning seeds: learning rates where there is no penalty; where there is one, lambdas that would give the base agents'
-penalties a weight of about 0.01, 0.1, 1 and 10 nats, at the rate that adversarial training without it does best with, so that
-adversarial training is every penalty's lambda of zero, all else equal. Steps and schedules are the same for all methods and tuned for
-none: epsilon and lambda grow over the first 30 % of the steps. The
-setting with the best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on
-fresh observations; training data are others for every seed, too. All intervals are over seeds of the fine-tuning of one base agent a
-world; [other base agents](bases.md) of `commons` do not share what is found in its episodes.
+`python scripts/study.py` makes this page and `study.json`, which contains every run; the base agents are in
+`docs/results/agents`. In each world, each method fine-tunes one base agent with the same number of steps and with
+frozen embeddings. All methods except plain training train against the same adversary (up to epsilon {EPSILON} of an
+embedding's norm, K = 3, half clean and half adversarial loss). Four settings of each method are tried on tuning seeds.
+Methods without a penalty try learning rates. Penalties try lambdas that would give the base agents' penalties a weight
+of about 0.01, 0.1, 1 and 10 nats, at the best learning rate of adversarial training without a penalty. Adversarial
+training is therefore every penalty's lambda of zero, with everything else equal. Steps and schedules are the same for
+all methods and tuned for none of them: epsilon and lambda grow over the first 30 % of the steps. The setting with the
+best sampled success, averaged over no attack and the four radii, is trained again on fresh seeds and measured on fresh
+observations; each seed also has its own training data. All intervals are over seeds of the fine-tuning of one base
+agent per world; [other base agents](bases.md) of `commons` do not share what is found in its episodes.
 
-`aajr` evaluates its penalty at all points of the ascent, `aajr_amortised` at a few, drawn at random, with the same mean; both have the lambda
-found with the latter. `local_spectral` and `random_direction` are evaluated at points of the ascent, too, the global ones between observations
-of the batch. The largest singular value is taken after two power iterations in training, after {MEASURES.power_iterations} in the tables.
+`aajr` evaluates its penalty at all points of the ascent. `aajr_amortised` evaluates it at a few points, sampled at
+random, with the same mean. Both use the lambda found with the latter. `local_spectral` and `random_direction` are also
+evaluated at points of the ascent, the global penalties between observations of the batch. The largest singular value is
+computed with two power iterations in training, and with {MEASURES.power_iterations} in the tables.
 
-Success is the share of held-out observations that are answered as the expert does, to the token: greedily, and in brackets by sampling at
-temperature 1, which shows where a penalty was met by smaller logits. The attack is one projected gradient ascent on the expected
-system cost, from the clean embeddings, {MEASURES.attack_steps} steps, the best iterate of each example. Numbers with a ± are means over seeds with
-their 95 % confidence intervals (Student's t over seeds; paired by seed where two methods are compared), those in brackets, costs and
-times means alone. Times are of several runs at once, beside other work."""
+Success is the share of held-out observations that the agent answers exactly as the expert does, token by token. The
+first number is for greedy answers, the number in brackets for answers sampled at temperature 1, which shows if a
+penalty was met by smaller logits. The attack is one projected gradient ascent on the expected system cost, from the
+clean embeddings, with {MEASURES.attack_steps} steps; it takes the best iterate of each example. Numbers with a ± are
+means over seeds with their 95 % confidence intervals (Student's t over seeds; paired by seed if two methods are
+compared). Numbers in brackets, costs and times are means alone. Times were measured with several runs at once, on a
+machine that also did other work."""
 
 PICTURE = """![Points ahead of adversarial training](study.png)
 
-Sampled success of each method against that of adversarial training alone, at the chosen settings, paired by seed, with 95 % confidence intervals."""
+Difference in sampled success between each method and adversarial training alone, at the chosen settings, paired by
+seed, with 95 % confidence intervals."""
 
 
 def write_report(runs: list[dict], folder: Path) -> None:
-    """Write `study.json`, `study.md` and, where there is something to compare, `study.png`."""
+    """Write `study.json`, `study.md` and, if there is something to compare, `study.png`."""
     text = page(runs)
     picture = draw_differences({world: _final(here) for world, here in by_world(runs).items()})
     if picture:
@@ -83,10 +88,10 @@ def page(runs: list[dict]) -> str:
 def _world(runs: list[dict]) -> list[str]:
     final, tuning, old = _final(runs), _tuning(runs), superseded(runs)
     if not final:
-        return [f"Tuning is under way: {len(runs)} runs."]
+        return [f"Tuning is not finished: {len(runs)} runs."]
     notes = [f"Each agent was trained for {' or '.join(sorted({str(r['steps']) for r in runs if r['steps']}))} steps."]
     if WORLDS[runs[0]["world"]].two_sided:
-        notes.append("Held-out observations are of one side alone, training data of both.")
+        notes.append("Held-out observations are of one side only, training data of both sides.")
     if old:
         notes.append(f"Left out, because tuning now chooses other settings: {len(old)} runs.")
     diverged = sorted(_name(run) for run in _current(runs, "result") if run.get("diverged"))
@@ -114,8 +119,8 @@ def _all_worlds(worlds: list[list[dict]]) -> list[str]:
     finals, tunings = [_final(runs) for runs in worlds], [_tuning(runs) for runs in worlds]
     return [
         "## All worlds",
-        "The pairs of all worlds together. An interval takes them for independent, which those of one world are not quite: it says little of "
-        "what a fourth world would show.",
+        "These tables use the pairs of all worlds together. The intervals treat the pairs as independent, but pairs "
+        "of one world are not fully independent: the intervals say little about a fourth world.",
         *(against(ours, finals) for ours in AAJR if any(ours in final for final in finals)),
         *(at_matched(ours, tunings) for ours in AAJR if any(ours in tuning for tuning in tunings)),
     ]
@@ -141,7 +146,7 @@ def by_world(runs: list[dict]) -> dict[str, list[dict]]:
 
 
 def by_method(runs: list[dict]) -> Methods:
-    """The runs of each method, in the order of the page, those of a method by seed."""
+    """Group runs by method, in the order of the page, and sort the runs of a method by seed."""
     return {
         name: sorted((run for run in runs if run["method"] == name), key=lambda run: (run["seed"], value_of(run) or 0))
         for name in ORDER
@@ -179,7 +184,7 @@ def _table(final: Methods) -> str:
 
 
 def _settings(tuning: Methods) -> str:
-    """What was tried, and how the choice was made; methods whose tuning is not over have empty cells."""
+    """Return a table of the tried settings and their scores; methods whose tuning is not finished have empty cells."""
     rows = []
     for name, runs in tuning.items():
         chosen, scores = choose(runs), tuning_scores(runs).items()
@@ -189,10 +194,10 @@ def _settings(tuning: Methods) -> str:
         rows.append([name, *cells])
     rates = sorted({run["learning_rate"] for name, runs in tuning.items() if is_penalised(name) for run in runs})
     text = (
-        "Settings that were tried (learning rates without a penalty, lambdas with one"
-        f"{', at a rate of ' + ' or '.join(f'{rate:g}' for rate in rates) if rates else ''}), each with its score on the "
-        "tuning seeds: sampled success in percent, averaged over no attack and the four radii. The best one is in bold; where it is the "
-        "first or the last, a better one may lie beyond."
+        "Settings that were tried (learning rates without a penalty, lambdas with a "
+        f"penalty{', at a rate of ' + ' or '.join(f'{rate:g}' for rate in rates) if rates else ''}), each with its "
+        "score on the tuning seeds: sampled success in percent, averaged over no attack and the four radii. The best "
+        "setting is in bold; if it is the first or the last, a better setting may lie beyond it."
     )
     widest = max(map(len, rows))
     header = ["method", *(f"setting {i}" for i in range(1, widest))]

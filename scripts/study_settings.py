@@ -1,4 +1,4 @@
-"""What `study.py` runs: worlds, methods, the values that are tried for each, and how much of everything."""
+"""Settings of `study.py`: worlds, methods, the values tried for each method, and the size of each preset."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.training.sharing.model_card import weights_digest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Base agents of the committed results, in bfloat16, so that every machine starts from the same ones.
+# The base agents of the committed results (in bfloat16), so that every machine starts from the same agents.
 AGENTS = ROOT / "docs" / "results" / "agents"
 EPSILON = 0.25
-# Raises the expected system cost: the study asks for no other attack, neither here nor in episodes.
+# This attack raises the expected system cost. The study uses no other attack, also not in episodes.
 ATTACK = "cost"
-# How agents are attacked and measured; the radii are relative ones of 0.1, 0.2, 0.3 and 0.5.
+# How agents are attacked and measured; the relative radii are 0.1, 0.2, 0.3 and 0.5.
 MEASURES = RobustnessSettings(
     threat=ThreatModel(epsilon=EPSILON),
     multiples=(0.4, 0.8, 1.2, 2.0),
@@ -28,33 +28,34 @@ MEASURES = RobustnessSettings(
     attack_restarts=1,
     spectral_examples=32,
 )
-# Relative radii of the adversary that acts in episodes, and its steps.
+# Relative radii of the attack in episodes, and its number of steps.
 IN_EPISODES, EPISODE_STEPS = (0.2, 0.5), 5
-# Of each world, the shocks of its episodes, with their magnitudes; the first one is also met under attack.
+# The shocks in episodes of each world, with their magnitudes; the first shock is also combined with the attack.
 SHOCKS = {
     "congestion": {"capacity_drop": 6, "misreported_peers": 3, "demand_spike": 1},
     "commons": {"greedy_newcomer": 3, "bad_season": 40},
     "hide_and_seek": {"faster_seeker": 1, "false_sightings": 1},
 }
-# Tried where there is no penalty. A penalty is trained at the rate that adversarial training without it does best with.
+# Learning rates tried for methods without a penalty. A penalty uses the best rate of adversarial training without it.
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-# Tried where there is one: its weight at the start, in nats.
+# Strengths tried for methods with a penalty: the weight of the penalty at the start, in nats.
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe of `recipes/congestion` and what is changed there."""
+    """A recipe of `recipes/congestion` and the fields that are changed in it."""
 
     recipe: str
     changes: dict[str, str] = field(default_factory=dict)
-    # The lambda at which the penalty of a base agent is about one: the inverse of `aajr/penalty` in the first two steps of
-    # `aajr train` from the agents of congestion and commons, with all points and a learning rate and a lambda of 1e-9 (aajr
-    # 0.2 to 1.8 million, spectral norms 3 to 9, Frobenius 7 to 11, random directions 1,200 to 2,100). None without a penalty.
+    # The lambda that gives a base agent's penalty a weight of about one: the inverse of `aajr/penalty` in the first two
+    # steps of `aajr train` from the agents of congestion and commons, with all points, and a learning rate and a lambda
+    # of 1e-9 (aajr 0.2 to 1.8 million, spectral norms 3 to 9, Frobenius 7 to 11, random directions 1,200 to 2,100).
+    # None without a penalty.
     unit: float | None = None
 
     def values(self) -> tuple[float, ...]:
-        """The learning rates or lambdas that are tried."""
+        """Return the learning rates or lambdas to try."""
         return RATES if self.unit is None else tuple(float(f"{strength * self.unit:.3g}") for strength in STRENGTHS)
 
 
@@ -68,13 +69,13 @@ METHODS = {
     "aajr": Method("aajr", {"penalty_trajectory": "all", "penalty_fraction": "1.0"}, unit=1e-6),
     "aajr_amortised": Method("aajr-amortised", unit=1e-6),
 }
-# The amortised penalty is the exact one in the mean: both have the lambda that is found with the cheaper one.
+# The mean of the amortised penalty is the exact penalty, so both use the lambda that is found with the cheaper method.
 TUNED_AS = {"aajr": "aajr_amortised"}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How much is run: the first tuning seed is 100, so that none is one of the results."""
+    """The size of a study. Tuning seeds start at 100, so that they differ from the seeds of the results."""
 
     worlds: tuple[str, ...]
     steps: int
@@ -94,7 +95,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One agent. The base agent is not trained; lambda is None where there is no penalty."""
+    """One agent. The base agent is not trained; lambda is None if there is no penalty."""
 
     world: str
     method: str
@@ -110,17 +111,19 @@ class Run:
 
 
 def base_agent(world: str, work: Path) -> Path:
-    """The folder of a world's base agent: one of the work folder, or else that of the committed results."""
+    """Return the folder of a world's base agent: the one in the work folder, else the one of the committed results."""
     own = work / f"base-{world}"
     return own if own.is_dir() else AGENTS / world
 
 
 def settings_of(world: str, method: str, preset: Preset, work: Path) -> str:
-    """A digest of all that the run of a method depends on beside what [`Run`] says, but for the code itself."""
+    """
+    Return a digest of everything that a method's run depends on, except the fields of [`Run`] and the code itself.
+    """
     told = METHODS.get(method)
     recipe = yaml.safe_load((ROOT / "recipes" / "congestion" / f"{told.recipe}.yaml").read_text()) if told else None
     parts = [
-        # More worlds or seeds leave the runs of the others as they are.
+        # More worlds or seeds do not change the runs of the other worlds and seeds.
         asdict(preset) | dict.fromkeys(("worlds", "seeds", "tuning_seeds")),
         recipe,
         told and told.changes,

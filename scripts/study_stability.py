@@ -1,4 +1,4 @@
-"""What the study says of the sensitivity that is left, of the gradient's norm and of the inner ascent."""
+"""The parts of the study's page about the remaining sensitivity, the gradient norm and the inner ascent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ SENSITIVITIES = {
 
 
 def sensitivity(final: Methods) -> str:
-    """Amplifications, and whether a penalty leaves more of the other directions than the global one does."""
+    """
+    Return a table of amplifications, and of whether a penalty leaves more of the other directions than the global one.
+    """
     zero, all_directions = final.get("adversarial", []), final.get("global_spectral", [])
     rows = []
     for name, runs in final.items():
@@ -25,13 +27,16 @@ def sensitivity(final: Methods) -> str:
         cells += [interval(list(map(_relative_norm, runs)), 2), interval(beyond, 2, sign=True)]
         rows.append([name, *cells])
     text = (
-        "Amplification of the logits. A random direction of the prompt's embeddings is all but orthogonal to the ascent directions (there "
-        "are thousands of dimensions and three of these). The spectral norm over the amplification along the ascent says how much of the "
-        "other directions is left relative to those of the adversary; last column: paired by seed."
+        "The table shows the amplification of the logits. A random direction of the prompt's embeddings is almost "
+        "orthogonal to the ascent directions (there are thousands of dimensions, and three ascent directions). The "
+        "spectral norm, divided by the amplification along the ascent, says how much of the other directions is left "
+        "relative to the adversary's directions. The last column is paired by seed."
     )
     header = ["method", *SENSITIVITIES, "spectral norm over the ascent's", "the same, beyond `global_spectral`'s"]
     kept = "; ".join(_kept(name, final[name], zero) for name in (*AAJR, "global_spectral") if name in final and zero)
-    return "\n\n".join([text, rows_of(header, rows), *([f"Of adversarial training's, {kept}."] if kept else [])])
+    return "\n\n".join(
+        [text, rows_of(header, rows), *([f"Compared with adversarial training, {kept}."] if kept else [])]
+    )
 
 
 def _relative_norm(run: dict) -> float:
@@ -44,13 +49,15 @@ def _kept(name: str, runs: list[dict], zero: list[dict]) -> str:
         for field in SENSITIVITIES.values()
     )
     return (
-        f"`{name}` leaves {ascent:.0f} % along the ascent, {random:.0f} % along random directions and {norm:.0f} % of the "
-        "spectral norm"
+        f"`{name}` leaves {ascent:.0f} % along the ascent, {random:.0f} % along random directions and {norm:.0f} % of "
+        "the spectral norm"
     )
 
 
 def stability(final: Methods) -> str:
-    """How the gradient's norm varies over training; Theorem 3's condition and monotone steps along the inner ascent."""
+    """
+    Return a table of how the gradient norm varies over training, and of Theorem 3's condition along the inner ascent.
+    """
     rows, zero = [], _with_gradients(final.get("adversarial", []))
     for name, runs in final.items():
         known = _with_gradients(runs)
@@ -64,15 +71,17 @@ def stability(final: Methods) -> str:
         shares = [interval(_shares(runs, kind)) for kind in ("within_bound", "within_curvature", "at_boundary")]
         rows.append([name, *cells, *shares])
     text = (
-        "Gradient norm: before clipping, over all steps of a training; the penalty's part in its variation is what is beyond adversarial "
-        "training's, paired by seed. Monotone: percent of the adversary's steps, over the last fifty of training, that did not lower the "
-        "loss. The rest is percent of the steps of an ascent on the trained agent, over held-out observations: whose step size is within "
-        "Theorem 3's bound of 1/L_eff, or within the inverse of the largest curvature that was met, and which end on the ball's boundary."
+        "The gradient norm is measured before clipping, over all steps of a training. The penalty's part in its "
+        "variation is the difference from adversarial training, paired by seed. *Monotone steps* is the percentage "
+        "of the adversary's steps that did not lower the loss, over the last fifty steps of training. The other "
+        "columns are percentages of the steps of an ascent on the trained agent, over held-out observations: steps "
+        "whose size is within Theorem 3's bound of 1/L_eff, steps whose size is within the inverse of the largest "
+        "measured curvature, and steps that end on the ball's boundary."
     )
     header = [
         "method",
         "gradient norm: variance",
-        "its root over the mean",
+        "standard deviation over mean",
         "the same, beyond adversarial training's",
         "monotone steps",
         "η ≤ 1/L_eff",
@@ -83,7 +92,7 @@ def stability(final: Methods) -> str:
 
 
 def _shares(runs: list[dict], kind: str) -> list[float]:
-    """Of each run, the percentage over all of the ascent's steps."""
+    """Return the percentage over all steps of the ascent, for each run."""
     return [statistics.mean(run["stability"]["shares"][kind]) for run in runs if "stability" in run]
 
 
@@ -92,5 +101,5 @@ def _with_gradients(runs: list[dict]) -> list[dict]:
 
 
 def _variation(run: dict) -> float:
-    """The standard deviation of the gradient's norm over its mean."""
+    """Return the standard deviation of the gradient norm, divided by its mean."""
     return run["gradient_norm_variance"] ** 0.5 / run["gradient_norm"]

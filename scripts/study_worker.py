@@ -1,4 +1,4 @@
-"""One agent of `study.py`, in a process of its own: trained, attacked, shocked, measured, and written to one file."""
+"""The process for one agent of `study.py`: it trains, attacks, shocks and measures the agent, and writes one file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from study_settings import (
 
 
 def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
-    """The folder of the agent; None if its numbers were not finite: the setting is too strong."""
+    """Train the agent and return its folder; None if a number was not finite, because the setting is too strong."""
     from aajr_hf.cli.main import main as aajr
 
     base = base_agent(run.world, work)
@@ -39,7 +39,7 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
         "model_name_or_path": base,
         "output_dir": work / run.label,
         "environment": run.world,
-        # Other data for every seed, and none that the base agent has seen, whose seed is 0.
+        # Every seed has other data. The base agent was trained on seed 0, which is never used here.
         "environment_seed": 1 + run.seed,
         "max_steps": preset.steps,
         "epsilon": 0.0 if run.method == "sft" else EPSILON,
@@ -68,15 +68,17 @@ def measure(run: Run, preset: Preset, folder: Path) -> dict:
 
     agent = load_agent(str(folder))
     tuning = run.phase == "tuning"
-    # Settings are chosen on other observations than those of the results: their seeds differ.
+    # Settings are chosen on other observations than those of the results, because the seeds differ.
     rows = held_out_rows(run.world, preset.tuning_examples if tuning else preset.examples, seed=run.seed)
     numbers = evaluate_agent(*agent, rows, replace(MEASURES, seed=run.seed))
-    del numbers["outcomes"]  # thousands a run, and runs are paired by seed
+    del numbers["outcomes"]  # thousands of values per run, which are not needed: runs are paired by seed
     return numbers if tuning else numbers | {"shocked": shocked(run, preset, agent)}
 
 
 def shocked(run: Run, preset: Preset, agent: tuple) -> dict[str, dict[str, float]]:
-    """Whole episodes: calm, under each shock, and under the first one and attack; means of the world's metrics."""
+    """
+    Return means of the world's metrics over episodes: calm, under each shock, and under the first shock with attack.
+    """
     shocks = SHOCKS[run.world]
     first = next(iter(shocks))
     results = {"calm": episodes(run, preset, agent)}
@@ -108,7 +110,7 @@ def episodes(run: Run, preset: Preset, agent: tuple, shock: str | None = None, e
 
 
 def training_numbers(folder: Path) -> dict:
-    """What training itself said: time, gradient norms over all steps, and the inner loop at its end."""
+    """Return the logs of training: time, gradient norms over all steps, and the metrics of the last inner ascent."""
     from aajr_hf.evaluation.comparison.runs import gradient_norms
 
     file = folder / "trainer_state.json"
@@ -148,7 +150,7 @@ def main() -> None:
         result |= {"worst_case_success": zero, "sampled_worst_case_success": zero}
     else:
         result |= measure(run, preset, folder) | training_numbers(folder)
-        if run.phase == "tuning":  # thousands of megabytes otherwise
+        if run.phase == "tuning":  # otherwise the folders take thousands of megabytes
             shutil.rmtree(folder)
     temporary = work / f"{run.label}.tmp"
     temporary.write_text(json.dumps(result, indent=2) + "\n")

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Checks the code's style and formatting, then runs the tests, in a .venv that it makes or brings up to date first.
+# Makes or updates .venv, checks the code's style and formatting, then runs the tests.
 #
 #     scripts/test.sh                                  everything
 #     scripts/test.sh tests/test_FILE.py::test_NAME    one test; arguments go to pytest
-#     scripts/test.sh --fast                           all but the tests marked `slow` or `distributed`; or those of the arguments
-#     scripts/test.sh --oldest                         with the oldest versions that are allowed, in .venv-oldest: what the
-#                                                      package needs of other libraries, and one training; or the arguments
+#     scripts/test.sh --fast                           all tests (or those of the arguments) except the tests marked
+#                                                      `slow` or `distributed`
+#     scripts/test.sh --oldest                         the tests of what the package needs of other libraries, and one
+#                                                      training (or the tests of the arguments), in .venv-oldest with
+#                                                      the oldest versions that are allowed
 #
 # The tests need no network and no GPU; those marked `gpu` need a CUDA device.
 set -euo pipefail

@@ -150,7 +150,7 @@ def test_the_page_states_differences_with_their_intervals():
     inner = "1.00 ± 0.00 | 0.50 ± 0.00 | +0.00 ± 0.00 | 90.00 ± 0.00 | 1.0 ± 0.0 | 40.0 ± 0.0 | 50.0 ± 0.0 |"
     assert f"| aajr | {inner}" in text
     assert (
-        "Of adversarial training's, `aajr` leaves 100 % along the ascent, 100 % along random directions and 100 % of the spectral norm."
+        "Compared with adversarial training, `aajr` leaves 100 % along the ascent, 100 % along random directions and 100 % of the spectral norm."
         in text
     )
     # The best without a penalty is the base agent, at 100.
@@ -253,7 +253,7 @@ def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
     text = page([run("adversarial", 2, 95, 50), run("aajr", 0, 90, 60), lost])
     assert "Not finite, and left out: aajr with seed 1." in text
     assert "| adversarial | - | - | - | - | - | - |" in text
-    assert "No run without a penalty is there yet." in page([run("aajr", 0, 90, 60)])
+    assert "There is no run without a penalty yet." in page([run("aajr", 0, 90, 60)])
 
 
 @pytest.mark.slow
