@@ -17,7 +17,6 @@ random numbers that it had, on one process; print where the numbers stop being f
 def run(argv: list[str]) -> int:
     parser = ArgumentParser("replay", description=DESCRIPTION)
     parser.add_argument("dump", metavar="DUMP", type=Path, help="folder _nonfinite-STEP of a run")
-    parser.add_argument("--process", type=int, help="whose data (default: the first where something was not finite)")
     arguments = parser.parse_args(argv)
     if not (arguments.dump / "dump.json").is_file():
         raise UserError(f"There is no dump in {arguments.dump}: give a folder _nonfinite-STEP of a run.")
@@ -25,7 +24,7 @@ def run(argv: list[str]) -> int:
     from ...training.trainers.replay import replay
 
     with user_errors():
-        found = replay(arguments.dump, arguments.process)
+        found = replay(arguments.dump)
     print(f"Then: {found.recorded}.")
     print(f"Now, with the data of process {found.process} (of {found.processes}):")
     for i, loss in enumerate(found.loss):

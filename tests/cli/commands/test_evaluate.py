@@ -15,7 +15,7 @@ import yaml
 from peft import LilyConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aajr_hf.cli.commands import evaluate as command
+from aajr_hf.cli.commands import evaluate as evaluate_command
 from aajr_hf.cli.main import main
 from aajr_hf.environments import WORLDS, expert_rows
 from aajr_hf.evaluation.agents import load_agent
@@ -266,11 +266,11 @@ def threat(monkeypatch):
     found = []
 
     def unmeasured(models, arguments, world):
-        found.append(command.settings_of(arguments, models.values()).threat)
+        found.append(evaluate_command.settings_of(arguments, models.values()).threat)
 
     def run(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(command, "evaluate", unmeasured)
+            patch.setattr(evaluate_command, "evaluate", unmeasured)
             assert main(["evaluate", *map(str, arguments)]) == 0
         return found[-1]
 
