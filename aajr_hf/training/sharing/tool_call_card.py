@@ -1,4 +1,4 @@
-"""What a model card says of an evaluation of tool calls."""
+"""The section of a model card on an evaluation of tool calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tool_call_results(results: ToolCallResults) -> list[EvalResult]:
     The results for the card's metadata: valid and exact calls in percent, without attack and at each radius.
 
     Args:
-        results: Of one run.
+        results: The results of one run.
     """
     (run,), name, found = results["runs"].values(), _dataset(results), []
     for kind in ("valid", "exact"):

@@ -45,7 +45,7 @@ class TestRefusals:
 
     def test_results_of_another_version(self, results, tmp_path, write):
         for version, words in (
-            (None, "old attack, on the expected cost alone"),
+            (None, "old attack, which used only the expected cost"),
             (3, "version 3, and .* reads version 2"),
         ):
             with pytest.raises(ValueError, match=f"{words}.*: evaluate the agents anew with `aajr evaluate`"):

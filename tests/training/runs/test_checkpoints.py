@@ -153,7 +153,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     index = {"weight_map": {"weight": "model-00002-of-00002.safetensors"}}
     (checkpoints[6] / "model.safetensors.index.json").write_text(json.dumps(index))
     os.truncate(checkpoints[7] / "model.safetensors", 200)
-    reasons = ["not written to its end", "is not JSON", "has no trainer_state.json", "no state of the optimizer"]
+    reasons = ["not written completely", "is not JSON", "has no trainer_state.json", "no optimizer state"]
     reasons += ["optimizer.pt is damaged", "index.json is damaged", "model.safetensors is damaged"]
     assert why_incomplete(checkpoints[0]) is None
     for checkpoint, reason in zip(checkpoints[1:], reasons, strict=True):
