@@ -16,8 +16,9 @@ try:
     from torch.utils._pytree import tree_flatten, tree_unflatten
 except ImportError as error:
     raise ImportError(
-        f"PyTorch {torch.__version__} has moved an internal of functorch that exact Jacobian products need ({error}): install "
-        "the torch version in constraints.txt, or adapt aajr_hf/_compat/functorch.py, the only file that imports it."
+        f"PyTorch {torch.__version__} has moved an internal of functorch that exact Jacobian products need ({error}): "
+        "install the torch version in constraints.txt, or adapt aajr_hf/_compat/functorch.py, the only file "
+        "that imports it."
     ) from error
 
 unwrap_for_grad, wrap_for_grad = _unwrap_for_grad, _wrap_for_grad

@@ -43,8 +43,8 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
         super()._check_combinations()
         if self.follows_success:
             raise ValueError(
-                "`epsilon_schedule`, `lambda_schedule` and `ascent_steps_schedule` cannot be `curriculum` with GRPO, because sampled "
-                "completions are not right or wrong: set them to linear, cosine or constant."
+                "`epsilon_schedule`, `lambda_schedule` and `ascent_steps_schedule` cannot be `curriculum` with GRPO, "
+                "because sampled completions are not right or wrong: set them to linear, cosine or constant."
             )
         if self.loss_type not in _LOSS_TYPES:
             raise ValueError(

@@ -122,7 +122,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         _require(self, "ascent_step_size", lambda x: x >= 0, "at least 0")
         if self.radius > 0 and self.ascent_step_size == 0:
             raise ValueError(
-                f"`ascent_step_size` is 0, so the ascent would not move: set it above 0, or set `{self.radius_field}` to 0."
+                f"`ascent_step_size` is 0, so the ascent would not move: set it above 0, or set "
+                f"`{self.radius_field}` to 0."
             )
 
     def _check_combinations(self) -> None:
@@ -140,15 +141,15 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             self._check_penalty_radius()
         if self.neftune_noise_alpha:
             raise ValueError(
-                "`neftune_noise_alpha` adds different noise in every pass, so ascent, loss and Jacobian would belong to different "
-                "functions: unset it while AAJR is active."
+                "`neftune_noise_alpha` adds different noise in every pass, so ascent, loss and Jacobian would belong "
+                "to different functions: unset it while AAJR is active."
             )
         penalised = max(round(self.penalty_fraction * self.per_device_train_batch_size), 1)
         alone = penalised == 1 and not getattr(self, "packing", False)
         if alone and self.penalty_active and self.regularizer in GLOBAL_REGULARIZERS:
             raise ValueError(
-                f"`regularizer` {self.regularizer} is evaluated between observations of a batch, but only one is penalised: raise "
-                "`per_device_train_batch_size` or `penalty_fraction`."
+                f"`regularizer` {self.regularizer} is evaluated between observations of a batch, but only one is "
+                "penalised: raise `per_device_train_batch_size` or `penalty_fraction`."
             )
         if self.follows_success and self.aajr_warmup_ratio == 0:
             raise ValueError("`aajr_warmup_ratio` is 0, but it is the length of the `curriculum`: set it above 0.")
@@ -159,13 +160,14 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
     def _check_penalty_radius(self) -> None:
         if self.regularizer in GLOBAL_REGULARIZERS:
             raise ValueError(
-                f"`penalty_radius` must be 1 with the regularizer {self.regularizer}, which is not evaluated along the ascent: set it "
-                f"to 1, or `regularizer` to one of {', '.join(LOCAL_REGULARIZERS)}."
+                f"`penalty_radius` must be 1 with the regularizer {self.regularizer}, which is not evaluated along "
+                f"the ascent: set it to 1, or `regularizer` to one of {', '.join(LOCAL_REGULARIZERS)}."
             )
         if self.radius == 0:
             name = self.radius_field
             raise ValueError(
-                f"`penalty_radius` must be 1 if `{name}` is 0, because there is no ball: set it to 1, or raise `{name}`."
+                f"`penalty_radius` must be 1 if `{name}` is 0, because there is no ball: set it to 1, or "
+                f"raise `{name}`."
             )
 
     def _check_budget(self) -> None:

@@ -100,8 +100,8 @@ class AgentBatch:
         mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         if bool((mask.diff(dim=1) > 0).any()):
             raise ValueError(
-                "The batch is padded on the left, where positions that attend to nothing make the penalty's gradients NaN: "
-                "set the tokenizer's `padding_side` to 'right'."
+                "The batch is padded on the left, where positions that attend to nothing make the penalty's gradients "
+                "NaN: set the tokenizer's `padding_side` to 'right'."
             )
         perturbable = perturbable_tokens(inputs, perturbed_tokens) & mask.bool()
         positions, valid, labels = action_logits(inputs["labels"])

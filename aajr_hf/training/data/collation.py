@@ -199,8 +199,9 @@ def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
         if not perturbable_tokens(inputs, perturbed_tokens).any():
             if all(label != -100 for label in labels):
                 raise ValueError(
-                    f"In example {row} every token is an action, so none is left to perturb: set `assistant_only_loss` to "
-                    "true (messages), or `completion_only_loss` (prompts and completions), or `perturbed_tokens` to all."
+                    f"In example {row} every token is an action, so none is left to perturb: set "
+                    "`assistant_only_loss` to true (messages), or `completion_only_loss` (prompts and completions), "
+                    "or `perturbed_tokens` to all."
                 )
             raise ValueError(missing_tokens_message("perturbable", perturbed_tokens, row))
         position = example.get("candidate_position")

@@ -127,8 +127,8 @@ def csv_rows(file: Path) -> Iterator[Item]:
                     names = values
                     if unclear := [name for name in names if not name.strip() or names.count(name) > 1]:
                         raise ValueError(
-                            f"{file} has the field {unclear[0]!r} more than once, or without a name: give each field its "
-                            "own name"
+                            f"{file} has the field {unclear[0]!r} more than once, or without a name: give each field "
+                            "its own name"
                         )
                 elif values and len(values) != len(names):
                     yield place, RowError(f"has {len(values)} values for {len(names)} fields")

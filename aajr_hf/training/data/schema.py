@@ -72,8 +72,8 @@ def _check_completion(prompt: object, completion: object, offered: set[str] | No
         return "prompt and completion as texts"
     if not (isinstance(prompt, list) and isinstance(completion, list)):
         raise RowError(
-            "`prompt` and `completion` must be two texts, or two lists of messages with `role` and `content`; they are "
-            f"{kind_of(prompt)} and {kind_of(completion)}"
+            "`prompt` and `completion` must be two texts, or two lists of messages with `role` and `content`; they "
+            f"are {kind_of(prompt)} and {kind_of(completion)}"
         )
     check_messages("prompt", prompt, offered)
     check_messages("completion", completion, offered)

@@ -114,8 +114,8 @@ def _shira(rank: int, shapes: Shapes) -> dict[str, Any]:
     largest = min(o * i // (o + i) for o, i in shapes.values())
     if rank > largest:
         raise ValueError(
-            f"`adapter_rank` must be from 1 to {largest} with shira, which changes rank x (out + in) entries of each layer; "
-            f"got {rank}."
+            f"`adapter_rank` must be from 1 to {largest} with shira, which changes rank x (out + in) entries of each "
+            f"layer; got {rank}."
         )
     return {"r": rank}
 

@@ -130,8 +130,8 @@ class WeightAverage(TrainerCallback):
         found = load_file(file) if file.is_file() else {}
         if found.keys() != self._parameters.keys():
             raise ValueError(
-                f"`ema_decay`: {checkpoint} has no average of the trained weights: resume without `ema_decay`, or start "
-                "a new run."
+                f"`ema_decay`: {checkpoint} has no average of the trained weights: resume without `ema_decay`, or "
+                "start a new run."
             )
         self._averages = {name: found[name].to(p.device) for name, p in self._parameters.items()}
 

@@ -48,7 +48,8 @@ class StopOnSignal(TrainerCallback):
             self._received, self._since = number, time.monotonic()
             if PartialState().is_main_process:
                 logger.warning(
-                    "Stopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, without a checkpoint."
+                    "Stopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, "
+                    "without a checkpoint."
                 )
         # A launcher repeats a Ctrl-C that the terminal has sent to all processes: a signal within a second is the same
         # Ctrl-C.

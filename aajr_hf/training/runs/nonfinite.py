@@ -88,8 +88,10 @@ class FiniteMixin:
         folder = Path(self.args.output_dir) / f"_nonfinite-{step}"
         if not skips:
             raise FloatingPointError(
-                f"Not finite at step {step}: {what}. The weights have not changed in this step. {self._dump(folder, what)}"
-                f"Lower `learning_rate`, `regularizer_lambda` or `{self.args.radius_field}`, or set `on_nonfinite` to skip."
+                f"Not finite at step {step}: {what}. The weights have not changed in this step. "
+                f"{self._dump(folder, what)}"
+                f"Lower `learning_rate`, `regularizer_lambda` or `{self.args.radius_field}`, or set "
+                "`on_nonfinite` to skip."
             )
         skipped = self.memory.numbers["skipped_steps"] = self.memory.numbers.get("skipped_steps", 0) + 1
         first = skipped == 1

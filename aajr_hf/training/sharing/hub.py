@@ -129,8 +129,8 @@ class HubMixin:
 
     def _warn(self, what: str, error: BaseException) -> None:
         logger.warning(
-            f"The Hub did not {what} ({hub_message(error, self.args.hub_token)}). The run continues, and everything is "
-            f"on disk: push it later with `aajr push {self.args.output_dir} {self.hub_model_id}`."
+            f"The Hub did not {what} ({hub_message(error, self.args.hub_token)}). The run continues, and everything "
+            f"is on disk: push it later with `aajr push {self.args.output_dir} {self.hub_model_id}`."
         )
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:

@@ -42,8 +42,8 @@ def world_section(results: RobustnessResults) -> str:
     }
     return "\n".join(
         [
-            f"{run['examples']} held-out observations; percent with 95 % intervals, 100 is perfect. Worst case: what none of "
-            f"these attacks breaks: {attack_names(run)}.",
+            f"{run['examples']} held-out observations; percent with 95 % intervals, 100 is perfect. Worst case: what "
+            f"none of these attacks breaks: {attack_names(run)}.",
             threat_model_line(results),
             trust_sentence(results),
             "",

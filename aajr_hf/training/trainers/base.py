@@ -296,8 +296,8 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
             norms = self.accelerator.gather(torch.tensor([float(grad_norm)], device=self.accelerator.device))
             if norms.max() > 1.001 * norms.min():
                 raise RuntimeError(
-                    f"Gradients were not synchronised between processes (norms {norms.tolist()}), so the copies of the "
-                    "model would differ: please report this with the output of `aajr env`."
+                    f"Gradients were not synchronised between processes (norms {norms.tolist()}), so the copies of "
+                    "the model would differ: please report this with the output of `aajr env`."
                 )
         # The norm is None before DeepSpeed has taken a step, and infinite if fp16 overflows, which the loss scaler
         # handles.

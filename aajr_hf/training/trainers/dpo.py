@@ -50,8 +50,9 @@ class PairPolicy:
 
 class PreferenceLoss(TRLSystemLoss):
     """
-    DPO's sigmoid loss of each pair: 
-    `-log sigmoid(beta (log pi(c | s + delta) / ref(c | s) - log pi(r | s + delta) / ref(r | s)))`, where the reference's log-probabilities are constants at the clean prompt s.
+    DPO's sigmoid loss of each pair:
+    `-log sigmoid(beta (log pi(c | s + delta) / ref(c | s) - log pi(r | s + delta) / ref(r | s)))`, where the
+    reference's log-probabilities are constants at the clean prompt s.
 
     Args:
         inputs: Output of TRL's collator for N pairs, with `ref_chosen_logps` and `ref_rejected_logps` (N,).

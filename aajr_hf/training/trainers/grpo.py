@@ -168,14 +168,14 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
         }
         if (reason := position_failure(self.model)) is not None:
             raise ValueError(
-                "TRL scores prompts that are padded on the left, but this model counts positions from the padding: use a model "
-                f"with rotary or relative positions. Reason: {reason}."
+                "TRL scores prompts that are padded on the left, but this model counts positions from the padding: "
+                f"use a model with rotary or relative positions. Reason: {reason}."
             )
         for name, value in given.items():
             if value:
                 raise ValueError(
-                    f"`{name}` is not supported while AAJR is active, because the agent must write the whole completion: "
-                    "unset it."
+                    f"`{name}` is not supported while AAJR is active, because the agent must write the whole "
+                    "completion: unset it."
                 )
 
     def _accumulation(self, num_items) -> int:

@@ -93,13 +93,14 @@ class PreparationMixin:
             )
         if self.args.ascent_step_size == "auto" and (plugin is not None or self.is_deepspeed_enabled):
             raise ValueError(
-                "`ascent_step_size=auto` evaluates the model a different number of times in each process, but processes that "
-                "share parameters need equal numbers: set it to a number, or train without FSDP and DeepSpeed."
+                "`ascent_step_size=auto` evaluates the model a different number of times in each process, but "
+                "processes that share parameters need equal numbers: set it to a number, or train without FSDP and "
+                "DeepSpeed."
             )
         if self.args.penalty_fraction < 1 and self._dropout:
             raise ValueError(
-                "`penalty_fraction` below 1 needs a model without dropout, because dropout masks depend on the batch: set it "
-                "to 1, or set the model's dropout (and `lora_dropout`) to 0."
+                "`penalty_fraction` below 1 needs a model without dropout, because dropout masks depend on the batch: "
+                "set it to 1, or set the model's dropout (and `lora_dropout`) to 0."
             )
 
     def _check_vocabulary(self) -> None:
@@ -107,8 +108,8 @@ class PreparationMixin:
         rows = self.model.get_input_embeddings().num_embeddings
         if largest >= rows:
             raise ValueError(
-                f"The tokenizer does not match the model: the tokenizer has tokens up to {largest}, but the model has only "
-                f"{rows} embeddings."
+                f"The tokenizer does not match the model: the tokenizer has tokens up to {largest}, but the model has "
+                f"only {rows} embeddings."
             )
 
     def _choose_estimator(self) -> str:

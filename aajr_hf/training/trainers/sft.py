@@ -99,7 +99,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         """Raise ValueError unless the model treats documents in one row as it treats them one by one."""
         if self.args.pad_to_multiple_of is not None:
             raise ValueError(
-                "`pad_to_multiple_of` does not work with `packing` and `padding_free`, whose rows have no padding: unset it."
+                "`pad_to_multiple_of` does not work with `packing` and `padding_free`, whose rows have no padding: "
+                "unset it."
             )
         if getattr(self.accelerator.state, "deepspeed_plugin", None) is not None:
             raise ValueError(
@@ -109,8 +110,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
         if broadcast_object_list(reason)[0] is not None:
             raise ValueError(
-                "This model cannot separate the documents of one row: set `packing` and `padding_free` to false, or try "
-                f"another `attn_implementation`. Reason: {reason[0]}."
+                "This model cannot separate the documents of one row: set `packing` and `padding_free` to false, or "
+                f"try another `attn_implementation`. Reason: {reason[0]}."
             )
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
@@ -127,8 +128,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         by_role = args.perturbed_tokens in OBSERVED_ROLES
         if by_role and "input_ids" in names and "observation_mask" not in names:
             raise ValueError(
-                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, but the examples are tokens: give messages, or set it "
-                "to prompt."
+                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, but the examples are tokens: give "
+                "messages, or set it to prompt."
             )
         if (by_role or candidates) and "input_ids" not in names:
             options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
@@ -138,8 +139,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         if isinstance(dataset, Dataset):
             if len(dataset) < len(given):
                 logger.warning(
-                    f"{len(given) - len(dataset)} of {len(given)} training examples were dropped, because `max_length` = "
-                    f"{args.max_length} cuts off their whole completions."
+                    f"{len(given) - len(dataset)} of {len(given)} training examples were dropped, because "
+                    f"`max_length` = {args.max_length} cuts off their whole completions."
                 )
             check_examples(dataset, args.perturbed_tokens)
         return pack(dataset, args) if packing else dataset
