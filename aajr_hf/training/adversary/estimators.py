@@ -98,7 +98,7 @@ def calibrate(
 
     Returns:
         `difference_step`, in units of the ascent's scale; `difference_error`, the relative error; and `against`, the
-            reference of this error: the exact product, or the estimate with half the step.
+        reference of this error: the exact product, or the estimate with half the step.
     """
     policy, origin = ascent.policy, torch.zeros_like(ascent.state)
     if ascent.trajectory is None:
@@ -136,7 +136,7 @@ def calibrated_step(estimate: Callable[[float], Tensor], average: Callable[[Tens
 
     Returns:
         `(h, ||J_h u - J_{h/2} u|| / ||J_h u||)`: the step and an estimate of its relative error, which is infinite if
-            no step changes anything, for example with a constant policy.
+        no step changes anything, for example with a constant policy.
     """
     steps = [_FIRST_STEP * 2.0**octave for octave in range(-_HALVINGS - 1, _DOUBLINGS + 1)]
     differences, finer = [], None

@@ -56,8 +56,8 @@ def penalty(
 
     Returns:
         `(penalty (B,), amplification)`: for `aajr`, the penalty is `R` of equation 20, or only its part above the
-            amplification budget; for the baselines, it is the squared norm instead. The amplification is `a_t` at the
-            evaluated points, (number of points, B), for `aajr` and None for the others.
+        amplification budget; for the baselines, it is the squared norm instead. The amplification is `a_t` at the
+        evaluated points, (number of points, B), for `aajr` and None for the others.
     """
     policy, state, trajectory = ascent.policy, ascent.state, ascent.trajectory
     mask = policy.batch.perturbable

@@ -173,8 +173,7 @@ def action_logits(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         `(positions, valid, targets)`, each (B, A), with A the largest number of action tokens; padding is at the end
-            of
-        a row, with position 0 and target 0.
+        of a row, with position 0 and target 0.
     """
     shifted = labels[:, 1:]
     is_action = shifted != -100

@@ -80,8 +80,8 @@ def said_by(
     if "".join(plain) != text or opened:
         said = next((str(m.get("content")) for m in messages if m["role"] in roles), "")
         raise ValueError(
-            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages independently "
-            f"of what they say, but this one changes with {said[:40]!r}: set `perturbed_tokens` to prompt."
+            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages the same way "
+            f"each time, whatever they say, but this one does not ({said[:40]!r}): set `perturbed_tokens` to prompt."
         )
     return text, spans
 

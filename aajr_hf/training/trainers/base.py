@@ -259,9 +259,8 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         metrics |= ascent_metrics(
             ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
         )
-        if not (
-            self.args.penalty_active and self.args.regularizer == "aajr"
-        ):  # otherwise the penalty adds this metric
+        # With the regularizer aajr, the penalty adds this metric.
+        if not (self.args.penalty_active and self.args.regularizer == "aajr"):
             metrics["aajr/amplification"] = metrics["aajr/secant_amplification"]
         return metrics
 

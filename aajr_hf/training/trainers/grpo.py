@@ -23,8 +23,7 @@ class PolicyLoss(TRLSystemLoss):
     GRPO's loss of each sampled completion y under a perturbation of its prompt: the mean over its tokens t (with
     `dr_grpo` the sum over `max_completion_length`) of
 
-        -min(r_t A, clip(r_t, 1 - low, 1 + high) A) + beta KL_t,    r_t = pi(y_t | s + delta, y_<t) / pi_old(y_t | s,
-            y_<t)
+        -min(r_t A, clip(r_t, 1 - low, 1 + high) A) + beta KL_t,    r_t = pi(y_t | s + delta, y_<t) / pi_old(y_t | s, y_<t)
 
     With `use_bias_correction_kl`, KL_t is multiplied by r_t. The completion y, its advantage A, `pi_old` and the
     reference in the KL term are constants at the clean prompt s. Without TRL's `old_per_token_logps`, `pi_old` is the

@@ -30,7 +30,7 @@ def fused_head(
 
     Returns:
         A function that ignores its arguments and returns `log_probs` (B, width), with its graph, and `entropy`,
-            `mean_logits` and `is_top1`, without a graph.
+        `mean_logits` and `is_top1`, without a graph.
     """
 
     def placed(values: Tensor) -> Tensor:

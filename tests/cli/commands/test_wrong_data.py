@@ -65,7 +65,7 @@ WRONG = {
     "broken parquet": "a.parquet cannot be loaded",
     "no name": "is empty",
     "questions without their format": "a.jsonl line 1: has the fields id, question, function: set `dataset_format` to bfcl",
-    "two formats": "a.jsonl line 2 holds prompt and completion as texts, and a.jsonl line 1 text: give rows of one format",
+    "two formats": "a.jsonl line 2 holds prompt and completion as texts, but a.jsonl line 1 holds text: give rows of one format",
     "a header": "a.csv has the field 'text' more than once",
 }
 

@@ -102,7 +102,9 @@ def test_invalid_rows_are_counted_and_the_first_five_shown():
 def test_rows_of_several_formats_are_refused_whichever_comes_first():
     items = [("line 1", {"text": "a"}), ("line 2", {"prompt": "a", "completion": "b"})]
     for first, second in (items, items[::-1]):
-        with pytest.raises(ValueError, match=f"{second[0]} holds .*, and {first[0]} .*: give rows of one format"):
+        with pytest.raises(
+            ValueError, match=f"{second[0]} holds .*, but {first[0]} holds .*: give rows of one format"
+        ):
             list(valid_rows([first, second], RowCount()))
 
 

@@ -54,7 +54,7 @@ MALFORMED = [
     ({"input_ids": [1, 2], "labels": [1]}, "`labels` has 1 entries, and `input_ids` 2"),
     ({"messages": [USER, ANSWER], "chat_template_kwargs": "a"}, "`chat_template_kwargs` must be an object"),
     ({"messages": [USER]}, "has no turn of the assistant with a text or a call"),
-    ({"messages": [USER, {"role": "assistant", "content": " "}]}, "has no turn of the assistant that says"),
+    ({"messages": [USER, {"role": "assistant", "content": " "}]}, "has no turn of the assistant with a text"),
     ({"messages": [USER, calls() | {"tool_calls": calls()["tool_calls"][0]}]}, "must have a list of calls"),
     ({"prompt": "a", "completion": " "}, "`completion` is empty"),
     ({"prompt": [USER], "completion": [{"role": "assistant", "content": ""}]}, "`completion` is empty"),
