@@ -38,7 +38,7 @@ def packing_failure(model: nn.Module) -> str | None:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     finally:
         model.train(was_training)
-    # Masked tokens have no effect at all, in any precision (but experts may be summed in another order). Other places
+    # Masked tokens must have no effect, in any precision (but experts may be summed in another order). Other places
     # in the row may lead to other rounding.
     if (change := _change(behind_other, behind_first)) > _LEAK:
         return f"the document before it changes a document's logits by {change:.1e} of their norm"

@@ -47,9 +47,9 @@ class DataArguments:
     dataset_format: str = field(
         default="trl",
         metadata={
-            "help": "Format of the rows. 'trl': any format of SFTTrainer (text, prompt and completion, messages, "
-            "conversations); 'bfcl': files of the Berkeley Function Calling Leaderboard, X.json with X.answers.json "
-            "or possible_answer/X.json; 'toolbench': conversations with the keys `from` and `value` and ToolBench's roles.",
+            "help": "Format of the rows. 'trl': any format of SFTTrainer (text, prompt and completion, messages, conversations); "
+            "'bfcl': files of the Berkeley Function Calling Leaderboard, X.json with X.answers.json or possible_answer/X.json; "
+            "'toolbench': conversations with the keys `from` and `value` and ToolBench's roles.",
             "choices": list(FORMATS),
         },
     )

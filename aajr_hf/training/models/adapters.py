@@ -73,7 +73,7 @@ def _rotation(name: str, parameters: Callable[[int, int, int], float], smallest:
         sizes = [b for b in _divisors(math.gcd(*(i for _, i in shapes.values()))) if b >= smallest]
         if not sizes:
             raise ValueError(
-                f"`adapter`: the widths of the adapted layers have no common divisor for `{name}`: choose another one."
+                f"`adapter`: the widths of the adapted layers have no common divisor for `{name}`: choose another adapter."
             )
         total = lambda b: sum(parameters(b, o, i) for o, i in shapes.values())  # noqa: E731
         return {name: _nearest(sizes, total, _lora_parameters(rank, shapes))}
