@@ -99,8 +99,8 @@ class AdversaryFields:
     perturbed_tokens: str = _choice(
         "perturbed_tokens",
         "prompt",
-        "Tokens that the adversary moves. 'prompt': every token before an action; 'observation': only the words of "
-        "users and tools, without markup; 'user', 'tool': only the words of one of them; 'all': every token except padding.",
+        "Tokens that the adversary moves. 'prompt': every token before an action; 'observation': only the words of users and "
+        "tools, without markup; 'user', 'tool': only the words of one of them; 'all': every token except padding.",
     )
     ascent_steps: int = field(default=3, metadata={"help": "K, the number of steps of projected gradient ascent."})
     ascent_step_size: float | str | None = field(
@@ -135,8 +135,8 @@ class ActionLossField(AdversaryFields):
     system_loss: str = _choice(
         "system_loss",
         "nll",
-        "Loss that the adversary raises and training lowers. 'nll': negative log-likelihood of the action; "
-        "'expected_cost': its expected system cost (dataset columns `actions` and `action_costs`).",
+        "Loss that the adversary raises and training lowers. 'nll': negative log-likelihood of the action; 'expected_cost': its "
+        "expected system cost (dataset columns `actions` and `action_costs`).",
     )
 
 
@@ -253,22 +253,22 @@ class RegularizerFields:
     regularizer_lambda: float = field(
         default=1e-3,
         metadata={
-            "help": "Weight of the penalty; with amplification_budget, its first value. 0 without a budget: "
-            "adversarial training alone."
+            "help": "Weight of the penalty; with amplification_budget, its first value. 0 without a budget: adversarial training "
+            "alone."
         },
     )
     amplification_budget: float | None = field(
         default=None,
         metadata={
-            "help": "Largest mean of aajr/amplification. If set, training finds lambda so that it holds; only the "
-            "amplification beyond the budget is penalised."
+            "help": "Largest mean of aajr/amplification. If set, training finds lambda so that it holds; only the amplification "
+            "beyond the budget is penalised."
         },
     )
     penalty_output: str = _choice(
         "penalty_output",
         "logits",
-        "Output whose Jacobian is penalised; 'fisher': log-probabilities, weighted by the square roots of the "
-        "probabilities; 'margin': the largest logit of another token minus the logit of the action token.",
+        "Output whose Jacobian is penalised; 'fisher': log-probabilities, weighted by the square roots of the probabilities; "
+        "'margin': the largest logit of another token minus the logit of the action token.",
     )
     penalty_reduction: str = _choice(
         "penalty_reduction", "sum", "Sum or mean of the penalty over the action's tokens."
@@ -276,8 +276,8 @@ class RegularizerFields:
     jacobian_estimator: str = _choice(
         "jacobian_estimator",
         "auto",
-        "How Jacobian products are computed: 'jvp': exactly; 'finite_difference': by central differences; 'auto': "
-        "exactly where the model supports it.",
+        "How Jacobian products are computed: 'jvp': exactly; 'finite_difference': by central differences; 'auto': exactly where "
+        "the model supports it.",
     )
     power_iterations: int = field(
         default=3, metadata={"help": "Number of power iterations of the spectral regularizers."}
@@ -290,8 +290,8 @@ class RegularizerFields:
     penalty_radius: float = field(
         default=1.0,
         metadata={
-            "help": "Radius up to which the penalty is evaluated, as a multiple of epsilon. Above 1, the ascent "
-            "continues beyond the ball for the penalty alone."
+            "help": "Radius up to which the penalty is evaluated, as a multiple of epsilon. Above 1, the ascent continues beyond the "
+            "ball for the penalty alone."
         },
     )
     penalty_fraction: float = field(
