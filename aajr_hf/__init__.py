@@ -12,7 +12,7 @@ __all__ = [*_TRAINING, "__version__", "load_rows"]
 
 
 def __getattr__(name: str):
-    # The trainers pull in transformers, TRL and PEFT; `aajr_hf.objective` needs torch alone.
+    # Imported on first use: the trainers import transformers, TRL and PEFT, but `aajr_hf.objective` needs only torch.
     if name in _TRAINING:
         from . import training
 

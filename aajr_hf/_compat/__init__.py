@@ -1,4 +1,5 @@
 """
-What the package needs of other libraries beyond what they document: a table of every such name with its reason (`names.py`), and one
-file a library for what is read through a function. Imports nothing of the package, and each file its own library alone.
+Undocumented parts of other libraries that the package needs: a table of these names with their reasons (`names.py`),
+and for each library a file of functions that use them. This folder imports nothing else from the package, and each
+file imports only its own library.
 """

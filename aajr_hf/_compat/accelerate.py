@@ -1,4 +1,4 @@
-"""Accelerate's state, patched where it offers FSDP to accelerators alone."""
+"""A patch of Accelerate's state, which offers FSDP only to accelerators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState, PartialState
 
 
 def offer_fsdp_on_cpu() -> None:
-    """Let processes on a CPU that are given an FSDP plugin use it: they would train with plain data parallelism."""
+    """Let CPU processes use their FSDP plugin; without this patch, they train with plain data parallelism."""
     original = AcceleratorState.__init__
 
     @functools.wraps(original)

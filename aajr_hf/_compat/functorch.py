@@ -1,4 +1,4 @@
-"""The internals of functorch that exact Jacobian products are built on: all that the package needs, and torch alone."""
+"""All internals of functorch that exact Jacobian products need. This file imports only torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ try:
     from torch.utils._pytree import tree_flatten, tree_unflatten
 except ImportError as error:
     raise ImportError(
-        f"PyTorch {torch.__version__} moved an internal of functorch that exact Jacobian products are built on ({error}). "
-        "Install the torch of constraints.txt, or adapt aajr_hf/_compat/functorch.py, the one file that imports them."
+        f"PyTorch {torch.__version__} has moved an internal of functorch that exact Jacobian products need ({error}): "
+        "install the torch version in constraints.txt, or adapt aajr_hf/_compat/functorch.py, the only file "
+        "that imports it."
     ) from error
 
 unwrap_for_grad, wrap_for_grad = _unwrap_for_grad, _wrap_for_grad

@@ -1,7 +1,6 @@
 """
-What other libraries do not promise, and the package relies on all the same: private names, and public ones that no documentation
-mentions. A release may move any of them. `tests/compat/test_names.py` says which it moved, and finds private names that are
-missing here.
+Names of other libraries that the package uses although they are private or undocumented. A new release may move any of
+them. `tests/compat/test_names.py` reports the names that have moved, and private names that are missing in this table.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ class Name:
     """
     Attributes:
         owner: Dotted path of the module or class that has the name.
-        name: The name; of a class also one that only its instances have.
-        why: What it is needed for, after "needs it".
-        files: Which files of the package need it.
-        parameters: What it takes beside `self`, in this order: a call of ours passes it, or an override of ours must accept it.
-            None where it is no function, or where nothing depends on that.
+        name: The name. In a class, it may be an attribute that only instances have.
+        why: Why it is needed, in words that follow "needs it".
+        files: Files of the package that need it.
+        parameters: Its parameters except `self`, in order, if the package passes them in a call or accepts them in an
+            override. None if it is not a function, or if nothing depends on its parameters.
     """
 
     owner: str
@@ -39,27 +38,27 @@ _FUNCTORCH, _TRL = "_compat/functorch.py", "_compat/trl.py"
 
 
 def _of(owner: str, *rows: tuple) -> tuple[Name, ...]:
-    """Rows of one owner: the name, why, the files, and the parameters where they matter."""
+    """Table rows of one owner, each with the name, the reason, the files and, if they matter, the parameters."""
     return tuple(Name(owner, name, why, *rest) for name, why, *rest in rows)
 
 
 _TRAINER = _of(
     "transformers.Trainer",
     ("_get_grad_norm", "to see the gradient's norm before the step", (_BASE, _FINITE), ("model", "grad_norm")),
-    ("_get_output_dir", "to know where a checkpoint will lie", (_CHECKPOINTS,), ("trial",)),
+    ("_get_output_dir", "to know the folder of a checkpoint", (_CHECKPOINTS,), ("trial",)),
     ("_save_checkpoint", "to mark a checkpoint until it is complete", (_CHECKPOINTS,), ("model", "trial")),
-    ("_save", "to write what lies beside the weights", (_CHECKPOINTS, _HUB), ("output_dir", "state_dict")),
-    ("_push_from_checkpoint", "to upload complete checkpoints alone", (_CHECKPOINTS, _HUB), ("checkpoint_folder",)),
+    ("_save", "to write further files beside the weights", (_CHECKPOINTS, _HUB), ("output_dir", "state_dict")),
+    ("_push_from_checkpoint", "to upload only complete checkpoints", (_CHECKPOINTS, _HUB), ("checkpoint_folder",)),
     ("_finish_current_push", "to report uploads that failed", (_HUB,), ()),
-    ("_run_epoch", "to take no step beyond the last when a finished run is resumed", (_CHECKPOINTS,)),
-    ("_load_best_model", "to load the average of the best checkpoint with it", (_EMA,), ()),
+    ("_run_epoch", "to take no further step when a finished run is resumed", (_CHECKPOINTS,)),
+    ("_load_best_model", "to load the average together with the best checkpoint", (_EMA,), ()),
     ("_save_optimizer_and_scheduler", "to save the average in a checkpoint", (_EMA,), ("output_dir",)),
     ("_load_optimizer_and_scheduler", "to read the average from a checkpoint", (_EMA,), ("checkpoint",)),
     ("_set_signature_columns_if_needed", "to keep the adversary's columns of the data", (_SFT,), ()),
     ("_signature_columns", "to keep the adversary's columns of the data", (_SFT,)),
     (
         "_prepare_inputs",
-        "to bring a batch to the device without a step",
+        "to move a batch to the device outside a training step",
         ("evaluation/adapter_rank/measure.py",),
         ("inputs",),
     ),
@@ -70,13 +69,17 @@ _TRAINER = _of(
         ("output_dir", "_internal_call"),
     ),
     ("get_tp_size", "to count tokens and divide losses as TRL does", (_SFT, _TRL), ()),
-    ("current_gradient_accumulation_steps", "to divide a mean over examples", (_BASE, _GRPO)),
+    (
+        "current_gradient_accumulation_steps",
+        "to divide a mean over examples by the accumulation steps",
+        (_BASE, _GRPO),
+    ),
     ("push_in_progress", "to see which uploads have failed", (_HUB,)),
 )
 _TRANSFORMERS = (
     *_of(
         "transformers.TrainingArguments",
-        ("_n_gpu", "to train a surrogate on the agent's device alone", ("evaluation/attacks/surrogate.py",)),
+        ("_n_gpu", "to train a surrogate only on the agent's device", ("evaluation/attacks/surrogate.py",)),
     ),
     *_of(
         "transformers.PreTrainedConfig",
@@ -84,7 +87,7 @@ _TRANSFORMERS = (
     ),
     *_of(
         "transformers.PreTrainedModel",
-        ("_gradient_checkpointing_func", "to checkpoint layers by a function that forward mode passes", (_READY,)),
+        ("_gradient_checkpointing_func", "to checkpoint layers by a function that supports forward mode", (_READY,)),
     ),
 )
 _TRL_NAMES = (
@@ -95,45 +98,50 @@ _TRL_NAMES = (
         ("_is_vision_dataset", "to refuse images", (_SFT,)),
         (
             "_prepare_dataset",
-            "to add the adversary's columns before TRL makes tokens, and to pack afterwards",
+            "to add the adversary's columns before TRL tokenizes, and to pack afterwards",
             (_SFT,),
             ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"),
         ),
-        ("_tag_names", "to tag what is uploaded", (_SFT,)),
+        ("_tag_names", "to tag uploaded models", (_SFT,)),
         ("_name", "to name the trainer", (_BASE,)),
         ("_paper", "to cite the paper", (_BASE,)),
-        ("padding_free", "to test whether documents of one row are apart", (_SFT,)),
-        ("chat_template", "to find observations in what TRL renders", (_SFT,)),
+        ("padding_free", "to test whether the model separates documents in one row", (_SFT,)),
+        ("chat_template", "to find observations in the text that TRL renders", (_SFT,)),
         ("aux_loss_enabled", "to add the router's loss", (_BASE,)),
-        ("router_aux_loss_coef", "to weigh the router's loss", (_BASE,)),
+        ("router_aux_loss_coef", "to weight the router's loss", (_BASE,)),
     ),
     *_of(
         "trl.DPOTrainer",
-        ("_metrics", "to keep TRL's metrics of a loss that is evaluated more than once", (_TRL,)),
+        ("_metrics", "to record TRL's metrics once when a loss is evaluated more than once", (_TRL,)),
         ("_total_train_tokens", "to count tokens once", (_TRL,)),
         (
             "_prepare_dataset",
-            "to refuse pairs without a token",
+            "to refuse pairs without tokens",
             (_DPO,),
             ("dataset", "processing_class", "args", "dataset_name"),
         ),
-        ("_tag_names", "to tag what is uploaded", (_DPO,)),
-        ("precompute_ref_logps", "to give TRL's loss the reference of the clean prompts", (_DPO,)),
-        ("compute_ref_log_probs", "to know the reference of the clean prompts", (_DPO,), ("model", "inputs")),
-        ("beta", "to write TRL's loss of one pair", (_DPO,)),
+        ("_tag_names", "to tag uploaded models", (_DPO,)),
+        ("precompute_ref_logps", "to give TRL's loss the reference's log-probabilities at the clean prompts", (_DPO,)),
+        (
+            "compute_ref_log_probs",
+            "to compute the reference's log-probabilities at the clean prompts",
+            (_DPO,),
+            ("model", "inputs"),
+        ),
+        ("beta", "to compute TRL's loss of one pair", (_DPO,)),
         ("aux_loss_enabled", "to refuse a router's loss", (_LOSS,)),
     ),
     *_of(
         "trl.GRPOTrainer",
-        ("_metrics", "to keep TRL's metrics of a loss that is evaluated more than once", (_TRL,)),
+        ("_metrics", "to record TRL's metrics once when a loss is evaluated more than once", (_TRL,)),
         ("_total_train_tokens", "to count tokens once", (_TRL,)),
-        ("_tag_names", "to tag what is uploaded", (_GRPO,)),
+        ("_tag_names", "to tag uploaded models", (_GRPO,)),
         *(
-            (name, "to write TRL's loss of one completion", (_GRPO,))
+            (name, "to compute TRL's loss of one completion", (_GRPO,))
             for name in ("beta", "temperature", "epsilon_low", "epsilon_high", "loss_type", "max_completion_length")
         ),
         *(
-            (name, "to refuse completions that are not the agent's alone", (_GRPO,))
+            (name, "to refuse completions that the agent did not write alone", (_GRPO,))
             for name in ("tools", "environment_factories", "rollout_func")
         ),
         ("aux_loss_enabled", "to refuse a router's loss", (_LOSS,)),
@@ -141,13 +149,13 @@ _TRL_NAMES = (
     *_of(
         "trl.trainer.utils.FusedCausalLMOutput",
         *(
-            (name, "to give TRL's losses what their fused head would", (_LOSS,))
+            (name, "to return the same fields to TRL's losses as their fused head", (_LOSS,))
             for name in ("log_probs", "entropy", "mean_logits", "is_top1", "aux_loss")
         ),
     ),
     *_of(
         "trl.data_utils",
-        ("common_prefix_length", "to part prompts from completions as TRL does", ("training/data/collation.py",)),
+        ("common_prefix_length", "to split prompts and completions as TRL does", ("training/data/collation.py",)),
     ),
     *_of(
         "trl.trainer.sft_trainer",
@@ -173,7 +181,7 @@ _PEFT = (
         "peft.tuners.tuners_utils",
         (
             "check_target_module_exists",
-            "to know which layers an adapter will stand on",
+            "to know which layers get an adapter",
             ("training/models/adapters.py",),
             ("config", "key"),
         ),
@@ -203,7 +211,7 @@ _TORCH = (
     *_of(
         "torch._C._functorch",
         *(
-            (name, "to take the dual tensors of a running jvp apart and join them again", (_FUNCTORCH,))
+            (name, "to split the dual tensors of a running jvp and join them again", (_FUNCTORCH,))
             for name in ("_unwrap_for_grad", "_wrap_for_grad", "is_gradtrackingtensor", "maybe_get_level")
         ),
         ("peek_interpreter_stack", "to see whether a jvp is running", (_FUNCTORCH,)),
@@ -220,7 +228,7 @@ _TORCH = (
     ),
     *_of(
         "torch.nn.Module",
-        ("_forward_hooks", "to leave out the hooks that forward mode does not pass", (_READY,)),
+        ("_forward_hooks", "to remove the hooks that forward mode does not support", (_READY,)),
     ),
 )
 _ARGPARSE = (
@@ -233,17 +241,17 @@ _ARGPARSE = (
     *_of("argparse", ("_ArgumentGroup", "to name the type of a group", (_PARSING,))),
     *_of(
         "argparse.HelpFormatter",
-        ("_get_help_string", "to tell the defaults that a help does not", (_OPTIONS,), ("action",)),
+        ("_get_help_string", "to show the defaults that a help text does not mention", (_OPTIONS,), ("action",)),
         (
             "_format_action_invocation",
-            "to write an option's names and value as in every Python",
+            "to format an option's names and value alike in every Python version",
             (_OPTIONS,),
             ("action",),
         ),
-        ("_format_args", "to write an option's names and value as in every Python", (_OPTIONS,)),
+        ("_format_args", "to format an option's names and value alike in every Python version", (_OPTIONS,)),
         (
             "_get_default_metavar_for_optional",
-            "to write an option's names and value as in every Python",
+            "to format an option's names and value alike in every Python version",
             (_OPTIONS,),
             ("action",),
         ),

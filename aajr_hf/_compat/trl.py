@@ -1,4 +1,4 @@
-"""What TRL's trainers record while they train, which they keep to themselves."""
+"""Access to the metrics and token counts that TRL's trainers record in private attributes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from transformers import Trainer
 
 
 def recorded(trainer: Trainer) -> dict[str, list[float]]:
-    """The training metrics since they were last logged, by name: TRL logs the mean of each."""
+    """Training metrics since the last log, by name. TRL logs the mean of each."""
     return trainer._metrics["train"]
 
 
 @contextlib.contextmanager
 def recorded_apart(trainer: Trainer) -> Iterator[dict[str, list[float]]]:
-    """Inside, the trainer records into the mapping that this gives; afterwards it is as if it had recorded nothing."""
+    """
+    Context in which the trainer records into the mapping that is yielded. Afterwards, its own records are as before.
+    """
     kept = trainer._metrics["train"], trainer._total_train_tokens
     trainer._metrics["train"] = found = defaultdict(list)
     try:
@@ -26,6 +28,6 @@ def recorded_apart(trainer: Trainer) -> Iterator[dict[str, list[float]]]:
 
 
 def count_tokens(trainer: Trainer, count: int) -> None:
-    """Add tokens, of all processes, to those trained on so far, as TRL counts and logs them."""
+    """Add `count` tokens, of all processes, to the number of trained tokens, as TRL counts and logs them."""
     trainer._total_train_tokens += count // trainer.get_tp_size()
     recorded(trainer)["num_tokens"] = [trainer._total_train_tokens]

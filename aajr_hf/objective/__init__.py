@@ -1,8 +1,8 @@
 """
-The mathematics of Adversarially-Aligned Jacobian Regularization (arXiv 2603.04378), on any differentiable policy.
+The mathematics of Adversarially-Aligned Jacobian Regularization (arXiv 2603.04378), for any differentiable policy.
 
-This package imports torch only. Policies map states (B, ...) to outputs (B, ...), losses map them to (B,); examples of
-a batch never depend on each other.
+This package imports only torch. Policies map states (B, ...) to outputs (B, ...), and losses map states to (B,).
+Examples in a batch never depend on each other.
 """
 
 from ._ascent import AscentTrajectory, projected_gradient_ascent, step_direction

@@ -19,7 +19,8 @@ STEP_RULES = ("gradient", "normalized", "sign")
 # eps0 of equation 12: keeps the direction finite where the gradient vanishes.
 EPS0 = 1e-12
 
-# Units in the last place of a perturbation: a shorter segment is rounding, of which forwards do more than sums.
+# A segment shorter than this many units in the last place of a perturbation counts as rounding error. The number is
+# large because a forward pass rounds more than a sum.
 _ROUNDING_ULPS = 1024
 
 
@@ -48,7 +49,10 @@ class AscentTrajectory:
         return AscentTrajectory(*(getattr(self, f.name)[:, rows] for f in fields(self)))
 
     def at(self, steps: Tensor, rows: Tensor) -> AscentTrajectory:
-        """For pairs of a step and an example, both (n,): trajectories of that step alone, as a batch of n."""
+        """
+        Return trajectories of one step each, as a batch of n: the i-th has only step `steps[i]` of example `rows[i]`.
+        Both arguments are (n,).
+        """
         ends = {
             name: torch.stack([getattr(self, name)[steps + i, rows] for i in (0, 1)]) for name in ("deltas", "losses")
         }
@@ -56,17 +60,17 @@ class AscentTrajectory:
         return AscentTrajectory(**ends, **{name: getattr(self, name)[steps, rows][None] for name in single})
 
     def first(self, steps: int) -> AscentTrajectory:
-        """The trajectory as it was after so many steps."""
+        """The first `steps` steps of the trajectory."""
         ends = {"deltas": self.deltas[: steps + 1], "losses": self.losses[: steps + 1]}
         return AscentTrajectory(
             **ends, **{f.name: getattr(self, f.name)[:steps] for f in fields(self) if f.name not in ends}
         )
 
     def followed_by(self, other: AscentTrajectory) -> AscentTrajectory:
-        """This trajectory, and another one that begins where it ends, as one."""
+        """Join this trajectory with `other`, which begins where this one ends."""
         ends = {
             "deltas": torch.cat([self.deltas, other.deltas[1:]]),
-            # Where both begin and end, the other one knows the loss.
+            # `other` has the loss at the shared point; here it may be NaN.
             "losses": torch.cat([self.losses[:-1], other.losses]),
         }
         others = [f.name for f in fields(self) if f.name not in ends]
@@ -76,8 +80,8 @@ class AscentTrajectory:
     @functools.cached_property
     def lengths(self) -> Tensor:
         """
-        `||delta_{t+1} - delta_t||`, (K, B); zero where that is the rounding of an ascent that has arrived, by which a quotient
-        would be noise.
+        `||delta_{t+1} - delta_t||`, shape (K, B). Zero if the ascent no longer moves and the length is only rounding
+        error: a quotient by it would be noise.
         """
         lengths = self.deltas.diff(dim=0).flatten(2).norm(dim=2)
         rounding = _ROUNDING_ULPS * torch.finfo(lengths.dtype).eps * self.deltas[1:].flatten(2).norm(dim=2)
@@ -98,7 +102,8 @@ def step_direction(gradient: Tensor, rule: str) -> Tensor:
     if rule == "gradient":
         return gradient
     if rule == "normalized":
-        # By a power of two, which rounds nothing: a policy that is all but certain has gradients whose squares underflow.
+        # First scale by a power of two, which is exact: an almost certain policy has gradients whose squares
+        # underflow.
         smallest = math.frexp(torch.finfo(gradient.dtype).tiny)[1]
         exponent = torch.frexp(gradient.flatten(1).abs().amax(dim=1)).exponent.clamp_min(smallest)
         gradient = torch.ldexp(gradient, -exponent.reshape(-1, *[1] * (gradient.ndim - 1)))
@@ -126,32 +131,35 @@ def projected_gradient_ascent(
     """
     Equation 11: `delta_{t+1} = Proj(delta_t + eta * step(grad g(delta_t)))`, t = 0..steps-1, from `delta_0 = 0`.
 
-    Gradients are taken with respect to delta alone: no parameter of `loss_fn` receives one.
+    Gradients are taken only with respect to delta: no parameter of `loss_fn` receives a gradient.
 
     Args:
         loss_fn: Maps `state + delta` (B, ...) to per-example losses (B,); examples must not depend on each other.
         state: (B, ...), for a language model the input embeddings (B, L, d).
         perturbation_set: The ball to stay in.
         steps: K, at least 0.
-        step_size: eta, a number or a tensor (B,). `"auto"` chooses eta per example and step, by backtracking from the last
-            accepted one, so that inequality 25 holds: `g(delta_{t+1}) >= g(delta_t) + ||delta_{t+1} - delta_t||^2 / (2 eta)`
-            (Theorem 3); an example for which no such eta is found stays where it is.
+        step_size: eta, a number or a tensor (B,). `"auto"` chooses eta for each example and step, by backtracking from
+            the last accepted eta, so that inequality 25 holds:
+            `g(delta_{t+1}) >= g(delta_t) + ||delta_{t+1} - delta_t||^2 / (2 eta)` (Theorem 3). If no such eta is
+            found, the example does not move.
         step_rule: `"gradient"` (the paper), `"normalized"` (unit norm per example) or `"sign"`.
         mask: Optional, a prefix of the state's shape, e.g. (B, L): true where perturbing is allowed.
-        start: Optional `delta_0` other than zero (random restarts); projected first.
-        final_loss: Whether to evaluate `g(delta_K)`, one more forward. A caller that evaluates it anyway saves it. With
-            `"auto"` it is known.
-        select: With `"auto"`, from rows (n,) to the `loss_fn` of these examples alone: examples that accept a step are then
-            not evaluated again with those that do not.
-        on_point: Called when `delta_0`, ..., `delta_{K-1}` have been evaluated, in turn: the last evaluation of each
-            example was that of the point.
+        start: Optional `delta_0` instead of zero, for example for random restarts. It is projected onto the ball
+            first.
+        final_loss: Whether to evaluate `g(delta_K)`, which costs one more forward pass. Set it to false if you
+            evaluate `g(delta_K)` anyway. With `"auto"`, the value is known without this pass.
+        select: Optional, for `"auto"`: a function that maps rows (n,) to the `loss_fn` of only these examples.
+            Examples that have accepted a step are then not evaluated again.
+        on_point: Called after the evaluation of each of `delta_0`, ..., `delta_{K-1}`, in this order. At each call,
+            the last evaluation of every example was at this point.
 
     Returns:
         The trajectory, detached.
 
     Raises:
-        ValueError: for a negative number of steps, a step size that is negative, not finite or not one per example, an
-            unknown rule, or `"auto"` with a rule other than `"gradient"` (inequality 25 is about plain gradient steps).
+        ValueError: if `steps` is negative; if `step_size` is negative, not finite or has a wrong shape; if `step_rule`
+            is unknown; or if `"auto"` is used with a rule other than `"gradient"` (inequality 25 is stated for plain
+            gradient steps).
     """
     _check_arguments(state.shape[0], steps, step_size, step_rule)
     state = state.detach()

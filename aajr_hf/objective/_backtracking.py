@@ -1,4 +1,4 @@
-"""`step_size="auto"`: for each example, steps of the ascent that satisfy inequality 25, found by backtracking."""
+"""`step_size="auto"`: backtracking finds, for each example, ascent steps that satisfy inequality 25."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ._perturbation import PerturbationSet, expand_mask, per_example, per_exampl
 from ._steps import LossFn, Point, check_losses
 
 _MAX_TRIALS = 30
-# Of the step at which a quadratic satisfies inequality 25 with equality.
+# Fraction of the step at which a quadratic satisfies inequality 25 with equality.
 _SAFETY = 0.7
-# By how much a step may differ from the last one that was tried: beyond, a quadratic says little.
+# Largest factors by which a step may grow or shrink after a trial: beyond them, the quadratic is not reliable.
 _GROWTH, _SHRINKAGE = 2.0, 16.0
 _TINY = 1e-12
 
@@ -22,16 +22,18 @@ _TINY = 1e-12
 @dataclass(frozen=True)
 class Backtracking:
     """
-    Steps of projected gradient ascent that satisfy inequality 25, `g(delta_{t+1}) >= g(delta_t) + ||d||^2 / (2 eta)` with
-    `d = delta_{t+1} - delta_t`.
+    Steps of projected gradient ascent that satisfy inequality 25, `g(delta_{t+1}) >= g(delta_t) + ||d||^2 / (2 eta)`
+    with `d = delta_{t+1} - delta_t`.
 
-    Of each example, the eta of the last step is tried first, longer or shorter as the curvature on the last segment says;
-    where the inequality fails, the eta at which a quadratic through both points satisfies it. Only examples that have not
-    accepted are tried again. A trial keeps its graph, so that the gradient at an accepted point costs its backward pass alone.
+    For each example, the first trial is the eta of the last step, made longer or shorter according to the curvature on
+    the last segment. If the inequality fails, the next trial is the eta at which a quadratic through both points
+    satisfies it. Only examples that have not accepted a step are tried again. Each trial keeps its graph, so the
+    gradient at an accepted point costs only a backward pass.
 
     Args:
         loss_fn, state, ball, mask: As in [`projected_gradient_ascent`].
-        select: From rows (n,) to the `loss_fn` of these examples alone; without it, all are evaluated again with them.
+        select: Function that maps rows (n,) to the `loss_fn` of only these examples. If `None`, each trial evaluates
+            all examples.
     """
 
     loss_fn: LossFn
@@ -47,10 +49,12 @@ class Backtracking:
 
     def step(self, point: Point, eta: Tensor | None, last: bool) -> tuple[Point, Tensor]:
         """
-        The next point, and the eta (B,) that led there, at most the given one. An example for which none is found stays. The
-        gradient at the `last` point is not needed, and is that of the point before.
+        Return the next point and the eta (B,) that led to it, which is at most the given eta. If no eta is found for
+        an example, it does not move. If `last` is true, the gradient at the next point is not needed, and the result
+        has the gradient of the point before.
         """
-        # Longer than the ball is wide, a step leads nowhere that matters: the projection keeps little but its direction.
+        # A step longer than the ball's diameter is useless: after the projection, little more than its direction
+        # remains.
         diameter = 2 * self.ball.extent(point.delta, self.mask) * torch.as_tensor(self.ball.epsilon).to(point.delta)
         crossing = diameter / (per_example_norm(point.gradient) + _TINY)
         eta = crossing if eta is None else torch.minimum(eta, crossing)
@@ -69,12 +73,16 @@ class Backtracking:
                 break
             eta = eta.index_copy(0, pending, shorter[~accepted])
         else:
-            # So that each example's last evaluation is that of its point: of those still pending, the point before.
+            # The last evaluation of each example must be at its point. Pending examples have not moved: evaluate them
+            # there again.
             self._evaluate(pending, delta)
         return Point(delta, loss, gradient), eta
 
     def next_step_size(self, before: Point, after: Point, eta: Tensor) -> Tensor:
-        """The eta to try first after a step, (B,): as far as the curvature on its segment allows, at most twice as long."""
+        """
+        First eta to try after a step, shape (B,): the largest eta that the curvature on this step's segment allows, at
+        most twice the last eta.
+        """
         move = (after.delta - before.delta).flatten(1)
         change = (after.gradient - before.gradient).flatten(1)
         concavity = -(move * change).sum(dim=1) / move.square().sum(dim=1).clamp_min(_tiny(move))
@@ -82,7 +90,10 @@ class Backtracking:
         return torch.where(concavity > 0, torch.minimum(allowed, _GROWTH * eta), _GROWTH * eta)
 
     def _evaluate(self, rows: Tensor, delta: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The losses of some rows (n,), and what pulls the gradients of those of them that are wanted, a mask (n,)."""
+        """
+        Return the losses of some rows (n,), and a function that maps a mask (n,) over these rows to the gradients of
+        the masked rows.
+        """
         apart = self.select is not None and len(rows) < len(delta)
         with torch.enable_grad():
             leaf = (delta[rows] if apart else delta).detach().requires_grad_(True)
@@ -101,14 +112,17 @@ class Backtracking:
 
 
 def _judge(point: Point, candidate: Tensor, tried: Tensor, eta: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the rows satisfy inequality 25 with their losses `tried`, and the eta to try next where they do not; both (n,)."""
+    """
+    Return which of the rows satisfy inequality 25 with the losses `tried`, and the eta to try next for the others;
+    both (n,).
+    """
     move = (candidate - point.delta)[rows].flatten(1)
     squared, eta = move.square().sum(dim=1), eta[rows]
     gain = tried - point.loss[rows]
-    # Differences of losses below rounding say nothing.
+    # Loss differences below rounding error carry no information.
     tolerance = 8 * torch.finfo(tried.dtype).eps * point.loss[rows].abs()
     accepted = gain + tolerance >= squared / (2 * eta.clamp_min(torch.finfo(eta.dtype).tiny))
-    # Of the quadratic with the gradient here and the loss there.
+    # Concavity of the quadratic with the gradient at `point` and the loss at `candidate`.
     concavity = 2 * ((point.gradient[rows].flatten(1) * move).sum(dim=1) - gain) / squared.clamp_min(_tiny(squared))
     shorter = (_SAFETY / concavity.clamp_min(_tiny(squared))).nan_to_num(0.0)
     return accepted, torch.minimum(torch.maximum(shorter, eta / _SHRINKAGE), eta / 2)

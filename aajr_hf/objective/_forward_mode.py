@@ -1,6 +1,6 @@
 """
-Forward-mode differentiation of models as they are written: with activation checkpointing, layer norms and linear layers
-that `torch.func.jvp` refuses, differentiates wrongly or pays for twice.
+Forward-mode differentiation of unmodified models. On its own, `torch.func.jvp` refuses activation checkpointing,
+differentiates layer norms wrongly, and computes linear layers at twice the cost.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from .._compat.functorch import (
 @contextlib.contextmanager
 def forward_mode(products: RecordedProducts | None = None) -> Iterator[None]:
     """
-    What `torch.func.jvp` runs under: [`_ForwardModeFunctions`], and scaled dot-product attention by its math kernel, the
-    only one with forward-mode derivatives that can be differentiated again.
+    Context for `torch.func.jvp`. It activates [`_ForwardModeFunctions`] and the math kernel of scaled dot-product
+    attention, the only kernel whose forward-mode derivatives can be differentiated again.
 
     Args:
-        products: What the linear layers returned for the same state, recorded by an earlier forward.
+        products: Outputs of the linear layers for the same state, recorded by an earlier forward pass.
     """
     with sdpa_kernel(SDPBackend.MATH), _ForwardModeFunctions(products):
         yield
@@ -46,8 +46,8 @@ def forward_mode(products: RecordedProducts | None = None) -> Iterator[None]:
 
 class RecordedProducts(TorchFunctionMode):
     """
-    Inside, what every linear layer returns is kept, so that a jvp at the same state need not compute it again: a context
-    for one forward of the policy, then an argument of [`directional_jacobian`]. Good for one jvp.
+    Recorder of the outputs of all linear layers, so that a jvp at the same state does not compute them again. Use it
+    as a context for one forward pass of the policy, then pass it to [`directional_jacobian`], once.
     """
 
     def __init__(self):
@@ -62,7 +62,7 @@ class RecordedProducts(TorchFunctionMode):
         return output
 
     def next(self, input: Tensor, weight: Tensor) -> Tensor | None:
-        """The product of the next layer; None from where the calls differ from the recorded ones."""
+        """Output of the next layer; None as soon as a call differs from the recorded call."""
         call, product = self._products.pop(0) if self._products else (None, None)
         if call != _call(input, weight):
             self._products.clear()
@@ -76,15 +76,16 @@ def _call(input: Tensor, weight: Tensor) -> tuple:
 
 def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextManager] = nullcontext) -> Any:
     """
-    `layer(*args)` with activation checkpointing (non-reentrant), also while `torch.func.jvp` runs: what is kept for the
-    backward pass is the layer's inputs and their tangents, what is recomputed is the layer's own jvp. Attention runs by
-    its math kernel, in the recomputation too, and the layer in the given context. A drop-in for the
+    Call `layer(*args)` with activation checkpointing (non-reentrant), also while `torch.func.jvp` runs. The layer's
+    inputs and their tangents are kept for the backward pass, which recomputes the layer's own jvp. The layer runs in
+    the given context and attention uses its math kernel, in the recomputation too. The function can replace the
     `_gradient_checkpointing_func` of a transformers layer.
 
-    `torch.utils.checkpoint` cannot see the dual tensors of a running jvp. So they are taken apart, the jvp's level is
-    left, and the checkpointed function is an inner jvp of plain tensors, whose results are joined to duals again.
+    `torch.utils.checkpoint` cannot see the dual tensors of a running jvp. Therefore they are split, the jvp's level is
+    left, and the checkpointed function is an inner jvp of plain tensors, whose results are joined to dual tensors
+    again.
     """
-    if isinstance(layer, functools.partial):  # transformers binds the keyword arguments, which may be duals as well
+    if isinstance(layer, functools.partial):  # transformers binds keyword arguments, which may be dual tensors, too
         layer, args, kwargs = layer.func, (*layer.args, *args), layer.keywords
     else:
         kwargs = {}
@@ -105,7 +106,7 @@ def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextMa
             leaves[i], tangent = _split(leaf, level)
             if tangent is not None:
                 tangents[i] = tangent
-    others, output_spec = {}, None  # what the layer returns beside tensors, and how it is nested
+    others, output_spec = {}, None  # the outputs that are not tensors, and the nesting of all outputs
 
     def run_dual(primals, tangents):
         def call(*duals):
@@ -129,7 +130,7 @@ def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextMa
     )
 
 
-# The arguments of each function that is a product with a weight, as (input, weight, bias) of `linear`.
+# Functions that multiply by a weight, and how to get (input, weight, bias) of `linear` from their arguments.
 _LINEAR_FUNCTIONS = {
     torch.nn.functional.linear: lambda input, weight, bias=None: (input, weight, bias),
     torch.addmm: lambda bias, input, weight: (input, weight.t(), bias),
@@ -138,17 +139,17 @@ _LINEAR_FUNCTIONS = {
 
 class _ForwardModeFunctions(TorchFunctionMode):
     """
-    Inside, three functions of PyTorch are computed otherwise.
+    Context in which three PyTorch functions are computed in another way.
 
-    `layer_norm`: from elementary operations. PyTorch's own takes the saved mean and deviation for constants where its
-    jvp is differentiated: the value is right and the gradient, in silence, is not
+    `layer_norm`: from elementary operations. When the jvp of PyTorch's own function is differentiated, the saved mean
+    and deviation count as constants: the value is right, but the gradient is silently wrong
     (https://github.com/pytorch/pytorch/issues/196700).
 
-    `linear` (and `addmm`) of a dual input and a plain weight: once for the primal, unless its product is known already,
-    and once for the tangent. PyTorch's own jvp makes up a tangent of zeros for the weight, and multiplies by it.
+    `linear` (and `addmm`) of a dual input and a plain weight: one product for the primal, unless it is known already,
+    and one for the tangent. PyTorch's own jvp also creates a tangent of zeros for the weight and multiplies by it.
 
-    `to` of a tensor outside the jvp: it stays outside. Modules keep what it returns (PEFT's SHiRA does), and a tensor of a
-    jvp that has ended can be neither used nor saved.
+    `to` of a tensor outside the jvp: the result stays outside, too. Modules keep this result (PEFT's SHiRA does), and
+    after a jvp has ended, its tensors can be neither used nor saved.
     """
 
     def __init__(self, products: RecordedProducts | None = None):
@@ -186,11 +187,11 @@ class _ForwardModeFunctions(TorchFunctionMode):
 
 
 class _KnownLinear(torch.autograd.Function):
-    """`linear` whose product is known: no computation forward, the usual one backward."""
+    """`linear` with a known output: no computation in the forward pass, the usual one in the backward pass."""
 
     @staticmethod
     def forward(ctx, input, weight, bias, product):
-        # No copy of the weight in the product's type, and no input that no gradient needs.
+        # Save only what a gradient needs, and the weight without a copy in the product's type.
         of_input, of_weight, *_ = ctx.needs_input_grad
         ctx.save_for_backward(input if of_weight else None, weight if of_input else None)
         return product.view_as(product)
@@ -213,7 +214,10 @@ def _is_at(value: Any, level: int) -> bool:
 
 
 def _split(dual: Tensor, level: int) -> tuple[Tensor, Tensor | None]:
-    """Primal and tangent of a tensor of the running jvp, as tensors below its level; no tangent where it is constant."""
+    """
+    Primal and tangent of a tensor of the running jvp, as tensors below its level; the tangent is None if the tensor is
+    constant.
+    """
     return tuple(
         unwrap_for_grad(part, level) if _is_at(part, level) else part for part in forward_ad.unpack_dual(dual)
     )
@@ -233,7 +237,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    """`torch.layer_norm`, in at least fp32 inside; the output's dtype is the original's, autocast considered."""
+    """`torch.layer_norm`, computed in at least fp32; the output has the original's dtype, also under autocast."""
     shape = tuple(normalized_shape)
     dtype = torch.layer_norm(torch.empty((0, *shape), dtype=input.dtype, device=input.device), shape).dtype
     dims = tuple(range(-len(shape), 0))

@@ -34,22 +34,24 @@ def directional_jacobian(
         policy: Maps states (B, ...) to outputs (B, ...), each example independent of the others.
         state: (B, ...).
         direction: (B, ...), shaped as the state.
-        estimator: `"jvp"`: exact, forward-mode (`torch.func.jvp`), parameter gradients included, also where the policy
-            calls `layer_norm`; not where it calls `batch_norm` or `instance_norm` with the statistics of its input,
-            whose forward mode is itself differentiated wrongly by PyTorch. `"finite_difference"`: central
-            differences, `(policy(state + h u) - policy(state - h u)) / 2h`, error O(h^2) plus rounding over h.
+        estimator: `"jvp"`: exact, by forward-mode differentiation (`torch.func.jvp`). Parameter gradients are exact,
+            too, also if the policy calls `layer_norm`, but not if it calls `batch_norm` or `instance_norm` with the
+            statistics of its input: PyTorch differentiates their forward mode wrongly. `"finite_difference"`: central
+            differences, `(policy(state + h u) - policy(state - h u)) / 2h`, with an error of O(h^2) plus rounding over
+            h.
         difference_step: h, a number or a tensor (B,). By default the cube root of the state's machine epsilon times
             the mean norm of the state's vectors, which balances the two errors.
-        products: What the policy's linear layers returned for this very state, recorded by an earlier forward; the jvp
-            does not compute them again.
-        weigh: From the output and `J u` to what is returned in place of `J u`: times a diagonal that may depend on the output.
+        products: Outputs of the policy's linear layers for the same state, recorded by an earlier forward pass; the
+            jvp does not compute them again.
+        weigh: Optional function of the output and `J u`, whose result is returned instead of `J u`. It multiplies
+            `J u` by a diagonal that may depend on the output.
 
     Returns:
         `(output, J u)`, both of the policy's output shape. Under finite differences the output is the mean of the two
         evaluations, exact to O(h^2).
 
     Raises:
-        ValueError: for shapes that differ or an unknown estimator.
+        ValueError: if the shapes differ or the estimator is unknown.
     """
     if state.shape != direction.shape:
         raise ValueError(
@@ -65,7 +67,7 @@ def directional_jacobian(
     step = _default_difference_step(state) if difference_step is None else difference_step
     step = per_example(step, state, "difference_step")
     forward, backward = policy(state + step * direction), policy(state - step * direction)
-    # Subtracted and divided in at least fp32: a difference of two bf16 numbers has few bits left.
+    # Subtract and divide in at least fp32: a difference of two bf16 numbers has few bits left.
     dtype = torch.promote_types(forward.dtype, torch.float32)
     forward, backward = forward.to(dtype), backward.to(dtype)
     width = 2 * per_example(step.flatten().to(dtype) if step.ndim else step.to(dtype), forward)
@@ -99,11 +101,11 @@ def trajectory_amplification(
 ) -> Tensor:
     """
     `a_t^2 = ||J(state + delta_t) u_t||_2^2` (equation 13, squared) at the given points of the trajectory, by default
-    all K of them: shape (number of points, B). `products` are those of the ascent's own forwards, one of each step; other
-    keyword arguments are those of [`directional_jacobian`].
+    all K of them: shape (number of points, B). `products` has one recorder for each step, from the ascent's own
+    forward passes; other keyword arguments are those of [`directional_jacobian`].
 
     Raises:
-        ValueError: for a trajectory without steps, which has no directions.
+        ValueError: if the trajectory has no steps, and so no directions.
     """
     if trajectory.steps == 0:
         raise ValueError("The trajectory has no directions: run the ascent with at least one step.")
@@ -123,13 +125,13 @@ def aajr_penalty(policy: Policy, state: Tensor, trajectory: AscentTrajectory, *,
     """
     Equation 20: `R = (1/K) sum_t ||J(state + delta_t) u_t||_2^2`, one value per example, shape (B,).
 
-    The trajectory is detached, so `u_t` and `delta_t` are constants when R is differentiated by the policy's
-    parameters (stop-gradient).
+    The trajectory is detached, so `u_t` and `delta_t` are constants when R is differentiated with respect to the
+    policy's parameters (stop-gradient).
 
     Args:
         policy: Maps states (B, ...) to outputs (B, ...), each example independent of the others.
         state: (B, ...).
-        trajectory: What [`projected_gradient_ascent`] returned for this state, K >= 1.
+        trajectory: Result of [`projected_gradient_ascent`] for this state, K >= 1.
         estimator: `"jvp"` or `"finite_difference"`, see [`directional_jacobian`].
     """
     return trajectory_amplification(policy, state, trajectory, estimator=estimator).mean(dim=0)

@@ -1,4 +1,4 @@
-"""Global bounds on the Jacobian, the baselines that make a policy dull: its spectral and its Frobenius norm."""
+"""The baselines: global bounds on the Jacobian by its spectral norm or its Frobenius norm."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def top_singular_direction(
     **kwargs,
 ) -> Tensor:
     """
-    The right singular vector of J(state) that belongs to its largest singular value, by power iteration on `J' J` from
-    a random start; detached, shaped as the state. The forward of the vector-Jacobian products is evaluated once.
-    `weigh` and other keyword arguments are those of [`directional_jacobian`].
+    Return the right singular vector of J(state) for its largest singular value, detached, with the shape of the state.
+    It is found by power iteration on `J' J` from a random start. The forward pass of the vector-Jacobian products is
+    evaluated once. `weigh` and other keyword arguments are those of [`directional_jacobian`].
     """
     if iterations < 1:
         raise ValueError(f"`iterations` must be at least 1, got {iterations}.")
@@ -43,7 +43,7 @@ def top_singular_direction(
     for i in range(iterations):
         with torch.no_grad():
             _, tangent = directional_jacobian(policy, state.detach(), direction, weigh=weigh, **kwargs)
-            if weigh is not None:  # J is the weighted one, whose transpose begins with the same diagonal
+            if weigh is not None:  # J is the weighted Jacobian, so its transpose first multiplies by the same diagonal
                 tangent = weigh(output, tangent)
         (pulled,) = torch.autograd.grad(output, point, tangent.to(output.dtype), retain_graph=i + 1 < iterations)
         if mask is not None:
@@ -56,15 +56,16 @@ def spectral_norm(policy: Policy, state: Tensor, *, iterations: int, mask: Tenso
     """
     The largest singular value of the policy's Jacobian at `state`, restricted to the unmasked coordinates: (B,).
 
-    Differentiable in the policy's parameters: at a singular vector v, held constant, the gradient of `||J v||` is that
-    of the singular value.
+    It is differentiable in the policy's parameters: for a constant singular vector v, the gradient of `||J v||` equals
+    the gradient of the singular value.
 
     Args:
         policy: Maps states (B, ...) to outputs (B, ...), each example independent of the others.
         state: (B, ...).
-        iterations: Power iterations, each one jvp and one vjp. The value is a lower bound that grows with them.
+        iterations: Number of power iterations; each costs one jvp and one vjp. The value is a lower bound, which grows
+            with this number.
         mask: Optional, a prefix of the state's shape: true where the state may vary.
-        kwargs: `estimator` and `difference_step` of [`directional_jacobian`].
+        kwargs: `estimator`, `difference_step` and `weigh` of [`directional_jacobian`].
     """
     direction = top_singular_direction(policy, state, iterations=iterations, mask=mask, **kwargs)
     _, tangent = directional_jacobian(policy, state, direction, **kwargs)
@@ -76,7 +77,8 @@ def frobenius_norm_squared(
 ) -> Tensor:
     """
     An unbiased estimate of the squared Frobenius norm of the policy's Jacobian, shape (B,): `n * mean ||J w||^2` over
-    random unit directions w, with n the number of unmasked coordinates. Arguments as in [`spectral_norm`].
+    `samples` random unit directions w, where n is the number of unmasked coordinates. Other arguments are as in
+    [`spectral_norm`].
     """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1, got {samples}.")

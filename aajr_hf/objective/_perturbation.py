@@ -10,9 +10,9 @@ from torch import Tensor
 NORMS = ("l2", "linf")
 SCOPES = ("sequence", "token")
 
-# A rescaled vector's norm, computed again, can exceed epsilon by rounding. Shrinking by a few units in the last place of
-# the arithmetic, and half a unit of the format that stores the result, keeps the projection inside the ball, and so
-# makes a second projection the identity.
+# By rounding, the norm of a rescaled vector can exceed epsilon. Therefore the radius is reduced by a few units in the
+# last place of the arithmetic, and by half a unit of the format that stores the result. So the projection stays inside
+# the ball, and a second projection changes nothing.
 _SHRINK_ULPS = 16
 
 
@@ -37,7 +37,7 @@ def per_example_norm(x: Tensor) -> Tensor:
 
 
 def per_example(value: float | Tensor, like: Tensor, name: str = "value") -> Tensor:
-    """A number, or one number per example of shape (B,), so that it broadcasts over `like` (B, ...)."""
+    """Reshape a number, or one number per example of shape (B,), so that it broadcasts over `like` (B, ...)."""
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     if value.shape not in ((), (1,), like.shape[:1]):
         raise ValueError(
@@ -54,13 +54,14 @@ class PerturbationSet:
     arXiv 2603.04378).
 
     Args:
-        epsilon: Radius, one number or a tensor (B,) with one radius per example; in the units of the state. At least 0.
+        epsilon: Radius, in the units of the state: one number, or a tensor (B,) with one radius per example. At least
+            0.
         norm: `"l2"` or `"linf"`.
         scope: `"sequence"`: one ball over everything but the batch dimension (the paper); `"token"`: one ball per
             vector of the last dimension. For `"linf"` the two are the same set.
 
     Raises:
-        ValueError: if epsilon is negative or not finite, or a name is unknown.
+        ValueError: if `epsilon` is negative or not finite, or `norm` or `scope` is unknown.
     """
 
     epsilon: float | Tensor
@@ -79,7 +80,7 @@ class PerturbationSet:
     def norms(self, delta: Tensor) -> Tensor:
         """
         The norm that the ball bounds, in at least fp32: (B, ...) -> (B,) for scope `sequence`, (B, ..., d) -> (B, ...)
-        per token.
+        for scope `token`.
         """
         order = 2 if self.norm == "l2" else float("inf")
         delta = delta.to(_arithmetic_dtype(delta))
@@ -93,7 +94,8 @@ class PerturbationSet:
 
         Args:
             delta: Perturbations, shape (B, ...).
-            mask: Optional, a prefix of delta's shape, e.g. (B, L): true where perturbing is allowed. The rest becomes 0.
+            mask: Optional, a prefix of delta's shape, e.g. (B, L): true where perturbing is allowed. Other positions
+                become 0.
         """
         if mask is not None:
             delta = delta * expand_mask(mask, delta)
@@ -109,15 +111,15 @@ class PerturbationSet:
 
     def extent(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
         """
-        Half the l2 distance between the two points of the ball that are farthest apart, over epsilon: (B,), for states shaped as
-        `like`. 1 for one l2 ball; of a product of balls the square root of their number.
+        Half the l2 diameter of the ball, divided by epsilon, shape (B,), for states with the shape of `like`. It is 1
+        for one l2 ball, and the square root of the number of balls for a product of balls.
         """
         if self.norm == "l2" and self.scope == "sequence":
             return like.new_ones(len(like))
         free = torch.ones_like(like) if mask is None else expand_mask(mask, like).expand_as(like)
-        # A product of intervals, one for each free coordinate, or of balls, one for each free vector.
+        # The ball is a product: of one interval per free coordinate, or of one ball per free vector.
         factors = free if self.norm == "linf" else free.amax(dim=-1, keepdim=True)
-        # At least one: where nothing is free, nothing moves, however far.
+        # At least 1, even if nothing is free: then nothing can move anyway.
         return factors.flatten(1).sum(dim=1).clamp_min(1).sqrt()
 
     def sample(self, like: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -131,6 +133,6 @@ class PerturbationSet:
         norm = self.norms(noise)
         norm = norm.reshape(norm.shape + (1,) * (noise.ndim - norm.ndim))
         radius = per_example(self.epsilon, norm, "epsilon") * torch.rand_like(norm)
-        # What is masked as a whole has norm 0, and stays 0.
+        # A vector that is masked as a whole has norm 0, and stays 0.
         noise = noise * (radius / torch.where(norm > 0, norm, torch.ones_like(norm)))
         return self.project(noise.to(like.dtype), mask)

@@ -19,7 +19,7 @@ def effective_smoothness(
             log-likelihood in its logits is the covariance of a softmax, whose norm is at most 1/2: use 1/2 for a sum
             over tokens, 1/(2n) for a mean over n tokens.
         amplification: `max_t ||J v||` along the segments.
-        residual: C, what the policy's own curvature adds.
+        residual: C, the contribution of the policy's own curvature.
     """
     return loss_smoothness * amplification**2 + residual
 
@@ -31,17 +31,18 @@ def step_size_bound(effective_smoothness: float | Tensor) -> float | Tensor:
 
 def gradient_step_sizes(trajectory: AscentTrajectory, step_rule: str) -> Tensor:
     """
-    The eta of each step that Theorem 3 compares with `1 / L_eff`, shape (K, B).
+    Return the eta of each step that Theorem 3 compares with `1 / L_eff`, shape (K, B).
 
-    Of a step d the proof needs `<grad g(delta_t), d> >= ||d||^2 / eta`, which the projection of `delta_t + eta grad g(delta_t)`
-    onto a convex set has. So eta is with the rule
+    For a step d, the proof needs `<grad g(delta_t), d> >= ||d||^2 / eta`. The projection of
+    `delta_t + eta grad g(delta_t)` onto a convex set satisfies it. So eta depends on the rule:
 
-    - `"gradient"` the step size;
-    - `"normalized"` `step size / ||grad||`: the same point as a gradient step of that eta;
-    - `"sign"`, whose step follows no gradient, the smallest eta for which the inequality holds, `||d||^2 / <grad, d>`: without
-      a projection `step size * n / ||grad||_1`, with n the coordinates whose gradient is not zero. The length of the step over
-      `||grad||_2` is smaller (Cauchy-Schwarz), and with it the theorem is wrong. Zero where the example did not move,
-      infinite where its projected step goes against the gradient.
+    - `"gradient"`: the step size;
+    - `"normalized"`: `step size / ||grad||`, because a gradient step with this eta reaches the same point;
+    - `"sign"`: the step does not follow the gradient, so eta is the smallest number for which the inequality holds,
+      `||d||^2 / <grad, d>`. Without a projection, this is `step size * n / ||grad||_1`, where n is the number of
+      coordinates with a nonzero gradient. The step's length over `||grad||_2` is smaller (Cauchy-Schwarz), and the
+      theorem is wrong for it. Eta is zero if the example did not move, and infinite if its projected step goes against
+      the gradient.
     """
     if step_rule == "gradient":
         return trajectory.step_sizes
@@ -57,10 +58,10 @@ def gradient_step_sizes(trajectory: AscentTrajectory, step_rule: str) -> Tensor:
 
 def segment_curvature(trajectory: AscentTrajectory) -> Tensor:
     """
-    `kappa_t = <v, grad g(delta_{t+1}) - grad g(delta_t)> / ||d||` with `d = delta_{t+1} - delta_t` and `v = d/||d||`: the
-    mean curvature of g on each segment between two gradients of the trajectory, shape (K-1, B), free of further
-    evaluations. Zero where the ascent did not move (`lengths` of [`AscentTrajectory`]). Theorem 3 needs the two-sided bound: use
-    its absolute value.
+    `kappa_t = <v, grad g(delta_{t+1}) - grad g(delta_t)> / ||d||` with `d = delta_{t+1} - delta_t` and `v = d/||d||`:
+    the mean curvature of g on each segment between two gradients of the trajectory, shape (K-1, B), without further
+    evaluations. It is zero if the ascent did not move (`lengths` of [`AscentTrajectory`]). Theorem 3 needs a bound on
+    both sides, so use the absolute value.
     """
     lengths = trajectory.lengths[:-1]
     along = _inner_products(trajectory.deltas[:-1].diff(dim=0), trajectory.gradients().diff(dim=0))

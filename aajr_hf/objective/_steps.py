@@ -1,4 +1,4 @@
-"""Points of an ascent, and steps of a given length from one to the next (equation 11)."""
+"""Points of an ascent, and steps of a given size between them (equation 11)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LossFn = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Point:
-    """A point of the ascent: `delta` (B, ...), `g` there (B,) and its gradient (B, ...)."""
+    """A point of the ascent: `delta` (B, ...), the loss `g` at this point (B,) and its gradient (B, ...)."""
 
     delta: Tensor
     loss: Tensor
@@ -25,7 +25,7 @@ class Point:
 @dataclass(frozen=True)
 class FixedSteps:
     """
-    Steps of projected gradient ascent of a given eta (B,).
+    Steps of projected gradient ascent with a given eta (B,).
 
     Args:
         loss_fn, state, ball, mask, final_loss: As in [`projected_gradient_ascent`].
@@ -51,8 +51,8 @@ class FixedSteps:
 
     def step(self, point: Point, eta: Tensor, last: bool) -> tuple[Point, Tensor]:
         """
-        The next point, and the eta (B,) that led there. The gradient at the `last` point is not needed, and is that of the
-        point before.
+        Return the next point and the eta (B,) that led to it. If `last` is true, the gradient at the next point is not
+        needed, and the result has the gradient of the point before.
         """
         move = per_example(eta, point.delta) * self.direction(point.gradient)
         delta = self.ball.project(point.delta + move, self.mask)
@@ -61,12 +61,12 @@ class FixedSteps:
         return Point(delta, loss_at_end(self.loss_fn, self.state, delta, self.final_loss), point.gradient), eta
 
     def next_step_size(self, before: Point, after: Point, eta: Tensor) -> Tensor:
-        """The eta of the step from `after`: the same."""
+        """Eta of the step from `after`: the same as before."""
         return eta
 
 
 def loss_at_end(loss_fn: LossFn, state: Tensor, delta: Tensor, wanted: bool) -> Tensor:
-    """`g(delta)`, (B,); NaN where it is not wanted."""
+    """`g(delta)`, shape (B,); NaN if it is not `wanted`."""
     return loss_fn(state + delta) if wanted else state.new_full(state.shape[:1], torch.nan)
 
 

@@ -1,8 +1,8 @@
-"""Configurations and trainers: where Transformers, TRL and PEFT meet the objective."""
+"""Configurations and trainers, which connect Transformers, TRL and PEFT with the objective."""
 
 from importlib import import_module
 
-# Loaded when they are asked for, because it takes seconds: what stands beside them may need none of them.
+# Imported on first use: the import takes seconds, and the other modules of this folder may not need it.
 _LAZY = {
     "AAJRConfig": "config.sft",
     "AAJRTrainer": "trainers.sft",

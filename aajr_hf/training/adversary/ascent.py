@@ -1,4 +1,4 @@
-"""The adversary of one micro-batch: projected gradient ascent on the prompt's embeddings, and all that it found."""
+"""The adversary of one micro-batch: projected gradient ascent on the prompt's embeddings, and its results."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class PromptAscent:
     Attributes:
         policy: The model on the micro-batch.
         state: Its embeddings (B, L, d), detached.
-        scale: The mean norm of an embedding of each example, (B,): the unit of a relative epsilon.
+        scale: The mean norm of each example's perturbable embeddings, (B,): the unit of a relative epsilon.
         ball: The perturbations that are allowed.
         recorder: The logits at the points of the ascent.
         trajectory: Points and directions (equations 11 and 12), as perturbations of the origin: the policy adds the
             state. None if training needs no adversary.
-        beyond: Where the ascent goes on from the end of the trajectory, in a ball `penalty_radius` times as large: for the
-            penalty alone. None where it does not.
-        products: What the linear layers returned at each step, of both, if they were kept.
+        beyond: Continuation of the trajectory in a ball `penalty_radius` times as large, used only for the penalty; or
+            None.
+        products: Outputs of the linear layers at each step of both trajectories, if they were kept.
         moves: Whether epsilon is above 0.
     """
 
@@ -47,18 +47,21 @@ class PromptAscent:
 
     @property
     def delta(self) -> Tensor | None:
-        """The perturbation that the outer loss sees; None where there is no ball to move in."""
+        """The perturbation in the outer loss; None if nothing is perturbed."""
         return None if self.trajectory is None or not self.moves else self.trajectory.deltas[-1]
 
     @property
     def of_penalty(self) -> PromptAscent:
-        """The same, but that the trajectory has all points of the penalty, those beyond the ball, too."""
+        """This ascent with a trajectory of all points of the penalty, including the points beyond the ball."""
         if self.beyond is None:
             return self
         return replace(self, trajectory=self.trajectory.followed_by(self.beyond), beyond=None)
 
     def finish(self, logits: Tensor, losses: Tensor) -> None:
-        """Take in what the outer pass has found at delta_K: logits (B, A, V) and losses (B,), which the ascent leaves out."""
+        """
+        Add the results of the outer pass at delta_K, which the ascent does not evaluate: logits (B, A, V) and losses
+        (B,).
+        """
         self.recorder.propose(logits)
         self.recorder.accept()
         if self.trajectory is not None:
@@ -67,8 +70,8 @@ class PromptAscent:
 
     def select(self, rows: Tensor, steps: Tensor | None = None) -> PromptAscent:
         """
-        That of some examples of the batch, within the ball or with all points of the penalty ([`of_penalty`]); with `steps` (n,),
-        of a single step of each one's trajectory.
+        Restrict the result to the examples `rows` (n,) and, if `steps` (n,) is given, to one step each. Points beyond
+        the ball are dropped, except in the result of [`of_penalty`], where they are part of the trajectory.
         """
         trajectory = self.trajectory
         if trajectory is not None:
@@ -87,16 +90,18 @@ def ascend(
     penalised: bool = True,
 ) -> PromptAscent:
     """
-    The ascent on one micro-batch (equation 11).
+    Run the ascent on one micro-batch (equation 11).
 
     Args:
         config: The trainer's configuration.
         policy: The model on the micro-batch.
-        system: What the adversary raises.
-        epsilon_fraction: Fraction of epsilon in force, in (0, 1].
-        keep_products: Whether to keep what the linear layers return at each point, for the jvp there.
-        steps: Of the ascent; by default K. With fewer, each is as much longer, but those of the rule `gradient`.
-        penalised: Whether there is going to be a penalty, if the configuration has one: without, no point beyond the ball is needed.
+        system: The loss that the adversary raises.
+        epsilon_fraction: Current fraction of epsilon, in (0, 1].
+        keep_products: Whether to keep the outputs of the linear layers at each point, for the jvp at this point.
+        steps: Number of steps, by default K. With fewer steps, each step is longer in proportion, except with the rule
+            `gradient`.
+        penalised: Whether the penalty, if the configuration has one, is going to be evaluated. If not, no points
+            beyond the ball are computed.
     """
     state = policy.embeddings()
     scale = embedding_norm(state, policy.batch)
@@ -123,18 +128,21 @@ def ascend(
         select=loss_of if policy.dropout_seed is None else None,
     )
     with frozen_parameters(policy.model):
-        # Without a ball to move in, all steps see the same point.
+        # If epsilon is 0, all steps see the same point.
         ascent.trajectory = climb(ball, steps=steps if config.radius > 0 else 1, on_point=ascent.recorder.accept)
         further = _further_steps(config, steps) if along_ascent and penalised else 0
         if further:
-            # Nothing there is a point of the recorder's: it proposes, and whoever evaluates delta_K next proposes anew.
+            # The recorder accepts none of these points: the next evaluation at delta_K replaces the proposed logits.
             larger = replace(ball, epsilon=config.penalty_radius * radius)
             ascent.beyond = climb(larger, steps=further, start=ascent.trajectory.deltas[-1])
     return ascent
 
 
 def _recorded_losses(ascent: PromptAscent, system: SystemLoss) -> Callable[[Tensor | None], Callable]:
-    """From rows (n,), or None for all, to their losses as a function of delta, which keeps what the ascent keeps."""
+    """
+    Return a function that maps rows (n,), or None for all, to their losses as a function of delta. Each evaluation
+    records the logits and, if they are kept, the outputs of the linear layers.
+    """
 
     def loss_of(rows: Tensor | None) -> Callable[[Tensor], Tensor]:
         part = ascent.policy if rows is None else ascent.policy.select(rows)
@@ -153,8 +161,8 @@ def _recorded_losses(ascent: PromptAscent, system: SystemLoss) -> Callable[[Tens
 
 
 def _further_steps(config: AAJRConfigMixin, steps: int) -> int:
-    """How many steps more the ascent takes for the penalty: as many as the larger radius asks for."""
-    # Rounded first: ten times 1.1 - 1 is one.
+    """Number of further ascent steps for the penalty, in proportion to the larger radius."""
+    # Round first: in floating point, 10 * (1.1 - 1) is slightly above 1.
     return math.ceil(round((config.penalty_radius - 1) * steps, 9))
 
 
@@ -164,10 +172,10 @@ def _step_size(
     if config.ascent_step_size == "auto":
         return "auto"
     if config.ascent_step_rule == "gradient":
-        # Gradients shrink as their argument grows: where the state doubles, a plain step must grow fourfold.
+        # Gradients shrink as their argument grows: if the state doubles, eta must grow fourfold.
         return config.ascent_step_size * epsilon_fraction * unit**2
-    # All steps together go as far, however many there are.
+    # The total length of all steps does not depend on their number.
     longer = config.ascent_steps / steps if steps else 1
     size = config.ascent_step_size * longer * epsilon_fraction * unit
-    # A step of the whole gradient's unit norm; the sign's has the size in every coordinate.
+    # A normalized step has one norm for the whole gradient; a sign step has this size in every coordinate.
     return size * extent if config.ascent_step_rule == "normalized" else size

@@ -1,4 +1,4 @@
-"""A budget of amplification as a constraint: the penalty's weight is found during training, not given."""
+"""The amplification budget as a constraint: training finds the weight of the penalty."""
 
 from __future__ import annotations
 
@@ -10,45 +10,51 @@ from transformers import TrainerCallback
 
 from ..runs.state import Memory
 
-# Powers of the ratio of excess to slack: how far the multiplier moves a step, and how far the weight in force is ahead of it.
+# Exponents of the ratio of excess to slack: in the multiplier's change per step, and in the weight in force relative
+# to the multiplier.
 _RATE, _AUGMENTATION = 0.04, 0.25
-# Beyond e to this, either way, the ratio counts as that.
+# Largest absolute logarithm of the ratio; values beyond it are cut.
 _LARGEST_LOG = 2.5
-# In units of the system loss over the squared budget: where its steps turn from factors to additions, and its upper bound. At the
-# upper one, an amplification of twice the budget costs as much as ten times the system loss: more would be noise.
+# In units of the system loss over the squared budget: the multiplier below which its steps are additions instead of
+# factors, and its upper bound. At the upper bound, an amplification of twice the budget costs as much as ten times the
+# system loss: more would be noise.
 _SMALL, _HIGHEST = 1e-2, 10.0
-# Of the running means over optimizer steps in which the penalty is evaluated.
+# Decay of the running means over optimizer steps in which the penalty is evaluated.
 _DECAY = 0.8
 
 
 class AmplificationBudget(TrainerCallback):
     """
-    Minimise the system loss such that the mean amplification a is at most the budget gamma: the mean of `||J(s + delta_t) u_t||`
-    over the evaluated examples and points t of all micro-batches and processes, and, as a running mean, over the last few
-    optimizer steps in which the penalty is evaluated.
+    Callback that minimises the system loss under the constraint that the mean amplification a is at most the budget
+    gamma. The mean of `||J(s + delta_t) u_t||` is over the evaluated examples and points t of all micro-batches and
+    processes, and is a running mean over the last few optimizer steps in which the penalty is evaluated.
 
-    The exponential method of multipliers (Kort and Bertsekas, 1972). After an optimizer step that comes n steps after the last such
-    one,
+    It uses the exponential method of multipliers (Kort and Bertsekas, 1972). After an optimizer step with the penalty,
+    n steps after the last optimizer step with it,
 
         lambda <- min(max((lambda + f) q^(0.04 n) - f, 0), c),    weight of the penalty in force: lambda q^(1/4),
         q = mean max(a - gamma, 0) / mean max(gamma - a, 0),      cut to [e^-2.5, e^2.5]
 
-    Both means leave out examples in which the loss has no gradient, and so no direction (of GRPO, those without an advantage).
-    The ratio q of excess to slack is 1 where the mean amplification is gamma, like a / gamma; and where a penalty that is far too
-    large has pushed all examples into the budget it is 0, however little they are below it. The multiplier moves by factors where
-    it is large, and where it is small by additions, of the size f, a hundredth of the system loss over gamma^2: so it can reach
-    zero and leave it. Its bound c is ten times the system loss over gamma^2. The factor of the weight is the augmentation, which damps
-    what the multiplier alone would overshoot (a proportional beside the integral term: Stooke, Achiam and Abbeel, arXiv
-    2007.03964). Where the model meets the budget by itself, the multiplier goes to zero, and the constraint is slack.
+    In both means, an example without a gradient of the loss, and so without a direction, counts as 0 (in GRPO, an
+    example without an advantage). The ratio q of excess to slack is 1 if the mean amplification is gamma, like a /
+    gamma. If a far too large penalty has pushed all examples below the budget, q is 0, however close to the budget
+    they are.
 
-    The state lies in `memory`, which is saved and restored with checkpoints; it depends on numbers alone that all processes share.
+    A large multiplier changes by factors. A small multiplier changes by additions of size f, a hundredth of the system
+    loss over gamma^2, so that it can reach zero and leave it. Its bound c is ten times the system loss over gamma^2.
+    The factor q^(1/4) of the weight is the augmentation, which damps the overshoot of the multiplier (a proportional
+    term beside the integral term: Stooke, Achiam and Abbeel, arXiv 2007.03964). If the model meets the budget by
+    itself, the multiplier goes to zero, and the constraint is slack.
+
+    The state is kept in `memory`, which is saved and restored with checkpoints. It depends only on numbers that are
+    equal in all processes.
 
     Args:
         budget: gamma, above 0.
-        start: The multiplier at first.
-        memory: What checkpoints keep.
-        may_grow: Returns whether the multiplier may grow. During a warm-up of the penalty it must not: what the full penalty would
-            hold below the budget, a part of it may not.
+        start: The initial multiplier.
+        memory: The numbers that checkpoints keep.
+        may_grow: Function that returns whether the multiplier may grow. During the penalty's warm-up it must not grow:
+            the full penalty may meet the budget where a part of the penalty does not.
     """
 
     def __init__(self, budget: float, start: float, memory: Memory, may_grow: Callable[[], bool]):
@@ -57,18 +63,21 @@ class AmplificationBudget(TrainerCallback):
 
     @property
     def state(self) -> dict[str, Any]:
-        """`multiplier`, and once something was seen running means of `excess`, `slack` and `loss`, and the `step` of the last."""
+        """
+        `multiplier`; after the first observation also the running means of `excess`, `slack` and `loss`, and the
+        `step` of the last observation.
+        """
         return self._memory.section("budget", multiplier=self.start)
 
     @property
     def weight(self) -> float:
-        """lambda in force."""
+        """The penalty's weight in force, before its schedule."""
         return self.state["multiplier"] * math.exp(_AUGMENTATION * self._log_ratio())
 
     def observe(self, excess: float, slack: float, magnitude: float) -> None:
         """
-        Means over a micro-batch of all processes: of `max(a - gamma, 0)`, of `max(gamma - a, 0)` where the loss has a gradient,
-        and of the absolute system loss. Where no example had a gradient, nothing was seen.
+        Record means over a micro-batch of all processes: of `max(a - gamma, 0)`, of `max(gamma - a, 0)` (0 if the loss
+        has no gradient), and of the absolute system loss. If no example had a gradient, nothing is recorded.
         """
         if excess > 0 or slack > 0:
             self._seen.append((excess, slack, magnitude))
@@ -90,9 +99,9 @@ class AmplificationBudget(TrainerCallback):
         known["multiplier"] = min(max(moved, 0.0), highest)
 
     def _log_ratio(self) -> float:
-        """log q, cut."""
+        """log q, cut to its range."""
         excess, slack = self.state.get("excess", 0.0), self.state.get("slack", 0.0)
-        if excess == slack:  # nothing was seen, or nothing is amiss
+        if excess == slack:  # nothing was observed, or q is 1
             return 0.0
         if excess == 0 or slack == 0:
             return math.copysign(_LARGEST_LOG, excess - slack)

@@ -24,8 +24,8 @@ from .ascent import PromptAscent
 def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
     """
     Perturbations delta (B, L, d) that move each example to a random interpolation between its observation and another
-    one of the batch, position by position where both may be perturbed: points of the whole state space, over which the
-    global baselines take their supremum. A single observation has no other, and stays.
+    observation of the batch, at the positions that may be perturbed in both. These are points of the whole state
+    space, over which the global baselines take their supremum. With a single observation, delta is 0.
     """
     batch = state.shape[0]
     others = torch.randint(1, max(batch, 2), (batch,), device=state.device)
@@ -50,14 +50,14 @@ def penalty(
         config: The trainer's configuration.
         ascent: The adversary of one micro-batch (or of a part of it); its trajectory may be None for the regularizers
             that are not evaluated along it.
-        steps: The steps t of the trajectory at which it is evaluated.
+        steps: The steps t of the trajectory at which the penalty is evaluated.
         estimator: `"jvp"` or `"finite_difference"`.
         difference_step: Step of the finite differences, (B,).
 
     Returns:
-        `(penalty (B,), amplification)`: the penalty is `R` of equation 20 for `aajr`, and for the baselines the squared
-        norm that stands in its place. The amplification is `a_t` at the evaluated points, (number of points, B), for `aajr`
-        and None for the others.
+        `(penalty (B,), amplification)`: for `aajr`, the penalty is `R` of equation 20, or only its part above the
+        amplification budget; for the baselines, it is the squared norm instead. The amplification is `a_t` at the
+        evaluated points, (number of points, B), for `aajr` and None for the others.
     """
     policy, state, trajectory = ascent.policy, ascent.state, ascent.trajectory
     mask = policy.batch.perturbable
@@ -67,7 +67,7 @@ def penalty(
     kwargs = {"estimator": estimator, "difference_step": difference_step, "weigh": penalised.weigh}
     with forward_ad_ready(policy.model) if estimator == "jvp" else contextlib.nullcontext():
         if config.regularizer == "aajr":
-            # The policy is a function of delta alone, so the state of the trajectory is the origin.
+            # The policy is a function of delta only, so the state of the trajectory is the origin.
             squared = trajectory_amplification(
                 output, torch.zeros_like(state), trajectory, points=steps, products=ascent.products, **kwargs
             )
@@ -81,10 +81,10 @@ def penalty(
 
 
 def budgeted(squared: Tensor, budget: float | None) -> Tensor:
-    """`max(a - budget, 0)^2` of a squared amplification; the square itself without a budget."""
+    """`max(a - budget, 0)^2` for the squared amplification `a^2`; without a budget, `a^2` itself."""
     if budget is None:
         return squared
-    # Clamped before the root, whose derivative at zero is infinite.
+    # Clamp before the root, whose derivative at zero is infinite.
     return (squared.clamp_min(budget**2).sqrt() - budget).square()
 
 

@@ -1,6 +1,6 @@
 """
-Where the penalty is evaluated: at every point of the ascent, or at some that are drawn. Of a drawn penalty, a control variate
-that costs nothing is known for every example, so that only the rest is estimated.
+The points at which the penalty is evaluated: all points of the ascent, or a random sample. For a sampled penalty, a
+control variate is known for every example at no cost, so that only the difference from it is estimated.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from .penalties import budgeted
 class PenaltyPoints:
     """
     Attributes:
-        ascent: The examples (n of them) and their trajectories, all points of the penalty on them.
-        rows: Their places in the batch, (n,).
-        steps: The steps t of those trajectories at which the penalty is evaluated.
+        ascent: The n evaluated examples, with all points of the penalty in their trajectories.
+        rows: The indices of these examples in the batch, (n,).
+        steps: The steps t of these trajectories at which the penalty is evaluated.
     """
 
     ascent: PromptAscent
@@ -35,17 +35,20 @@ def control_variate(
     config: AAJRConfigMixin, ascent: PromptAscent, adversarial: Tensor, clean: Tensor | None
 ) -> Tensor | None:
     """
-    What the two outer passes tell of the penalty: the squared secant `||z(delta_K) - z(0)||^2 / ||delta_K||^2` of the
-    penalised output, (B,), differentiable in the parameters. To first order it is the squared amplification along the whole
-    ascent, and it moves with the penalty: adding its mean over the batch, and estimating only the penalty's difference from
-    it, has the same expectation and, on an agent that the penalty has calmed, less than half of the variance. The expectation
-    is the same wherever the penalty's points lie; with a `penalty_radius` above 1, some lie where this secant sees nothing.
+    The control variate from the two outer passes: the squared secant `||z(delta_K) - z(0)||^2 / ||delta_K||^2` of the
+    penalised output, (B,), differentiable in the parameters.
+
+    To first order, it is the squared amplification along the whole ascent, so it changes together with the penalty.
+    Its mean over the batch, plus an estimate of the penalty's difference from it, has the same expectation as the
+    penalty. If the agent was already trained with the penalty, it has less than half of the variance. The expectation
+    is the same for all points of the penalty; but with a `penalty_radius` above 1, the secant carries no information
+    about the points beyond the ball.
 
     Args:
         adversarial, clean: The logits at delta_K and at 0, (B, A, V), with their graphs; `clean` may be None.
 
     Returns:
-        None where nothing is estimated, or there is no second pass.
+        The control variate, or None if nothing is estimated, there is no second pass, or nothing is perturbed.
     """
     amortised = config.penalty_trajectory == "sample" or config.penalty_fraction < 1 or config.penalty_interval > 1
     if not (config.penalty_active and config.regularizer == "aajr" and amortised):
@@ -54,7 +57,7 @@ def control_variate(
         return None
     output = PenalisedOutput.of(config, ascent.policy.batch)
     ends = output(adversarial), output(clean)
-    # Weighed by the middle of the two, as a difference of two evaluations that estimates a Jacobian is.
+    # Weighted at the mean of the two outputs, as in finite differences.
     rise = output.weigh((ends[0] + ends[1]) / 2, ends[0] - ends[1]).flatten(1).square().sum(dim=1)
     # An example whose gradient is zero has not moved, and has no secant.
     run = ascent.delta.flatten(1).square().sum(dim=1)
@@ -63,11 +66,11 @@ def control_variate(
 
 
 def sample_points(config: AAJRConfigMixin, ascent: PromptAscent, generator: torch.Generator) -> PenaltyPoints:
-    """The points that `penalty_trajectory` and `penalty_fraction` ask for, drawn uniformly."""
+    """Draw the points of the penalty uniformly, as `penalty_trajectory` and `penalty_fraction` ask for."""
     ascent = ascent.of_penalty
     examples = len(ascent.policy.batch)
     count = max(round(config.penalty_fraction * examples), 1)
-    # In their order where all are taken: with dropout, an example's masks depend on its place in the batch.
+    # Keep the order if all examples are taken: with dropout, an example's masks depend on its place in the batch.
     rows = torch.arange(examples) if count == examples else torch.randperm(examples, generator=generator)[:count]
     rows = rows.to(ascent.state.device)
     steps = 0 if ascent.trajectory is None else ascent.trajectory.steps

@@ -1,4 +1,4 @@
-"""How epsilon, lambda and the number of ascent steps grow at the beginning of training."""
+"""Growth of epsilon, lambda and the number of ascent steps at the beginning of training."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from transformers import TrainerCallback, TrainerState
 from ..config.sft import AAJRConfigMixin
 from ..runs.state import Memory
 
-# Of the running mean of success, over optimizer steps.
+# Decay of the running mean of success over optimizer steps.
 _DECAY = 0.9
 
 
 class Schedules(TrainerCallback):
     """
-    The fractions of epsilon, lambda and K that are in force at an optimizer step, from `epsilon_schedule`, `lambda_schedule` and
-    `ascent_steps_schedule`. With n optimizer steps of warm-up (`aajr_warmup_ratio` of all) and p = (step + 1) / n, at most 1,
+    The current fractions of epsilon, lambda and K at an optimizer step, from `epsilon_schedule`, `lambda_schedule` and
+    `ascent_steps_schedule`. With n optimizer steps of warm-up (`aajr_warmup_ratio` of all steps) and p = (step + 1) /
+    n, at most 1, the fraction is
 
         constant: 1,    linear: p,    cosine: (1 - cos(pi p)) / 2,    curriculum: (c + 1) / n, at most 1,
 
-    where c counts the optimizer steps so far after which the running mean of success under attack was at least
-    `curriculum_threshold`: a linear schedule whose clock stands still while the agent fails. The curriculum lies in `memory`,
-    which is saved and restored with checkpoints, and depends on numbers alone that all processes share.
+    where c is the number of past optimizer steps after which the running mean of success under attack was at least
+    `curriculum_threshold`: a linear schedule that pauses while the agent fails. The curriculum's state is kept in
+    `memory`, which is saved and restored with checkpoints. It depends only on numbers that are equal in all processes.
 
     Args:
-        state: Returns the trainer's state.
-        memory: What checkpoints keep.
+        state: Function that returns the trainer's state.
+        memory: The numbers that checkpoints keep.
     """
 
     def __init__(self, config: AAJRConfigMixin, state: Callable[[], TrainerState], memory: Memory):
@@ -37,22 +38,22 @@ class Schedules(TrainerCallback):
 
     @property
     def epsilon_fraction(self) -> float:
-        """Fraction of epsilon in force, in (0, 1]."""
+        """Current fraction of epsilon, in (0, 1]."""
         return self._fraction(self.config.epsilon_schedule)
 
     @property
     def lambda_fraction(self) -> float:
-        """Fraction of lambda in force, in (0, 1]."""
+        """Current fraction of lambda, in (0, 1]."""
         return self._fraction(self.config.lambda_schedule)
 
     @property
     def ascent_steps(self) -> int:
-        """The number of steps of the ascent, from 1 to K."""
-        # Rounded first: a third of three is one.
+        """Current number of ascent steps, from 1 to K."""
+        # Round first, so that a rounding error does not add a step.
         return math.ceil(round(self._fraction(self.config.ascent_steps_schedule) * self.config.ascent_steps, 9))
 
     def observe(self, success: float) -> None:
-        """The share of a micro-batch's examples, of all processes, that were answered rightly under attack."""
+        """Record the share of right answers under attack in a micro-batch of all processes."""
         self._seen.append(success)
 
     def on_step_end(self, args, state, control, **kwargs) -> None:

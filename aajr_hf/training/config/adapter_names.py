@@ -1,4 +1,4 @@
-"""The names that `adapter` takes. What each of them is: `models/adapters.py`."""
+"""Valid names for `adapter`, which `models/adapters.py` defines."""
 
 ADAPTERS = (
     *("full", "lora", "rslora", "dora", "hira", "randlora", "shira", "lokr", "gralora", "loha", "vera", "oft", "boft"),

@@ -1,4 +1,4 @@
-"""The fields that AAJR adds to the configuration of a TRL trainer, whichever that is."""
+"""The fields that AAJR adds to the configuration of any TRL trainer."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ CHOICES = {
     "adapter": ADAPTERS,
     "on_nonfinite": ("stop", "skip"),
 }
-# Regularizers that are evaluated along the ascent, and so need one.
+# Regularizers that are evaluated along the ascent, and so need an ascent.
 LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction")
-# Regularizers that are evaluated between the observations of a batch.
+# Regularizers that are evaluated at interpolations between the observations of a batch.
 GLOBAL_REGULARIZERS = ("global_spectral", "global_frobenius")
 
 

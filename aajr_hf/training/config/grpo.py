@@ -30,7 +30,7 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
 
     radius_field = "perturbation_epsilon"
 
-    # The mixin's field of this name is the adversary's.
+    # Overrides the mixin's field `epsilon`, which is the adversary's radius.
     epsilon: float = field(default=GRPOConfig.epsilon, metadata={"help": "Range of the clipped ratio, as TRL's."})
     perturbation_epsilon: float = field(
         default=AAJRConfigMixin.epsilon,
@@ -43,8 +43,8 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
         super()._check_combinations()
         if self.follows_success:
             raise ValueError(
-                "A schedule cannot be `curriculum` here, as sampled completions are not right or wrong: set `epsilon_schedule`, "
-                "`lambda_schedule` and `ascent_steps_schedule` to linear, cosine or constant."
+                "`epsilon_schedule`, `lambda_schedule` and `ascent_steps_schedule` cannot be `curriculum` with GRPO, "
+                "because sampled completions are not right or wrong: set them to linear, cosine or constant."
             )
         if self.loss_type not in _LOSS_TYPES:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The settings of a run as a recipe: what its fields are where they are not the defaults, without the user's tokens."""
+"""The settings of a run as a recipe: the fields that differ from their defaults, without the user's access tokens."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from transformers import TrainingArguments
 
 from ..._compat.transformers import ALIASES
 
-# The file of a run's recipe, beside its model.
+# Name of the file with a run's recipe, beside its model.
 RECIPE = "recipe.yaml"
 
-# Whose defaults depend on the machine.
+# Fields whose defaults depend on the machine.
 _KEPT = ("use_cpu", "bf16", "fp16")
 
-# Which a recipe is of, unless it names another `trainer`.
+# The trainer of a recipe without a field `trainer`, and the trainer of GRPO.
 SFT_TRAINER, GRPO_TRAINER = "AAJRTrainer", "AAJRGRPOTrainer"
 
 
 def recipe_in(folder: Path) -> dict[str, Any]:
     """
-    The recipe beside a model.
+    Read the recipe beside a model.
 
     Raises:
-        OSError: if there is none.
-        ValueError: if it is none.
+        OSError: if the file cannot be opened, for example because there is none.
+        ValueError: if the file is not a recipe.
     """
     file = folder / RECIPE
     try:
@@ -42,12 +42,12 @@ def recipe_in(folder: Path) -> dict[str, Any]:
 
 
 def is_secret(name: str) -> bool:
-    """Whether what a field or a key of that name holds is nobody else's."""
+    """Whether a field or a key with this name holds a secret, such as an access token."""
     return name in ("token", "use_auth_token") or name.endswith("_token")
 
 
 def without_secrets(value: Any) -> Any:
-    """A mapping or a list without what is secret in it, however deep."""
+    """Copy a mapping or a list without its secrets, at any depth."""
     if isinstance(value, dict):
         return {key: without_secrets(part) for key, part in value.items() if not is_secret(str(key))}
     return [without_secrets(part) for part in value] if isinstance(value, list) else value
@@ -55,16 +55,16 @@ def without_secrets(value: Any) -> Any:
 
 def recipe_of(args: TrainingArguments) -> dict[str, Any]:
     """
-    The fields of training arguments that differ from their defaults, and those that depend on the machine, as plain values
-    for YAML or JSON. With the same class, `type(args)(**recipe)` gives the same settings.
+    The fields of training arguments that differ from their defaults, and the fields whose defaults depend on the
+    machine, as plain values for YAML or JSON. With the same class, `type(args)(**recipe)` gives the same settings.
     """
     recipe = {}
     for field in dataclasses.fields(args):
         value = plain(getattr(args, field.name))
-        # A default that is made anew is an empty container, or what the class has made of it.
+        # A default factory makes a new default, for example an empty container.
         factory = field.default_factory
         default = plain(field.default if factory is dataclasses.MISSING else factory())
-        hidden = is_secret(field.name) or field.name in ALIASES  # which mirror the fields that they stand for
+        hidden = is_secret(field.name) or field.name in ALIASES  # aliases mirror other fields
         if field.init and not hidden and (value != default or field.name in _KEPT):
             recipe[field.name] = value
     return recipe
@@ -72,8 +72,8 @@ def recipe_of(args: TrainingArguments) -> dict[str, Any]:
 
 def with_radius(recipe: dict[str, Any]) -> dict[str, Any]:
     """
-    A recipe in which `epsilon` is the adversary's radius, whichever trainer it is of: in GRPO's, `epsilon` is TRL's clipping range,
-    here `clip_epsilon`.
+    Return a recipe in which `epsilon` is the adversary's radius, for any trainer. In a GRPO recipe, `epsilon` is TRL's
+    clipping range, which becomes `clip_epsilon`.
     """
     if recipe.get("trainer") != GRPO_TRAINER:
         return recipe
@@ -83,8 +83,8 @@ def with_radius(recipe: dict[str, Any]) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """
-    A value as JSON has it, without secrets: enumerations by their value, configurations by their fields, anything else
-    written out.
+    Convert a value to JSON types, without secrets: enumerations become their values, configurations their fields, and
+    other objects strings.
     """
     return without_secrets(json.loads(json.dumps(value, default=_plain)))
 

@@ -27,13 +27,14 @@ from .recipe import is_secret, without_secrets
 @dataclass
 class AAJRConfigMixin(RegularizerFields, AdversaryFields):
     """
-    For the configuration of a TRL trainer: the fields of Adversarially-Aligned Jacobian Regularization, and checks of them.
+    Mixin for the configuration of a TRL trainer: the fields of Adversarially-Aligned Jacobian Regularization and their
+    validation.
 
     Raises:
-        ValueError: for values that cannot be trained with; names the field and the remedy.
+        ValueError: for an invalid value; the message names the field and the remedy.
     """
 
-    # The field with the ball's radius: GRPO of TRL means something else by `epsilon`.
+    # Name of the field with the ball's radius: in TRL's GRPO, `epsilon` has another meaning.
     radius_field = "epsilon"
 
     def __post_init__(self):
@@ -49,7 +50,9 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         super().__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Trainer pickles its arguments beside the weights: without the user's tokens."""
+        """
+        Return the fields without the user's access tokens, because Trainer pickles its arguments beside the weights.
+        """
         return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(self).items()}
 
     @property
@@ -59,7 +62,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
 
     @property
     def is_active(self) -> bool:
-        """Whether training differs from that of TRL's own trainer."""
+        """Whether training differs from TRL's own trainer."""
         return self.radius > 0 or self.penalty_active or self.clean_loss_weight > 0
 
     @property
@@ -69,7 +72,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
 
     @property
     def radius(self) -> float:
-        """Of the ball of perturbations, in the units of `epsilon_mode`."""
+        """Radius of the perturbation ball, in units of `epsilon_mode`."""
         return getattr(self, self.radius_field)
 
     def _read_options(self) -> None:
@@ -78,7 +81,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             try:
                 options = self.adapter_options = json.loads(options)
             except json.JSONDecodeError as error:
-                raise ValueError(f"`adapter_options` must be a mapping, or one as JSON: {error}.") from None
+                raise ValueError(f"`adapter_options` must be a mapping, or a mapping as JSON: {error}.") from None
         if not isinstance(options, dict | None):
             raise ValueError(f"`adapter_options` must be a mapping; got {options!r}.")
 
@@ -108,8 +111,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         if self.ascent_step_size == "auto":
             if self.ascent_step_rule != "gradient":
                 raise ValueError(
-                    "`ascent_step_size=auto` is about plain gradient steps: set `ascent_step_rule` to gradient, or give "
-                    "`ascent_step_size` a number."
+                    "`ascent_step_size=auto` needs plain gradient steps: set `ascent_step_rule` to gradient, or "
+                    "`ascent_step_size` to a number."
                 )
             return
         try:
@@ -119,36 +122,37 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         _require(self, "ascent_step_size", lambda x: x >= 0, "at least 0")
         if self.radius > 0 and self.ascent_step_size == 0:
             raise ValueError(
-                f"`ascent_step_size` must be above 0 where `{self.radius_field}` is: the ascent would not move."
+                f"`ascent_step_size` is 0, so the ascent would not move: set it above 0, or set "
+                f"`{self.radius_field}` to 0."
             )
 
     def _check_combinations(self) -> None:
         if self.ascent_steps == 0 and self.radius > 0:
             name = self.radius_field
             raise ValueError(
-                f"`ascent_steps` must be at least 1 where `{name}` is above 0; set `{name}` to 0 instead."
+                f"`ascent_steps` must be at least 1 if `{name}` is above 0: raise it, or set `{name}` to 0."
             )
         if self.ascent_steps == 0 and self.penalty_active and self.regularizer in LOCAL_REGULARIZERS:
             raise ValueError(
                 f"`ascent_steps` must be at least 1 with the regularizer {self.regularizer}, which is evaluated along "
-                "the ascent; or set `regularizer` to none."
+                "the ascent: raise it, or set `regularizer` to none."
             )
         if self.penalty_radius > 1 and self.penalty_active:
             self._check_penalty_radius()
         if self.neftune_noise_alpha:
             raise ValueError(
-                "`neftune_noise_alpha` must be unset while AAJR is active: its noise is another in every pass, so that ascent, loss "
-                "and Jacobian would be of different functions."
+                "`neftune_noise_alpha` adds different noise in every pass, so ascent, loss and Jacobian would belong "
+                "to different functions: unset it while AAJR is active."
             )
         penalised = max(round(self.penalty_fraction * self.per_device_train_batch_size), 1)
         alone = penalised == 1 and not getattr(self, "packing", False)
         if alone and self.penalty_active and self.regularizer in GLOBAL_REGULARIZERS:
             raise ValueError(
-                f"`regularizer` {self.regularizer} is evaluated between observations of a batch, and penalises one alone: raise "
-                "`per_device_train_batch_size` or `penalty_fraction`."
+                f"`regularizer` {self.regularizer} is evaluated between observations of a batch, but only one is "
+                "penalised: raise `per_device_train_batch_size` or `penalty_fraction`."
             )
         if self.follows_success and self.aajr_warmup_ratio == 0:
-            raise ValueError("`aajr_warmup_ratio` must be above 0 with a `curriculum`, whose length it is.")
+            raise ValueError("`aajr_warmup_ratio` is 0, but it is the length of the `curriculum`: set it above 0.")
         for name, (value, supported) in self._unsupported().items():
             if value != supported:
                 raise ValueError(f"`{name}` must be {supported} while AAJR is active{_where(name)}; got {value}.")
@@ -156,19 +160,22 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
     def _check_penalty_radius(self) -> None:
         if self.regularizer in GLOBAL_REGULARIZERS:
             raise ValueError(
-                f"`penalty_radius` must be 1 with the regularizer {self.regularizer}, which is not evaluated along the ascent; or "
-                f"set `regularizer` to one of {', '.join(LOCAL_REGULARIZERS)}."
+                f"`penalty_radius` must be 1 with the regularizer {self.regularizer}, which is not evaluated along "
+                f"the ascent: set it to 1, or `regularizer` to one of {', '.join(LOCAL_REGULARIZERS)}."
             )
         if self.radius == 0:
             name = self.radius_field
             raise ValueError(
-                f"`penalty_radius` must be 1 where `{name}` is 0: there is no ball to go beyond; or raise `{name}`."
+                f"`penalty_radius` must be 1 if `{name}` is 0, because there is no ball: set it to 1, or "
+                f"raise `{name}`."
             )
 
     def _check_budget(self) -> None:
         if self.regularizer != "aajr":
-            raise ValueError("`amplification_budget` applies to `regularizer` aajr alone; unset it.")
-        # Which waits for the end of lambda's warm-up before it raises lambda.
+            raise ValueError(
+                "`amplification_budget` works only with the regularizer aajr: unset it, or set `regularizer` to aajr."
+            )
+        # The budget raises lambda only after the end of lambda's warm-up.
         if self.lambda_schedule == "curriculum":
             raise ValueError("`lambda_schedule` must be linear, cosine or constant with an `amplification_budget`.")
         if self.lambda_schedule != "constant" and self.aajr_warmup_ratio > 0.5:
@@ -177,7 +184,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             )
 
     def _unsupported(self) -> dict[str, tuple[Any, Any]]:
-        """Fields of TRL's that must have a certain value: name to what it is and must be."""
+        """Fields of TRL that must have a certain value: each name maps to (value, supported value)."""
         return {}
 
 
@@ -204,7 +211,7 @@ class AAJRConfig(AAJRConfigMixin, ActionLossField, SFTConfig):
 
     @property
     def is_active(self) -> bool:
-        """Whether training differs from `SFTTrainer`'s."""
+        """Whether training differs from `SFTTrainer`."""
         return super().is_active or self.system_loss != "nll"
 
     def _unsupported(self) -> dict[str, tuple[Any, Any]]:
@@ -213,7 +220,7 @@ class AAJRConfig(AAJRConfigMixin, ActionLossField, SFTConfig):
             "label_smoothing_factor": (self.label_smoothing_factor, 0.0),
         }
         if self.packing:
-            # Other strategies cut documents anywhere: an action would lose its prompt.
+            # Other strategies cut documents anywhere, so an action could lose its prompt.
             fields["packing_strategy"] = (self.packing_strategy, "bfd")
             fields["system_loss"] = (self.system_loss, "nll")
         if self.system_loss == "expected_cost":

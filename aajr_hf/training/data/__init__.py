@@ -1,1 +1,1 @@
-"""From files, datasets and worlds to the tensors of a batch. Knows no model."""
+"""From files, datasets and worlds to the tensors of a batch. This folder does not depend on models."""

@@ -1,4 +1,4 @@
-"""One micro-batch as the objective sees it: which positions may be perturbed, and which logits predict actions."""
+"""One micro-batch for the objective: which positions may be perturbed, and which logits predict actions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EXTRA_COLUMNS = ("observation_mask", "candidate_position", "candidate_tokens", "
 @dataclass(frozen=True)
 class PackedRow:
     """
-    How the model sees documents that lie in one row, one behind the other (packing, padding-free batches).
+    Documents that the model sees in one row, one after the other (packing, padding-free batches).
 
     Attributes:
         inputs: The model's arguments: `input_ids` and `position_ids` (1, T), and where the documents begin and end.
-        tokens: (T,), of each token of the row its place among the documents' (B, L) tokens.
-        starts: (B,), where in the row each document begins.
+        tokens: (T,), for each token of the row its index in the documents' flattened (B, L) tokens.
+        starts: (B,), the position in the row at which each document begins.
     """
 
     inputs: dict[str, Any]
@@ -33,7 +33,7 @@ class PackedRow:
 @dataclass
 class AgentBatch:
     """
-    Examples, or the documents of a packed row: the objective knows no difference.
+    Examples, or the documents of a packed row; the objective treats both alike.
 
     Attributes:
         input_ids, attention_mask: (B, L), padded on the right.
@@ -44,7 +44,7 @@ class AgentBatch:
         candidate_column: (B,), the column of `action_positions` that chooses among the candidates.
         candidate_tokens, candidate_costs, candidate_mask: (B, N), first distinguishing token and system cost of each
             candidate action. These four are None without `system_loss=expected_cost`.
-        packed: The row in which the model sees the documents; None where it sees them as they are here.
+        packed: The row in which the model sees the documents; None if the model sees the batch itself.
     """
 
     input_ids: Tensor
@@ -63,24 +63,24 @@ class AgentBatch:
         return self.input_ids.shape[0]
 
     def select(self, rows: Tensor) -> AgentBatch:
-        """The sub-batch of the given rows, padded; the batch itself where they are all rows in their order."""
+        """The sub-batch of the given rows, padded. If all rows are given in order, a packed batch stays as it is."""
         if self.packed is not None and torch.equal(rows, torch.arange(len(self), device=rows.device)):
             return self  # with dropout, an example's masks depend on its place
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "packed"}
         return AgentBatch(**{name: None if value is None else value[rows] for name, value in values.items()})
 
     def model_inputs(self) -> dict[str, Any]:
-        """What the model is called with."""
+        """Keyword arguments for the model."""
         if self.packed is not None:
             return self.packed.inputs
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
 
     def as_model_sees(self, values: Tensor) -> Tensor:
-        """One vector for each token, (B, L, d), where the model has that token."""
+        """Arrange vectors of the tokens, (B, L, d), as the model sees these tokens."""
         return values if self.packed is None else values.flatten(0, 1)[self.packed.tokens][None]
 
     def at_actions(self, hidden: Tensor) -> Tensor:
-        """Of the model's hidden states those at the action positions, (B, A, h)."""
+        """The model's hidden states at the action positions, (B, A, h)."""
         if self.packed is not None:
             return hidden[0][self.packed.starts[:, None] + self.action_positions]
         return hidden.gather(1, self.action_positions[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -88,10 +88,10 @@ class AgentBatch:
     @classmethod
     def from_inputs(cls, inputs: dict[str, Tensor], perturbed_tokens: str, first: int = 0) -> AgentBatch:
         """
-        Read the collator's output; `first` is the number of its first example, for errors.
+        Make a batch from the collator's output; `first` is the number of its first example, for error messages.
 
         Raises:
-            ValueError: for left padding, an example without perturbable or without action tokens.
+            ValueError: if the batch is padded on the left, or an example has no perturbable or no action token.
         """
         packed = None
         if "position_ids" in inputs:
@@ -100,8 +100,8 @@ class AgentBatch:
         mask = torch.ones_like(inputs["input_ids"]) if mask is None else mask
         if bool((mask.diff(dim=1) > 0).any()):
             raise ValueError(
-                "The batch is padded on the left: rows that attend to nothing make the penalty's gradients NaN. Set the "
-                "tokenizer's `padding_side` to 'right'."
+                "The batch is padded on the left, where positions that attend to nothing make the penalty's gradients "
+                "NaN: set the tokenizer's `padding_side` to 'right'."
             )
         perturbable = perturbable_tokens(inputs, perturbed_tokens) & mask.bool()
         positions, valid, labels = action_logits(inputs["labels"])
@@ -140,8 +140,8 @@ def _documents(inputs: dict[str, Any]) -> tuple[dict[str, Any], PackedRow]:
 
 def perturbable_tokens(inputs: dict[str, Tensor], perturbed_tokens: str) -> Tensor:
     """
-    Which tokens of (B, L) `perturbed_tokens` names, padding aside: but for `all`, those that are no action and that an action
-    follows, since no other one changes any.
+    Which tokens (B, L) `perturbed_tokens` selects, without regard to padding. Except for `all`, only tokens that are
+    no action and come before an action are selected, because later tokens change no action.
     """
     labels = inputs["labels"]
     if perturbed_tokens == "all":
@@ -153,7 +153,7 @@ def perturbable_tokens(inputs: dict[str, Tensor], perturbed_tokens: str) -> Tens
 
 
 def missing_tokens_message(kind: str, perturbed_tokens: str, row: int) -> str:
-    """Why an example that has no perturbable, or no action token, cannot be trained on, and what to do."""
+    """Error message for an example without a perturbable or an action token, with the remedy."""
     if kind == "action":
         remedy = "give every example a non-empty completion, and raise `max_length` if it is cut off"
     elif perturbed_tokens in OBSERVED_ROLES:
@@ -166,14 +166,14 @@ def missing_tokens_message(kind: str, perturbed_tokens: str, row: int) -> str:
 
 def action_logits(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Where the logits lie that predict labelled tokens: those at j-1 predict token j.
+    Find the logits that predict labelled tokens: the logits at j-1 predict token j.
 
     Args:
         labels: (B, L), -100 on tokens that are not actions.
 
     Returns:
-        `(positions, valid, targets)`, each (B, A), with A the largest number of action tokens; padding is at the end of
-        a row, with position 0 and target 0.
+        `(positions, valid, targets)`, each (B, A), with A the largest number of action tokens; padding is at the end
+        of a row, with position 0 and target 0.
     """
     shifted = labels[:, 1:]
     is_action = shifted != -100

@@ -1,4 +1,4 @@
-"""Where a chat template puts what users and tools say: found in its own rendering, whatever its markup is."""
+"""Finds the texts of users and tools in a rendered conversation, for any markup of the chat template."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from .tool_schema import as_tools
 
 _USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
-# Of each choice of `perturbed_tokens` that is about what was said: who said it, as chat templates call them.
+# For each choice of `perturbed_tokens` that selects by role: the names of these roles in chat templates.
 OBSERVED_ROLES = {"observation": (*_USERS, *_TOOLS), "user": _USERS, "tool": _TOOLS}
 
-# Where the i-th text begins and ends: two characters each, that no text has and no template knows.
+# Marks of the begin and the end of the i-th text: two characters that no text contains and no template knows.
 _FIRST_MARK = 0xF0000
 _MARK = re.compile("[\U000f0000-\U000ffffd]")
 
@@ -25,7 +25,10 @@ Messages = list[dict[str, Any]]
 def chat_renderer(
     tokenizer: PreTrainedTokenizerBase, example: dict[str, Any], chat_template: str | None = None
 ) -> Callable[..., str]:
-    """From messages to text, with the tools and the template's arguments of the example, as TRL renders it."""
+    """
+    Return a function from messages to text, as TRL renders it, with the tools and the template arguments of the
+    example.
+    """
     options = {
         "chat_template": chat_template,
         "tools": as_tools(example.get("tools")),
@@ -38,14 +41,14 @@ def said_by(
     render: Callable[[Messages], str], messages: Messages, roles: Collection[str]
 ) -> tuple[str, list[tuple[int, int]]]:
     """
-    The rendered conversation, and where in it stands what the given roles say: spans `[begin, end)` of characters, without
-    the template's markup and without the white space around a message, which templates strip.
+    Return the rendered conversation and the spans `[begin, end)` of characters that hold the texts of the given roles,
+    without the template's markup and without the white space around a message, which templates strip.
 
-    The conversation is rendered twice, the second time with marks around those texts; without its marks, the second
-    rendering must be the first, so that a template that looks into what it renders is found out.
+    The conversation is rendered twice, the second time with marks around these texts. Without the marks, both
+    renderings must be equal. This detects templates whose markup depends on the texts.
 
     Raises:
-        ValueError: for such a template.
+        ValueError: if the renderings differ.
     """
     text = render(messages)
     count = 0
@@ -77,23 +80,24 @@ def said_by(
     if "".join(plain) != text or opened:
         said = next((str(m.get("content")) for m in messages if m["role"] in roles), "")
         raise ValueError(
-            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages whatever they say, and the "
-            f"same way each time; this one does not: {said[:40]!r}. Set `perturbed_tokens` to prompt."
+            "`perturbed_tokens` user, tool or observation needs a chat template that renders messages the same way "
+            f"each time, whatever they say, but this one does not ({said[:40]!r}): set `perturbed_tokens` to prompt."
         )
     return text, spans
 
 
 def spans_mask(tokenizer: PreTrainedTokenizerBase, text: str, spans: list[tuple[int, int]]) -> list[int]:
     """
-    1 on each token of `text`, a rendered conversation, that lies inside one of the spans.
+    Return 1 for each token of `text`, a rendered conversation, that lies inside one of the spans, and 0 for the
+    others.
 
     Raises:
-        ValueError: for a tokenizer that does not say where its tokens lie.
+        ValueError: if the tokenizer does not return the positions of its tokens in the text.
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            "`perturbed_tokens` user, tool or observation needs a fast tokenizer, which says where its tokens lie in the text; "
-            f"{type(tokenizer).__name__} is none. Set `perturbed_tokens` to prompt."
+            "`perturbed_tokens` user, tool or observation needs a fast tokenizer, which returns the positions of its "
+            f"tokens in the text, but {type(tokenizer).__name__} is not fast: set `perturbed_tokens` to prompt."
         )
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     return [

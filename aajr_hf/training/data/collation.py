@@ -1,4 +1,6 @@
-"""What AAJR adds to TRL's data preparation: which tokens may be perturbed, and which token tells the candidates apart."""
+"""
+The columns that AAJR adds to TRL's data: which tokens may be perturbed, and which token distinguishes the candidates.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _PADDING = {"observation_mask": 0, "candidate_tokens": -1, "candidate_costs": 0.
 
 
 class AgentCollator:
-    """Pads the columns of [`add_agent_columns`] beside what the wrapped collator does with all others."""
+    """Collator that pads the columns of [`add_agent_columns`]; the wrapped collator handles all other columns."""
 
     def __init__(self, collator):
         self.collator = collator
@@ -55,12 +57,13 @@ def add_agent_columns(
     chat_template: str | None = None,
 ) -> Dataset | IterableDataset:
     """
-    Add the column `observation_mask` (1 on tokens of what was said by those whom `perturbed_tokens` names, without markup),
-    and the columns `candidate_position`, `candidate_tokens` and `candidate_costs` (for the expected system cost), to a
-    dataset of conversations that is not tokenized yet: messages, or for candidates prompts and completions.
+    Add columns to a dataset of conversations that is not tokenized yet: `observation_mask` (1 on tokens of the texts
+    that `perturbed_tokens` selects, without markup) and, for the expected system cost, `candidate_position`,
+    `candidate_tokens` and `candidate_costs`. The conversations are messages, or for candidates prompts and
+    completions.
 
     Raises:
-        ValueError: where the dataset's columns do not allow it, or candidates cannot be told apart by one token.
+        ValueError: if a needed column is missing, or one token cannot distinguish the candidates.
     """
     names = column_names(dataset)
     needed = ["prompt", "completion", "actions", "action_costs"] if candidates else []
@@ -68,7 +71,7 @@ def add_agent_columns(
     if missing:
         raise ValueError(
             f"`system_loss=expected_cost` needs the dataset column{'s' if len(missing) > 1 else ''} "
-            f"{', '.join(missing)}; it has {', '.join(names)}."
+            f"{', '.join(missing)}, but the dataset has only {', '.join(names)}."
         )
 
     def add(example: dict[str, Any], index: int) -> dict[str, Any]:
@@ -87,11 +90,13 @@ def agent_columns(
     candidates: bool,
     chat_template: str | None = None,
 ) -> dict[str, Any]:
-    """The columns of [`add_agent_columns`] for one example; `index` names it in errors."""
+    """The columns of [`add_agent_columns`] for one example; error messages name it by `index`."""
     example = maybe_convert_to_chatml(copy.deepcopy(example))
     begun = example.get("prompt", example.get("messages"))
     if not isinstance(begun, list):
-        raise ValueError(f"Observations and actions need conversational examples (messages); example {index} is text.")
+        raise ValueError(
+            f"Observations and actions need conversational examples (messages), but example {index} is text."
+        )
     render = chat_renderer(tokenizer, example, chat_template)
     messages = begun + example.get("completion", [])
     columns = {}
@@ -109,12 +114,12 @@ def agent_columns(
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
-    """Those of a streamed one may not be known before its first row."""
+    """The dataset's columns. In a streamed dataset they may be unknown before its first row."""
     return dataset.column_names or list(next(iter(dataset)))
 
 
 def cut_columns(dataset: Dataset | IterableDataset, keep_end: bool) -> Dataset | IterableDataset:
-    """The column `observation_mask` of examples whose tokens TRL has cut at `max_length`, cut in the same way."""
+    """Cut the column `observation_mask` in the same way as TRL has cut the tokens at `max_length`."""
     if "observation_mask" not in column_names(dataset):
         return dataset
 
@@ -129,12 +134,12 @@ def distinguishing_tokens(
     tokenizer: PreTrainedTokenizerBase, expert: str, rendered: list[str], index: int
 ) -> tuple[int, list[int]]:
     """
-    The first position where the rendered candidates differ, as the index of the logits that predict it, and the token
-    of each candidate there.
+    Return the first position at which the rendered candidates differ, as the index of the logits that predict it, and
+    the token of each candidate at this position.
 
     Raises:
-        ValueError: if fewer than two candidates are given, two of them share that token, or the expert's answer differs
-            from all of them before it.
+        ValueError: if there are fewer than two candidates, two candidates share this token, or the expert's answer
+            differs from all candidates before this position.
     """
     if len(rendered) < 2:
         raise ValueError(f"Example {index} has {len(rendered)} `actions`: the expected cost needs at least two.")
@@ -145,12 +150,12 @@ def distinguishing_tokens(
     if len(set(tokens)) < len(ids):
         raise ValueError(
             f"Two `actions` of example {index} share the first token at which the actions differ, so one token cannot "
-            "tell them apart: let the actions begin with words that the tokenizer keeps apart."
+            "distinguish them: begin the actions with words that have different first tokens."
         )
     if tokenizer(expert, add_special_tokens=False)["input_ids"][:position] != ids[0][:position]:
         raise ValueError(
-            f"The completion of example {index} differs from all its `actions` before these differ from each other: "
-            "let the actions share the completion's beginning."
+            f"The completion of example {index} differs from all its `actions` before the actions differ from each "
+            "other: begin the actions like the completion."
         )
     return position - 1, tokens
 
@@ -163,9 +168,9 @@ def encode_examples(
     perturbed_tokens: str = "prompt",
 ) -> dict[str, Tensor]:
     """
-    One padded batch of conversational prompt/completion rows as the trainer's collator makes it, outside a trainer:
-    `input_ids`, `attention_mask`, `labels`, with `candidates` the columns of the expected cost, and the mask of what
-    `perturbed_tokens` asks for.
+    Encode conversational prompt/completion rows as one padded batch, as the trainer's collator does: `input_ids`,
+    `attention_mask`, `labels`, with `candidates` the columns of the expected cost, and the mask for
+    `perturbed_tokens`.
     """
     examples = []
     for index, row in enumerate(rows):
@@ -180,11 +185,11 @@ def encode_examples(
 
 def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
     """
-    Raise for a dataset without examples, and for the first prepared example that has no perturbable or no action token,
-    or whose candidates lie outside the completion.
+    Raise ValueError if the dataset has no examples, or for the first prepared example that has no perturbable or no
+    action token, or whose candidates lie outside the completion.
     """
     if len(dataset) == 0:
-        raise ValueError("No training example is left: raise `max_length`, or give a dataset that has some.")
+        raise ValueError("No training example is left: raise `max_length`, or use another dataset.")
     columns = [name for name in ("labels", "observation_mask", "candidate_position") if name in dataset.column_names]
     for row, example in enumerate(dataset.select_columns(columns)):
         labels = example["labels"]
@@ -194,15 +199,16 @@ def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
         if not perturbable_tokens(inputs, perturbed_tokens).any():
             if all(label != -100 for label in labels):
                 raise ValueError(
-                    f"In example {row} every token is an action, and none is left to perturb: set `assistant_only_loss` to true "
-                    "(messages), or `completion_only_loss` (prompts and completions), or `perturbed_tokens` to all."
+                    f"In example {row} every token is an action, so none is left to perturb: set "
+                    "`assistant_only_loss` to true (messages), or `completion_only_loss` (prompts and completions), "
+                    "or `perturbed_tokens` to all."
                 )
             raise ValueError(missing_tokens_message("perturbable", perturbed_tokens, row))
         position = example.get("candidate_position")
         if position is not None and (position + 1 >= len(labels) or labels[position + 1] == -100):
             raise ValueError(
-                f"The candidate actions of example {row} differ outside of its completion; raise `max_length` if it is "
-                "cut off."
+                f"The candidate actions of example {row} differ outside its completion: raise `max_length` if the "
+                "completion is cut off."
             )
 
 

@@ -1,4 +1,4 @@
-"""JSON columns of the datasets library without rounding: a tool call's 0.95 is trained on as 0.95."""
+"""JSON columns of the datasets library without rounding, so that 0.95 in a tool call stays 0.95."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def _dumps(value: Any) -> str:
 
 def use_exact_json() -> None:
     """
-    Let columns of the type [`~datasets.Json`] be written and read by Python's own parser. The library takes that of pandas,
-    which writes ten decimals (1e-12 becomes 0.0) and reads with an error in the last digit (0.95 becomes
-    0.9500000000000001): another text to train on. See https://github.com/huggingface/datasets/pull/8652. For the whole
-    process: called where the command line reads data, and not when this package is imported.
+    Write and read columns of the type [`~datasets.Json`] with Python's own parser. The library uses the parser of
+    pandas, which writes ten decimals (1e-12 becomes 0.0) and reads with an error in the last digit (0.95 becomes
+    0.9500000000000001), so that training would see another text. See
+    https://github.com/huggingface/datasets/pull/8652. The change affects the whole process. Therefore it is made when
+    data are read, and not when this package is imported.
     """
     for module in map(importlib.import_module, (f"datasets.{name}" for name in _MODULES)):
         for name, function in (("ujson_dumps", _dumps), ("ujson_loads", json.loads)):

@@ -1,4 +1,4 @@
-"""Rows of local files, each with the line on which it stands or what is wrong with it, and datasets made of them."""
+"""Reads the rows of local files, each with its line number or its error, and makes datasets of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .exact_json import use_exact_json
 from .schema import check_row
 from .tool_schema import RowError, no_constant
 
-# Where a row stands, and the row, or why it is none.
+# The place of a row, and the row itself or its error.
 Item = tuple[str, object]
 _SHOWN = 5
 _LONGEST = 300
@@ -25,12 +25,12 @@ _LONGEST = 300
 @dataclass
 class RowCount:
     """
-    How many rows of some data can be trained on.
+    Numbers of valid and invalid rows.
 
     Attributes:
-        valid: Rows that can.
-        invalid: Rows that cannot.
-        shown: Of the first of these, where they stand and what is wrong.
+        valid: Number of rows that can be trained on.
+        invalid: Number of all other rows.
+        shown: The place and the error of the first invalid rows.
     """
 
     valid: int = 0
@@ -50,10 +50,10 @@ class RowCount:
 
 def json_rows(file: Path) -> Iterator[Item]:
     """
-    The rows of a file of JSON objects, one a line or, unless it is named .jsonl, as one list.
+    Read the rows of a file of JSON objects: one object per line or, unless the file is named .jsonl, one list.
 
     Raises:
-        ValueError: for a list that cannot be read to its end: what is lost there cannot be counted.
+        ValueError: if a list cannot be read to its end, because the lost rows cannot be counted.
     """
     with file.open("rb") as lines:
         start = lines.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
@@ -95,7 +95,7 @@ def _listed_rows(file: Path) -> Iterator[Item]:
     except (ValueError, RecursionError) as error:
         where = f"from line {line} on" if line else "at all"
         raise ValueError(
-            f"{file} is a JSON list that cannot be read {where} ({error}): mend it, or write one object a line"
+            f"{file} is a JSON list that cannot be read {where} ({error}): repair it, or write one object per line"
         ) from None
 
 
@@ -107,12 +107,12 @@ def _after_space(text: str, position: int) -> int:
 
 def csv_rows(file: Path) -> Iterator[Item]:
     """
-    The rows of a file of comma-separated values, whose first line names the fields.
+    Read the rows of a file of comma-separated values, whose first line names the fields.
 
     Raises:
-        ValueError: where it leaves a field without a name, or names two alike: one of them would be lost.
+        ValueError: if a field has no name, or two fields have the same name: one of them would be lost.
     """
-    csv.field_size_limit(2**31 - 1)  # a page of text is more than its default
+    csv.field_size_limit(2**31 - 1)  # the default is too small for a page of text
     # Bytes that are not UTF-8 become surrogates, which `dataset_of` finds.
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines, strict=True)
@@ -127,7 +127,8 @@ def csv_rows(file: Path) -> Iterator[Item]:
                     names = values
                     if unclear := [name for name in names if not name.strip() or names.count(name) > 1]:
                         raise ValueError(
-                            f"{file} has the field {unclear[0]!r} more than once, or without a name: name each once"
+                            f"{file} has the field {unclear[0]!r} more than once, or without a name: give each field "
+                            "its own name"
                         )
                 elif values and len(values) != len(names):
                     yield place, RowError(f"has {len(values)} values for {len(names)} fields")
@@ -142,10 +143,10 @@ def valid_rows(
     items: Iterable[Item], count: RowCount, text_field: str = "text"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """
-    The rows that can be trained on, and their numbers; `count` takes the others.
+    Yield the valid rows and their indices; `count` counts all rows and keeps the errors.
 
     Raises:
-        ValueError: where some are of another format than the first: nothing says which of them are meant.
+        ValueError: if a row has another format than the first row, because it is not clear which format is meant.
     """
     first = None
     for number, (place, row) in enumerate(items):
@@ -158,15 +159,16 @@ def valid_rows(
             continue
         first = first or (place, kind)
         if kind != first[1]:
-            raise ValueError(f"{place} holds {kind}, and {first[0]} {first[1]}: give rows of one format")
+            raise ValueError(f"{place} holds {kind}, but {first[0]} holds {first[1]}: give rows of one format")
         count.valid += 1
         yield number, row
 
 
 def dataset_of(items: Callable[[], Iterable[Item]], text_field: str = "text") -> tuple[Dataset, RowCount]:
     """
-    The dataset of the valid rows among `items()`, which is called twice, and how many are not. Messages are kept as they
-    are: as columns of Arrow, each would get the fields of all others. Columns that no valid row has are left out.
+    Return the dataset of the valid rows of `items()`, which is called twice, and the numbers of rows. Messages are
+    kept unchanged: in Arrow columns, each message would get the fields of all other messages. Columns without a value
+    in any valid row are left out.
     """
     use_exact_json()
     count, digest, kinds = RowCount(), hashlib.sha256(), {}
@@ -181,8 +183,8 @@ def dataset_of(items: Callable[[], Iterable[Item]], text_field: str = "text") ->
     def rows() -> Iterator[dict[str, Any]]:
         for _, row in valid_rows(_encodable(items()), RowCount(), text_field):
             if "chat_template_kwargs" in features and row.get("chat_template_kwargs") is None:
-                row = row | {"chat_template_kwargs": {}}  # which TRL unpacks
-            # A text in a column of JSON is a text, and not what it may say in JSON.
+                row = row | {"chat_template_kwargs": {}}  # TRL unpacks it
+            # A text in a JSON column stays a text, even if it is valid JSON.
             yield {
                 name: json.dumps(value) if isinstance(feature, Json) and isinstance(value, str) else value
                 for name, feature in features.items()
@@ -190,12 +192,14 @@ def dataset_of(items: Callable[[], Iterable[Item]], text_field: str = "text") ->
             }
 
     digest.update(repr(features).encode())
-    # By their content: a dataset of the same rows that lies in the cache is this one.
+    # The fingerprint depends on the content, so that a cached dataset of the same rows is used again.
     return Dataset.from_generator(rows, features=features, fingerprint=digest.hexdigest()), count
 
 
 def _encodable(items: Iterable[Item]) -> Iterator[Item]:
-    """Rows with texts that Unicode can express; JSON can hold half a pair of surrogates, and CSV any byte."""
+    """
+    Replace rows whose texts are not valid Unicode by errors: JSON can hold half a surrogate pair, and CSV any byte.
+    """
     for place, row in items:
         try:
             if not isinstance(row, RowError):
@@ -212,12 +216,12 @@ def _kinds(value: object) -> set[Any]:
 
 
 def _type(value: object) -> type:
-    """Of integers, too, only those that Arrow can hold."""
+    """Type of a value; `object` for integers that Arrow cannot hold."""
     return object if isinstance(value, int) and not -(2**63) <= value < 2**63 else type(value)
 
 
 def _feature(kinds: set[Any]) -> Any:
-    """Of a column: texts and numbers as they are, lists of these, and what Arrow would rewrite as JSON."""
+    """Feature of a column: plain for texts, numbers and lists of these; JSON for anything that Arrow would rewrite."""
     simple = {frozenset({kind}): Value(name) for kind, name in ((str, "string"), (bool, "bool"), (int, "int64"))}
     simple |= {frozenset({float}): Value("float64"), frozenset({int, float}): Value("float64")}
     if all(isinstance(kind, tuple) for kind in kinds):

@@ -1,4 +1,4 @@
-"""Formats of public agent data, brought into TRL's: the Berkeley Function Calling Leaderboard (BFCL) and ToolBench."""
+"""Conversion of public agent data to TRL's formats: the Berkeley Function Calling Leaderboard (BFCL) and ToolBench."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _ROLES = {"human": "user", "gpt": "assistant", "function": "tool", "observation"
 
 
 def in_trl_format(items: Iterable[Item], dataset_format: str) -> Iterator[Item]:
-    """Rows of TRL's own formats (of which `conversations` become `messages`), or of ToolBench, as `SFTTrainer` takes them."""
+    """
+    Convert rows of TRL's own formats (`conversations` become `messages`) or of ToolBench to rows that `SFTTrainer`
+    accepts.
+    """
     for place, row in items:
         try:
             if dataset_format == "toolbench" and not isinstance(row, RowError):
@@ -40,13 +43,13 @@ def in_trl_format(items: Iterable[Item], dataset_format: str) -> Iterator[Item]:
 
 def bfcl_files(path: Path) -> list[Path]:
     """
-    The files of questions that a folder holds, or the one file.
+    The question files in a folder, or the one given file.
 
     Raises:
-        ValueError: where there are none, or one has no file of answers.
+        ValueError: if there are no question files, or none of them has a file of answers.
     """
     if not path.exists():
-        raise ValueError(f"there is no file or folder {path}: give the one that holds BFCL's files, or one of them")
+        raise ValueError(f"there is no file or folder {path}: give a folder with BFCL's files, or one of the files")
     files = [path] if path.is_file() else sorted(path.glob("*.json"))
     files = [file for file in files if not file.name.endswith(".answers.json")]
     if not files:
@@ -60,15 +63,15 @@ def bfcl_files(path: Path) -> list[Path]:
 
 
 def answers_of(questions: Path) -> Path:
-    """Where the answers to a file of questions stand: beside it, or in BFCL's own folder `possible_answer`."""
+    """Path of the answers to a file of questions: beside it, or in BFCL's own folder `possible_answer`."""
     beside = questions.with_name(f"{questions.stem}.answers.json")
     return beside if beside.is_file() else questions.parent / "possible_answer" / questions.name
 
 
 def bfcl_rows(questions: Path) -> Iterator[Item]:
     """
-    One file of questions joined with its answers by `id`, as rows of `prompt`, `completion`, `tools` and `accepted`, both
-    of these as JSON texts: schemas, and for each call `{name: {argument: [accepted values]}}`.
+    Join one file of questions with its answers by `id`. The rows have `prompt`, `completion`, and two JSON texts:
+    `tools` holds schemas, and `accepted` holds `{name: {argument: [accepted values]}}` for each call.
     """
     file, answers = answers_of(questions), {}
     for place, row in json_rows(file) if file.is_file() else ():
@@ -91,26 +94,27 @@ def bfcl_rows(questions: Path) -> Iterator[Item]:
                 raise RowError(f"has the id {name!r} a second time, after {asked[name]}")
             asked[name] = place
             if name not in answers:
-                raise RowError(f"has the id {name!r}, to which {file.parent.name}/{file.name} has no answer")
+                raise RowError(f"has the id {name!r}, but {file.parent.name}/{file.name} has no answer to it")
             yield place, bfcl_row(row, answers[name][1])
         except RowError as error:
             yield place, error
     for name, (place, _) in answers.items():
         if name not in asked:
-            yield place, RowError(f"answers {name!r}, which {questions.name} does not ask")
+            yield place, RowError(f"answers {name!r}, but {questions.name} has no such question")
 
 
 def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any]:
     """
-    The row of [`bfcl_rows`] for one question and its accepted calls. Of each argument's accepted values, the first one is
-    chosen that the tool's schema allows; where it allows none, an argument that may be left out (`""`) is.
+    The row of [`bfcl_rows`] for one question and its accepted calls. For each argument, the first accepted value that
+    the tool's schema allows is chosen. If the schema allows none, the argument is left out if it may be (`""`);
+    otherwise it gets its first accepted value.
 
     Raises:
-        RowError: for a question of several turns, a type that JSON Schema lacks, or calls that do not fit the tools.
+        RowError: if the question has several turns, a type is not in JSON Schema, or calls do not fit the tools.
     """
     turns = _field(question, "question", list)
     if len(turns) != 1 or not isinstance(turns[0], list):
-        raise RowError(f"has {len(turns)} turns: questions of one turn, with accepted calls, can be trained on")
+        raise RowError(f"has {len(turns)} turns, but only questions of one turn can be trained on")
     functions = question.get("function")
     functions = [functions] if isinstance(functions, dict) else _field(question, "function", list)
     tools = {}
@@ -119,7 +123,7 @@ def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any
         schema = json_schema(_field(function, "parameters", dict))
         described = {"name": name, "description": str(function.get("description", "")), "parameters": schema}
         if name in tools:
-            raise RowError(f"offers two tools of the name {name!r}")
+            raise RowError(f"offers two tools with the name {name!r}")
         tools[name] = {"type": "function", "function": described}
     if not ground_truth:
         raise RowError("has an answer without a call")
@@ -143,13 +147,14 @@ def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any
 
 def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """
-    A schema of BFCL's as JSON Schema: `dict` is `object`, `float` `number`, `tuple` `array`, and `any` no type at all.
+    Convert a schema of BFCL to JSON Schema: `dict` becomes `object`, `float` becomes `number`, `tuple` becomes
+    `array`, and `any` is removed.
 
     Raises:
-        RowError: for a type that is none of these, such as those of Java.
+        RowError: for a type that is none of these and not in JSON Schema, for example a type of Java.
     """
     if not isinstance(schema, dict):
-        raise RowError(f"has a schema that is no object: {schema!r}")
+        raise RowError(f"has a schema that is not an object: {schema!r}")
     result = dict(schema)
     kind = schema.get("type")
     if kind == "any":
@@ -166,9 +171,9 @@ def json_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accepted(call: object, tools: dict[str, Any]) -> dict[str, dict[str, list[Any]]]:
-    """One accepted call, checked against the tools. No value at all for an array means the empty one."""
+    """Check one accepted call against the tools. No accepted value for an array means the empty array."""
     if not isinstance(call, dict) or len(call) != 1 or not isinstance(next(iter(call.values())), dict):
-        raise RowError(f"has an answer that is no call of one tool with its arguments: {str(call)[:80]}")
+        raise RowError(f"has an answer that is not a call of one tool with its arguments: {str(call)[:80]}")
     name, arguments = next(iter(call.items()))
     if name not in tools:
         raise RowError(f"has an answer that calls {name!r}, which is not offered: {', '.join(tools)}")
@@ -188,7 +193,10 @@ def _accepted(call: object, tools: dict[str, Any]) -> dict[str, dict[str, list[A
 
 
 def _chosen_fields(fields: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Each field with its first accepted value that the schema allows, or else its first, unless it may be left out."""
+    """
+    Choose for each field the first accepted value that the schema allows. If there is none, leave the field out if it
+    may be left out, or else choose its first value.
+    """
     known, chosen = schema.get("properties", {}), {}
     for name, values in fields.items():
         if not isinstance(values, list) or not values:
@@ -202,7 +210,7 @@ def _chosen_fields(fields: dict[str, Any], schema: dict[str, Any]) -> dict[str, 
 
 
 def _chosen(value: Any, schema: dict[str, Any]) -> Any:
-    """An accepted value; objects in it have lists of accepted values as their fields."""
+    """Choose from an accepted value: objects in it have lists of accepted values as their fields."""
     if isinstance(value, dict):
         return _chosen_fields(value, schema)
     return [_chosen(item, schema.get("items", {})) for item in value] if isinstance(value, list) else value
@@ -210,11 +218,11 @@ def _chosen(value: Any, schema: dict[str, Any]) -> Any:
 
 def toolbench_row(row: object) -> dict[str, Any]:
     """
-    A conversation of `from` and `value` as `messages`, with the roles that chat templates know: ToolBench's `function`
-    is `tool`; `human`, `gpt` and `observation` are taken, too.
+    Convert a conversation of `from` and `value` to `messages`, with the roles of chat templates: ToolBench's
+    `function` becomes `tool`; `human`, `gpt` and `observation` are converted, too.
 
     Raises:
-        RowError: names the turn that is none.
+        RowError: if a turn is invalid; the message names it.
     """
     messages = []
     for number, turn in enumerate(_field(row, "conversations", list)):
@@ -226,7 +234,7 @@ def toolbench_row(row: object) -> dict[str, Any]:
             )
         messages.append({"role": _ROLES[role], "content": turn["value"]})
     if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        raise RowError("`conversations` has no turn of the assistant")
+        raise RowError("`conversations` has no turn of the assistant with a text")
     return {name: row[name] for name in ("id", "tools") if row.get(name) is not None} | {"messages": messages}
 
 

@@ -1,4 +1,4 @@
-"""The rows of a dataset of the Hub, with one error for whatever may be wrong with them."""
+"""Checks the rows of a dataset on the Hub, with one kind of error for anything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .formats import in_trl_format
 from .schema import PER_TOKEN, remedy
 from .tool_schema import RowError
 
-# In which the data chooses the fields of objects, in each row others.
+# Columns with objects whose fields can differ in each row.
 _CHOSEN = {"tool_calls", "tools", "accepted", "chat_template_kwargs"}
 
 
-# That TRL does not take as data has them.
+# Columns that must be converted for TRL.
 _REWRITTEN = {"conversations", "chat_template_kwargs"}
 
 
@@ -24,13 +24,14 @@ def check_rows(
     dataset: Dataset, name: str, dataset_format: str = "trl", text_field: str = "text"
 ) -> tuple[Dataset, RowCount]:
     """
-    The rows of a dataset that can be trained on, in one of TRL's formats for fine-tuning, and how many cannot.
+    Return the valid rows of a dataset, in one of TRL's formats for fine-tuning, and the numbers of rows.
 
-    Calls, tools and arguments of the template that are structs of Arrow have the fields of all rows, as nulls. They become
-    what they are in a file of JSON, without nulls; one that a row really had cannot be told apart, and goes, too.
+    Calls, tools and template arguments that are Arrow structs have the fields of all rows, filled with nulls. The
+    nulls are removed, so that the objects are the same as in a JSON file. A null that a row really had cannot be
+    distinguished, and is removed, too.
 
     Raises:
-        ValueError: names the columns, where they are those of no format.
+        ValueError: if the columns match no format; the message names the columns.
     """
     columns, filled = set(dataset.column_names), _has_structs(dataset.features)
     formats = ({"input_ids"}, {"prompt", "completion"}, {"messages"}, {text_field})
@@ -48,13 +49,13 @@ def check_rows(
         kept.append(number)
         held |= {column for column in checked if row[column] is not None}
     dataset = dataset.select(kept) if count.invalid else dataset
-    # TRL tells formats by their columns, whatever these hold.
+    # TRL recognises formats by their columns, even if these are empty.
     empty = [column for column in checked if kept and column not in held]
     return dataset.remove_columns(empty) if empty else dataset, count
 
 
 def _has_structs(feature: object, chosen: bool = False) -> bool:
-    """Whether what the data has chosen the fields of are structs of Arrow, with the fields of all rows."""
+    """Whether objects whose fields differ in each row are stored as Arrow structs, with the fields of all rows."""
     if isinstance(feature, dict):
         return chosen or any(_has_structs(part, name in _CHOSEN) for name, part in feature.items())
     return isinstance(feature, List | LargeList) and _has_structs(feature.feature, chosen)

@@ -9,12 +9,12 @@ from trl import pack_dataset
 
 from ..config.sft import AAJRConfig
 
-# Of the norm of a document's logits: how much they may change with the document before it.
+# Largest change of a document's logits by the document before it, relative to the norm of the logits.
 _LEAK = 1e-5
 
 
 def pack(dataset: Dataset | IterableDataset, args: AAJRConfig) -> Dataset | IterableDataset:
-    """Pack prepared examples as TRL does, which would drop all columns but its own."""
+    """Pack prepared examples as TRL does, and keep the column of AAJR, which TRL would drop."""
     names = dataset.column_names or list(next(iter(dataset)))
     columns = [name for name in ("input_ids", "labels", "observation_mask") if name in names]
     dataset = pack_dataset(dataset.select_columns(columns), args.max_length, args.packing_strategy)
@@ -24,10 +24,10 @@ def pack(dataset: Dataset | IterableDataset, args: AAJRConfig) -> Dataset | Iter
 @torch.no_grad()
 def packing_failure(model: nn.Module) -> str | None:
     """
-    Why documents in one row are not to this model what they are one by one, or None where they are: its attention and its
-    positions must begin anew where `position_ids` do.
+    Why this model treats documents in one row differently from single documents; None if it treats them alike. Its
+    attention and its positions must begin anew where `position_ids` do.
     """
-    # The same second document behind two different ones.
+    # The same second document after two different first documents.
     first, other, second = torch.tensor([[1, 2, 3, 4, 5], [9, 8, 7, 6, 5], [4, 2, 9, 3, 7]], device=model.device)
     was_training = model.training
     model.eval()
@@ -38,12 +38,12 @@ def packing_failure(model: nn.Module) -> str | None:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     finally:
         model.train(was_training)
-    # What is masked counts for nothing at all, in any precision (experts may be added up in another order); other places in the
-    # row may be rounded otherwise.
+    # Masked tokens must have no effect, in any precision (but experts may be summed in another order). Other places
+    # in the row may lead to other rounding.
     if (change := _change(behind_other, behind_first)) > _LEAK:
-        return f"a document's logits change by {change:.1e} of their norm with the document before it"
+        return f"the document before it changes a document's logits by {change:.1e} of their norm"
     if (change := _change(behind_first, alone)) > torch.finfo(alone.dtype).eps ** 0.5:
-        return f"a document's logits change by {change:.1e} of their norm with its place in the row"
+        return f"its place in the row changes a document's logits by {change:.1e} of their norm"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What one row of training data must hold: the formats that TRL's `SFTTrainer` takes, checked before it fails on them."""
+"""Checks of one row of training data: the formats of TRL's `SFTTrainer`, checked before it fails on them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from .chat_spans import OBSERVED_ROLES
 from .tool_schema import RowError, check_call, is_list_of, kind_of, offered_tools
 
-# Of the chat templates in use; one that is in none of them would be rendered as nothing, and nothing would say so.
+# Roles of the chat templates in use. Templates silently leave out messages of an unknown role.
 ROLES = ("system", "developer", "assistant", *OBSERVED_ROLES["observation"])
-# What rows of tokens may have for each token; TRL's collator needs them of every row, or of none.
+# Columns that tokenized rows may have for each token; TRL's collator needs them in every row, or in none.
 PER_TOKEN = ("labels", "completion_mask", "assistant_masks")
 
 
 def check_row(row: object, text_field: str = "text") -> str:
     """
-    Refuse a row that is none of TRL's formats for fine-tuning: tokens (`input_ids`), `prompt` and `completion` (texts or
-    messages), `messages`, or a text in `text_field`; `tools` are schemas, or a JSON text of them.
+    Refuse a row that is in none of TRL's formats for fine-tuning: tokens (`input_ids`), `prompt` and `completion`
+    (texts or messages), `messages`, or a text in `text_field`; `tools` are schemas, or a JSON text of them.
 
     Returns:
-        Which of the formats it is, in words: rows of several cannot be trained on together.
+        The name of the row's format. Rows of different formats cannot be trained on together.
 
     Raises:
-        RowError: says what is wrong with it.
+        RowError: if the row is invalid; the message says what is wrong.
     """
     if not isinstance(row, dict):
         raise RowError(f"is {kind_of(row)}, not an object with fields")
@@ -38,7 +38,7 @@ def check_row(row: object, text_field: str = "text") -> str:
     if "messages" in held:
         check_messages("messages", row["messages"], offered)
         if not any(message["role"] == "assistant" and _says_something(message) for message in row["messages"]):
-            raise RowError("`messages` has no turn of the assistant that says or calls something")
+            raise RowError("`messages` has no turn of the assistant with a text or a call")
         return "messages"
     if text_field in held:
         if not isinstance(row[text_field], str):
@@ -50,7 +50,7 @@ def check_row(row: object, text_field: str = "text") -> str:
 
 
 def remedy(fields: Collection[str], text_field: str) -> str:
-    """What to do about rows whose fields are those of none of TRL's formats."""
+    """Remedy for rows whose fields match none of TRL's formats."""
     if "ground_truth" in fields or {"question", "function"} <= set(fields):
         return "set `dataset_format` to bfcl"
     return f"examples need `prompt` and `completion`, `messages`, `conversations`, or `{text_field}`"
@@ -72,8 +72,8 @@ def _check_completion(prompt: object, completion: object, offered: set[str] | No
         return "prompt and completion as texts"
     if not (isinstance(prompt, list) and isinstance(completion, list)):
         raise RowError(
-            "`prompt` and `completion` must be two texts, or two lists of messages with `role` and `content`; they are "
-            f"{kind_of(prompt)} and {kind_of(completion)}"
+            "`prompt` and `completion` must be two texts, or two lists of messages with `role` and `content`; they "
+            f"are {kind_of(prompt)} and {kind_of(completion)}"
         )
     check_messages("prompt", prompt, offered)
     check_messages("completion", completion, offered)
@@ -86,10 +86,11 @@ def _check_completion(prompt: object, completion: object, offered: set[str] | No
 
 def check_messages(name: str, messages: object, offered: set[str] | None = None) -> None:
     """
-    Refuse a column `name` that is no conversation, or one that calls tools that are not `offered` (None: any may be).
+    Refuse a column `name` that is not a conversation, or that calls tools that are not `offered` (None allows any
+    tool).
 
     Raises:
-        RowError: names the column and the message.
+        RowError: if the column is refused; the message names the column and the message in it.
     """
     if not isinstance(messages, list) or not messages:
         raise RowError(f"`{name}` must be a list of messages with `role` and `content`; it is {kind_of(messages)}")

@@ -1,4 +1,4 @@
-"""The data that a recipe names: examples generated from a world, a dataset of the Hub, or files."""
+"""The data that a recipe names: examples generated from a world, a dataset on the Hub, or files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of the files that are read.
+# Suffixes of the files that can be read.
 _SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -67,13 +67,13 @@ class DataArguments:
 @dataclass
 class Data:
     """
-    The splits of a run's data, each read when it is asked for.
+    The splits of a run's data; each is read on request.
 
     Attributes:
-        name: What the recipe calls it.
-        splits: Of each split, what reads it: its rows, and how many of them are invalid.
-        skip_invalid_rows: Whether these are left out; otherwise they are a mistake.
-        skipped: Of each split that was read, how many rows were left out.
+        name: The name of the data in the recipe.
+        splits: For each split, a function that reads it and returns its rows and their numbers.
+        skip_invalid_rows: Whether invalid rows are left out; otherwise they are an error.
+        skipped: For each split that was read, the number of rows that were left out.
     """
 
     name: str
@@ -83,13 +83,14 @@ class Data:
 
     def read(self, split: str, field_name: str) -> Dataset:
         """
-        The rows of one split that can be trained on.
+        Read the valid rows of one split.
 
         Args:
-            field_name: What the split was asked for by.
+            field_name: The field that names the split, for error messages.
 
         Raises:
-            DataError: names the field where there is no such split, and the invalid rows where these are not to be skipped.
+            DataError: if there is no such split (the message names the field), if it cannot be read, if it has invalid
+                rows that may not be skipped, or if it has no valid rows.
         """
         if split not in self.splits:
             raise DataError(f"`{field_name}`: the dataset has no split {split!r}, only {', '.join(self.splits)}.")
@@ -99,10 +100,10 @@ class Data:
             raise DataError(f"`dataset_name`: {one_line(error).removesuffix('.')}.") from error
         if count.invalid and not self.skip_invalid_rows:
             raise DataError(
-                f"`dataset_name`: {count}. Mend them, or set `skip_invalid_rows` to true to go on without them."
+                f"`dataset_name`: {count}. Correct them, or set `skip_invalid_rows` to true to leave them out."
             )
         if count.invalid:
-            logger.warning(f"Skipped: {count}.")
+            logger.warning(f"Invalid rows are skipped. {count}.")
         if count.valid == 0:
             none = "no rows" if count.invalid == 0 else f"no row that can be trained on: {count}"
             raise DataError(f"`dataset_name`: the split {split!r} of {self.name} has {none}.")
@@ -112,16 +113,17 @@ class Data:
 
 def load_rows(name: str, split: str = "train", *, text_field: str = "text", **options) -> Dataset:
     """
-    The rows of a dataset as the trainers take them, checked: `load_rows("calls.jsonl", dataset_format="toolbench")`.
+    Load and check the rows of a dataset for the trainers: `load_rows("calls.jsonl", dataset_format="toolbench")`.
 
     Args:
         name: A dataset on the Hub, a folder, or a file (.json, .jsonl, .csv or .parquet).
-        split: Of its splits; of a file that is all of it, whatever its name.
+        split: Name of the split. A file has one split, with any name.
         text_field: Column of rows that are plain text.
         options: Further fields of [`DataArguments`], such as `dataset_format` and `skip_invalid_rows`.
 
     Raises:
-        DataError: for what cannot be loaded, and for invalid rows unless `skip_invalid_rows` is true; names the field.
+        DataError: if the data cannot be loaded, or if rows are invalid and `skip_invalid_rows` is not true; the
+            message names the field.
     """
     data = load_data(DataArguments(dataset_name=name, dataset_train_split=split, **options), text_field)
     return data.read(split, "split")
@@ -129,10 +131,10 @@ def load_rows(name: str, split: str = "train", *, text_field: str = "text", **op
 
 def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
     """
-    The generated examples of a world, or a dataset from the Hub or from files.
+    Load the generated examples of a world, or a dataset from the Hub or from files.
 
     Raises:
-        DataError: for what cannot be loaded.
+        DataError: if the data cannot be loaded.
     """
     from .exact_json import use_exact_json
 
@@ -141,14 +143,16 @@ def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
     if arguments.environment is not None:
         for name in ("dataset_format", "skip_invalid_rows"):
             if getattr(arguments, name) != type(arguments).__dataclass_fields__[name].default:
-                raise DataError(f"`{name}` is about the rows of `dataset_name`, and `environment` is given: unset it.")
+                raise DataError(
+                    f"`{name}` works only with `dataset_name`, but `environment` is given: unset `{name}`."
+                )
         return Data(arguments.environment, _of_world(arguments))
     if not arguments.dataset_name.strip():
-        raise DataError("`dataset_name` is empty: name a dataset of the Hub, a folder or a file.")
+        raise DataError("`dataset_name` is empty: set it to a dataset on the Hub, a folder or a file.")
     if arguments.dataset_config and (arguments.dataset_format == "bfcl" or Path(arguments.dataset_name).is_file()):
         raise DataError(
-            f"`dataset_config` is a part of a dataset of the Hub, and {arguments.dataset_name} has none: unset it "
-            '(`--dataset_config ""` where a recipe sets it).'
+            f"`dataset_config` works only with datasets on the Hub, but {arguments.dataset_name} is local: unset it "
+            '(`--dataset_config ""` if a recipe sets it).'
         )
     use_exact_json()
     try:
@@ -183,7 +187,7 @@ def _of_world(arguments: DataArguments) -> dict[str, Callable[[], tuple[Dataset,
         return dataset, RowCount(valid=len(dataset))
 
     examples, seed = arguments.environment_examples, arguments.environment_seed
-    # The test split's seed is far from any that counts up from 0.
+    # The seed of the test split is far from seeds that count up from 0.
     return {
         "train": lambda: generated(examples, seed),
         "test": lambda: generated(max(examples // 20, 1), seed + 10**6),
@@ -219,8 +223,9 @@ def _of_dataset(read: Callable[[], Dataset], name: str, dataset_format: str, tex
 
 def _datasets(arguments: DataArguments) -> dict[str, Callable[[], Dataset]]:
     """
-    What reads each split of a dataset. The datasets library would load all of them for the sake of one; where they are
-    Parquet files of their own, which most of the Hub's are, only those that are read are loaded.
+    A function for each split of a dataset that reads this split. The datasets library would load all splits to read
+    one. If the splits are separate Parquet files, as in most datasets on the Hub, only the splits that are read are
+    loaded.
     """
     from datasets import load_dataset, load_dataset_builder
 
@@ -245,11 +250,11 @@ def _datasets(arguments: DataArguments) -> dict[str, Callable[[], Dataset]]:
 
 def _local_files(arguments: DataArguments) -> dict[str, list[str]] | None:
     """
-    The files of each split where their lines can be told apart: JSON, JSON Lines and CSV on this machine. None for all that
-    the datasets library reads: Parquet, other files in a folder, and the Hub.
+    The files of each split if the package reads them itself, line by line: local JSON, JSON Lines and CSV files. None
+    if the datasets library reads the data: Parquet, other files in a folder, and the Hub.
 
     Raises:
-        DataError: for a file or a folder that is not there, or that nothing can be read from.
+        DataError: if a file or a folder does not exist, or holds no readable file.
     """
     from datasets import load_dataset_builder
 
@@ -269,6 +274,9 @@ def _local_files(arguments: DataArguments) -> dict[str, list[str]] | None:
     used = {file for found in files.values() for file in found}
     left = sorted(f.name for f in path.rglob("*") if f.suffix in _SUFFIXES and str(f.absolute()) not in used)
     if left and not (path / "README.md").is_file():
-        logger.warning(f"{path} is read as {builder.name}, without {', '.join(left[:5])}: give one of them alone.")
+        logger.warning(
+            f"{path} is read as {builder.name}, without {', '.join(left[:5])}: to read one of these files, set "
+            "`dataset_name` to it."
+        )
     plain = builder.name in ("json", "csv") and all(Path(file).suffix in _SUFFIXES for file in used)
     return files if plain else None

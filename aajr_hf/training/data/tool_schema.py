@@ -7,15 +7,15 @@ from typing import Any
 
 
 class RowError(ValueError):
-    """Why a row of data cannot be trained on; reads on from where the row stands."""
+    """Error of an invalid row of data; its message continues a sentence that begins with the row's place."""
 
 
 def as_tools(tools: object) -> list[dict[str, Any]] | None:
     """
-    A row's `tools`, which may be a JSON text of them, as TRL hands them to the chat template.
+    Return a row's `tools`, which may be a JSON text, as TRL passes them to the chat template.
 
     Raises:
-        RowError: where they are neither a list of schemas nor a JSON text of one.
+        RowError: if they are neither a list of schemas nor a JSON text of one.
     """
     tools = parsed("`tools`", tools) if isinstance(tools, str) else tools
     if tools is not None and tools != [] and not is_list_of(tools, dict):
@@ -25,10 +25,10 @@ def as_tools(tools: object) -> list[dict[str, Any]] | None:
 
 def offered_tools(tools: object) -> set[str] | None:
     """
-    The names of a row's `tools`; None where there are none.
+    The names of a row's `tools`; None if it has no tools.
 
     Raises:
-        RowError: as [`as_tools`], and where one has no name.
+        RowError: as in [`as_tools`], and if a tool has no name.
     """
     tools = as_tools(tools)
     if not tools:
@@ -42,8 +42,10 @@ def offered_tools(tools: object) -> set[str] | None:
 
 def check_call(where: str, call: object, offered: set[str] | None) -> None:
     """
+    Check one tool call of a message.
+
     Raises:
-        RowError: for what is no call, or calls a tool that is not `offered` (None: any may be).
+        RowError: if it is not a call, or calls a tool that is not `offered` (None allows any tool).
     """
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -60,7 +62,7 @@ def check_call(where: str, call: object, offered: set[str] | None) -> None:
 
 
 def parsed(name: str, text: str) -> Any:
-    """What a JSON text says; the error calls it `name`."""
+    """Parse a JSON text; the error calls it `name`."""
     try:
         return json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
@@ -68,8 +70,8 @@ def parsed(name: str, text: str) -> Any:
 
 
 def no_constant(name: str) -> None:
-    """Python's parser knows NaN and Infinity."""
-    raise ValueError(f"{name} is no value of JSON")
+    """Refuse NaN and Infinity, which Python's parser accepts."""
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def is_list_of(value: object, kind: type) -> bool:
@@ -77,7 +79,7 @@ def is_list_of(value: object, kind: type) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """What an error calls a value."""
+    """Description of a value for error messages."""
     if value is None:
         return "missing"
     names = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}

@@ -1,4 +1,4 @@
-"""What an adapter can do and costs, as it stands in a model: the table that is printed before training."""
+"""What an adapter in a model can do and what it costs: the table that is printed before training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class AdaptedLayers:
     """
     Attributes:
         name: The last part of the layers' names, such as `q_proj`.
-        count: How many there are.
+        count: Number of these layers.
         shape: Their (out_features, in_features).
-        trainable: Trainable parameters of all of them.
-        largest_rank: The largest rank that the update of one of them can have; None for an adapter that
-            `AAJRConfig.adapter` does not offer.
+        trainable: Number of trainable parameters in all of them.
+        largest_rank: The largest possible rank of one layer's update; None for an adapter that `AAJRConfig.adapter`
+            does not offer.
     """
 
     name: str
@@ -38,11 +38,11 @@ class AdapterReport:
     Attributes:
         adapter: Name in `AAJRConfig.adapter`, or PEFT's.
         layers: The linear layers with trainable parameters, by name and shape.
-        trainable, total: Parameters of the whole model.
-        optimizer_bytes: What an Adam with two moments in the parameters' own types keeps.
+        trainable, total: Numbers of parameters of the whole model.
+        optimizer_bytes: Memory of Adam's two moments in the parameters' own types.
         mergeable: Whether the update can be written into the base model's weights; None for full fine-tuning.
         starts_as_base: Whether the update is zero before training.
-        estimator: Of the Jacobian products: `"jvp"` is exact; None without a penalty.
+        estimator: Estimator of the Jacobian products (`"jvp"` is exact); None without a penalty.
     """
 
     adapter: str
@@ -55,7 +55,7 @@ class AdapterReport:
     estimator: str | None
 
     def table(self) -> Table:
-        """For a terminal, by rich."""
+        """The report as a table of rich, for a terminal."""
         table = Table(title=f"Trained: {self.adapter}", title_justify="left", caption=self._caption())
         table.caption_justify = "left"
         for name in ("layers", "shape", "trainable", "largest rank of the update"):
@@ -78,16 +78,18 @@ class AdapterReport:
         if self.mergeable is not None:
             lines[1] += f"; can{'' if self.mergeable else 'not'} be merged into the base model"
         if not self.starts_as_base:
-            lines.append("Before the first step, the model is not the base model: PEFT draws this update at random.")
+            lines.append(
+                "PEFT begins with a random update, so the model differs from the base model before the first step."
+            )
         return "\n".join(lines)
 
 
 def adapter_report(model: nn.Module, estimator: str | None = None) -> AdapterReport:
     """
-    Describe what is trained in a model, with or without an adapter.
+    Describe the trained parameters of a model, with or without an adapter.
 
     Args:
-        model: As a trainer holds it: `trainer.model`.
+        model: The model of a trainer, `trainer.model`.
         estimator: `trainer.estimator`.
     """
     config = model.active_peft_config if isinstance(model, PeftModel) else None
@@ -117,7 +119,7 @@ def adapter_report(model: nn.Module, estimator: str | None = None) -> AdapterRep
 
 
 def family_name(config: PeftConfig) -> str:
-    """The name in `AAJRConfig.adapter` of a configuration, or PEFT's own."""
+    """The adapter's name in `AAJRConfig.adapter`, or else PEFT's own name."""
     variants = {"use_dora": "dora", "use_rslora": "rslora"}
     for field, name in variants.items():
         if getattr(config, field, False):
@@ -137,7 +139,7 @@ def _trainable(module: nn.Module) -> int:
 
 
 def _size(parameter: nn.Parameter) -> int:
-    # What ZeRO-3 has split counts whole.
+    # A parameter that ZeRO-3 has split counts with its full size.
     return getattr(parameter, "ds_numel", parameter.numel())
 
 
@@ -149,7 +151,7 @@ def _largest_rank(config: PeftConfig, layer: BaseTunerLayer, shape: tuple[int, i
     family = FAMILIES.get(family_name(config))
     if family is None:
         return None
-    # What PEFT's patterns of ranks and sizes have made of this layer.
+    # PEFT's patterns of ranks and sizes may give this layer a size of its own.
     built = copy.copy(config)
     for name in ("r", "n_frequency", "oft_block_size"):
         sizes = getattr(layer, name, None) or getattr(layer, f"{config.peft_type.value.lower()}_{name}", None)

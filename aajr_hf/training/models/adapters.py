@@ -1,6 +1,6 @@
 """
-What is trained: every parameter, or an adapter of a chosen family and rank. Everything here is PEFT's; this file maps one
-`adapter_rank` onto what each family calls its size, and says how far an update of that size can reach.
+The trained parameters: all of them, or a PEFT adapter of a chosen family and rank. This file maps `adapter_rank` to
+the size of each family, and computes the largest rank that an update of this size can have.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Family:
     """
     Attributes:
         config: PEFT's configuration class.
-        fields: From `adapter_rank` and the shapes of the adapted layers to the fields of that class.
-        largest_rank: From the configuration, out_features and in_features to the largest rank of the update of a layer.
+        fields: Function from `adapter_rank` and the shapes of the adapted layers to the fields of this class.
+        largest_rank: Function from the configuration, out_features and in_features to the largest rank of a layer's
+            update.
     """
 
     config: type[PeftConfig]
@@ -43,7 +44,7 @@ class Family:
 
 
 def _nearest(sizes: Iterable[int], parameters: Callable[[int], float], wanted: float) -> int:
-    """The size whose number of parameters comes nearest, in ratio, to what is wanted."""
+    """The size whose number of parameters is nearest, in ratio, to the wanted number."""
     return min(sizes, key=lambda size: abs(math.log(parameters(size) / wanted)))
 
 
@@ -56,7 +57,7 @@ def _lora_parameters(rank: int, shapes: Shapes) -> int:
 
 
 def _randlora(rank: int, shapes: Shapes) -> dict[str, Any]:
-    # `r` is the rank of one random basis, and there are as many bases as fill the layer: the fewer, the larger r is.
+    # `r` is the rank of one random basis. Together, the bases fill the layer: the larger r is, the fewer they are.
     def parameters(r: int) -> float:
         return sum(math.ceil(min(s) / r) * (r + min(s)) for s in shapes.values())
 
@@ -66,12 +67,14 @@ def _randlora(rank: int, shapes: Shapes) -> dict[str, Any]:
 
 
 def _rotation(name: str, parameters: Callable[[int, int, int], float], smallest: int):
-    """Blocks of one size on the diagonal of a rotation: the larger the blocks, the more parameters."""
+    """Fields of a rotation with blocks of one size on its diagonal: the larger the blocks, the more parameters."""
 
     def fields(rank: int, shapes: Shapes) -> dict[str, Any]:
         sizes = [b for b in _divisors(math.gcd(*(i for _, i in shapes.values()))) if b >= smallest]
         if not sizes:
-            raise ValueError(f"`adapter`: the widths of the adapted layers have no common divisor for `{name}`.")
+            raise ValueError(
+                f"`adapter`: the widths of the adapted layers have no common divisor for `{name}`: choose another adapter."
+            )
         total = lambda b: sum(parameters(b, o, i) for o, i in shapes.values())  # noqa: E731
         return {name: _nearest(sizes, total, _lora_parameters(rank, shapes))}
 
@@ -79,7 +82,7 @@ def _rotation(name: str, parameters: Callable[[int, int, int], float], smallest:
 
 
 def _per_layer(name: str, pattern: str, size: Callable[[int, int, int], int]):
-    """A size for each layer by its last name (the smallest, where layers of one name differ)."""
+    """Fields with one size per layer name (the smallest, if layers with the same name differ)."""
 
     def fields(rank: int, shapes: Shapes) -> dict[str, Any]:
         sizes: dict[str, int] = {}
@@ -111,8 +114,8 @@ def _shira(rank: int, shapes: Shapes) -> dict[str, Any]:
     largest = min(o * i // (o + i) for o, i in shapes.values())
     if rank > largest:
         raise ValueError(
-            f"`adapter_rank` must be from 1 to {largest} with shira, which changes rank x (out + in) entries of each layer; "
-            f"got {rank}."
+            f"`adapter_rank` must be from 1 to {largest} with shira, which changes rank x (out + in) entries of each "
+            f"layer; got {rank}."
         )
     return {"r": rank}
 
@@ -127,7 +130,7 @@ def _full_rank(config: PeftConfig, o: int, i: int) -> int:
 
 def _kronecker_rank(config: PeftConfig, o: int, i: int) -> int:
     (outer_o, inner_o), (outer_i, inner_i) = (factorization(n, config.decompose_factor) for n in (o, i))
-    # A factor is decomposed where its sides are more than twice the rank.
+    # A factor is decomposed if its longer side is more than twice the rank.
     outer, inner = min(outer_o, outer_i), min(inner_o, inner_i)
     if config.decompose_both and config.r < max(outer_o, outer_i) / 2:
         outer = min(outer, config.r)
@@ -142,7 +145,7 @@ def _sized(**more: Callable[[int], Any]):
 _LORA = {"lora_alpha": lambda rank: 2 * rank}
 FAMILIES: dict[str, Family] = {
     "lora": Family(peft.LoraConfig, _sized(**_LORA), _own_rank),
-    # Scale 8 / sqrt(r): that of LoRA at rank 16.
+    # Scale 8 / sqrt(r), which equals LoRA's scale at rank 16.
     "rslora": Family(peft.LoraConfig, _sized(lora_alpha=lambda _: 8, use_rslora=lambda _: True), _own_rank),
     "dora": Family(peft.LoraConfig, _sized(**_LORA, use_dora=lambda _: True), _full_rank),
     "hira": Family(peft.HiraConfig, _sized(), _full_rank),
@@ -159,7 +162,7 @@ FAMILIES: dict[str, Family] = {
     "oft": Family(
         peft.OFTConfig,
         _rotation("oft_block_size", lambda b, o, i: i * (b - 1) / 2, smallest=2),
-        # A rotation of odd size leaves one direction where it is.
+        # A rotation of odd size leaves one direction unchanged.
         lambda c, o, i: min(i // c.oft_block_size * (c.oft_block_size // 2 * 2), o),
     ),
     "boft": Family(peft.BOFTConfig, _rotation("boft_block_size", lambda b, o, i: i * b + o, smallest=2), _full_rank),
@@ -193,7 +196,7 @@ def linear_shape(layer: nn.Module) -> tuple[int, int] | None:
 
 
 def linear_layers(model: PreTrainedModel) -> Shapes:
-    """The layers that an adapter may stand on: all linear ones but the LM head."""
+    """The layers that an adapter can adapt: all linear layers except the LM head."""
     head = model.get_output_embeddings()
     shapes = {name: linear_shape(layer) for name, layer in model.named_modules() if layer is not head}
     return {name: shape for name, shape in shapes.items() if shape is not None}
@@ -201,22 +204,25 @@ def linear_layers(model: PreTrainedModel) -> Shapes:
 
 def adapter_config(config: AAJRConfigMixin, model: str | PreTrainedModel) -> PeftConfig | None:
     """
-    The PEFT configuration of `config.adapter` at `config.adapter_rank`, on all linear layers but the LM head unless
+    The PEFT configuration of `config.adapter` at `config.adapter_rank`, on all linear layers except the LM head unless
     `adapter_options` says otherwise; None for full fine-tuning. The weights of `model` are not read.
 
     Raises:
-        ValueError: for a rank, an option or a module that the model and the family do not have; names the valid ones.
+        ValueError: if the model and the family do not have the rank, an option or a module; the message names the
+            valid ones.
     """
     options = dict(config.adapter_options or {})
     if config.adapter == "full":
         if options:
-            raise ValueError("`adapter_options` are PEFT's options of an adapter: set `adapter`, or unset them.")
+            raise ValueError(
+                "`adapter_options` needs an adapter, but `adapter` is full: set `adapter`, or unset `adapter_options`."
+            )
         return None
     family = FAMILIES[config.adapter]
     known = sorted(field.name for field in dataclasses.fields(family.config) if field.init)
     for name in options:
         if name not in known:
-            raise ValueError(f"`adapter_options`: {config.adapter} has no {name!r}, only {', '.join(known)}.")
+            raise ValueError(f"`adapter_options`: {config.adapter} has no field {name!r}, only {', '.join(known)}.")
     layers = linear_layers(_skeleton(model, config) if isinstance(model, str) else model)
     options.setdefault("target_modules", "all-linear")
     shapes = _targeted(layers, family.config(task_type=TaskType.CAUSAL_LM, **options))
@@ -232,15 +238,15 @@ def adapter_config(config: AAJRConfigMixin, model: str | PreTrainedModel) -> Pef
 
 def load_adapter(folder: str, **kwargs) -> PeftModel:
     """
-    The adapter of a local folder on its base model, in float32 unless `dtype` says otherwise.
+    Load the adapter in a local folder on its base model, in float32 unless `dtype` says otherwise.
 
     Raises:
-        ValueError: if its weights are pickled, which can run code when they are read.
+        ValueError: if its weights are pickled, because reading them can run code.
     """
     if not (Path(folder) / "adapter_model.safetensors").is_file() and (Path(folder) / "adapter_model.bin").is_file():
         raise ValueError(
-            f"The weights in {folder} are pickled (adapter_model.bin), and reading such files can run code: load the adapter "
-            "with PEFT, if you trust it, and save it again."
+            f"The weights in {folder} are pickled (adapter_model.bin), and reading pickled files can run code: if you "
+            "trust the adapter, load it with PEFT and save it again."
         )
     return AutoPeftModelForCausalLM.from_pretrained(
         folder, **{"dtype": torch.float32, "use_safetensors": True} | kwargs

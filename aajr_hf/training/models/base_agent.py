@@ -1,4 +1,4 @@
-"""A base agent from nothing, for machines without a hub: tokenizer, chat template and a small Llama."""
+"""A new base agent, for machines without access to the Hub: tokenizer, chat template and a small Llama."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"""
-# With the markup of calls that Hermes and Qwen write, which those who read calls know.
+# Calls have the markup of Hermes and Qwen, which parsers of calls know.
 TOOL_CHAT_TEMPLATE = """{%- macro text(content) -%}
 {%- if content is string -%}{{- content -}}{%- else -%}
 {%- for part in content or [] -%}
@@ -77,8 +77,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTo
 
 def train_tool_tokenizer(rows: Iterable[dict[str, Any]], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
     """
-    A tokenizer as [`train_tokenizer`] makes it, for rows in TRL's formats, with a chat template that renders tools, their
-    calls and their results; trained on the rows as it renders them.
+    Train a tokenizer like [`train_tokenizer`] on rendered rows in TRL's formats, with a chat template that renders
+    tools, their calls and their results.
     """
     unrendered = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), chat_template=TOOL_CHAT_TEMPLATE)
     special = [PAD, END, "<|tools|>", *(f"<|{role}|>" for role in ROLES)]
@@ -90,14 +90,14 @@ def train_tool_tokenizer(rows: Iterable[dict[str, Any]], vocab_size: int = 4096)
 
     tokenizer = train_tokenizer(texts(), vocab_size)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|tools|>"]})
-    # Not special: those who decode an answer without special tokens read the calls in it.
+    # Not special tokens, so that the calls remain when an answer is decoded without special tokens.
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in _CALL_MARKUP])
     tokenizer.chat_template = TOOL_CHAT_TEMPLATE
     return tokenizer
 
 
 def render(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> str:
-    """The text that a row is trained on, in any of TRL's formats that are not tokens."""
+    """Render a row in any of TRL's formats, except tokens, as the text that is trained on."""
     messages = row.get("messages")
     if row.get("prompt") is not None:
         messages = row["prompt"] + row["completion"]
@@ -108,8 +108,9 @@ def render(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> str:
 
 def small_llama(tokenizer: PreTrainedTokenizerFast, seed: int, context: int = 512) -> LlamaForCausalLM:
     """
-    A Llama of one million parameters with random weights, for texts of up to `context` tokens. Half of the parameters are
-    embeddings, most of these of tokens that are not in use yet: room for the words of further worlds, at no cost in time.
+    A Llama of one million parameters with random weights, for texts of up to `context` tokens. Half of the parameters
+    are embeddings, most of them for tokens that are not used yet: room for the words of further worlds, without a cost
+    in time.
     """
     torch.manual_seed(seed)
     config = LlamaConfig(

@@ -1,4 +1,4 @@
-"""What is read from outside, with one error for all that may be wrong with it."""
+"""Loading of tokenizers, with one kind of error for anything that is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 def check_model_name(name: str, tried: bool = False) -> None:
     """
-    Refuse what can only be a folder's name where there is no such folder: the Hub's library would take it for one of its own,
-    and speak of the form of those or of the network.
+    Refuse a name that can only mean a local folder, if this folder does not exist. The Hub's library would take the
+    name for a model on the Hub, and its error would be about the form of the name or about the network.
 
     Args:
-        tried: Whether it could not be loaded. Then it is a folder's, too, if its first part is a folder here.
+        tried: Whether loading has failed already. Then a name also means a folder if its first part is an existing
+            folder.
 
     Raises:
-        ValueError: says that there is no such folder.
+        ValueError: if there is no such folder.
     """
     path = Path(name)
     is_local = path.is_absolute() or name.startswith((".", "~")) or (tried and Path(*path.parts[:1]).is_dir())
@@ -26,15 +27,15 @@ def check_model_name(name: str, tried: bool = False) -> None:
 
 def load_tokenizer(name: str, **kwargs) -> PreTrainedTokenizerBase:
     """
-    The tokenizer of a folder or a Hub name.
+    Load the tokenizer of a folder or a Hub name.
 
     Raises:
-        ValueError: if there is none, or it cannot be read.
+        ValueError: if there is no tokenizer, or it cannot be read.
     """
     check_model_name(name)
     try:
         return AutoTokenizer.from_pretrained(name, **kwargs)
-    except Exception as error:  # damaged files raise whatever their parts do
+    except Exception as error:  # damaged files can raise any error
         check_model_name(name, tried=True)
         raise ValueError(f"The tokenizer of {name} cannot be loaded: {type(error).__name__}: {error}") from error
 

@@ -1,1 +1,1 @@
-"""A language model as a differentiable map from a perturbation to logits, and the losses on those."""
+"""A language model as a differentiable map from a perturbation to logits, and losses of these logits."""

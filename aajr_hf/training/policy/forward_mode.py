@@ -1,4 +1,4 @@
-"""Getting a language model ready for forward-mode differentiation: activation checkpointing, experts and hooks."""
+"""Preparation of a language model for forward-mode differentiation: activation checkpointing, experts and hooks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ...objective import checkpointed
 @contextlib.contextmanager
 def forward_ad_ready(model: nn.Module) -> Iterator[None]:
     """
-    Inside, `torch.func.jvp` runs through the model: layers with activation checkpointing by a function that forward
-    mode passes through, experts one by one, and without the hooks of `enable_input_require_grads`, which it does not.
+    Context in which `torch.func.jvp` works on the model: activation checkpointing uses a function that supports
+    forward mode, experts are computed one by one, and the hooks of `enable_input_require_grads`, which do not support
+    it, are removed.
     """
     hooks = getattr(model, "module", model).get_input_embeddings()._forward_hooks
     all_hooks = dict(hooks)
     for key, hook in all_hooks.items():
-        # Found by name: transformers keeps no handle of the first one where it was enabled twice.
+        # Find the hooks by name: if they were enabled twice, transformers has no handle of the first one.
         if getattr(hook, "__name__", "").startswith("make_inputs_require_grad"):
             del hooks[key]
     try:
@@ -33,7 +34,7 @@ def forward_ad_ready(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def forward_mode_checkpointing(model: nn.Module) -> Iterator[None]:
-    """Inside, every layer with activation checkpointing does it by [`~aajr_hf.objective.checkpointed`]."""
+    """Context in which layers with activation checkpointing use [`~aajr_hf.objective.checkpointed`]."""
     layers = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     functions = [layer._gradient_checkpointing_func for layer in layers]
     for layer in layers:
@@ -50,9 +51,9 @@ def forward_mode_checkpointing(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def experts_one_by_one(model: nn.Module) -> Iterator[None]:
     """
-    Inside, a mixture of experts computes one expert after the other: the grouped product that transformers takes by
-    default has no forward mode. Finite differences would be no way out, since a router that chooses other experts
-    within the step adds a jump to the difference, which is divided by the step.
+    Context in which a mixture of experts computes one expert after the other, because the grouped product, which is
+    the default of transformers, has no forward mode. Finite differences are no alternative: if the router chooses
+    other experts within the step, the difference has a jump, which is then divided by the step.
     """
     config = getattr(getattr(model, "module", model), "config", None)
     if getattr(config, "_experts_implementation", None) != "grouped_mm":

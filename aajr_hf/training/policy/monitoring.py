@@ -1,4 +1,4 @@
-"""What one micro-batch of the ascent says about itself, from quantities that training has computed anyway."""
+"""Metrics of the ascent on one micro-batch, from quantities that training computes anyway."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .stability import measure_stability
 
 class LogitRecorder:
     """
-    Follows the logits along an ascent: the clean ones, and the secant `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of
-    each segment, to first order the amplification `||J v||` along the step, without further evaluations.
+    Recorder of the logits along an ascent: the clean logits, and the secant
+    `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of each segment. To first order, the secant is the amplification
+    `||J v||` along the step. It needs no further evaluations.
     """
 
     def __init__(self):
@@ -23,12 +24,15 @@ class LogitRecorder:
         self._changes: list[Tensor] = []
 
     def propose(self, logits: Tensor, rows: Tensor | None = None) -> None:
-        """Call with all logits (B, A, V) that are evaluated, or with those of some rows (n, A, V)."""
+        """Take newly evaluated logits: of all examples (B, A, V), or of some rows (n, A, V)."""
         logits = logits.detach()
         self._proposed = logits if rows is None else self._proposed.index_copy(0, rows, logits)
 
     def accept(self) -> None:
-        """What was proposed last of each example are the logits at delta_0, ..., delta_K, in turn."""
+        """
+        Accept the last proposed logits of each example as the logits at the next point; called for delta_0, ...,
+        delta_K in this order.
+        """
         if self._last is None:
             self.clean = self._proposed
         else:
@@ -36,7 +40,7 @@ class LogitRecorder:
         self._last = self._proposed
 
     def secants(self, trajectory: AscentTrajectory) -> Tensor:
-        """(K, B); zero where the ascent did not move (`lengths` of [`AscentTrajectory`])."""
+        """The secants, (K, B); zero if the ascent did not move (`lengths` of [`AscentTrajectory`])."""
         return torch.where(trajectory.lengths > 0, torch.stack(self._changes) / trajectory.lengths, 0.0)
 
 
@@ -49,8 +53,9 @@ def ascent_metrics(
     step_rule: str,
 ) -> dict[str, Tensor]:
     """
-    Scalars of one micro-batch, means over its examples. `loss_smoothness` (B,) is the smoothness of the system loss in the
-    logits; where it is None, nothing is said of the effective smoothness and of what it allows.
+    Scalar metrics of one micro-batch, as means over its examples. `loss_smoothness` (B,) is the smoothness of the
+    system loss in the logits; if it is None, the metrics of the effective smoothness and of its step size bound are
+    left out.
     """
     secants = recorder.secants(trajectory)
     found = measure_stability(trajectory, secants, ball, batch.perturbable, loss_smoothness, step_rule)
@@ -73,7 +78,7 @@ def ascent_metrics(
         "aajr/loss_smoothness": found.smoothness.loss.mean(),
         "aajr/residual_curvature": found.smoothness.residual.mean(),
         "aajr/effective_smoothness": smoothness,
-        # Of the mean, which is finite where some examples allow any step.
+        # The bound from the mean smoothness is finite even if some examples allow any step.
         "aajr/step_size_bound": step_size_bound(smoothness.clamp_min(torch.finfo(torch.float32).tiny)),
         "aajr/within_bound_fraction": found.within_bound.float().mean(),
     }
@@ -81,9 +86,11 @@ def ascent_metrics(
 
 def logit_smoothness(system_loss: str, batch: AgentBatch) -> Tensor:
     """
-    L_loss of Theorem 2, (B,): the smoothness of the system loss in the logits. The variance of v under a distribution is
-    at most `||v||^2 / 2`; the Hessian of a mean over n tokens of the negative log-likelihood is such a variance over n,
-    that of an expected cost at most the range of the costs times one.
+    L_loss of Theorem 2, (B,): the smoothness of the system loss in the logits.
+
+    The variance of v under a distribution is at most `||v||^2 / 2`. The Hessian of the mean negative log-likelihood
+    over n tokens is such a variance, divided by n. The Hessian of an expected cost is at most such a variance, times
+    the range of the costs.
     """
     if system_loss == "nll":
         return 0.5 / batch.action_mask.sum(dim=1)
@@ -95,8 +102,9 @@ def logit_smoothness(system_loss: str, batch: AgentBatch) -> Tensor:
 
 def token_metrics(logits: Tensor, batch: AgentBatch) -> dict[str, Tensor]:
     """
-    Mean entropy of the predictions of action tokens, in nats, and their top-1 accuracy: TRL's metrics of the same names, but that
-    means over processes weigh these alike, as those over accumulated micro-batches do, and not by their tokens.
+    Mean entropy of the predictions of action tokens, in nats, and their top-1 accuracy. TRL has metrics with the same
+    names. Here a mean over processes gives all processes the same weight, like a mean over accumulated micro-batches,
+    and does not weight them by their tokens.
     """
     log_probs = logits.log_softmax(dim=-1)
     entropy = -(log_probs.exp() * log_probs).sum(dim=-1)

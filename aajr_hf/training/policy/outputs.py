@@ -1,4 +1,4 @@
-"""The output of the policy whose Jacobian is penalised: what `penalty_output` and `penalty_reduction` name."""
+"""The output whose Jacobian is penalised, as set by `penalty_output` and `penalty_reduction`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .policy import AgentPolicy
 @dataclass(frozen=True)
 class PenalisedOutput:
     """
-    A function of the logits at the action positions of one batch, and what weighs its Jacobian.
+    A function of the logits at the action positions of one batch, and the weights of its Jacobian.
 
     Attributes:
         batch: The micro-batch.
@@ -34,8 +34,9 @@ class PenalisedOutput:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """
-        From logits (B, A, V) to the output, of the same shape, but for `margin` (B, A, 1). It is zero on padding, and scaled
-        by `1/sqrt(number of action tokens)` for the reduction `token_mean`, so that squared norms become means over tokens.
+        Map logits (B, A, V) to the output, which has the same shape, or (B, A, 1) for `margin`. It is zero on padding.
+        For the reduction `token_mean`, it is scaled by `1/sqrt(number of action tokens)`, so that squared norms become
+        means over tokens.
         """
         if self.name == "centered_logits":
             values = logits - logits.mean(dim=-1, keepdim=True)
@@ -51,16 +52,17 @@ class PenalisedOutput:
         return values if self._scale is None else values / self._scale
 
     def after(self, policy: AgentPolicy) -> Callable[[Tensor], Tensor]:
-        """The policy whose Jacobian is penalised: from delta (B, L, d) to the output at its logits."""
+        """The policy whose Jacobian is penalised: it maps delta (B, L, d) to the output at the policy's logits."""
         return lambda delta: self(policy(delta))
 
     def weigh(self, output: Tensor, tangent: Tensor) -> Tensor:
         """
-        From the output at a point and a product `J u` of its Jacobian there to the tangent that is penalised: for `fisher`,
-        `J u` of the log-probabilities times the square root of the probabilities; for the others, `J u` itself.
+        Return the penalised tangent, from the output at a point and a product `J u` of its Jacobian at this point. For
+        `fisher`, it is `J u` of the log-probabilities times the square root of the probabilities; for other outputs,
+        `J u` itself.
 
-        Done after differentiation, and not within the function: so the probabilities are those of one point also where `J u`
-        is a difference of two, and nothing flows through them, neither a tangent nor a gradient.
+        The weights are applied after differentiation, and not inside the function. So the probabilities belong to one
+        point, even if `J u` is a difference between two points, and neither tangents nor gradients flow through them.
         """
         if self.name != "fisher":
             return tangent
@@ -75,6 +77,7 @@ class PenalisedOutput:
 
     def _margin(self, logits: Tensor) -> Tensor:
         label = self.batch.action_labels[..., None]
-        # Which token comes closest is a constant: where that changes, the margin has a kink, and one of its two slopes is taken.
+        # The choice of the closest token counts as a constant: where the choice changes, the margin has a kink, and
+        # one of its two slopes is used.
         rival = logits.detach().scatter(-1, label, -torch.inf).argmax(dim=-1, keepdim=True)
         return logits.gather(-1, rival) - logits.gather(-1, label)

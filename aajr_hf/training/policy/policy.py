@@ -15,24 +15,25 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ..data.batch import AgentBatch
 from .forward_mode import forward_mode_checkpointing
 
-# In the names under which layers keep the rate of what is random in them.
+# Parts of the attribute names under which layers store a rate of dropout or noise.
 _RANDOM = ("drop", "jitter", "noise")
 
 
 class AgentPolicy:
     """
-    The map `delta (B, L, d) -> logits at the action positions (B, A, V)` of one batch, in at least fp32, zero on the
-    padding of the action positions.
+    The map `delta (B, L, d) -> logits at the action positions (B, A, V)` of one batch. The logits are in at least
+    fp32, and zero on the padding of the action positions.
 
-    The model is called with `input_ids`, so that embeddings keep their gradients and wrappers their forward; a forward
-    hook on the embedding module adds delta to what the first layer receives, and a pre-hook on the LM head keeps the
-    action positions alone, before any logit is formed.
+    The model is called with `input_ids`, so that embeddings keep their gradients and wrappers their forward. A forward
+    hook on the embedding module adds delta to the input of the first layer, and a pre-hook on the LM head keeps only
+    the action positions, before any logits are computed.
 
     Args:
-        model: The model, or a wrapper of it.
+        model: The model, possibly in a wrapper.
         batch: The micro-batch.
-        dropout_seed: If set, every call draws its dropout masks from this seed, so that all of them see one function;
-            and runs the attention kernel of the jvp, since kernels draw their masks differently.
+        dropout_seed: If set, every call draws its dropout masks from this seed, so that all calls evaluate the same
+            function. All calls then also use the attention kernel of the jvp, because each kernel draws its masks
+            differently.
         model_kwargs: Further keyword arguments of the model's forward.
     """
 
@@ -51,7 +52,9 @@ class AgentPolicy:
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:
-        """The unperturbed state `s`, shape (B, L, d), detached, in at least fp32; gathered where weights are sharded."""
+        """
+        The unperturbed state `s`, shape (B, L, d), detached, in at least fp32; gathered if the weights are sharded.
+        """
         embedding = _WithoutHooks(self._embedding)
         weights = {name: p.full_tensor() for name, p in embedding.named_parameters() if isinstance(p, DTensor)}
         with _gathered_by_deepspeed(embedding):
@@ -62,7 +65,7 @@ class AgentPolicy:
         return self.with_outputs(delta)[0]
 
     def with_outputs(self, delta: Tensor | None = None) -> tuple[Tensor, ModelOutput]:
-        """The logits, and all that the model returned beside them."""
+        """Return the logits and all outputs of the model."""
 
         def perturb(module, args, output):
             return output if delta is None else output + self.batch.as_model_sees(delta).to(output.dtype)
@@ -90,30 +93,33 @@ class AgentPolicy:
             yield
             return
         with fixed_seed(self.batch.input_ids.device, self.dropout_seed):
-            # Layers that are recomputed later must find the same kernel then.
+            # Layers that are recomputed later must use the same kernel.
             with sdpa_kernel(SDPBackend.MATH), forward_mode_checkpointing(self.model):
                 yield
 
 
 def check_text_only(model: nn.Module) -> None:
     """
-    Refuse a language model that is wrapped together with encoders of images or sound.
+    Refuse a language model that is combined with encoders of images or sound.
 
     Raises:
-        ValueError: says what to load instead.
+        ValueError: for such a model; the message says what to load instead.
     """
     text = model.config.get_text_config()
     if text is not model.config:
         alone = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(text.model_type)
         raise ValueError(
-            f"The model reads more than text ({model.config.model_type}), and AAJR perturbs text embeddings alone: give "
-            f"`model_name_or_path` a text-only model instead{f', such as a {alone}' if alone else ''}."
+            f"The model reads more than text ({model.config.model_type}), but AAJR perturbs only text embeddings: set "
+            f"`model_name_or_path` to a text-only model{f', such as a {alone}' if alone else ''}."
         )
 
 
 @contextlib.contextmanager
 def fixed_seed(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside, random numbers of the CPU and of the device follow from the seed; afterwards they go on as before."""
+    """
+    Context in which random numbers of the CPU and the device depend only on the seed; afterwards, both generators
+    continue as before.
+    """
     devices = [] if device.type == "cpu" else [device]
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
         torch.manual_seed(seed)
@@ -122,7 +128,7 @@ def fixed_seed(device: torch.device, seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _gathered_by_deepspeed(module: nn.Module) -> Iterator[None]:
-    """Inside, parameters that ZeRO-3 has split are whole."""
+    """Context in which parameters that ZeRO-3 has split are gathered."""
     split = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
     if not split:
         yield
@@ -134,7 +140,7 @@ def _gathered_by_deepspeed(module: nn.Module) -> Iterator[None]:
 
 
 class _WithoutHooks(nn.Module):
-    """A module whose own hooks stay silent: those of FSDP2 expect that the whole model's forward surrounds them."""
+    """A module without its own hooks, because FSDP2's hooks expect to run inside the whole model's forward."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -152,15 +158,15 @@ def embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
 
 def uses_dropout(model: nn.Module) -> bool:
     """
-    Whether a forward in training mode is random: a dropout module, or a rate of dropout or noise that a layer keeps for itself,
-    for each adapter perhaps.
+    Whether a forward pass in training mode is random: the model has a dropout module, or a layer with its own rate of
+    dropout or noise, possibly one rate per adapter.
     """
     return any(_is_random(module) for module in model.modules())
 
 
 def _is_random(module: nn.Module) -> bool:
     rates = {name: value for name, value in vars(module).items() if any(word in name for word in _RANDOM)}
-    if "Dropout" in type(module).__name__:  # BOFT's, too, which is none of PyTorch's
+    if "Dropout" in type(module).__name__:  # also BOFT's dropout, which is not a class of PyTorch
         rates["p"] = getattr(module, "p", 0.0)
     values = [v for rate in rates.values() for v in (rate.values() if isinstance(rate, dict) else [rate])]
     return any(isinstance(value, float) and value > 0 for value in values)
@@ -169,8 +175,9 @@ def _is_random(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
     """
-    No parameter requires a gradient inside: the ascent builds no graph for weights and cannot touch their `.grad`.
-    Sharded ones still do: a forward puts others in their place.
+    Context in which no parameter requires a gradient, so that the ascent builds no graph for weights and cannot change
+    their `.grad`. Sharded parameters still require gradients, because a forward pass puts other tensors in their
+    place.
     """
     trainable = [p for p in model.parameters() if p.requires_grad and not isinstance(p, DTensor)]
     for parameter in trainable:

@@ -1,4 +1,4 @@
-"""Whether the conditions of Theorems 2 and 3 hold along an ascent, from what the ascent has computed anyway."""
+"""Whether the conditions of Theorems 2 and 3 hold along an ascent, from values that the ascent computes anyway."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ...objective import (
     step_size_bound,
 )
 
-# A projection ends a little inside.
+# A projected point lies slightly inside the boundary.
 _ON_BOUNDARY = 1 - 1e-3
 
 
 @dataclass(frozen=True)
 class Smoothness:
     """
-    The terms of Theorem 2, `L_eff = L_loss * max_t ||J v||^2 + C`, with `||J v||` and C as they were measured: all (B,). So
-    L_eff is an estimate, and no bound.
+    The terms of Theorem 2, `L_eff = L_loss * max_t ||J v||^2 + C`, each (B,). `||J v||` and C are measured, so L_eff
+    is an estimate, not a bound.
 
     Attributes:
-        loss: L_loss, a bound: the smoothness of g in the logits.
-        residual: C: what the largest absolute curvature of a segment has beyond the first term.
-        effective: L_eff: the larger one of the first term and that curvature.
+        loss: L_loss, a bound on the smoothness of g in the logits.
+        residual: C: the excess of the largest absolute curvature of a segment over the first term, at least 0.
+        effective: L_eff: the maximum of the first term and this curvature.
     """
 
     loss: Tensor
@@ -38,23 +38,28 @@ class Smoothness:
 
     @property
     def step_size_bound(self) -> Tensor:
-        """`1 / L_eff`. A loss that is flat to rounding allows any step; the largest number stands for that."""
+        """
+        `1 / L_eff`. If the loss is flat up to rounding, any step is allowed, and the result is a very large number.
+        """
         return step_size_bound(self.effective.clamp_min(torch.finfo(torch.float32).tiny))
 
 
 @dataclass(frozen=True)
 class Stability:
     """
-    What Theorems 2 and 3 speak of, along the K steps of an ascent of B examples. A number of a segment is a mean over it:
-    nothing is known of the points between.
+    The quantities of Theorems 2 and 3 along the K steps of an ascent on B examples. A value of a segment is a mean
+    over it; the points between its ends are not evaluated.
 
     Attributes:
-        curvature: kappa_t of the segments between two known gradients: (K-1, B), or (K, B) where that at delta_K is known.
-        amplification: (K, B), the secants `||z_{t+1} - z_t|| / ||d||` of the logits: at most the largest `||J v||` on the segment.
+        curvature: kappa_t of the segments between two known gradients: (K-1, B), or (K, B) if the gradient at delta_K
+            is known.
+        amplification: (K, B), the secants `||z_{t+1} - z_t|| / ||d||` of the logits: at most the largest `||J v||` on
+            the segment.
         step_sizes: (K, B), eta ([`gradient_step_sizes`]).
         monotone: (K, B), whether the step did not lower g.
-        at_boundary: (K, B), whether the step ends at the boundary; with one ball per token, the share of the tokens that do.
-        smoothness: None where the loss has no bound in the logits.
+        at_boundary: (K, B), whether the step ends at the boundary; with one ball per token, the fraction of tokens at
+            the boundary.
+        smoothness: The terms of Theorem 2; None if the smoothness of the loss in the logits has no bound.
     """
 
     curvature: Tensor
@@ -77,7 +82,7 @@ class Stability:
 
     @property
     def within_curvature(self) -> Tensor:
-        """(K, B), whether `eta <= 1 / max_t |kappa_t|`: what Theorem 3 needs, with the curvature measured, not bounded."""
+        """(K, B), whether `eta <= 1 / max_t |kappa_t|`: the condition of Theorem 3 for the measured curvature."""
         return self.step_sizes * self.largest_curvature <= 1
 
 
@@ -91,16 +96,17 @@ def measure_stability(
     curvature: Tensor | None = None,
 ) -> Stability:
     """
-    Without an evaluation, and without waiting for the device.
+    Measure the stability of an ascent, without further evaluations and without waiting for the device.
 
     Args:
-        trajectory: Of K steps, its losses with `g(delta_K)`.
+        trajectory: The trajectory, of K steps, with the loss `g(delta_K)`.
         amplification: (K, B), the secants of the logits along its steps.
-        ball: What the ascent stayed in.
+        ball: The ball of the ascent.
         perturbable: (B, L), true where perturbing is allowed.
-        loss_smoothness: L_loss (B,); None where it has no bound.
-        step_rule: That of the ascent.
-        curvature: (K, B), where more is known than the trajectory's own [`segment_curvature`].
+        loss_smoothness: L_loss (B,); None if it has no bound.
+        step_rule: The step rule of the ascent.
+        curvature: Optional, (K, B): the curvature of all K segments, instead of the trajectory's own
+            [`segment_curvature`].
     """
     curvature = segment_curvature(trajectory) if curvature is None else curvature
     found = Stability(
@@ -119,7 +125,10 @@ def measure_stability(
 
 
 def _at_boundary(deltas: Tensor, ball: PerturbationSet, perturbable: Tensor) -> Tensor:
-    """Of perturbations (K, B, L, d), whether they are on the boundary, (K, B); of one ball per token, the share that is."""
+    """
+    Whether perturbations (K, B, L, d) are on the boundary, (K, B); with one ball per token, the fraction of
+    perturbable tokens on it.
+    """
     norms = ball.norms(deltas.flatten(0, 1)).unflatten(0, deltas.shape[:2])
     radius = torch.as_tensor(ball.epsilon, device=norms.device).reshape(-1, *[1] * (norms.ndim - 2))
     reached = (norms >= _ON_BOUNDARY * radius).to(deltas.dtype)

@@ -1,4 +1,4 @@
-"""System losses `g`: what the adversary raises and training lowers."""
+"""System losses `g`, which the adversary raises and training lowers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .policy import AgentPolicy
 
 class SystemLoss:
     """
-    What the adversary raises and training lowers, on one micro-batch of B examples.
+    The loss that the adversary raises and training lowers, on one micro-batch of B examples.
 
     Attributes:
-        batch: What of the micro-batch may be perturbed, and which logits are actions'.
+        batch: The micro-batch: the positions that may be perturbed, and the logits that predict actions.
     """
 
     batch: AgentBatch
@@ -27,19 +27,19 @@ class SystemLoss:
         return AgentPolicy(model, self.batch, dropout_seed, **model_kwargs)
 
     def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
-        """g of each example, (B,), or of the given rows (n,), whose logits these are."""
+        """g of each example, (B,), or of the given rows, (n,); `logits` are the logits of the same examples."""
         raise NotImplementedError
 
     def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
-        """What is minimised: the micro-batch's part of the mean of g, as the trainer averages; `losses` are g, (B,)."""
+        """The minimised value: this micro-batch's part of the trainer's mean of g; `losses` are g, (B,)."""
         raise NotImplementedError
 
     def success(self, logits: Tensor) -> Tensor:
-        """Whether each example is answered rightly, (B,) bool: what a curriculum goes by."""
+        """Whether the answer to each example is right, (B,) bool; used by a curriculum."""
         raise NotImplementedError
 
     def smoothness(self) -> Tensor | None:
-        """L_loss of Theorem 2, (B,): the smoothness of g in the logits; None where it has no bound."""
+        """L_loss of Theorem 2, (B,): the smoothness of g in the logits; None if it has no bound."""
         raise NotImplementedError
 
     def metrics(self, clean: Tensor) -> dict[str, Tensor]:
@@ -52,9 +52,9 @@ class ActionLoss(SystemLoss):
     A loss of the action's tokens: `nll` or `expected_cost`.
 
     Args:
-        name: Which.
+        name: `"nll"` or `"expected_cost"`.
         batch: The micro-batch.
-        mean: From logits and losses of the examples to their mean.
+        mean: Function from the examples' logits and losses to their mean.
     """
 
     def __init__(self, name: str, batch: AgentBatch, mean: Callable[[Tensor, Tensor], Tensor]):

@@ -1,1 +1,1 @@
-"""What surrounds the steps of a run: checkpoints, averages, NaNs, interruption."""
+"""Support for the steps of a run: checkpoints, averages, NaNs, interruption."""

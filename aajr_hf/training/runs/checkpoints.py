@@ -1,6 +1,7 @@
 """
-Checkpoints that are complete or not used. A folder that is being written to holds a file that says so (the one with which
-Transformers marks its own just-in-time checkpoints); older checkpoints are deleted and anything is uploaded only after that is gone.
+Checkpoints that are used only if they are complete. While a folder is being written, a file in it marks it as
+incomplete (the same file marks Transformers' own just-in-time checkpoints). Only after this file is removed are older
+checkpoints deleted and files uploaded.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 INCOMPLETE = "checkpoint-is-incomplete.txt"
 _STATE = "trainer_state.json"
-# Of Transformers, of FSDP and of DeepSpeed.
+# Optimizer files of Transformers, FSDP and DeepSpeed.
 _OPTIMIZERS = ("optimizer.pt", "optimizer_*", "optimizer.bin", "global_step*")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(OSError):
-    """There is no room for what is to be saved: names the path and the bytes that are needed."""
+    """Error for a disk that is too full to save to; its message names the path and the number of bytes needed."""
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
@@ -40,9 +41,9 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
 
 def why_incomplete(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None if a run can be resumed from it."""
+    """Why a checkpoint is incomplete; None if a run can be resumed from it."""
     if (checkpoint / INCOMPLETE).exists():
-        return "it was not written to its end"
+        return "it was not written completely"
     try:
         json.loads((checkpoint / _STATE).read_text())
     except OSError:
@@ -50,21 +51,21 @@ def why_incomplete(checkpoint: Path) -> str | None:
     except ValueError:
         return f"its {_STATE} is not JSON"
     if not any(any(checkpoint.glob(name)) for name in _OPTIMIZERS):
-        return "it has no state of the optimizer"
+        return "it has no optimizer state"
     damaged = next((file.name for file in checkpoint.iterdir() if file.is_file() and _is_damaged(file)), None)
     return None if damaged is None else f"its {damaged} is damaged"
 
 
 def _is_damaged(file: Path) -> bool:
     if file.suffix in (".pt", ".pth"):
-        # Its index stands at its end.
+        # The index of a zip file is at its end, so a truncated file has none.
         return not zipfile.is_zipfile(file)
     if file.name.endswith(".safetensors.index.json"):
         shards = set(json.loads(file.read_text())["weight_map"].values())
         return not all((file.parent / shard).is_file() for shard in shards)
     if file.suffix == ".safetensors":
         try:
-            # Compares the length of the file with what its header says.
+            # Opening the file compares its length with its header.
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError):
@@ -73,7 +74,10 @@ def _is_damaged(file: Path) -> bool:
 
 
 class CheckpointMixin:
-    """For a [`~transformers.Trainer`]: what it saves is marked until it is complete, and a full disk harms nothing older."""
+    """
+    Mixin for a [`~transformers.Trainer`]: a folder is marked until it is completely saved, and a full disk does not
+    damage older files.
+    """
 
     _limit: int | None = None
     _writing = False
@@ -81,7 +85,7 @@ class CheckpointMixin:
     def _save_checkpoint(self, model, trial) -> None:
         output = Path(self._get_output_dir(trial))
         folder = output / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        # Trainer deletes older checkpoints as its last act, when other processes may still be writing.
+        # Trainer would delete older checkpoints while other processes may still be writing.
         self._limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._writing = True
         try:
@@ -99,14 +103,15 @@ class CheckpointMixin:
         Save the model to `output_dir`, marked until it is complete.
 
         Raises:
-            DiskFullError: in every process; the mark stays, so that nobody takes what is there for a model.
+            DiskFullError: in every process, if the disk is full. The mark stays, so that the folder is not taken for a
+                model.
         """
         output = Path(self.args.output_dir)
-        # Trainer pushes what is saved from outside of it.
+        # Without `_internal_call`, Trainer would also push the model.
         self._marked(output, lambda: self.save_model(str(output), _internal_call=True), is_new=False)
 
     def _marked(self, folder: Path, save, is_new: bool) -> None:
-        """Save into a folder, marked while that lasts; a failure of any process is one of all."""
+        """Save into a folder that is marked meanwhile; if one process fails, all processes fail."""
         needed, error = _bytes_needed(self, is_new), None
         try:
             if self.args.should_save:
@@ -129,12 +134,12 @@ class CheckpointMixin:
             (folder / INCOMPLETE).unlink()
 
     def _agree(self, error: BaseException | None) -> bool:
-        """Whether no process has failed; waits for all of them."""
+        """Whether all processes have succeeded; waits for all of them."""
         failed = torch.tensor([int(error is not None)], device=self.accelerator.device)
         return not bool(self.accelerator.gather(failed).any())
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        # The arguments that are written with the weights are the user's.
+        # The arguments are saved with the user's `save_total_limit`.
         with self._users_limit():
             super()._save(output_dir, state_dict)
 
@@ -150,7 +155,7 @@ class CheckpointMixin:
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _run_epoch(self, *args, **kwargs) -> None:
-        # Resumed from its last step, Trainer would take one more.
+        # If a run is resumed from its last step, Trainer would take one more step.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -161,13 +166,15 @@ def _begin(folder: Path, needed: int) -> None:
     if shutil.disk_usage(_existing(folder)).free < needed:
         raise _full(folder, needed)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INCOMPLETE).write_text("What is in this folder is being written, or was when its run ended.\n")
+    (folder / INCOMPLETE).write_text(
+        "This folder is incomplete: it is still being written, or its run ended while it was being written.\n"
+    )
 
 
 def _is_full(folder: Path, error: BaseException) -> bool:
     if isinstance(error, DiskFullError) or getattr(error, "errno", None) in _FULL:
         return True
-    # safetensors, torch and its distributed checkpoints have their own ways to say it.
+    # safetensors, torch and its distributed checkpoints have their own messages for a full disk.
     told = ("No space left", "quota exceeded", "PytorchStreamWriter failed writing")
     return any(words in str(error) for words in told) or (
         isinstance(error, RuntimeError) and shutil.disk_usage(_existing(folder)).free < 2**12
@@ -177,8 +184,8 @@ def _is_full(folder: Path, error: BaseException) -> bool:
 def _full(folder: Path, needed: int) -> DiskFullError:
     free = shutil.disk_usage(_existing(folder)).free
     return DiskFullError(
-        f"No room for {folder}: it needs about {needed:,} bytes, and {free:,} are free. Older checkpoints are as they were: "
-        "free some space, or set `save_total_limit`, and go on with --resume_from_checkpoint auto"
+        f"No room for {folder}: it needs about {needed:,} bytes, but only {free:,} are free. Older checkpoints are "
+        "unchanged: free some space, or set `save_total_limit`, and continue with --resume_from_checkpoint auto"
     )
 
 
@@ -187,7 +194,9 @@ def _existing(folder: Path) -> Path:
 
 
 def _bytes_needed(trainer, is_checkpoint: bool) -> int:
-    """The size of the newest checkpoint, or before the first one what weights and two moments of Adam take."""
+    """
+    Size of the newest checkpoint; before the first checkpoint, the size of the weights and of Adam's two moments.
+    """
     newest = newest_checkpoint(trainer.args.output_dir) if is_checkpoint else None
     if newest is not None:
         return sum(file.stat().st_size for file in newest.rglob("*") if file.is_file())
@@ -199,7 +208,7 @@ def _bytes_needed(trainer, is_checkpoint: bool) -> int:
 
 
 def _flush(folder: Path) -> None:
-    """To the disk, before the mark goes: what a computer that loses its power does not lose."""
+    """Write all files to the disk before the mark is removed, so that a loss of power cannot lose them."""
     for file in folder.rglob("*"):
         if file.is_file() and not any(
             part.startswith(PREFIX_CHECKPOINT_DIR) for part in file.relative_to(folder).parts[:-1]

@@ -16,12 +16,13 @@ from transformers import TrainerCallback
 
 from .checkpoints import INCOMPLETE
 
-# The model's folder in `output_dir`, what marks it as an average, and the file in a checkpoint.
+# The folder of the average's model in `output_dir`, the file that marks it as an average, and the file in a
+# checkpoint.
 FOLDER, _MARK, _FILE = "ema", "average.json", "ema.safetensors"
 
 
 def average_in(folder: str | Path) -> Path | None:
-    """The average that lies beside the model in a folder, if there is one that is whole."""
+    """The complete average beside the model in a folder; None if there is none."""
     found = Path(folder) / FOLDER
     return found if is_average(found) and not (found / INCOMPLETE).exists() else None
 
@@ -32,27 +33,32 @@ def is_average(folder: str | Path) -> bool:
 
 
 def remove_average(folder: str | Path) -> None:
-    """Of an earlier run in a folder; any other model in a folder of that name stays."""
+    """Remove the average of an earlier run in a folder. Any other model in the same place stays."""
     if is_average(Path(folder) / FOLDER):
         shutil.rmtree(Path(folder) / FOLDER)
 
 
 class AverageMixin:
-    """For a trainer with [`~aajr_hf.training.runs.checkpoints.CheckpointMixin`]: `ema_decay`."""
+    """Mixin for a trainer with [`~aajr_hf.training.runs.checkpoints.CheckpointMixin`]: the average of `ema_decay`."""
 
     average: WeightAverage | None = None
 
     def _begin_average(self) -> None:
-        """If one is asked for; raise ValueError where parameters are not whole."""
+        """Begin an average if `ema_decay` is set; raise ValueError if parameters are sharded."""
         if self.args.ema_decay is None:
             return
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("`ema_decay` needs whole parameters: unset it, or train without FSDP and DeepSpeed.")
+            raise ValueError(
+                "`ema_decay` does not work with sharded parameters: unset it, or train without FSDP and DeepSpeed."
+            )
         self.average = WeightAverage(self.model, self.args.ema_decay)
         self.add_callback(self.average)
 
     def save_final(self) -> None:
-        """As [`CheckpointMixin.save_final`]; the average's model lies in `output_dir/ema`, where no other run's stays."""
+        """
+        Save as [`CheckpointMixin.save_final`] does, and save the average's model in `output_dir/ema`. An average of an
+        earlier run is removed there.
+        """
         if self.args.should_save:
             remove_average(self.args.output_dir)
         super().save_final()
@@ -86,11 +92,12 @@ class AverageMixin:
 
 class WeightAverage(TrainerCallback):
     """
-    After the n-th optimizer step, `average <- d average + (1 - d) weights` with `d = min(decay, (1 + n) / (10 + n))`, so that short
-    runs forget where they began. Of the trainable parameters alone, in float32: a step of bfloat16 would often round to none.
+    Callback that averages the trainable parameters. After the n-th optimizer step,
+    `average <- d average + (1 - d) weights` with `d = min(decay, (1 + n) / (10 + n))`, so that short runs forget their
+    initial weights. The average is in float32, because in bfloat16 many changes would be rounded to zero.
 
     Args:
-        model: The model that is trained, without wrappers.
+        model: The trained model, without wrappers.
         decay: The largest d, between 0 and 1.
     """
 
@@ -100,7 +107,7 @@ class WeightAverage(TrainerCallback):
         self._averages: dict[str, Tensor] | None = None
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        if self._averages is None:  # else a checkpoint's
+        if self._averages is None:  # otherwise it comes from a checkpoint
             self._averages = {name: p.detach().float().clone() for name, p in self._parameters.items()}
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -109,28 +116,28 @@ class WeightAverage(TrainerCallback):
         get_ema_multi_avg_fn(decay)(list(self._averages.values()), weights, None)
 
     def save(self, checkpoint: str | Path) -> None:
-        """Into a checkpoint."""
+        """Save the average in a checkpoint."""
         save_file(self._averages, Path(checkpoint) / _FILE)
 
     def load(self, checkpoint: str | Path) -> None:
         """
-        From a checkpoint.
+        Load the average from a checkpoint.
 
         Raises:
-            ValueError: if it has no average, or one of other parameters.
+            ValueError: if the checkpoint has no average, or an average of other parameters.
         """
         file = Path(checkpoint) / _FILE
         found = load_file(file) if file.is_file() else {}
         if found.keys() != self._parameters.keys():
             raise ValueError(
-                f"`ema_decay`: {checkpoint} has no average of the weights that are trained: resume without `ema_decay`, or begin "
-                "anew."
+                f"`ema_decay`: {checkpoint} has no average of the trained weights: resume without `ema_decay`, or "
+                "start a new run."
             )
         self._averages = {name: found[name].to(p.device) for name, p in self._parameters.items()}
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside, the model has the average's weights."""
+        """Context in which the model has the average's weights."""
         kept = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._put(self._averages)
         try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end training after the step that is under way, with a checkpoint."""
+"""Ctrl-C and SIGTERM end training after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class StopOnSignal(TrainerCallback):
     """
-    Saves and ends training at the end of a step during which any process was sent SIGINT or SIGTERM. A second SIGINT, more
-    than a second later, raises `KeyboardInterrupt` at once. A context manager: handles signals inside of it, in the main
-    thread.
+    Callback that saves a checkpoint and ends training after a step during which any process received SIGINT or
+    SIGTERM. A second SIGINT, more than a second later, raises `KeyboardInterrupt` at once. The callback is also a
+    context manager, and handles signals only inside the context, in the main thread.
 
         with StopOnSignal() as stop:
             trainer.add_callback(stop)
@@ -47,20 +47,24 @@ class StopOnSignal(TrainerCallback):
         if not self._received:
             self._received, self._since = number, time.monotonic()
             if PartialState().is_main_process:
-                logger.warning("Stopping after this step, with a checkpoint. Ctrl-C again stops at once, without one.")
-        # A launcher passes on the Ctrl-C that a terminal has sent to all: within a second, it is the same.
+                logger.warning(
+                    "Stopping after this step, with a checkpoint. Press Ctrl-C again to stop at once, "
+                    "without a checkpoint."
+                )
+        # A launcher repeats a Ctrl-C that the terminal has sent to all processes: a signal within a second is the same
+        # Ctrl-C.
         elif number == signal.SIGINT and time.monotonic() - self._since > 1:
             raise KeyboardInterrupt
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         received = self._received
         if PartialState().num_processes > 1:
-            # All save together, whichever was told.
+            # All processes save together, even if only one received the signal.
             received = int(gather(torch.tensor([received], device=PartialState().device)).max())
         if received:
             self.signal = received
             control.should_save = control.should_training_stop = True
-            # It would take its time, and with `save_strategy=best` decide on the saving.
+            # An evaluation would take time, and with `save_strategy=best` it would decide whether to save.
             control.should_evaluate = False
 
     def on_epoch_end(self, args, state, control, **kwargs) -> None:

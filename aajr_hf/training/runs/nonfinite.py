@@ -1,6 +1,6 @@
 """
-Numbers that are not finite: found in the step where they arise, before the weights change, and kept so that the step can be
-run again.
+Detection of values that are not finite: in the step in which they occur, before the weights change. The step is saved
+so that it can be run again.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from ..config.recipe import recipe_of
 
 logger = logging.getLogger(__name__)
 
-# Beside the tensors of a micro-batch: the states of the RNGs before it, and what its loss is divided by.
+# Keys that are saved with a micro-batch: the states of the RNGs before it, and the divisor of its loss.
 RNG, CUDA_RNG, NUM_ITEMS = "rng_state", "cuda_rng_state", "num_items_in_batch"
 _DUMP = "dump.json"
 
 
 class FiniteMixin:
     """
-    For a [`~transformers.Trainer`] with a `memory` ([`~.state.Memory`]): stops, or skips the step, where `losses` that it is told of or the gradient's norm are
-    not finite. Under loss scaling (fp16) gradients that overflow are the scaler's matter, which lowers the scale.
+    Mixin for a [`~transformers.Trainer`] with a `memory` ([`~.state.Memory`]): stops the run, or skips the step, if a
+    given loss or the gradient norm is not finite. Under loss scaling (fp16), the scaler handles gradients that
+    overflow, by lowering the scale.
     """
 
-    # Whether `aajr replay` can run a step again, which it is kept for.
+    # Whether a step is saved for `aajr replay`, which must be able to run it again.
     _replayable = True
-    # What a micro-batch gave, for each process: the first that was not finite, or else the last.
+    # The measurements of one micro-batch in each process: of the first that was not finite, or else of the last.
     statistics: list[dict[str, float]] = []
-    # The micro-batches of the step that is under way: references, copied where one must be kept.
+    # References to the micro-batches of the current step; copied only if the step is saved.
     _window: list[dict[str, Tensor]] = []
     _not_finite: str | None = None
 
@@ -46,14 +47,14 @@ class FiniteMixin:
 
     def check_finite(self, losses: dict[str, float], statistics: list[dict[str, float]]) -> bool:
         """
-        Whether what a micro-batch gave is finite.
+        Return whether the losses of a micro-batch are finite.
 
         Args:
-            losses: What must be, averaged over processes: the same in each of them.
-            statistics: All that was measured, for each process: kept with what was not finite.
+            losses: The values that must be finite, averaged over processes, so that they are equal in all processes.
+            statistics: All measurements of each process, which are saved with a step that is not finite.
 
         Raises:
-            FloatingPointError: if not, unless `on_nonfinite` is `"skip"`.
+            FloatingPointError: if a loss is not finite, unless `on_nonfinite` is `"skip"`.
         """
         if self._not_finite is None:
             self.statistics = statistics
@@ -69,7 +70,7 @@ class FiniteMixin:
             self._found(f"gradient norm = {float(grad_norm)}")
         if self._not_finite is not None:
             logger.warning(f"Step {self.state.global_step} is skipped: {self._not_finite}")
-            if not scaled:  # the scaler skips it, too, and must see why
+            if not scaled:  # the scaler skips the step, too, and must see these gradients
                 for parameter in model.parameters():
                     parameter.grad = None
         self._window, self._not_finite = [], None
@@ -83,35 +84,39 @@ class FiniteMixin:
         if self._not_finite is not None:  # in an earlier micro-batch of this step
             return
         step, skips = self.state.global_step, self.args.on_nonfinite == "skip"
-        # Of an underscore, so that the data in it is not uploaded.
+        # The name begins with an underscore, so that the data in the folder is not uploaded.
         folder = Path(self.args.output_dir) / f"_nonfinite-{step}"
         if not skips:
             raise FloatingPointError(
-                f"Not finite at step {step}: {what}. The weights are those of the last step. {self._dump(folder, what)}Lower "
-                f"`learning_rate`, `regularizer_lambda` or `{self.args.radius_field}`, or set `on_nonfinite` to skip."
+                f"Not finite at step {step}: {what}. The weights have not changed in this step. "
+                f"{self._dump(folder, what)}"
+                f"Lower `learning_rate`, `regularizer_lambda` or `{self.args.radius_field}`, or set "
+                "`on_nonfinite` to skip."
             )
         skipped = self.memory.numbers["skipped_steps"] = self.memory.numbers.get("skipped_steps", 0) + 1
         first = skipped == 1
-        self._not_finite = f"{what}. " + (f"{self._dump(folder, what)}Later ones are counted alone." if first else "")
+        self._not_finite = f"{what}. " + (
+            f"{self._dump(folder, what)}Later skipped steps are only counted." if first else ""
+        )
 
     def _dump(self, folder: Path, what: str) -> str:
-        """Keep the step; say what runs it again, or why it could not be kept."""
+        """Save the step; return a sentence on how to run it again, or on why it could not be saved."""
         if not self._replayable:
             return ""
         said = f"`aajr replay {folder}` runs the step again. "
         try:
             self._write_dump(folder, what)
         except (OSError, SafetensorError) as error:
-            said = f"The step could not be kept in {folder} ({error}). "
-        # A process that raises has a launcher end those that are still writing.
+            said = f"The step could not be saved in {folder} ({error}). "
+        # If one process raises an error, a launcher ends the others, which may still be writing.
         self.accelerator.wait_for_everyone()
         return said
 
     def _write_dump(self, folder: Path, what: str) -> None:
-        """The model, and for each process its micro-batches; what was measured, and the settings."""
+        """Write the model, the micro-batches of each process, the measurements and the settings."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
-            # Copied, because tensors of one storage cannot be saved beside each other.
+            # Copied, because tensors that share memory cannot be saved in one file.
             f"{i}.{name}": value.detach().cpu().clone()
             for i, batch in enumerate(self._window)
             for name, value in batch.items()
@@ -131,7 +136,7 @@ class FiniteMixin:
 
 
 def _kept(inputs: dict[str, Any], num_items: Tensor | int | None) -> dict[str, Tensor]:
-    """A micro-batch, with the states of the RNGs before it and what its loss is divided by."""
+    """A micro-batch, with the states of the RNGs before it and the divisor of its loss."""
     kept = {name: value for name, value in inputs.items() if isinstance(value, Tensor)} | {RNG: torch.get_rng_state()}
     if torch.cuda.is_available():
         kept[CUDA_RNG] = torch.cuda.get_rng_state()
@@ -142,10 +147,11 @@ def _kept(inputs: dict[str, Any], num_items: Tensor | int | None) -> dict[str, T
 
 def read_dump(folder: Path) -> tuple[dict[str, Any], list[list[dict[str, Tensor]]]]:
     """
-    What was written where a number was not finite: the record, and for each process the micro-batches of the step, with `RNG`, `CUDA_RNG` (on a GPU) and `NUM_ITEMS` beside the tensors of the data.
+    Read a saved step in which a value was not finite: its record, and for each process its micro-batches, with `RNG`,
+    `CUDA_RNG` (on a GPU) and `NUM_ITEMS` beside the tensors of the data.
 
     Raises:
-        OSError, ValueError: if there is no such folder, or a file is missing or is not what was written.
+        OSError, ValueError: if the folder or a file is missing, or a file is not part of a saved step.
     """
     record = json.loads((folder / _DUMP).read_text())
     fields = {"what", "step", "max_steps", "processes", "settings", "memory"}

@@ -1,4 +1,4 @@
-"""What a run remembers in its checkpoints beside weights and optimizer."""
+"""The numbers that a run keeps in its checkpoints beside weights and optimizer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from transformers import TrainerState
 
 class Memory:
     """
-    Plain numbers by name, in `trainer_state.json`, where [`~transformers.Trainer`] keeps what callbacks remember: saved and restored
-    with each checkpoint. All processes must write the same.
+    Plain numbers by name in `trainer_state.json`, where [`~transformers.Trainer`] keeps the state of callbacks. They
+    are saved and restored with each checkpoint. All processes must write the same numbers.
 
     Args:
-        owner: The name under which they lie there.
-        state: Returns the trainer's state; a resumed run has another one than it began with.
+        owner: The name under which the numbers are kept.
+        state: Function that returns the trainer's state, because a resumed run replaces its state.
     """
 
     def __init__(self, owner: str, state: Callable[[], TrainerState]):
@@ -23,10 +23,10 @@ class Memory:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """All of them, to read and to write."""
+        """All numbers, to read and to write."""
         kept = self._state().stateful_callbacks.setdefault(self._owner, {"args": {}, "attributes": {}})
         return kept["attributes"]
 
     def section(self, name: str, **start: Any) -> dict[str, Any]:
-        """The numbers of one part of the run, which begins with those given."""
+        """The numbers of one part of the run; `start` has their initial values."""
         return self.numbers.setdefault(name, start)

@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 class StepMetrics:
-    """The scalars of the micro-batches since the last gathering."""
+    """The scalar metrics of the micro-batches since the last call of [`gather`]."""
 
     def __init__(self):
         self._names: list[tuple[str, ...]] = []
         self._values: list[Tensor] = []
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        """Scalars of one micro-batch, whose names are the same on all processes."""
+        """Add scalar metrics of one micro-batch; their names must be the same in all processes."""
         self._names.append(tuple(metrics))
         self._values.append(torch.stack([value.detach().float() for value in metrics.values()]))
 
     def gather(self, accelerator: Accelerator) -> list[list[dict[str, float]]]:
         """
-        For each micro-batch, the metrics of each process, and begin anew. One gathering and one transfer: every process sees the
-        same numbers, and so decides alike.
+        Return the metrics of each process for each micro-batch, and clear them. All are gathered and transferred at
+        once. Every process gets the same numbers, so all processes decide alike.
         """
         if not self._names:
             return []

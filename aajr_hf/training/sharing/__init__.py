@@ -1,1 +1,1 @@
-"""The Hub and the model card, and what an evaluation leaves for it."""
+"""The Hub, the model card, and the results of evaluations."""

@@ -1,4 +1,4 @@
-"""Pushing to the Hub: what it refuses costs a warning, never the run."""
+"""Pushing to the Hub: an upload that the Hub refuses causes a warning and never ends the run."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .model_card import DATA, write_model_card
 
 logger = logging.getLogger(__name__)
 
-# As Trainer leaves out of its own uploads: checkpoints, and what begins with an underscore.
+# Files that Trainer does not upload either: checkpoints, and names that begin with an underscore.
 NOT_UPLOADED = ("_*", "checkpoint-*")
 
 
 def refusal(error: BaseException) -> HfHubHTTPError | None:
-    """The Hub's answer behind an error; None where there was none, as when the connection broke."""
+    """The Hub's answer behind an error; None if there was no answer, for example after a broken connection."""
     while error is not None:
         if isinstance(error, HfHubHTTPError):
             return error
@@ -31,7 +31,7 @@ def refusal(error: BaseException) -> HfHubHTTPError | None:
 
 
 def hub_message(error: BaseException, *tokens: str | None) -> str:
-    """An error of the Hub's client in one line, without the user's token."""
+    """An error of the Hub's client in one line, without the user's access token."""
     answer = refusal(error)
     cause = error.__cause__ or error
     text = " ".join(str(answer or cause).split()) or type(cause).__name__
@@ -45,8 +45,8 @@ def hub_message(error: BaseException, *tokens: str | None) -> str:
 
 class HubMixin:
     """
-    For a TRL trainer: uploads that the Hub refuses are reported, and training goes on; its model card is the package's, and
-    the recipe of the run lies beside the weights.
+    Mixin for a TRL trainer: an upload that the Hub refuses causes a warning, and training continues. The model card is
+    this package's own, and the recipe of the run is saved beside the weights.
     """
 
     _recipe: dict[str, Any] | None = None
@@ -55,11 +55,12 @@ class HubMixin:
 
     def describe_run(self, recipe: dict[str, Any], skipped_rows: int = 0) -> None:
         """
-        What is to be written beside the weights, and into the model card.
+        Set what is written beside the weights and into the model card.
 
         Args:
-            recipe: As the user wrote it; by default the fields of the arguments that are not at their defaults.
-            skipped_rows: How many invalid rows of the training data were left out.
+            recipe: The recipe as the user wrote it; by default, the fields of the arguments that differ from their
+                defaults.
+            skipped_rows: Number of invalid rows of the training data that were left out.
         """
         self._recipe, self._skipped_rows = recipe, skipped_rows
 
@@ -67,7 +68,7 @@ class HubMixin:
         try:
             super().init_hf_repo(token, private)
             self._has_repo = True
-        except Exception as error:  # whatever the Hub and the network do
+        except Exception as error:  # any error of the Hub or the network
             self.push_in_progress = None
             self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
             self._warn("create the repository", error)
@@ -84,8 +85,8 @@ class HubMixin:
                 super()._push_from_checkpoint(checkpoint_folder)
             except Exception as error:
                 if getattr(error, "errno", None) is not None and refusal(error) is None:
-                    raise  # of the disk: what is pushed is copied first
-                self._warn("take a checkpoint", error)
+                    raise  # an error of the disk: files are copied before they are pushed
+                self._warn("accept a checkpoint", error)
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
@@ -95,17 +96,17 @@ class HubMixin:
     def _report_failed_jobs(self) -> None:
         for job in self.push_in_progress.jobs:
             if job.exception() is not None:
-                self._warn("take a checkpoint", job.exception())
+                self._warn("accept a checkpoint", job.exception())
         self.push_in_progress = None
 
     def push_to_hub(self, commit_message: str = "End of training", blocking: bool = True, **kwargs):
-        """As [`~transformers.Trainer.push_to_hub`]; returns None, after a warning, where the Hub does not take it."""
+        """Push as [`~transformers.Trainer.push_to_hub`] does; return None, after a warning, if the Hub refuses."""
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         return self.upload(commit_message, blocking, kwargs.get("revision"))
 
     def upload(self, commit_message: str = "End of training", blocking: bool = True, revision: str | None = None):
-        """Make the model card and upload `output_dir` as it is; None, after a warning, where the Hub does not take it."""
+        """Make the model card and upload `output_dir` as it is; return None, after a warning, if the Hub refuses."""
         if not self.is_world_process_zero():
             return None
         if not self._has_repo:
@@ -123,13 +124,13 @@ class HubMixin:
                 revision=revision or self.args.hub_revision,
             )
         except Exception as error:
-            self._warn("take the model", error)
+            self._warn("accept the model", error)
             return None
 
     def _warn(self, what: str, error: BaseException) -> None:
         logger.warning(
-            f"The Hub did not {what} ({hub_message(error, self.args.hub_token)}). The run goes on, and everything is on "
-            f"disk: push it later with `aajr push {self.args.output_dir} {self.hub_model_id}`."
+            f"The Hub did not {what} ({hub_message(error, self.args.hub_token)}). The run continues, and everything "
+            f"is on disk: push it later with `aajr push {self.args.output_dir} {self.hub_model_id}`."
         )
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
@@ -147,12 +148,12 @@ class HubMixin:
             (folder / DATA).write_text(json.dumps({"skipped_rows": self._skipped_rows}) + "\n")
 
     def create_model_card(self, model_name: str | None = None, dataset_name: str | None = None, tags=None) -> None:
-        """Made from the run's folder: see [`~aajr_hf.training.sharing.model_card.write_model_card`]."""
+        """Make the card from the run's folder: see [`~aajr_hf.training.sharing.model_card.write_model_card`]."""
         if self.is_world_process_zero():
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self._write_recipe(folder)
             try:
                 write_model_card(folder, self.hub_model_id or model_name or folder.absolute().name)
-            except ValueError as error:  # an evaluation that is none: no reason to end a run
+            except ValueError as error:  # an invalid evaluation must not end a run
                 logger.warning(f"No model card was made: {error}")

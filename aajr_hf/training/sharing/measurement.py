@@ -1,4 +1,4 @@
-"""What results say of themselves: their version and kind, the threat model, and whether to trust them."""
+"""Properties of results: version, kind, threat model, and whether they can be trusted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from .results import Results, Run
 
 RESULTS_VERSION = 2
-# Of what has runs under attack.
+# Kinds of results that have runs under attack.
 KINDS = ("robustness", "tool_calls", "comparison")
 _TOKENS = {
     "prompt": "the whole prompt",
@@ -23,11 +23,11 @@ _TOKENS = {
 
 def read_results(file: Path) -> Results:
     """
-    What `aajr evaluate` or `aajr compare` has written, of whatever version. Where it is today's and does not say its `kind`, as none did
-    at first, the kind is added.
+    Read results of `aajr evaluate` or `aajr compare`, of any version. If results of the current version have no
+    `kind`, as the first ones, it is added.
 
     Raises:
-        OSError, ValueError: for a file that cannot be read, or holds no results.
+        OSError, ValueError: if the file cannot be read, or does not hold results.
     """
     results = json.loads(file.read_text(encoding="utf-8"))
     try:
@@ -37,34 +37,38 @@ def read_results(file: Path) -> Results:
     except (KeyError, TypeError, AttributeError) as error:
         raise no_results(error) from error
     if is_todays and results["kind"] not in KINDS:
-        raise ValueError(f"These are results of kind {results['kind']!r}, and this release reads {', '.join(KINDS)}.")
+        raise ValueError(
+            f"These are results of kind {results['kind']!r}, but this release reads only {', '.join(KINDS)}."
+        )
     return results
 
 
 def _unsaid_kind(results: dict[str, Any]) -> str:
-    """Of results from before they said so: the one place that tells by the fields."""
+    """Kind of results without a field `kind`, found by their other fields; no other function does this."""
     if "configurations" in results:
         return "comparison"
     return "tool_calls" if any("nominal_valid" in run for run in results["runs"].values()) else "robustness"
 
 
 def no_results(error: Exception) -> ValueError:
-    """That something else lies where results should be."""
-    return ValueError(f"These are no results of `aajr evaluate`: {error!r}.")
+    """Error for a file that does not hold results."""
+    return ValueError(f"These are not results of `aajr evaluate`: {error!r}.")
 
 
 def version_problem(results: Results) -> str | None:
-    """Why results are not those of today's attacks, as the end of a sentence; None if they are."""
+    """Why results are not of the current version, as the end of a sentence; None if they are."""
     version = results.get("version")
     if version == RESULTS_VERSION:
         return None
     if version is None:
-        return "measured by the old attack, on the expected cost alone with an agent's own gradients"
-    return f"of version {version!r}, and this release reads version {RESULTS_VERSION}"
+        return "measured by the old attack, which used only the expected cost and the agent's own gradients"
+    return f"of version {version!r}, but this release reads version {RESULTS_VERSION}"
 
 
 def trust_sentence(results: Results) -> str:
-    """Whether the success under attack can be trusted, and for each run that fails a check of the attack, why not."""
+    """
+    Say whether the success under attack can be trusted, and why not for each run that fails a check of the attack.
+    """
     reasons = {name: _why_not(run) for name, run in results["runs"].items()}
     doubtful = [f"{name}, which {reason}" for name, reason in reasons.items() if reason]
     if not doubtful:
@@ -83,7 +87,7 @@ def _why_not(run: Run) -> str:
 
 
 def threat_model_line(results: Results) -> str:
-    """What the adversary may do: `Threat model: l2 ball over the whole prompt, radius 1x = 0.25 mean embedding norms.`"""
+    """The threat model: `Threat model: l2 ball over the whole prompt, radius 1x = 0.25 mean embedding norms.`"""
     model = results["threat_model"]
     norm = model["perturbation_norm"].replace("linf", "l-infinity")
     tokens = _TOKENS[model["perturbed_tokens"]]
@@ -93,10 +97,10 @@ def threat_model_line(results: Results) -> str:
 
 
 def attack_name(name: str) -> str:
-    """An attack as it is shown."""
+    """The displayed name of an attack."""
     return name.replace("_", " ")
 
 
 def interval_text(interval: list[float] | None) -> str:
-    """`[78-84]`: in whole percent, and one word, so that a table does not break it."""
+    """An interval in whole percent, `[78-84]`: as one word, so that a table does not break it."""
     return "" if interval is None else f"[{interval[0]:.0f}-{interval[1]:.0f}]"

@@ -1,4 +1,6 @@
-"""The model card of a run, made from what lies in its folder: the recipe, the weights, and an evaluation if there is one."""
+"""
+The model card of a run, made from the files in its folder: the recipe, the weights, and an evaluation if there is one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from .results import Results, Run
 from .tool_call_card import TOOL_CALL_PLOT, tool_call_results, tool_call_section
 from .world_card import world_results, world_section
 
-# Beside the recipe where invalid rows of the data were left out: how many.
+# File beside the recipe with the number of invalid rows that were left out, if any were.
 DATA = "data.json"
 EVALUATION = "evaluation"
 _PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
@@ -53,14 +55,14 @@ penalised along exactly those directions.
 {{ snippet }}
 ```
 {% if local_base %}
-The adapter's base model is a folder of the machine that it was trained on. To share an agent that loads anywhere, push what
-`aajr merge` writes.
+The adapter's base model is a local folder of the training machine. To share an agent that loads anywhere, push the
+output of `aajr merge`.
 {% endif %}
 ## Results
 {% if results %}
 {{ results }}
 {% else %}
-Not evaluated yet: `aajr evaluate` measures it, and `aajr push --evaluation` adds the numbers here.
+Not evaluated yet: run `aajr evaluate`, and add the numbers here with `aajr push --evaluation`.
 {% endif %}{% for plot in plots %}
 ![{{ plot.stem }}]({{ plot.path }})
 {% endfor %}
@@ -127,7 +129,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         plots=[
             {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
             for file in sorted((folder / EVALUATION).glob("*.png"))
-            # Of the other kind of evaluation, one may be left in the same folder.
+            # A plot of the other kind of evaluation may be left in the same folder.
             if measured and (file.name == TOOL_CALL_PLOT) == on_tools
         ],
         trained=_trained(folder, recipe),
@@ -136,7 +138,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         settings={
             name: with_radius(recipe).get(name, defaults[name].default)
             for name in _SETTINGS
-            if not (trainer and name == "system_loss")  # it has its own
+            if not (trainer and name == "system_loss")  # the trainer has its own loss
         },
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).strip(),
         versions=", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
@@ -146,13 +148,13 @@ def write_model_card(folder: Path, repo_id: str) -> None:
 
 
 def is_own_card(folder: Path) -> bool:
-    """Whether `README.md` was made here or is the form that PEFT leaves to be filled in, or there is none."""
+    """Whether `README.md` was made here, is PEFT's empty template, or does not exist."""
     file = folder / "README.md"
     return not file.is_file() or any(line in file.read_text() for line in (_MARK, "# Model Card for Model ID"))
 
 
 def weights_digest(folder: Path) -> str | None:
-    """The SHA-256 of the weights in a folder; None where there are none."""
+    """The SHA-256 of the weights in a folder; None if there are no weights."""
     files = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
@@ -212,7 +214,7 @@ def _data(folder: Path, recipe: dict[str, Any]) -> str:
 
 
 def _results_of(folder: Path) -> Results | None:
-    """Those of this agent alone in `evaluation/results.json`; None if they are another's."""
+    """The results of this agent only, from `evaluation/results.json`; None if it has only results of other agents."""
     file = folder / EVALUATION / "results.json"
     if not file.is_file():
         return None
@@ -223,10 +225,10 @@ def _results_of(folder: Path) -> Results | None:
 
 def run_of(results: Results, folder: Path) -> Run | None:
     """
-    The numbers of an agent among those of an evaluation, found by its weights; None if it is not among them.
+    The results of one agent in an evaluation, found by its weights; None if the agent is not in the evaluation.
 
     Raises:
-        ValueError: if these are no results of `aajr evaluate`.
+        ValueError: if `results` are not results of `aajr evaluate`.
     """
     try:
         runs, digests = results["runs"], results["settings"]["weights"]
@@ -236,9 +238,9 @@ def run_of(results: Results, folder: Path) -> Run | None:
 
 
 def _section(results: Results | None) -> str | None:
-    """What the card says of an evaluation, in Markdown; None without one."""
+    """The section of the card on an evaluation, in Markdown; None without an evaluation."""
     if results is None:
         return None
     if problem := version_problem(results):
-        return f"The evaluation beside this card is {problem}: its numbers are left out, and `aajr evaluate` measures anew."
+        return f"The evaluation beside this card is {problem}: its numbers are left out; run `aajr evaluate` again."
     return (tool_call_section if results["kind"] == "tool_calls" else world_section)(results)

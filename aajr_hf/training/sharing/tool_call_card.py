@@ -1,4 +1,4 @@
-"""What a model card says of an evaluation of tool calls."""
+"""The section of a model card on an evaluation of tool calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tool_call_results(results: ToolCallResults) -> list[EvalResult]:
     The results for the card's metadata: valid and exact calls in percent, without attack and at each radius.
 
     Args:
-        results: Of one run.
+        results: The results of one run.
     """
     (run,), name, found = results["runs"].values(), _dataset(results), []
     for kind in ("valid", "exact"):
@@ -45,8 +45,8 @@ def tool_call_section(results: ToolCallResults) -> str:
     top = max(run["worst_case_valid"], key=float)
     rows = {f"{kind} tool calls": (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")}
     lines = [
-        f"{run['examples']} rows of {_dataset(results)}, answered greedily; percent with 95 % intervals, 100 is perfect. "
-        f"Worst case: what none of these attacks breaks: {attack_names(run)}.",
+        f"{run['examples']} rows of {_dataset(results)}, answered greedily; percent with 95 % intervals, 100 is "
+        f"perfect. Worst case: what none of these attacks breaks: {attack_names(run)}.",
         threat_model_line(results),
         trust_sentence(results),
         "",
@@ -56,8 +56,8 @@ def tool_call_section(results: ToolCallResults) -> str:
     reasons = [f"{reason.replace('_', ' ')} {count}" for reason, count in counts.items() if count]
     lines += [
         "",
-        "Valid: the answer can be read, and each call names a tool on offer with arguments that match its JSON Schema. Exact: "
-        "the calls are accepted ones by the rules of the Berkeley Function Calling Leaderboard."
+        "Valid: the answer can be read, and each call names a tool on offer with arguments that match its JSON "
+        "Schema. Exact: the calls are accepted ones by the rules of the Berkeley Function Calling Leaderboard."
         + (f" Invalid answers at {float(top):g}x: {', '.join(reasons)}." if reasons else ""),
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What a model card says of an evaluation in a world, and what it shares with that of tool calls."""
+"""The section of a model card on an evaluation in a world, and functions shared with the section on tool calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def world_results(results: RobustnessResults) -> list[EvalResult]:
     The results for the card's metadata: success in percent, without attack and at each radius.
 
     Args:
-        results: Of one run.
+        results: The results of one run.
     """
     (run,), world = results["runs"].values(), results["settings"]["environment"]
     found = [("nominal", run["nominal_success"])]
@@ -42,8 +42,8 @@ def world_section(results: RobustnessResults) -> str:
     }
     return "\n".join(
         [
-            f"{run['examples']} held-out observations; percent with 95 % intervals, 100 is perfect. Worst case: what none of "
-            f"these attacks breaks: {attack_names(run)}.",
+            f"{run['examples']} held-out observations; percent with 95 % intervals, 100 is perfect. Worst case: what "
+            f"none of these attacks breaks: {attack_names(run)}.",
             threat_model_line(results),
             trust_sentence(results),
             "",
@@ -55,13 +55,16 @@ def world_section(results: RobustnessResults) -> str:
 
 
 def attack_names(run: Run) -> str:
-    """The attacks that ran, as one list."""
+    """The attacks that ran, as one text."""
     names = [attack_name(name) for name in run.get("attacks") or ()]
     return ", ".join([*names, *(["token substitutions"] if run.get("token_attack") else [])]) or "none"
 
 
 def share_table(results: EvaluationResults, rows: dict[str, tuple[str, str]]) -> list[str]:
-    """Lines of a Markdown table of shares with their intervals: by label, the fields without attack and by multiple."""
+    """
+    Lines of a Markdown table of shares with their intervals. `rows` maps a label to two fields: without attack, and
+    under attack by radius.
+    """
     (run,), (_, worst) = results["runs"].values(), next(iter(rows.values()))
     radii = sorted(run[worst], key=float)
     headers = [f"worst case, {float(m):g}x radius ({float(m) * results['train_epsilon']:g})" for m in radii]

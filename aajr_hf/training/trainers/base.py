@@ -1,4 +1,4 @@
-"""What every trainer with an adversary and a penalty does, whichever loss it trains: mixed into one of TRL's trainers."""
+"""The adversary and the penalty as a mixin for any of TRL's trainers, whatever its loss."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from ..sharing.hub import HubMixin
 from ..sharing.model_card import CITATION
 from .preparation import PreparationMixin
 
-# Of finite differences: beyond it the penalty's value is no longer that of the formula, and users should know.
+# Relative error of finite differences above which a warning is logged, because the penalty's value no longer matches
+# its formula.
 _LARGE_ERROR = 0.1
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
@@ -41,10 +42,10 @@ class AttackedBatch:
     One micro-batch of B examples after the ascent.
 
     Attributes:
-        ascent: What the adversary found.
-        logits: At `delta_K`, (B, A, V), with their graph.
+        ascent: The result of the adversary.
+        logits: The logits at `delta_K`, (B, A, V), with their graph.
         losses: `g(delta_K)`, (B,), with their graph.
-        clean: The logits at 0, with their graph, where the clean loss is minimised, too; else None.
+        clean: The logits at 0, with their graph; None if the clean loss is not minimised.
         aux_loss: The router's loss of a mixture of experts, or None.
     """
 
@@ -57,12 +58,13 @@ class AttackedBatch:
 
 class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     """
-    For a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its directions.
+    Mixin for a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its
+    directions.
 
-    Minimises, over examples, `g(delta_K) + lambda R` plus `clean_loss_weight` times `g(0)` (equation 21 of arXiv
-    2603.04378). A subclass says what the system loss g is ([`_system_loss`]), names its configuration (`_config_class`), and
-    calls [`_resolved`] before, [`_set_up`] after TRL's own `__init__`. Where neither an adversary nor a penalty is asked for,
-    and in evaluation, the loss is that of TRL's trainer.
+    Minimises the mean over examples of `g(delta_K) + lambda R` plus `clean_loss_weight` times `g(0)` (equation 21 of
+    arXiv 2603.04378). A subclass defines the system loss g ([`_system_loss`]) and the class of its configuration
+    (`_config_class`), and calls [`_resolved`] before and [`_set_up`] after TRL's own `__init__`. In evaluation, and if
+    the configuration asks for no adversary and no penalty, the loss is the loss of TRL's trainer.
     """
 
     _name = "AAJR"
@@ -73,21 +75,23 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
     }
 
     def _system_loss(self, inputs: dict[str, Any], num_items: Tensor | int | None) -> SystemLoss:
-        """What the adversary raises and training lowers, of one micro-batch."""
+        """Return the loss of one micro-batch that the adversary raises and training lowers."""
         raise NotImplementedError
 
     # One micro-batch
 
     @property
     def _is_adversarial(self) -> bool:
-        """Whether the loss is another than that of TRL's trainer."""
+        """Whether the loss differs from the loss of TRL's trainer."""
         return self.args.is_active and self.model.training
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self._is_adversarial:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if return_outputs:
-            raise ValueError("AAJR returns no outputs while training: they would be those of perturbed prompts.")
+            raise ValueError(
+                "`return_outputs` must be false while training, because the outputs would belong to perturbed prompts."
+            )
         system = self._system_loss(inputs, num_items_in_batch)
         attacked = self._attack(model, system)
         metrics = self._ascent_metrics(system, attacked)
@@ -98,13 +102,13 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
             loss, metrics = sum(terms, loss), metrics | found
         metrics |= system.metrics(attacked.ascent.recorder.clean)
         self._step_metrics.add({"loss": loss} | metrics)
-        # It takes its step inside of the backward pass: what is not finite must be found before.
+        # DeepSpeed takes its step inside the backward pass: a value that is not finite must be found before.
         if self.is_deepspeed_enabled and self.accelerator.sync_gradients:
             self.settle_metrics()
         return loss
 
     def _attack(self, model: nn.Module, system: SystemLoss) -> AttackedBatch:
-        """The ascent, and the passes whose losses are minimised."""
+        """Run the ascent, and the passes whose losses are minimised."""
         # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
         seed = int(torch.randint(2**31, ())) if self._dropout else None
         policy = system.policy(self.accelerator.unwrap_model(model), seed)
@@ -117,7 +121,7 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
             steps=self.schedules.ascent_steps,
             penalised=self._penalised_now,
         )
-        # Through the wrapper, which synchronises gradients.
+        # Call the model through its wrapper, which synchronises gradients.
         if self.aux_loss_enabled:
             logits, outputs = system.policy(model, seed, output_router_logits=True).with_outputs(ascent.delta)
             aux_loss = outputs.aux_loss
@@ -138,14 +142,15 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
     @property
     def _shares_forwards(self) -> bool:
         """
-        Whether the exact products start from what the ascent has computed at the same points: where they are evaluated
-        for all of them and all examples, and where layers keep what they compute and weights stay where they are.
+        Whether the exact products reuse the outputs of linear layers from the ascent's passes at the same points. This
+        requires that the penalty is evaluated at all points of all examples, that adapters do not compute new weights
+        in each forward pass, and that weights stay in memory.
         """
         args = self.args
         everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
-        at_once = args.ascent_step_size != "auto"  # which evaluates some examples apart
+        at_once = args.ascent_step_size != "auto"  # "auto" evaluates some examples separately
         adapter = self.model.active_peft_config if is_peft_model(self.model) else None
-        # Other adapters make their weights anew in each forward.
+        # Other adapters compute new weights in each forward pass.
         kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
         stays = kept and not self.is_fsdp_enabled
         return everywhere and at_once and stays and self.estimator == "jvp" and not getattr(args, CHECKPOINTING)
@@ -153,7 +158,10 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
     def _outer_loss(
         self, system: SystemLoss, attacked: AttackedBatch, num_items: Tensor | int | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """`g(delta_K)`, plus `clean_loss_weight` times `g(0)` and the router's loss, as TRL averages them; its metrics."""
+        """
+        Return `g(delta_K)`, plus `clean_loss_weight` times `g(0)`, plus the router's loss, averaged as TRL does, and
+        their metrics.
+        """
         loss, clean = system.mean(attacked.logits, attacked.losses), attacked.clean
         metrics = {}
         if clean is not None:
@@ -168,7 +176,10 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
     def _penalty_terms(
         self, attacked: AttackedBatch, num_items: Tensor | int | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """lambda R as terms of the loss (one that is known of all examples, one of those that are drawn), and its metrics."""
+        """
+        Return lambda R as terms of the loss (the control variate of all examples, and the rest, estimated from drawn
+        examples), and its metrics.
+        """
         weight = self._lambda / self._accumulation(num_items)
         terms, metrics = [], {}
         known = control_variate(self.args, attacked.ascent, attacked.logits, attacked.clean)
@@ -183,21 +194,21 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
 
     @property
     def _lambda(self) -> float:
-        """The penalty's weight that is in force in this optimizer step."""
+        """The penalty's weight in this optimizer step."""
         weight = self.args.regularizer_lambda if self.budget is None else self.budget.weight
         return self.schedules.lambda_fraction * weight
 
     def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """
-        The mean of R over examples, or an estimate of it from some, and its metrics; of R minus what is `known` (B,)
-        where that is given.
+        Return the mean of R over examples, or its estimate from some of them, and its metrics. If the control variate
+        `known` (B,) is given, it is subtracted from R.
         """
-        # From the RNG that a resumed run restores; each process draws other points, as its batches are others.
+        # From the RNG that a resumed run restores. Each process draws other points, because its batches differ.
         seed = int(torch.randint(2**31, ())) + self.draw_offset
         points = sample_points(self.args, ascent, torch.Generator().manual_seed(seed))
         step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
         estimator = {"estimator": self.estimator, "difference_step": step}
-        with fixed_seed(points.ascent.state.device, seed):  # the random directions of each process are others, too
+        with fixed_seed(points.ascent.state.device, seed):  # random directions differ between processes, too
             values, amplification = penalty(self.args, points.ascent, points.steps, **estimator)
         rest = (values if known is None else values - known[points.rows]).mean()
         metrics = {"aajr/penalty": rest if known is None else known.mean() + rest}
@@ -205,7 +216,8 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
             metrics["aajr/amplification"] = amplification.mean(dim=0).mean()
             if self.budget is not None:
                 beyond = amplification - self.budget.budget
-                # Where the loss has no gradient there is no direction, and the amplification is 0 of nothing.
+                # Without a gradient of the loss there is no direction, and the amplification 0 does not count as
+                # slack.
                 moved = points.ascent.trajectory.gradient_norms[list(points.steps)] > 0
                 excess, slack = beyond.clamp_min(0).mean(), ((-beyond).clamp_min(0) * moved).mean()
                 metrics |= {"aajr/budget_excess": excess, "aajr/budget_slack": slack}
@@ -213,17 +225,19 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         return rest, metrics
 
     def _difference_step(self, ascent: PromptAscent) -> float:
-        """The step of finite differences in norms of an embedding: calibrated once, and kept in the checkpoints."""
+        """
+        Step of finite differences as a multiple of the mean embedding norm: calibrated once, and kept in checkpoints.
+        """
         numbers = self.memory.numbers
         if "difference_step" not in numbers:
             average = functools.partial(self.accelerator.reduce, reduction="mean")
             found = calibrate(self.args, ascent, self._exact_is_valid, average)
             error = found["difference_error"]
-            if not math.isfinite(error):  # nothing to be learnt from this batch
+            if not math.isfinite(error):  # this batch does not allow a calibration
                 return found["difference_step"]
             numbers.update(found)
             self._announce(
-                f"Finite differences: step {found['difference_step']:.1e} of an embedding's norm",
+                f"The step of finite differences is {found['difference_step']:.1e} times the mean embedding norm",
                 f"relative error {error:.1e} {found['against']}",
                 logging.WARNING if error > _LARGE_ERROR else logging.INFO,
             )
@@ -232,11 +246,11 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
     # Normalisation and metrics
 
     def _accumulation(self, num_items: Tensor | int | None) -> int:
-        """What a mean over examples is divided by: with `num_items`, `Trainer` leaves accumulation to the loss."""
+        """Divisor of a mean over examples: with `num_items`, `Trainer` leaves gradient accumulation to the loss."""
         return 1 if num_items is None else self.current_gradient_accumulation_steps
 
     def _ascent_metrics(self, system: SystemLoss, attacked: AttackedBatch) -> dict[str, Tensor]:
-        """What the inner ascent says about itself."""
+        """Metrics of the inner ascent."""
         ascent, losses = attacked.ascent, attacked.losses
         metrics = {"aajr/embedding_norm": ascent.scale.mean()}
         if ascent.trajectory is None:
@@ -245,22 +259,24 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         metrics |= ascent_metrics(
             ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
         )
-        if not (self.args.penalty_active and self.args.regularizer == "aajr"):  # else it is there where R is evaluated
+        # With the regularizer aajr, the penalty adds this metric.
+        if not (self.args.penalty_active and self.args.regularizer == "aajr"):
             metrics["aajr/amplification"] = metrics["aajr/secant_amplification"]
         return metrics
 
     def settle_metrics(self) -> None:
         """
-        At the end of an optimizer step, before the weights change: keep the metrics of its micro-batches, averaged over processes,
-        until they are logged, and let schedules and budget see them. Stop, or skip the step, where one is not finite.
+        Process the metrics of an optimizer step at its end, before the weights change: average them over processes,
+        keep them for the next log, and pass them to the schedules and the budget. If a loss is not finite, stop the
+        run or skip the step.
         """
         for processes in self._step_metrics.gather(self.accelerator):
             values = mean_over_processes(processes)
             losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
             if not self.check_finite(losses, processes):
                 continue
-            del values["loss"]  # which Trainer logs
-            if "tokens" in values:  # of all processes and steps together
+            del values["loss"]  # Trainer logs it
+            if "tokens" in values:  # TRL logs the sum over all processes and steps
                 count_tokens(self, round(values.pop("tokens") * len(processes)))
             for name, value in values.items():
                 recorded(self)[name].append(value)
@@ -279,10 +295,11 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
             norms = self.accelerator.gather(torch.tensor([float(grad_norm)], device=self.accelerator.device))
             if norms.max() > 1.001 * norms.min():
                 raise RuntimeError(
-                    f"Gradients differ between processes (norms {norms.tolist()}): they were not synchronised, and the "
-                    "copies of the model would drift apart. Please report this with the output of `aajr env`."
+                    f"Gradients were not synchronised between processes (norms {norms.tolist()}), so the copies of "
+                    "the model would differ: please report this with the output of `aajr env`."
                 )
-        # None before DeepSpeed has taken a step; infinite where fp16 overflows, which its scaler is for.
+        # The norm is None before DeepSpeed has taken a step, and infinite if fp16 overflows, which the loss scaler
+        # handles.
         if grad_norm is not None and math.isfinite(norm := float(grad_norm)):
             recorded(self)["aajr/gradient_norm"].append(norm)
             recorded(self)["aajr/gradient_norm_squared"].append(norm**2)

@@ -23,8 +23,8 @@ from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
 
 class PairPolicy:
     """
-    The policy on N pairs: from one perturbation of each pair's prompt (N, L, d) to the logits of the chosen completion's tokens,
-    then of the rejected one's, (N, 2A, V).
+    The policy on N pairs: from one perturbation of each pair's prompt (N, L, d) to the logits of the chosen
+    completion's tokens, followed by the logits of the rejected completion's tokens, (N, 2A, V).
 
     Args:
         rows: The policy on the N chosen and then the N rejected examples.
@@ -40,7 +40,7 @@ class PairPolicy:
         return PairPolicy(self.rows.select(torch.cat([pairs, pairs + len(self.batch)])), self.batch.select(pairs))
 
     def embeddings(self) -> Tensor:
-        """The unperturbed state, (N, L, d), at the positions of the prompt; elsewhere the chosen example's."""
+        """The unperturbed state of the chosen examples, (N, L, d); the rejected ones have the same prompts."""
         return self.rows.embeddings().chunk(2)[0]
 
     def __call__(self, delta: Tensor | None = None) -> Tensor:
@@ -50,13 +50,14 @@ class PairPolicy:
 
 class PreferenceLoss(TRLSystemLoss):
     """
-    DPO's sigmoid loss of each pair: `-log sigmoid(beta (log pi(c | s + delta) / ref(c | s) - log pi(r | s + delta) / ref(r | s)))`,
-    with the reference's log-probabilities constants at the clean prompt s.
+    DPO's sigmoid loss of each pair:
+    `-log sigmoid(beta (log pi(c | s + delta) / ref(c | s) - log pi(r | s + delta) / ref(r | s)))`, where the
+    reference's log-probabilities are constants at the clean prompt s.
 
     Args:
-        inputs: What TRL's collator makes of N pairs, with `ref_chosen_logps` and `ref_rejected_logps` (N,).
+        inputs: Output of TRL's collator for N pairs, with `ref_chosen_logps` and `ref_rejected_logps` (N,).
         beta: DPO's temperature.
-        evaluate: From a head to TRL's loss and metrics.
+        evaluate: Function from a head to TRL's loss and metrics.
     """
 
     def __init__(self, inputs: dict[str, Tensor], beta: float, evaluate: Callable):
@@ -79,13 +80,15 @@ class PreferenceLoss(TRLSystemLoss):
         return -logsigmoid(self.beta * margin)
 
     def success(self, logits: Tensor) -> Tensor:
-        """Whether the chosen completion gains more on the reference than the rejected one."""
+        """Whether the log-ratio to the reference is larger for the chosen completion than for the rejected one."""
         return self.per_example(logits) < math.log(2)
 
     def smoothness(self) -> Tensor:
         """
-        `beta^2 n / 2 + beta / 2` for the n tokens of both completions: the curvature of -log sigmoid, at most 1/4, times the
-        squared gradient of the margin, at most 2 beta^2 a token; and its slope, at most 1, times the softmax Hessian of a token.
+        `beta^2 n / 2 + beta / 2` for the n tokens of both completions. The first term is the curvature of -log
+        sigmoid, at most 1/4, times the squared gradient of the margin, at most 2 beta^2 per token. The second term is
+        the slope of -log sigmoid, at most 1, times the Hessian of the margin: beta times the softmax Hessian of a
+        token, at most 1/2.
         """
         return self.beta**2 * self.batch.action_mask.sum(dim=1) / 2 + self.beta / 2
 
@@ -100,19 +103,20 @@ class PreferenceLoss(TRLSystemLoss):
 
 class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
     """
-    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR) of preferences.
+    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR) with preferences.
 
-    The system loss is DPO's: the adversary finds one perturbation for each pair, of the embeddings of the prompt that both
-    completions share, which raises the pair's loss; training lowers it there, and the penalty keeps the logits of both
-    completions' tokens calm along the ascent's directions. The reference model sees the clean prompt: its log-probabilities are
-    constants. With `epsilon = 0` and `regularizer_lambda = 0` it is [`~trl.DPOTrainer`].
+    The system loss is the loss of DPO. For each pair, the adversary finds one perturbation of the shared prompt's
+    embeddings that raises the pair's loss. Training lowers the loss at this perturbation, and the penalty keeps the
+    logits of both completions' tokens stable along the ascent's directions. The reference model sees the clean prompt,
+    and its log-probabilities are constants. With `epsilon = 0` and `regularizer_lambda = 0`, the trainer behaves like
+    [`~trl.DPOTrainer`].
 
-    Takes the arguments of [`~trl.DPOTrainer`], with an [`AAJRDPOConfig`]. Logs the metrics of [`AAJRTrainer`], and TRL's own, of
-    the clean prompts. Evaluation is that of `DPOTrainer`, without an adversary.
+    Takes the arguments of [`~trl.DPOTrainer`], with an [`AAJRDPOConfig`]. Logs the metrics of [`AAJRTrainer`], and
+    TRL's own metrics at the clean prompts. Evaluation is the same as in `DPOTrainer`, without an adversary.
 
     Raises:
-        ValueError: for settings or data that cannot be trained on, before training starts where that is possible.
-        FloatingPointError: when a loss, a penalty or a gradient is not finite, before the weights are updated.
+        ValueError: if settings or data cannot be trained on; before training starts where possible.
+        FloatingPointError: if a loss, a penalty or a gradient is not finite; before the weights are updated.
     """
 
     _tag_names = ["trl", "dpo", "aajr"]
@@ -152,7 +156,7 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         return PreferenceLoss(inputs, self.beta, functools.partial(self._trl_loss, inputs))
 
     def _trl_loss(self, inputs: dict[str, Tensor], head: Callable) -> tuple[Tensor, dict[str, float]]:
-        """TRL's loss and metrics, with the reference's log-probabilities that `inputs` have."""
+        """TRL's loss and metrics, with the reference's log-probabilities in `inputs`."""
         precomputed, self.precompute_ref_logps = self.precompute_ref_logps, True
         try:
             return trl_loss(self, DPOTrainer, head, inputs)

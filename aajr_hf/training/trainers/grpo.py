@@ -20,18 +20,19 @@ from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
 
 class PolicyLoss(TRLSystemLoss):
     """
-    GRPO's loss of each sampled completion y under a perturbation of its prompt: the mean over its tokens t (with `dr_grpo` the sum
-    over `max_completion_length`) of
+    GRPO's loss of each sampled completion y under a perturbation of its prompt: the mean over its tokens t (with
+    `dr_grpo` the sum over `max_completion_length`) of
 
         -min(r_t A, clip(r_t, 1 - low, 1 + high) A) + beta KL_t,    r_t = pi(y_t | s + delta, y_<t) / pi_old(y_t | s, y_<t)
 
-    (KL_t times r_t with `use_bias_correction_kl`), where y, its advantage A, `pi_old` and the reference in the KL term are
-    constants of the clean prompt s; without TRL's `old_per_token_logps`, `pi_old` is the policy at the first logits that are asked about, which must be those of delta = 0.
+    With `use_bias_correction_kl`, KL_t is multiplied by r_t. The completion y, its advantage A, `pi_old` and the
+    reference in the KL term are constants at the clean prompt s. Without TRL's `old_per_token_logps`, `pi_old` is the
+    policy at the first evaluated logits, which must be the logits at delta = 0.
 
     Args:
-        inputs: The micro-batch of B completions as TRL samples and scores it.
-        trainer: Gives the settings of the loss.
-        evaluate: From a head and inputs to TRL's loss and metrics.
+        inputs: The micro-batch of B completions, sampled and scored by TRL.
+        trainer: The trainer, which has the settings of the loss.
+        evaluate: Function from a head and inputs to TRL's loss and metrics.
     """
 
     def __init__(self, inputs: dict[str, Tensor], trainer: GRPOTrainer, evaluate: Callable):
@@ -41,7 +42,7 @@ class PolicyLoss(TRLSystemLoss):
         self._old = inputs.get("old_per_token_logps")
 
     def _log_probs(self, logits: Tensor, batch: AgentBatch) -> Tensor:
-        """Of the sampled tokens, (B, A), at the temperature of the sampling."""
+        """Log-probabilities of the sampled tokens, (B, A), at the sampling temperature."""
         return -token_nll(logits / self.trainer.temperature, batch)
 
     def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -72,7 +73,7 @@ class PolicyLoss(TRLSystemLoss):
 
     def _head(self, logits: Tensor) -> Callable:
         batch, width = self.batch, self.inputs["completion_ids"].shape[1]
-        # The sampled tokens lie behind one another, so that the k-th logit is that of the k-th.
+        # The sampled tokens are adjacent, so the k-th logit predicts the k-th token.
         columns = torch.arange(logits.shape[1], device=logits.device).expand(len(batch), -1)
         scaled = logits / self.trainer.temperature
         return fused_head(scaled, batch.action_labels, batch.action_mask, columns, width)
@@ -83,7 +84,10 @@ class PolicyLoss(TRLSystemLoss):
 
 @torch.no_grad()
 def position_failure(model: nn.Module) -> str | None:
-    """Why rows padded on the left, as TRL scores them, are not to this model what they are padded on the right, or None."""
+    """
+    Why this model treats left-padded rows, as TRL scores them, differently from right-padded rows; None if it treats
+    them alike.
+    """
     ids = torch.tensor([[1, 2, 3, 0, 0], [0, 0, 1, 2, 3]], device=model.device)
     mask = (ids > 0).long()
     was_training = model.training
@@ -94,15 +98,15 @@ def position_failure(model: nn.Module) -> str | None:
         model.train(was_training)
     right, left = logits[0, :3], logits[1, 2:]
     change = float((right - left).norm() / right.norm())
-    found = f"logits change by {change:.1e} of their norm with the padding before them"
+    found = f"padding before a prompt changes its logits by {change:.1e} of their norm"
     rounding = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)  # rotary angles are float32
     return found if change > rounding**0.5 else None
 
 
 def _right_padded(inputs: dict[str, Tensor]) -> AgentBatch:
     """
-    Prompts (padded on the left) and completions (on the right) as rows that are padded on the right alone, which the penalty's
-    gradients need. To models that pass [`position_failure`] they are the same.
+    Join prompts (padded on the left) and completions (padded on the right) to rows that are padded only on the right,
+    as the penalty's gradients need. For models that pass [`position_failure`], the result is the same.
     """
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
@@ -115,30 +119,31 @@ def _right_padded(inputs: dict[str, Tensor]) -> AgentBatch:
 
 class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
     """
-    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR) of a policy that is trained on what it samples.
+    Trainer for Adversarially-Aligned Jacobian Regularization (AAJR) of a policy that is trained on its own samples.
 
-    The paper's policy is deterministic, and leaves open what the system loss is of one that samples. Here completions are
-    sampled at the clean prompt and scored as in [`~trl.GRPOTrainer`]; each of them is an example, whose system loss is GRPO's
-    own ([`PolicyLoss`]): the sampled tokens, their advantage, the old and the reference's log-probabilities are constants,
-    and the adversary perturbs the embeddings of the prompt. Raising that loss makes what was better than its group less
-    likely, and what was worse more likely: its negative is the importance-weighted estimate, from samples at the clean prompt,
-    of the advantage that the agent would have if it sampled at the perturbed one (token by token, as GRPO approximates it).
-    Clipping stops what lowers the loss alone, and so never the adversary.
+    The paper's policy is deterministic, and the paper does not define the system loss of a policy that samples. Here
+    completions are sampled at the clean prompt and scored as in [`~trl.GRPOTrainer`]. Each completion is an example,
+    and its system loss is GRPO's own ([`PolicyLoss`]): the sampled tokens, their advantage, and the old and reference
+    log-probabilities are constants, and the adversary perturbs the embeddings of the prompt. Raising this loss makes
+    completions that were better than their group less likely, and worse completions more likely. The negative loss is
+    the importance-weighted estimate, from samples at the clean prompt, of the advantage that the agent would have if
+    it sampled at the perturbed prompt (token by token, as GRPO approximates it). Clipping stops only changes that
+    lower the loss, so it never stops the adversary.
 
-    One perturbation for each completion is the stronger adversary, who knows what is about to be said: one who knows the
-    prompt alone raises the mean no further (the maximum of a mean is at most the mean of the maxima), and TRL spreads a group
-    over micro-batches. Training lowers the loss at the perturbed prompts, averaged as `loss_type` says, and the penalty keeps
-    the logits of the sampled tokens (before the temperature) calm along the ascent's directions. A completion without an
-    advantage, and without a KL term, has no direction and no penalty. With `perturbation_epsilon = 0` and
-    `regularizer_lambda = 0` it is [`~trl.GRPOTrainer`].
+    The adversary finds one perturbation for each completion, so it knows the completion in advance. An adversary that
+    knows only the prompt is not stronger (the maximum of a mean is at most the mean of the maxima), and TRL spreads a
+    group over micro-batches. Training lowers the loss at the perturbed prompts, averaged as `loss_type` says, and the
+    penalty keeps the logits of the sampled tokens (before the temperature) stable along the ascent's directions. A
+    completion without an advantage and without a KL term has no direction and no penalty. With
+    `perturbation_epsilon = 0` and `regularizer_lambda = 0`, the trainer behaves like [`~trl.GRPOTrainer`].
 
-    Takes the arguments of [`~trl.GRPOTrainer`], with an [`AAJRGRPOConfig`]. Logs the metrics of [`AAJRTrainer`] but those of
-    smoothness, which this loss has not, and TRL's own, of the clean prompts. Evaluation is that of `GRPOTrainer`, without an
-    adversary.
+    Takes the arguments of [`~trl.GRPOTrainer`], with an [`AAJRGRPOConfig`]. Logs the metrics of [`AAJRTrainer`],
+    except the metrics of smoothness, for which this loss has no bound, and TRL's own metrics at the clean prompts.
+    Evaluation is the same as in `GRPOTrainer`, without an adversary.
 
     Raises:
-        ValueError: for settings that cannot be trained with, before training starts.
-        FloatingPointError: when a loss, a penalty or a gradient is not finite, before the weights are updated.
+        ValueError: if settings cannot be trained with; before training starts.
+        FloatingPointError: if a loss, a penalty or a gradient is not finite; before the weights are updated.
     """
 
     _tag_names = ["trl", "grpo", "aajr"]
@@ -162,13 +167,14 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
         }
         if (reason := position_failure(self.model)) is not None:
             raise ValueError(
-                "TRL scores prompts that are padded on the left, and this model counts its positions from the padding on: take one "
-                f"with rotary or relative positions. Reason: {reason}."
+                "TRL scores prompts that are padded on the left, but this model counts positions from the padding: "
+                f"use a model with rotary or relative positions. Reason: {reason}."
             )
         for name, value in given.items():
             if value:
                 raise ValueError(
-                    f"`{name}` is not supported while AAJR is active: the completion must be the agent's alone."
+                    f"`{name}` is not supported while AAJR is active, because the agent must write the whole "
+                    "completion: unset it."
                 )
 
     def _accumulation(self, num_items) -> int:

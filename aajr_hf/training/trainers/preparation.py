@@ -1,4 +1,4 @@
-"""What a trainer with an adversary checks and makes before the first step."""
+"""Checks and preparations of a trainer with an adversary, before the first step."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ logger = logging.get_logger(__name__)
 
 
 class PreparationMixin:
-    """For a TRL trainer with an [`AAJRConfigMixin`]: what comes before ([`_resolved`]) and after ([`_set_up`]) TRL's `__init__`."""
+    """
+    Mixin for a TRL trainer with an [`AAJRConfigMixin`]: the code before ([`_resolved`]) and after ([`_set_up`]) TRL's
+    `__init__`.
+    """
 
     _config_class: type[AAJRConfigMixin]
 
     def _resolved(
         self, model: str | nn.Module, args: AAJRConfigMixin | None, kwargs: dict[str, Any]
     ) -> tuple[AAJRConfigMixin, dict[str, Any]]:
-        """What TRL's `__init__` is to get: the arguments, or their defaults, and `kwargs` with the adapter that they name."""
+        """
+        Return the arguments for TRL's `__init__`: `args` or its defaults, and `kwargs` with the adapter that `args`
+        names.
+        """
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
@@ -43,12 +49,14 @@ class PreparationMixin:
         return args, kwargs | {"peft_config": peft_config}
 
     def _set_up(self) -> None:
-        """After TRL's `__init__`: check that model, data and arguments fit together, and make what training needs."""
+        """Check that model, data and arguments fit together, and prepare training. Called after TRL's `__init__`."""
         args = self.args
         self._check_vocabulary()
         self._dropout = uses_dropout(self.model)
         if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
-            raise ValueError("DeepSpeed takes its steps itself: `on_nonfinite` must be stop with it.")
+            raise ValueError(
+                "`on_nonfinite` cannot be skip with DeepSpeed, which takes its steps itself: set it to stop."
+            )
         if args.is_active:
             self._check_support()
         if args.freeze_embeddings:
@@ -72,7 +80,7 @@ class PreparationMixin:
         self.draw_offset = self.accelerator.process_index
 
     def _check_support(self) -> None:
-        """Raise ValueError for what cannot be trained with an adversary or a penalty."""
+        """Raise ValueError if the model or the setup cannot be trained with an adversary or a penalty."""
         check_text_only(self.model)
         if is_peft_model(self.model) and self.model.active_peft_config.is_prompt_learning:
             raise ValueError(
@@ -80,16 +88,19 @@ class PreparationMixin:
             )
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and plugin.fsdp_version != 2:
-            raise ValueError("AAJR trains under FSDP2: set `fsdp_version` to 2 in the Accelerate configuration.")
+            raise ValueError(
+                "AAJR supports only version 2 of FSDP: set `fsdp_version` to 2 in the Accelerate configuration."
+            )
         if self.args.ascent_step_size == "auto" and (plugin is not None or self.is_deepspeed_enabled):
             raise ValueError(
-                "`ascent_step_size=auto` evaluates the model as often as each process's batch needs, and processes that "
-                "share parameters must do so equally often: give it a number, or train without FSDP and DeepSpeed."
+                "`ascent_step_size=auto` evaluates the model a different number of times in each process, but "
+                "processes that share parameters need equal numbers: set it to a number, or train without FSDP and "
+                "DeepSpeed."
             )
         if self.args.penalty_fraction < 1 and self._dropout:
             raise ValueError(
-                "`penalty_fraction` below 1 needs a model without dropout, whose masks depend on the batch: set it to 1, "
-                "or the model's (and `lora_dropout`) to 0."
+                "`penalty_fraction` below 1 needs a model without dropout, because dropout masks depend on the batch: "
+                "set it to 1, or set the model's dropout (and `lora_dropout`) to 0."
             )
 
     def _check_vocabulary(self) -> None:
@@ -97,11 +108,14 @@ class PreparationMixin:
         rows = self.model.get_input_embeddings().num_embeddings
         if largest >= rows:
             raise ValueError(
-                f"The tokenizer does not match the model: it has tokens up to {largest}, and the model {rows} embeddings."
+                f"The tokenizer does not match the model: the tokenizer has tokens up to {largest}, but the model has "
+                f"only {rows} embeddings."
             )
 
     def _choose_estimator(self) -> str:
-        """The estimator of the Jacobian products: the one asked for, or the exact one wherever it is valid."""
+        """
+        Return the estimator of the Jacobian products: the configured one, or with `auto` the exact one if it is valid.
+        """
         wanted = self.args.jacobian_estimator
         reason = no_forward_mode(self.model, self.accelerator, self.compute_loss_context_manager)
         self._exact_is_valid = reason is None
@@ -110,7 +124,11 @@ class PreparationMixin:
                 f"`jacobian_estimator=jvp` does not work here: set it to auto or finite_difference. Reason: {reason}."
             )
         if wanted == "finite_difference" or reason is not None:
-            why = f"torch.func.jvp fails: {reason}" if wanted == "auto" else "as `jacobian_estimator` says"
+            why = (
+                f"torch.func.jvp fails: {reason}"
+                if wanted == "auto"
+                else "because `jacobian_estimator` is finite_difference"
+            )
             self._announce("The Jacobian is estimated by central finite differences", why, logging.WARNING)
             return "finite_difference"
         self._announce("The Jacobian products are exact", "torch.func.jvp works with this model", logging.INFO)

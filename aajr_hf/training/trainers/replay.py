@@ -1,4 +1,4 @@
-"""Runs a step again in which a number was not finite, from what [`FiniteMixin`] has kept of it."""
+"""Runs a step again in which a value was not finite, from the files that [`FiniteMixin`] has saved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..models.loading import load_tokenizer
 from ..runs.nonfinite import CUDA_RNG, NUM_ITEMS, RNG, read_dump
 from .sft import AAJRTrainer
 
-# What a run of one step on one process, which leaves nothing, has no use for.
+# Settings that are not needed to run one step on one process, without any output.
 _NOT_AGAIN = (
     *("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter"),
     *("load_best_model_at_end", "save_strategy", "resume_from_checkpoint"),
@@ -32,13 +32,13 @@ _NOT_DATA = (RNG, CUDA_RNG, NUM_ITEMS)
 class Replay:
     """
     Attributes:
-        recorded: What was not finite then.
-        process, processes: Whose micro-batches were run, and how many processes there were.
-        statistics: What was measured now, in the first micro-batch that was not finite, or else in the last.
-        loss: Of each micro-batch.
-        modules: Those whose output is not finite though their inputs are, in the order of the forward passes.
-        parameters: Those with a gradient that is not finite.
-        trained: How many have a gradient.
+        recorded: The values that were not finite in the original run.
+        process, processes: Index of the process whose micro-batches were run, and the number of processes.
+        statistics: The new measurements in the first micro-batch that was not finite, or else in the last.
+        loss: The loss of each micro-batch.
+        modules: Modules whose output is not finite although their inputs are, in the order of the forward passes.
+        parameters: Parameters with a gradient that is not finite.
+        trained: Number of parameters that have a gradient.
     """
 
     recorded: str
@@ -57,14 +57,14 @@ class Replay:
 
 def replay(folder: Path, process: int | None = None) -> Replay:
     """
-    Run the micro-batches of a process again, with the weights and the random numbers that it had.
+    Run the micro-batches of a process again, with the same weights and random numbers.
 
     Args:
         folder: `_nonfinite-<step>` in a run's `output_dir`.
-        process: Whose; by default the first whose statistics were not finite.
+        process: Index of the process; by default the first process whose statistics were not finite.
 
     Raises:
-        OSError, ValueError: if the folder does not hold what it should.
+        OSError, ValueError: if the folder does not hold a saved step, or the step has no such process.
     """
     record, processes = read_dump(folder)
     process = _culprit(record["processes"]) if process is None else process
@@ -120,12 +120,12 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
     if (folder / "adapter_config.json").is_file():
         model = load_adapter(str(folder), is_trainable=True, **options)
     else:
-        # The weights are those of the folder, in their own type, whatever the run began with.
+        # Load the weights in the folder, in their own type, and not those that the run began with.
         options |= {"use_safetensors": True, "dtype": "auto", "revision": "main"}
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     rows = {name: batch[name].tolist() for name in ("input_ids", "labels", "observation_mask") if name in batch}
     tokenizer = load_tokenizer(str(folder))
-    # The data set is never read: its rows are only what a trainer needs to be made.
+    # The dataset is never read, but a trainer cannot be made without rows.
     return AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
 
 
@@ -137,7 +137,7 @@ def _watch(name: str, found: list[str]):
         made = output[0] if isinstance(output, tuple) else output
         if not isinstance(made, Tensor) or made.isfinite().all() or not all(_usable(v) for v in given):
             return
-        # A module is called after those inside of it.
+        # A module's hook is called after the hooks of the modules inside it.
         if not any(inner == name or inner.startswith(f"{name}.") or not name for inner in found):
             found.append(name)
 
@@ -145,5 +145,5 @@ def _watch(name: str, found: list[str]):
 
 
 def _usable(value: Tensor) -> bool:
-    # An additive attention mask is -inf where nothing is attended to.
+    # An additive attention mask is -inf at masked positions.
     return bool((value.isfinite() | value.isneginf()).all())

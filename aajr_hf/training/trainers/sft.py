@@ -30,7 +30,7 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     Minimises the mean over examples of `g(delta_K) + lambda R + clean_loss_weight g(0)` (equation 21 of arXiv 2603.04378). Here g is
     the system loss, `delta_K` the perturbation of the prompt's embeddings after K steps of projected gradient ascent on g, and R
     the mean squared amplification of the policy's logits along these ascent directions (equation 20). With `epsilon = 0` and
-    `regularizer_lambda = 0` it is [`~trl.SFTTrainer`].
+    `regularizer_lambda = 0`, the trainer behaves like [`~trl.SFTTrainer`].
 
     Takes the arguments of [`~trl.SFTTrainer`], with an [`AAJRConfig`]. `eval_loss` is the loss of `SFTTrainer`, without an
     adversary; `aajr evaluate` measures the worst case.
@@ -89,35 +89,36 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     def _check_support(self) -> None:
         super()._check_support()
         if self._is_vision_dataset:
-            raise ValueError("AAJR perturbs text embeddings alone: train on a dataset without images.")
+            raise ValueError("AAJR perturbs only text embeddings: train on a dataset without images.")
         if self.compute_loss_func is not None:
             raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
         if self.padding_free:
             self._check_packing()
 
     def _check_packing(self) -> None:
-        """Documents in one row must be to the model what they are one by one."""
+        """Raise ValueError unless the model treats documents in one row as it treats them one by one."""
         if self.args.pad_to_multiple_of is not None:
             raise ValueError(
-                "`pad_to_multiple_of` must be None with `packing` and `padding_free`: a row has no padding."
+                "`pad_to_multiple_of` does not work with `packing` and `padding_free`, whose rows have no padding: "
+                "unset it."
             )
         if getattr(self.accelerator.state, "deepspeed_plugin", None) is not None:
             raise ValueError(
-                "`packing` and `padding_free` are not tried with DeepSpeed: set them to false, or use FSDP2."
+                "`packing` and `padding_free` are not tested with DeepSpeed: set them to false, or use FSDP2."
             )
         with self.compute_loss_context_manager():  # under autocast, which some kernels need
             reason = [packing_failure(self.model) if self.accelerator.is_main_process else None]
         if broadcast_object_list(reason)[0] is not None:
             raise ValueError(
-                "This model cannot tell the documents of one row apart: set `packing` and `padding_free` to false, or try "
-                f"another `attn_implementation`. Reason: {reason[0]}."
+                "This model cannot separate the documents of one row: set `packing` and `padding_free` to false, or "
+                f"try another `attn_implementation`. Reason: {reason[0]}."
             )
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         tokenizer = text_tokenizer(processing_class)
         if tokenizer.chat_template is None and is_conversational(maybe_convert_to_chatml(next(iter(dataset), {}))):
             raise ValueError(
-                "The data are messages, and the tokenizer has no chat template: set `chat_template_path` to one."
+                "The data are messages, but the tokenizer has no chat template: set `chat_template_path`."
             )
         if dataset_name != "train" or not args.is_active:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
@@ -127,8 +128,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         by_role = args.perturbed_tokens in OBSERVED_ROLES
         if by_role and "input_ids" in names and "observation_mask" not in names:
             raise ValueError(
-                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, and the examples are tokens: give messages, or set it "
-                "to prompt."
+                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, but the examples are tokens: give "
+                "messages, or set it to prompt."
             )
         if (by_role or candidates) and "input_ids" not in names:
             options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
@@ -138,8 +139,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         if isinstance(dataset, Dataset):
             if len(dataset) < len(given):
                 logger.warning(
-                    f"{len(given) - len(dataset)} of {len(given)} training examples were dropped: `max_length` = "
-                    f"{args.max_length} leaves nothing of their completions."
+                    f"{len(given) - len(dataset)} of {len(given)} training examples were dropped, because "
+                    f"`max_length` = {args.max_length} cuts off their whole completions."
                 )
             check_examples(dataset, args.perturbed_tokens)
         return pack(dataset, args) if packing else dataset
@@ -161,7 +162,7 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     def _normalised(
         self, logits: Tensor, losses: Tensor, *, batch: AgentBatch, num_items: Tensor | int | None
     ) -> Tensor:
-        """The batch's system loss: tokens are averaged as TRL does, costs over examples."""
+        """The batch's system loss: token losses are averaged as TRL does, costs over examples."""
         if self.args.system_loss != "nll":
             return losses.mean() / self._accumulation(num_items)
         count = batch.action_mask.sum() if num_items is None else torch.as_tensor(num_items)

@@ -1,4 +1,4 @@
-"""TRL's own loss of logits that are known: its code, normalisation and metrics, without a forward of the model."""
+"""TRL's own loss for given logits: TRL's code, normalisation and metrics, without a forward pass of the model."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ def fused_head(
     logits: Tensor, labels: Tensor, mask: Tensor, columns: Tensor, width: int
 ) -> Callable[..., SimpleNamespace]:
     """
-    A function that TRL's losses can call in place of a model with their fused LM head (`trl.trainer.utils.add_fused_lm_head`).
+    Return a function that TRL's losses can call instead of a model with their fused LM head
+    (`trl.trainer.utils.add_fused_lm_head`).
 
     Args:
         logits: (B, A, V), of the action tokens.
-        labels, mask: (B, A), the tokens that they predict, and which of them are there.
-        columns: (B, A), the place of each in what the head returns.
-        width: How many places there are.
+        labels, mask: (B, A), the tokens to predict, and false on their padding.
+        columns: (B, A), the column of each token in the head's output.
+        width: Number of columns of the head's output.
 
     Returns:
-        From any arguments to `log_probs` (B, width), with its graph, and `entropy`, `mean_logits` and `is_top1`, without.
+        A function that ignores its arguments and returns `log_probs` (B, width), with its graph, and `entropy`,
+        `mean_logits` and `is_top1`, without a graph.
     """
 
     def placed(values: Tensor) -> Tensor:
@@ -49,8 +51,8 @@ def fused_head(
 
 def trl_loss(trainer: AAJRMixin, parent: type[Trainer], head: Callable, inputs: dict[str, Any]) -> tuple[Tensor, dict]:
     """
-    The loss of TRL's trainer `parent` with `head` in place of the model, and the metrics that it records of it: returned, not
-    kept, since the same micro-batch is evaluated more than once.
+    Return the loss of TRL's trainer `parent` with `head` instead of the model, and the metrics that it would record.
+    The trainer does not keep these metrics, because the same micro-batch is evaluated more than once.
     """
     with recorded_apart(trainer) as found:
         loss = parent.compute_loss(trainer, head, inputs)
@@ -60,10 +62,10 @@ def trl_loss(trainer: AAJRMixin, parent: type[Trainer], head: Callable, inputs: 
 
 class TRLSystemLoss(SystemLoss):
     """
-    A system loss whose mean TRL computes: a subclass says with which head ([`_head`]).
+    A system loss whose mean TRL computes; a subclass provides the head ([`_head`]).
 
     Args:
-        evaluate: From a head to TRL's loss and metrics.
+        evaluate: Function from a head to TRL's loss and metrics.
     """
 
     def __init__(self, evaluate: Callable[[Callable], tuple[Tensor, dict[str, float]]]):
@@ -82,13 +84,13 @@ class TRLSystemLoss(SystemLoss):
 
 
 def check_trl_loss(trainer: AAJRMixin) -> None:
-    """Raise ValueError for what no trainer whose loss is TRL's is tested with."""
+    """Raise ValueError for setups in which trainers with TRL's loss are not tested."""
     if isinstance(trainer.processing_class, ProcessorMixin):
         raise ValueError(
-            "AAJR perturbs text embeddings alone: give a tokenizer as `processing_class`, and a text model."
+            "AAJR perturbs only text embeddings: set `processing_class` to a tokenizer, and use a text model."
         )
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         name = type(trainer).__name__
-        raise ValueError(f"{name} is not tried with DeepSpeed and FSDP: leave `deepspeed` and `fsdp` unset.")
+        raise ValueError(f"{name} is not tested with DeepSpeed and FSDP: unset `deepspeed` and `fsdp`.")
     if trainer.aux_loss_enabled:
         raise ValueError("`router_aux_loss_coef` must be 0 while AAJR is active.")

@@ -134,7 +134,7 @@ def test_a_damaged_evaluation_is_one_line(content, runs, evaluation, refused):
 
 
 @pytest.mark.parametrize(
-    ("version", "words"), [(None, "the old attack, on the expected cost alone"), (3, "version 3")]
+    ("version", "words"), [(None, "the old attack, which used only the expected cost"), (3, "version 3")]
 )
 def test_an_evaluation_of_another_version_is_refused(version, words, runs, evaluation, refused):
     file = evaluation / "results.json"
@@ -153,8 +153,8 @@ def test_an_evaluation_of_another_version_is_refused(version, words, runs, evalu
     [
         ({"kind": "tool_calls"}, "is of tool calls: give one of a world, made without `--dataset_name`"),
         ({"kind": "comparison"}, "of kind 'comparison', and 'robustness' is asked for"),
-        ({"kind": "weather"}, "of kind 'weather', and this release reads robustness"),
-        ({"kind": None, "runs": 3}, "no results of `aajr evaluate`"),
+        ({"kind": "weather"}, "of kind 'weather', but this release reads only robustness"),
+        ({"kind": None, "runs": 3}, "not results of `aajr evaluate`"),
     ],
 )
 def test_an_evaluation_of_another_kind_is_refused(changes, words, runs, evaluation, refused):

@@ -151,7 +151,7 @@ def test_parameters_that_are_no_schema_are_named(tmp_path, capsys):
 
 def test_a_part_of_a_dataset_is_asked_for_by_its_name(data, capsys):
     asked = ["evaluate", "nowhere", "--dataset_name", str(data), "--dataset_config", "part"]
-    assert "`dataset_config` is a part of a dataset of the Hub, and" in fails(capsys, *asked)
+    assert "`dataset_config` works only with datasets on the Hub, but" in fails(capsys, *asked)
 
 
 def test_an_agent_that_calls_no_tools_is_refused_and_nothing_is_written(agent, data, tmp_path, capsys):

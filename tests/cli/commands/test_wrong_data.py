@@ -65,7 +65,7 @@ WRONG = {
     "broken parquet": "a.parquet cannot be loaded",
     "no name": "is empty",
     "questions without their format": "a.jsonl line 1: has the fields id, question, function: set `dataset_format` to bfcl",
-    "two formats": "a.jsonl line 2 holds prompt and completion as texts, and a.jsonl line 1 text: give rows of one format",
+    "two formats": "a.jsonl line 2 holds prompt and completion as texts, but a.jsonl line 1 holds text: give rows of one format",
     "a header": "a.csv has the field 'text' more than once",
 }
 
@@ -81,7 +81,7 @@ def test_data_that_is_wrong_is_one_line_that_names_the_field(tmp_path, name):
 
 def test_fields_that_would_change_nothing_are_refused():
     for field, value in (("dataset_format", "bfcl"), ("skip_invalid_rows", True)):
-        with pytest.raises(DataError, match=f"`{field}` is about the rows of `dataset_name`"):
+        with pytest.raises(DataError, match=f"`{field}` works only with `dataset_name`"):
             load_data(DataArguments(environment="congestion", **{field: value}))
 
 
@@ -89,5 +89,5 @@ def test_fields_that_would_change_nothing_are_refused():
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_files_have_no_configurations(tmp_path, suffix, dataset_format):
     write(tmp_path / f"a{suffix}", TEXTS)
-    with pytest.raises(DataError, match="`dataset_config` .*a[.].* has none: unset it"):
+    with pytest.raises(DataError, match="`dataset_config` .*a[.].* is local: unset it"):
         read(tmp_path / f"a{suffix}", dataset_config="en", dataset_format=dataset_format)

@@ -45,8 +45,8 @@ class TestRefusals:
 
     def test_results_of_another_version(self, results, tmp_path, write):
         for version, words in (
-            (None, "old attack, on the expected cost alone"),
-            (3, "version 3, and .* reads version 2"),
+            (None, "old attack, which used only the expected cost"),
+            (3, "version 3, but .* reads version 2"),
         ):
             with pytest.raises(ValueError, match=f"{words}.*: evaluate the agents anew with `aajr evaluate`"):
                 write(results | {"version": version}, tmp_path / "out")

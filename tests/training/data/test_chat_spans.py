@@ -97,7 +97,7 @@ def test_a_template_that_reads_what_it_renders_is_found_out(content):
         text, spans = said(with_template(template), messages, "user")
         assert [text[begin:end] for begin, end in spans] == ["USER"]
         return
-    with pytest.raises(ValueError, match="renders messages whatever they say.*'user'"):
+    with pytest.raises(ValueError, match="whatever they say.*'user'"):
         said(with_template(template), messages, "user")
 
 
@@ -108,7 +108,7 @@ def test_a_template_that_is_never_the_same_is_found_out_where_nobody_spoke():
 
 
 def test_a_slow_tokenizer_is_refused():
-    with pytest.raises(ValueError, match="needs a fast tokenizer.*ByT5Tokenizer is none"):
+    with pytest.raises(ValueError, match="needs a fast tokenizer.*ByT5Tokenizer is not fast"):
         spans_mask(ByT5Tokenizer(), "user", [(0, 4)])
 
 
@@ -168,7 +168,7 @@ def test_every_assistant_turn_is_an_action_and_what_precedes_it_may_be_perturbed
 
 def test_tokens_have_no_roles(tmp_path):
     tokens = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}])
-    with pytest.raises(ValueError, match="`perturbed_tokens=user` needs messages, and the examples are tokens"):
+    with pytest.raises(ValueError, match="`perturbed_tokens=user` needs messages, but the examples are tokens"):
         trainer(tmp_path, data=tokens, perturbed_tokens="user")
 
 

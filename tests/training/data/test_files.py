@@ -26,7 +26,7 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
     read = places(json_rows(file))
     assert [place for place, _ in read] == [f"a.jsonl line {n}" for n in (1, 3, 4, 5, 6, 7)]
     assert [row for _, row in read if not isinstance(row, str)] == [{"text": "é"}, [1], {"text": "c"}]
-    assert read[1][1].startswith("is not JSON") and read[4][1] == "is not JSON: NaN is no value of JSON"
+    assert read[1][1].startswith("is not JSON") and read[4][1] == "is not JSON: NaN is not a JSON value"
     assert read[3][1].startswith("is not UTF-8")
 
 
@@ -59,7 +59,7 @@ def test_a_list_that_is_cut_off_is_refused(tmp_path, text, where):
     file.write_text(text)
     with pytest.raises(ValueError, match="a.json is a JSON list that cannot be read") as error:
         list(json_rows(file))
-    assert where in str(error.value) and "one object a line" in str(error.value)
+    assert where in str(error.value) and "one object per line" in str(error.value)
 
 
 def test_empty_files_have_no_rows(tmp_path):
@@ -102,7 +102,9 @@ def test_invalid_rows_are_counted_and_the_first_five_shown():
 def test_rows_of_several_formats_are_refused_whichever_comes_first():
     items = [("line 1", {"text": "a"}), ("line 2", {"prompt": "a", "completion": "b"})]
     for first, second in (items, items[::-1]):
-        with pytest.raises(ValueError, match=f"{second[0]} holds .*, and {first[0]} .*: give rows of one format"):
+        with pytest.raises(
+            ValueError, match=f"{second[0]} holds .*, but {first[0]} holds .*: give rows of one format"
+        ):
             list(valid_rows([first, second], RowCount()))
 
 

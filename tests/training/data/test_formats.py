@@ -79,11 +79,11 @@ def test_several_calls_are_several_tool_calls():
         ({"function": None}, None, "needs `function`, a list"),
         ({"function": [{"name": "f"}]}, None, "needs `parameters`, an object"),
         ({"function": [{"parameters": {}}]}, None, "needs `name`, a text"),
-        ({"function": QUESTION["function"] * 2}, None, "two tools of the name 'place.find'"),
+        ({"function": QUESTION["function"] * 2}, None, "two tools with the name 'place.find'"),
         ({"function": [{"name": "f", "parameters": {"type": "HashMap"}}]}, None, "of the type 'HashMap'"),
         ({}, [], "without a call"),
-        ({}, ["f(x)"], "no call of one tool"),
-        ({}, [{"a": {}, "b": {}}], "no call of one tool"),
+        ({}, ["f(x)"], "not a call of one tool"),
+        ({}, [{"a": {}, "b": {}}], "not a call of one tool"),
         ({}, [{"search": {"name": ["a"]}}], "calls 'search', which is not offered: place.find"),
         ({}, [{"place.find": {"nme": ["a"]}}], "the unknown argument 'nme'"),
         ({}, [{"place.find": {"name": "a"}}], "list of accepted values for 'name'"),
@@ -145,13 +145,13 @@ def test_rows_that_cannot_be_joined_are_named_by_file_and_line(folder):
     assert [place for place, value in found if not isinstance(value, RowError)] == ["BFCL_x.json line 1"]
     expected = {
         "BFCL_x.answers.json line 2": "answers 'one' a second time, after BFCL_x.answers.json line 1",
-        "BFCL_x.answers.json line 3": "answers 'four', which BFCL_x.json does not ask",
+        "BFCL_x.answers.json line 3": "answers 'four', but BFCL_x.json has no such question",
         "BFCL_x.answers.json line 4": "is not JSON",
         "BFCL_x.answers.json line 5": "needs `id`, a text",
         "BFCL_x.answers.json line 6": "needs `ground_truth`, a list",
         "BFCL_x.json line 2": "needs `id`, a text",
         "BFCL_x.json line 3": "has the id 'one' a second time, after BFCL_x.json line 1",
-        "BFCL_x.json line 4": "has the id 'two', to which",
+        "BFCL_x.json line 4": "has the id 'two', but",
         "BFCL_x.json line 5": "needs `id`, a text",
     }
     assert wrong.keys() == expected.keys()

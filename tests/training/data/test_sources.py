@@ -74,13 +74,16 @@ def test_invalid_rows_are_refused_or_counted(bfcl_folder, caplog):
     message = str(error.value)
     assert message.startswith("`dataset_name`: 3 of 13 rows are invalid: BFCL_a.json line 2: is not JSON")
     assert "BFCL_a.json line 3: has an answer that calls 'place.lose', which is not offered: place.find" in message
-    assert "BFCL_a.answers.json line 2: answers '1', which BFCL_a.json does not ask" in message
-    assert message.endswith("or set `skip_invalid_rows` to true to go on without them.") and "\n" not in message
+    assert "BFCL_a.answers.json line 2: answers '1', but BFCL_a.json has no such question" in message
+    assert message.endswith("or set `skip_invalid_rows` to true to leave them out.") and "\n" not in message
     data = load_data(
         DataArguments(dataset_name=str(bfcl_folder), dataset_format="bfcl", skip_invalid_rows=True),
     )
     assert len(data.read("train", "dataset_train_split")) == 10
-    assert data.skipped == {"train": 3} and "Skipped: 3 of 13 rows are invalid: BFCL_a.json line 2" in caplog.text
+    assert (
+        data.skipped == {"train": 3}
+        and "Invalid rows are skipped. 3 of 13 rows are invalid: BFCL_a.json line 2" in caplog.text
+    )
 
 
 def test_files_that_are_left_out_of_a_folder_are_named(tmp_path, caplog):
@@ -237,7 +240,7 @@ def test_the_recipe_trains_on_tool_calls_and_the_card_says_what_was_left_out(
 
 def test_rows_are_read_from_python_as_by_the_command_line(tmp_path):
     write(tmp_path / "rows.jsonl", [*TEXTS, {"prompt": "no completion"}])
-    with pytest.raises(DataError, match="Mend them, or set `skip_invalid_rows` to true"):
+    with pytest.raises(DataError, match="Correct them, or set `skip_invalid_rows` to true"):
         load_rows(str(tmp_path / "rows.jsonl"))
     rows = load_rows(str(tmp_path / "rows.jsonl"), skip_invalid_rows=True)
     assert rows.to_list() == TEXTS

@@ -246,8 +246,8 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path, adapter):
         ),
         ({"adapter_options": {"target_modules": ["q_proj", "query"]}}, "has no linear layer query"),
         ({"adapter_options": {"target_modules": "query"}}, "has no linear layer query"),
-        ({"adapter_options": {"lora_alfa": 1}}, "lora has no 'lora_alfa', only .*lora_alpha"),
-        ({"adapter": "full", "adapter_options": {"r": 1}}, "set `adapter`, or unset them"),
+        ({"adapter_options": {"lora_alfa": 1}}, "lora has no field 'lora_alfa', only .*lora_alpha"),
+        ({"adapter": "full", "adapter_options": {"r": 1}}, "set `adapter`, or unset `adapter_options`"),
     ],
     ids=str,
 )

@@ -196,7 +196,7 @@ WRAPPERS = {
             "text_config": _TEXT | {"rope_parameters": _MROPE},
             "vision_config": {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "patch_size": 4},
         },
-        "a text-only model instead.",
+        "to a text-only model.",
     ),
 }
 

@@ -153,7 +153,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     index = {"weight_map": {"weight": "model-00002-of-00002.safetensors"}}
     (checkpoints[6] / "model.safetensors.index.json").write_text(json.dumps(index))
     os.truncate(checkpoints[7] / "model.safetensors", 200)
-    reasons = ["not written to its end", "is not JSON", "has no trainer_state.json", "no state of the optimizer"]
+    reasons = ["not written completely", "is not JSON", "has no trainer_state.json", "no optimizer state"]
     reasons += ["optimizer.pt is damaged", "index.json is damaged", "model.safetensors is damaged"]
     assert why_incomplete(checkpoints[0]) is None
     for checkpoint, reason in zip(checkpoints[1:], reasons, strict=True):
@@ -200,7 +200,7 @@ def test_a_full_disk_is_named_and_harms_no_older_checkpoint(tmp_path, monkeypatc
         raise error
 
     run.add_callback(FillTheDisk())
-    with pytest.raises(DiskFullError, match=r"checkpoint-4: it needs about [\d,]{5,} bytes, and [\d,]+ are free"):
+    with pytest.raises(DiskFullError, match=r"checkpoint-4: it needs about [\d,]{5,} bytes, but only [\d,]+ are free"):
         run.train()
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
     assert not (tmp_path / "checkpoint-4").exists()
@@ -211,7 +211,7 @@ def test_a_checkpoint_that_will_not_fit_is_not_begun(tmp_path, monkeypatch):
     needed = 3 * sum(p.nbytes for p in run.model.parameters())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
-    with pytest.raises(DiskFullError, match=f"needs about {needed:,} bytes, and {needed - 1:,} are free"):
+    with pytest.raises(DiskFullError, match=f"needs about {needed:,} bytes, but only {needed - 1:,} are free"):
         run.train()
     assert not list(tmp_path.glob("checkpoint-*"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))

@@ -109,7 +109,7 @@ def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, ca
 def test_what_cannot_be_kept_does_not_hide_why(tmp_path, monkeypatch):
     run = poisoned(tmp_path)
     monkeypatch.setattr(run, "save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left")))
-    with pytest.raises(FloatingPointError, match="step 2: .*could not be kept in .*No space left"):
+    with pytest.raises(FloatingPointError, match="step 2: .*could not be saved in .*No space left"):
         run.train()
 
 

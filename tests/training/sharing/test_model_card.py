@@ -55,12 +55,13 @@ def test_a_failed_check_and_a_token_attack_are_said(evaluated):
 
 
 @pytest.mark.parametrize(
-    ("version", "words"), [(None, "measured by the old attack, on the expected cost"), (3, "of version 3")]
+    ("version", "words"),
+    [(None, "measured by the old attack, which used only the expected cost"), (3, "of version 3")],
 )
 def test_numbers_of_another_version_are_left_out_and_it_says_so(evaluated, version, words):
     card = evaluated(version=version, threat_model=None)
     results = card.text.split("## Results")[1].split("## Training")[0]
-    assert words in results and "`aajr evaluate` measures anew" in results
+    assert words in results and "run `aajr evaluate` again" in results
     assert "70.1" not in results and "worst case" not in results and ".png" not in results
     assert card.data.eval_results is None
 

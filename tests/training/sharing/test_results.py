@@ -92,7 +92,9 @@ def test_results_that_do_not_say_their_kind_are_told_by_their_fields(read):
     "results", [[], 3, {"version": 2}, {"version": 2, "runs": 3}, {"version": 2, "runs": {"a": 3}}]
 )
 def test_what_is_no_results_is_refused(results, read):
-    with pytest.raises(ValueError, match="These are no results of `aajr evaluate`"):
+    with pytest.raises(ValueError, match="These are not results of `aajr evaluate`"):
         read(results)
-    with pytest.raises(ValueError, match="of kind 'weather', and this release reads robustness, tool_calls, compar"):
+    with pytest.raises(
+        ValueError, match="of kind 'weather', but this release reads only robustness, tool_calls, compar"
+    ):
         read({"version": 2, "kind": "weather", "runs": {}})

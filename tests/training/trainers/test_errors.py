@@ -124,7 +124,7 @@ def _replaced(**columns) -> Dataset:
         (
             _replaced(actions=["take 1 now", "take 1 or", "take 2"], action_costs=[1.0, 2.0, 3.0]),
             {"system_loss": "expected_cost"},
-            "cannot tell them apart",
+            "cannot distinguish them",
         ),
         (
             _replaced(completion=[{"role": "assistant", "content": "give 1"}]),
@@ -145,7 +145,7 @@ def test_dropped_examples_are_reported(tmp_path, caplog):
     longer = copy.deepcopy(ROWS[0])
     longer["prompt"][0]["content"] += " now" * 50
     trainer(tmp_path, data=Dataset.from_list([ROWS[0], longer, ROWS[1]]), max_length=40)
-    assert "1 of 3 training examples were dropped: `max_length` = 40" in caplog.text
+    assert "1 of 3 training examples were dropped, because `max_length` = 40" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["weights", "gradient"])

@@ -391,7 +391,7 @@ def test_an_evaluation_that_is_none_costs_the_card_and_not_the_run(tmp_path, cap
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "results.json").write_text("{}")
     trainer(tmp_path).create_model_card()
-    assert "No model card was made: These are no results" in caplog.text and not (tmp_path / "README.md").exists()
+    assert "No model card was made: These are not results" in caplog.text and not (tmp_path / "README.md").exists()
 
 
 def test_a_resumed_run_continues_the_trajectory(tmp_path):

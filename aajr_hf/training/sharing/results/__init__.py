@@ -1,6 +1,6 @@
 """
-The results that commands write, as their JSON stands: one type for each `kind`, and one for each part. Whoever prints, plots or compares
-results decides by `kind`, and finds the fields here. Shares are in percent, but for single outcomes, which are from 0 to 1.
+Types of the results that commands write as JSON: one type for each `kind`, and one for each part. Code that prints,
+plots or compares results chooses by `kind`. Shares are in percent, except single outcomes, which are from 0 to 1.
 """
 
 from .adapter_rank import RankNumbers, RankRecommendation, RankResults, Spectrum
@@ -41,7 +41,7 @@ from .worlds import (
 
 Run = RobustnessRun | ToolCallRun
 EvaluationResults = RobustnessResults | ToolCallResults
-# What has runs under attack.
+# Results that have runs under attack.
 Results = EvaluationResults | ComparisonResults
 
 __all__ = [

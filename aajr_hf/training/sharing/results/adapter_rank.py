@@ -6,7 +6,7 @@ from typing import Literal, NotRequired, TypedDict
 
 
 class Spectrum(TypedDict):
-    """See `measure_rank`; `directions` by share and `coverage` by rank."""
+    """A spectrum, see `measure_rank`; the keys of `directions` are shares, those of `coverage` are ranks."""
 
     size: int
     stable_rank: float
@@ -16,7 +16,10 @@ class Spectrum(TypedDict):
 
 
 class RankRecommendation(TypedDict):
-    """Without a rank, no module either; without a smaller rank, no share of it."""
+    """
+    The recommended rank. If there is no `rank`, `module` is absent; if there is no `smaller` rank, `smaller_share` is
+    absent.
+    """
 
     share: float
     rank: int | None
@@ -27,7 +30,7 @@ class RankRecommendation(TypedDict):
 
 
 class RankNumbers(TypedDict):
-    """What `measure_rank` returns; `penalty_gradient` and `update` by module."""
+    """The result of `measure_rank`; the keys of `penalty_gradient` and `update` are modules."""
 
     directions: Spectrum
     images: Spectrum

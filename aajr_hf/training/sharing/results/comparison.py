@@ -9,7 +9,7 @@ from .worlds import RobustnessRun, SuccessLists, SuccessShares, WorldSettings
 
 
 class GradientNorms(TypedDict):
-    """See `gradient_norms`; `curve` is of step, mean and standard deviation."""
+    """Gradient norms, see `gradient_norms`; each entry of `curve` is step, mean and standard deviation."""
 
     mean: float
     variance: float
@@ -32,7 +32,7 @@ class Training(TypedDict):
 
 
 class Price(TypedDict):
-    """Of robustness, in points of nominal success; None where no run is without a penalty."""
+    """The price of robustness, in points of nominal success; None if every run has a penalty."""
 
     greedy: float | None
     sampled: float | None
@@ -43,7 +43,7 @@ class ComparedRun(Training, RobustnessRun):
 
 
 class Configuration(SuccessShares):
-    """Means over the runs that differ in their seed alone."""
+    """Means over the runs that differ only in their seed."""
 
     label: str
     runs: list[str]
@@ -77,7 +77,7 @@ class Difference(TypedDict):
 
 
 class _AtLevel(TypedDict):
-    """Two methods at a level that both reach; in every list the focus of the comparison stands first."""
+    """Two methods at a level that both reach. In every list, the method in the comparison's focus comes first."""
 
     level: float
     runs: list[str]
@@ -94,7 +94,7 @@ class AtNominal(_AtLevel):
 
 
 class MatchedPair(TypedDict):
-    """One method against another at one radius, by one way of decoding."""
+    """A comparison of two methods at one radius and for one way of decoding."""
 
     methods: list[str]
     multiple: str
@@ -104,7 +104,7 @@ class MatchedPair(TypedDict):
 
 
 class ComparisonResults(Evaluation):
-    """`comparison.json`, where `sentences` are added."""
+    """`comparison.json`, which also has `sentences`."""
 
     kind: Literal["comparison"]
     runs: dict[str, ComparedRun]

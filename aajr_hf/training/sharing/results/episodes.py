@@ -1,4 +1,4 @@
-"""Results of whole episodes: a line of `aajr simulate`."""
+"""Results of whole episodes: one line of `aajr simulate` for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Said(TypedDict):
 
 
 class Side(TypedDict):
-    """How many answers a player gave, and how many of them were malformed and how many the expert's."""
+    """Numbers of a player's answers: all, the malformed ones, and those equal to the expert's."""
 
     answers: int
     malformed: int
@@ -19,7 +19,7 @@ class Side(TypedDict):
 
 
 class EpisodeNumbers(TypedDict):
-    """What `play` records of an episode, and says of each field."""
+    """The record of an episode by `play`, which describes each field."""
 
     seed: int
     steps: int
@@ -30,7 +30,7 @@ class EpisodeNumbers(TypedDict):
 
 
 class EpisodeSettings(TypedDict):
-    """What was asked for; how the attack was made, where there is one."""
+    """The settings of the episodes and, if there is an attack, its settings."""
 
     kind: Literal["episodes"]
     world: str

@@ -1,11 +1,11 @@
-"""What every evaluation writes: its threat model, its settings, the rules of trust, the tallies of its attacks."""
+"""Parts of every evaluation: its threat model, its settings, the rules of trust, the tallies of its attacks."""
 
 from __future__ import annotations
 
 from typing import NotRequired, TypedDict, TypeVar
 
 _T = TypeVar("_T")
-# By the radius of the attack, in multiples of the training radius as people write them: "0.5", "1".
+# Values by the radius of the attack, in multiples of the training radius: "0.5", "1".
 ByRadius = dict[str, _T]
 
 
@@ -28,7 +28,10 @@ class TrustRule(TypedDict):
 
 
 class AttackTally(TypedDict):
-    """Examples that one attack attacked and broke, and the share that it leaves alone, where it attacked all."""
+    """
+    Numbers of examples that one attack attacked and broke; `alone` is the share that this attack alone does not break,
+    if it attacked all examples.
+    """
 
     attacked: ByRadius[int]
     broken: ByRadius[int]
@@ -36,7 +39,7 @@ class AttackTally(TypedDict):
 
 
 class Settings(TypedDict):
-    """How an evaluation was made; `models` are folders or Hub names, `weights` their digests, where they are files."""
+    """The settings of an evaluation; `models` are folders or Hub names, `weights` the digests of local weights."""
 
     models: dict[str, str]
     weights: dict[str, str | None]
@@ -51,7 +54,7 @@ class Settings(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """Of every evaluation."""
+    """Fields of every evaluation."""
 
     version: int
     train_epsilon: float

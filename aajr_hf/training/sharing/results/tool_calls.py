@@ -17,7 +17,7 @@ class CallShares(TypedDict):
 
 
 class CallLists(TypedDict):
-    """For each of [`CallShares`] the two ends of its interval, or the outcomes of all rows."""
+    """For each field of [`CallShares`], the two ends of its interval, or the outcomes of all rows."""
 
     nominal_valid: list[float]
     nominal_exact: list[float]
@@ -26,13 +26,16 @@ class CallLists(TypedDict):
 
 
 class CallTally(AttackTally):
-    """`exact`: the calls that the attack and those before it leave."""
+    """`exact`: the share of exact calls after this attack and all attacks before it."""
 
     exact: ByRadius[float]
 
 
 class ToolCallNumbers(CallShares):
-    """What `evaluate_tool_calls` measures of an agent, and says of each field; `failures` by reason, at each radius and `nominal`."""
+    """
+    The measurements of one agent by `evaluate_tool_calls`, which describes each field; `failures` by radius or
+    `nominal`, then by reason.
+    """
 
     examples: int
     nominal_nll: float
@@ -47,7 +50,7 @@ class ToolCallNumbers(CallShares):
 
 
 class ToolCallRun(ToolCallNumbers):
-    """The same in results, with the intervals of its shares, and how long it was trained, where that is known."""
+    """The same numbers with the intervals of the shares and, if known, the training time."""
 
     intervals: CallLists
     train_seconds: float | None

@@ -17,7 +17,7 @@ class SuccessShares(TypedDict):
 
 
 class SuccessLists(TypedDict):
-    """For each of [`SuccessShares`] the two ends of its interval, or the outcomes of all examples."""
+    """For each field of [`SuccessShares`], the two ends of its interval, or the outcomes of all examples."""
 
     nominal_success: list[float]
     sampled_success: list[float]
@@ -26,7 +26,7 @@ class SuccessLists(TypedDict):
 
 
 class SuccessTally(AttackTally):
-    """`success`: what the attack and those before it leave."""
+    """`success`: the success after this attack and all attacks before it."""
 
     success: ByRadius[float]
 
@@ -48,13 +48,13 @@ class TokenOutcome(TypedDict):
 
 
 class TokenNumbers(TokenOutcome):
-    """Of the attack `token`, and of gradients within the same radii."""
+    """Results of the attack `token`; `pga` has the results of gradient ascent within the same radii."""
 
     pga: TokenOutcome
 
 
 class Membership(TypedDict):
-    """Shares of so many examples that keep the budget along the ascent (F_ad) and in every direction (F_gamma)."""
+    """Shares of the `examples` that keep the budget along the ascent (F_ad) and in every direction (F_gamma)."""
 
     along_ascent: float
     everywhere: float
@@ -63,7 +63,7 @@ class Membership(TypedDict):
 
 
 class StabilitySteps(TypedDict):
-    """At each step of the ascent, the three quartiles over examples."""
+    """The three quartiles over examples, at each step of the ascent."""
 
     curvature: list[list[float]]
     absolute_curvature: list[list[float]]
@@ -72,7 +72,7 @@ class StabilitySteps(TypedDict):
 
 
 class StabilityExamples(TypedDict):
-    """Of the whole ascent, the three quartiles over examples."""
+    """The three quartiles over examples, for the whole ascent."""
 
     largest_absolute_curvature: list[float]
     largest_amplification: list[float]
@@ -84,7 +84,7 @@ class StabilityExamples(TypedDict):
 
 
 class StabilityShares(TypedDict):
-    """Of the examples, at each step."""
+    """Shares of the examples, at each step of the ascent."""
 
     within_bound: list[float]
     within_curvature: list[float]
@@ -101,7 +101,7 @@ class StabilityNumbers(TypedDict):
 
 
 class RobustnessNumbers(SuccessShares):
-    """What `evaluate_agents` measures of an agent, and says of each field."""
+    """The measurements of one agent by `evaluate_agents`, which describes each field."""
 
     examples: int
     nominal_cost: float
@@ -123,7 +123,7 @@ class RobustnessNumbers(SuccessShares):
 
 
 class RobustnessRun(RobustnessNumbers):
-    """The same in results, with the intervals of its shares, and how long it was trained, where that is known."""
+    """The same numbers with the intervals of the shares and, if known, the training time."""
 
     intervals: SuccessLists
     train_seconds: float | None
