@@ -165,7 +165,7 @@ def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_writt
     other, report = untrained(tmp_path / "other", "hide_and_seek"), tmp_path / "report"
     wide = untrained(tmp_path / "wide", "congestion", width=64)
     output = ["--surrogate", "--output", str(report)]
-    for source, reason in ((other, "its tokenizer splits the prompts into other tokens"), (wide, "64 numbers")):
+    for source, reason in ((other, "give different tokens for the prompts"), (wide, "width 64")):
         # Several sources: the one that does not fit is named.
         good = str(shutil.copytree(agent, tmp_path / "good", dirs_exist_ok=True))
         message = fails(capsys, "evaluate", f"mine={agent}", "--transfer_from", good, source, *output)
@@ -190,7 +190,7 @@ def test_agents_with_other_tokens_are_measured_apart_and_a_note_says_so(agent, t
     assert "transferred" not in runs["two"]["attacks"] and "from_others" in runs["one"]["attacks"]
     notes = [line for line in printed.splitlines() if line.startswith("note: ")]
     assert [note.partition(":")[2].partition(" are")[0] for note in notes] == [" one and two", " two and three"]
-    assert all("its tokenizer splits the prompts into other tokens" in note for note in notes)
+    assert all("give different tokens for the prompts" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", ["/nonexistent/x", "./x", "~nobody/x", "../gone", ""])
@@ -214,7 +214,7 @@ def test_what_is_not_on_the_hub_is_said_not_to_be_here_either(tmp_path, monkeypa
     for loader in (AutoModelForCausalLM, AutoTokenizer):
         monkeypatch.setattr(loader, "from_pretrained", fail)
     for name in ("nowhere", "missing/folder"):
-        message = f"{name} cannot be loaded (there is no such folder here, either): no network"
+        message = f"{name} cannot be loaded (and no such folder exists here): no network"
         assert message in refused("evaluate", name)
     # A name of the Hub, too, but nearer.
     assert "There is no folder 'here/x'" in refused("evaluate", "here/x")

@@ -70,7 +70,7 @@ class TestReadRun:
 
     def test_an_unfinished_model_is_refused(self, tmp_path):
         (tmp_path / "checkpoint-is-incomplete.txt").write_text("")
-        with pytest.raises(ValueError, match="not written to its end"):
+        with pytest.raises(ValueError, match="is incomplete"):
             read_run(tmp_path)
 
     def test_every_regularizer_has_a_place(self):
