@@ -94,9 +94,8 @@ def trust_rules(shares: dict[str, float], examples: int, tallies: Tallies, measu
     Check the rules.
 
     - Beyond chance, no other loss, random point or perturbation of another model breaks more of the examples left by
-    the
-      agent's own gradient than this gradient does from another start. Each attack is tested at each radius with the
-      exact McNemar test, at 5 % over all tests (Bonferroni). Later attacks see fewer examples, so the test is
+      the agent's own gradient than this gradient does from another start. Each attack is tested at each radius with
+      the exact McNemar test, at 5 % over all tests (Bonferroni). Later attacks see fewer examples, so the test is
       conservative. A radius at which at most one example is left after all attacks is not tested.
     - Few gradients vanish.
     - More steps leave no more examples, a larger radius leaves fewer, and an attack without a bound leaves none. One
@@ -134,9 +133,8 @@ def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Talli
             continue
         worst, p = min(((test, _more_than(test[3], test[4])) for test in found), key=lambda pair: pair[1])
         _, name, multiple, broken, again, left = worst
-        detail = (
-            f"at {times(multiple)} it left {left}; {attack_name(name)} broke {broken} of them, a second start {again}"
-        )
+        which = f"at {times(multiple)}, {left} examples were left"
+        detail = f"{which}: {attack_name(name)} broke {broken}, a second start {again}"
         rule = f"the agent's own gradient breaks what {group} break{'s' * (group == 'another loss')}"
         rules.append(_rule(rule, p * len(tests) >= _LEVEL, detail))
     return rules
@@ -154,11 +152,11 @@ def _on_sample(measured: AttackSample) -> list[TrustRule]:
     falls = all(more <= fewer + 1 for fewer, more in zip(counts, counts[1:], strict=False))
     return [
         _rule("gradients do not vanish", vanished <= _SHARE_VANISHED, f"{measured['vanished']} of {of} have vanished"),
-        _rule("more steps leave no more success", falls, f"of {tried} examples {left}"),
+        _rule("more steps leave no more success", falls, f"{left} of {tried} examples"),
         _rule(
             "an attack without a bound leaves no success",
             measured["unbounded"] <= 1,
-            f"of {tried} examples {measured['unbounded']} are left",
+            f"{measured['unbounded']} of {tried} examples are left",
         ),
     ]
 
