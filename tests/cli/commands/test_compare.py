@@ -152,7 +152,7 @@ def test_an_evaluation_of_another_version_is_refused(version, words, runs, evalu
     ("changes", "words"),
     [
         ({"kind": "tool_calls"}, "is of tool calls: give one of a world, made without `--dataset_name`"),
-        ({"kind": "comparison"}, "of kind 'comparison', and 'robustness' is asked for"),
+        ({"kind": "comparison"}, "of kind 'comparison', but 'robustness' is needed"),
         ({"kind": "weather"}, "of kind 'weather', and this release reads robustness"),
         ({"kind": None, "runs": 3}, "no results of `aajr evaluate`"),
     ],

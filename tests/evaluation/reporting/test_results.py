@@ -48,7 +48,7 @@ class TestRefusals:
             (None, "old attack, on the expected cost alone"),
             (3, "version 3, and .* reads version 2"),
         ):
-            with pytest.raises(ValueError, match=f"{words}.*: evaluate the agents anew with `aajr evaluate`"):
+            with pytest.raises(ValueError, match=f"{words}.*: evaluate the agents again with `aajr evaluate`"):
                 write(results | {"version": version}, tmp_path / "out")
         del results["version"]
         with pytest.raises(ValueError, match="old attack"):
@@ -57,7 +57,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("kind", [None, "tool_calls", "comparison"])
     def test_results_of_another_kind(self, results, tmp_path, write, kind):
-        with pytest.raises(ValueError, match=f"of kind {kind!r}, and 'robustness' is asked for.*`read_results`"):
+        with pytest.raises(ValueError, match=f"of kind {kind!r}, but 'robustness' is needed.*`read_results`"):
             write(results | {"kind": kind}, tmp_path / "out")
         assert os.listdir(tmp_path) == []
 
