@@ -140,13 +140,13 @@ def test_a_row_that_cannot_be_used_is_named_before_a_model_is_loaded(data, tmp_p
 
 def test_parameters_that_are_no_schema_are_named(tmp_path, capsys):
     for number, (parameters, words) in enumerate(
-        (({"$schema": ["a"]}, "`$schema` must be a text"), ({"type": 1}, "at type"))
+        (({"$schema": ["a"]}, "`$schema` must be a string"), ({"type": 1}, "at type"))
     ):
         data = tmp_path / f"{number}.jsonl"
         tools = [{"type": "function", "function": {"name": "dim", "parameters": parameters}}]
         data.write_text(json.dumps(ROWS[0] | {"tools": json.dumps(tools)}) + "\n")
         message = fails(capsys, "evaluate", "nowhere", "--dataset_name", str(data))
-        assert "Row 0: `tools`: the parameters of 'dim' are no JSON Schema" in message and words in message
+        assert "Row 0: `tools`: the parameters of 'dim' are not a valid JSON Schema" in message and words in message
 
 
 def test_a_part_of_a_dataset_is_asked_for_by_its_name(data, capsys):
@@ -157,7 +157,7 @@ def test_a_part_of_a_dataset_is_asked_for_by_its_name(data, capsys):
 def test_an_agent_that_calls_no_tools_is_refused_and_nothing_is_written(agent, data, tmp_path, capsys):
     report = tmp_path / "report"
     message = fails(capsys, "evaluate", f"base={agent}", "--dataset_name", str(data), "--output", str(report))
-    assert "error: base: of no answer, as the chat template renders it" in message and not report.exists()
+    assert "error: base: the calls that the chat template renders cannot be parsed" in message and not report.exists()
 
 
 @pytest.mark.slow
