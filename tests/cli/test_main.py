@@ -94,7 +94,7 @@ def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
         (["evaluate", "nowhere", "--examples", "0"], "`--examples` must be at least 1"),
         (["evaluate", "nowhere", "--epsilon", "-1"], "`--epsilon` must be a finite number of at least 0; got -1.0"),
         (["evaluate", "a/x", "b/x"], "named 'x'"),
-        (["init-agent", str(ROOT)], "is not empty"),
+        (["init-agent", str(ROOT)], "is not an empty folder"),
         (["init-agent", "x", "--steps", "0"], "`--steps` must be at least 1"),
         (["env", "--verbose"], "unrecognized arguments"),
     ],
@@ -227,7 +227,7 @@ def test_a_run_is_not_replaced_unasked_and_leaves_nothing_when_it_is(agent, tmp_
     assert written["environment"] == "congestion" and written["save_steps"] == 1
     (tmp_path / "run" / "config.json").unlink()
     capsys.readouterr()
-    assert "holds a run already: go on with --resume" in fails(capsys, "train", "--config", recipe, *where)
+    assert "already contains a run: resume with --resume" in fails(capsys, "train", "--config", recipe, *where)
     assert main(["train", "--config", recipe, *where, "--overwrite", "true"]) == 0
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     capsys.readouterr()

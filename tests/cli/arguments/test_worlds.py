@@ -35,9 +35,11 @@ def test_the_world_is_the_one_that_agents_were_made_for(agents):
 def test_agents_of_another_world_are_refused(agents):
     with pytest.raises(UserError, match="run was trained for the world hide_and_seek, `--env` is commons"):
         world_for([agents["run"]], "commons")
-    with pytest.raises(UserError, match="run was trained for the world hide_and_seek, that of .*base is commons"):
+    with pytest.raises(
+        UserError, match="run was trained for the world hide_and_seek, but the world of .*base is commons"
+    ):
         world_for([agents["base"], agents["run"]], None)
-    with pytest.raises(UserError, match="`--env`: there is no world 'atlantis': choose one of congestion"):
+    with pytest.raises(UserError, match="`--env` must be one of congestion, .*; got 'atlantis'"):
         world_for([], "atlantis")
 
 

@@ -95,7 +95,7 @@ class TestRefusals:
     def test_trust_and_examples(self, results, tmp_path, write):
         broken = copy.deepcopy(results)
         broken["runs"]["sft"]["examples"] = 999
-        with pytest.raises(ValueError, match="'sft', field 'examples': 999, and 1000 of the first run"):
+        with pytest.raises(ValueError, match="'sft', field 'examples': 999, but 1000 in the first run"):
             write(broken, tmp_path / "out")
         del results["runs"]["aajr"]["trust"]
         with pytest.raises(ValueError, match="'aajr', field 'trust'"):

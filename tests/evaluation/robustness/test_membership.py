@@ -77,7 +77,7 @@ def test_what_is_said():
         "aajr: 75.0% of 64",
         "budget 50 along",
         "12.5% in every",
-        "62.5% are in F_ad and not",
+        "62.5% are in F_ad but not",
     ):
         assert words in sentence
     assert "lower bound" in caveat and membership_sentences({"runs": {"base": {}}}) == []
