@@ -80,7 +80,7 @@ class TextWorld(ParallelEnv):
         least, most = (0, 0) if shock is None else (1, _LARGEST_SHOCK)
         if not least <= magnitude <= most:
             raise ValueError(
-                f"`magnitude` must be from 1 to {_LARGEST_SHOCK} with a `shock`, and 0 without; got {magnitude}."
+                f"`magnitude` must be from 1 to {_LARGEST_SHOCK}, or 0 without a `shock`; got {magnitude}."
             )
         self.possible_agents = self._names(agents)
         self.agents: list[str] = []

@@ -84,7 +84,7 @@ def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian'"),
-        (["train", "--config", "missing.yaml"], "no recipe missing.yaml"),
+        (["train", "--config", "missing.yaml"], "no file missing.yaml"),
         (["train", "--config"], "`--config` needs the path"),
         (["train", "--epsilonn", "1"], "unknown option: `epsilonn`; did you mean `epsilon`?"),
         (["train", "--epsilon", "wide"], "argument --epsilon"),
@@ -181,7 +181,7 @@ def test_a_missing_model_is_found_before_anything_is_written(agent, tmp_path, ca
 def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
     folder = tmp_path / "new" / "agent"
     assert main(["init-agent", str(folder), "--steps", "2", "--examples", "64"]) == 0
-    assert "warning: below 99 %" in capsys.readouterr().err
+    assert "warning: success is below 99 %" in capsys.readouterr().err
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert 1e6 <= model.num_parameters() <= 3e6
     assert [path.name for path in folder.parent.iterdir()] == ["agent"]

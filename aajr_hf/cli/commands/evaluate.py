@@ -223,7 +223,7 @@ def with_averages(models: dict[str, str]) -> dict[str, str]:
             of_average = f"{name}-{average.name}"
             if of_average in models:
                 raise UserError(
-                    f"The name {of_average} is needed for the averaged weights of {name}: rename {models[of_average]}."
+                    f"{of_average} names the averaged weights of {name}: give {models[of_average]} another name."
                 )
             found[of_average] = str(average)
     return found

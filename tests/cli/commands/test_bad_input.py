@@ -147,7 +147,7 @@ TEXTS = {
     "NUL": (b"epsilon: \x00\n", "cannot be read"),
     "a tag that runs code": (b"epsilon: !!python/object/apply:os.system ['touch hacked']\n", "cannot be read"),
     "an object": (b"epsilon: !!python/object/new:pathlib.Path ['x']\n", "cannot be read"),
-    "a bomb": (bomb().encode(), "aliases such as *a0 are not taken"),
+    "a bomb": (bomb().encode(), "aliases such as *a0 are not supported"),
     "a merge": (b"a: &a {epsilon: 0.1}\n<<: *a\n", "aliases"),
     "deep": (b"epsilon: " + b"[" * 3000 + b"]" * 3000, "nested too deeply"),
 }
