@@ -42,8 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, 1 for a run that failed, 2 for a mistake of the user, and 128 plus the number
-            of the
-        signal for an interruption.
+        of the signal for an interruption.
     """
     argv = sys.argv[1:] if argv is None else argv
     listing = "\n".join(f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items())

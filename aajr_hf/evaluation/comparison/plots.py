@@ -51,8 +51,7 @@ def draw_comparison(comparison: ComparisonResults) -> dict[str, bytes]:
 
     Returns:
         PNGs by file name: always `trade_off.png` and `epsilon.png` (success by attack radius); `lambda.png` if a run
-            has a
-        penalty; `train_epsilon.png` if a method has several training radii; `amplification_profile.png` and
+        has a penalty; `train_epsilon.png` if a method has several training radii; `amplification_profile.png` and
         `gradient_norm.png` if these numbers were recorded.
     """
     runs, configurations = comparison["runs"], comparison["configurations"]

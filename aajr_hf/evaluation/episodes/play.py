@@ -93,10 +93,9 @@ def play(
 
     Yields:
         The records of the episodes that were played in parallel, in the order of their seeds: `seed`, `steps`,
-            `metrics`
-        of the world, `sides` (for `model` and, with an opponent, `opponent`: the number of `answers`, how many were
-        `malformed`, and how many equal the `expert`'s), `rewards` (sum for each agent) and, with `transcript`, what
-        each agent `sees` and `says` at each step.
+        `metrics` of the world, `sides` (for `model` and, with an opponent, `opponent`: the number of `answers`, how
+        many were `malformed`, and how many equal the `expert`'s), `rewards` (sum for each agent) and, with
+        `transcript`, what each agent `sees` and `says` at each step.
     """
     players = {MODEL: player} | ({} if opponent is None else {OPPONENT: opponent})
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")

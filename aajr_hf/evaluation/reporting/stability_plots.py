@@ -30,8 +30,7 @@ def draw_stability(results: RobustnessResults) -> dict[str, bytes]:
 
     Returns:
         PNGs by file name: `stability_curvature.png`, `stability_steps.png` and `stability_shares.png`; empty if no run
-            has
-        it.
+        has it.
     """
     if not runs_with_stability(results):
         return {}

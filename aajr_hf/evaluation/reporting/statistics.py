@@ -53,8 +53,7 @@ class PairedDifference:
     def text(self) -> str:
         """
         Return the difference as text: `12.5 points more (95 %: 4.1 to 20.3; p = 0.004)`. If the difference is
-            negative, the
-        text says `points less`, with positive numbers.
+        negative, the text says `points less`, with positive numbers.
         """
         points = round(self.points, 1)
         if points < 0:

@@ -168,7 +168,10 @@ def test_an_agent_is_made_of_every_format(tmp_path, rows):
     ("arguments", "message"),
     [
         (["--dataset_name", "nowhere.json"], "`dataset_name`: there is no file or folder nowhere.json"),
-        (["--dataset_name", "a.jsonl", "--environment", "commons"], "either `--environment` or `--dataset_name`"),
+        (
+            ["--dataset_name", "a.jsonl", "--environment", "commons"],
+            "`--environment` and `--dataset_name` cannot be used together",
+        ),
         (
             ["--dataset_name", "a.jsonl", "--examples", "5"],
             "`--examples` and `--dataset_name` cannot be used together",
