@@ -98,9 +98,8 @@ class RecipeParser(TrlParser):
         super().__init__(dataclass_types, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
         # TrlParser removes `--config` from the arguments itself. It is declared here so that the help shows it.
         self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
-        if (
-            "--resume_from_checkpoint" in self._option_string_actions
-        ):  # the help of Transformers says that it is not used
+        # The help text of Transformers says that this field is not used.
+        if "--resume_from_checkpoint" in self._option_string_actions:
             help_text = (
                 "Checkpoint to go on from, or `auto`: the newest complete one in `output_dir`, if there is one."
             )

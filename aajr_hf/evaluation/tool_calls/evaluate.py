@@ -96,9 +96,8 @@ def evaluate_tool_calls(
         ValueError, jinja2.TemplateError: as [`ToolCaller`].
     """
     caller = ToolCaller(model, tokenizer, rows, settings.max_new_tokens)
-    batches = list(
-        _batches(model, tokenizer, rows, settings)
-    )  # check all rows first, because a row may have no token to perturb
+    # Read all rows first, because a row may have no token to perturb.
+    batches = list(_batches(model, tokenizer, rows, settings))
     totals, tallies, attacked = Means(), Tallies(), []
     _add(totals, caller.reference_verdicts, "reference")
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):

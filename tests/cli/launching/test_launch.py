@@ -175,7 +175,7 @@ def test_a_signal_reaches_a_single_launched_process(agent, tmp_path, number):
     process.send_signal(number)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 128 + number, error
-    step = re.search(r"interrupted: at step (\d+); go on with", error)[1]
+    step = re.search(r"interrupted: at step (\d+); resume with", error)[1]
     assert newest_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"
 
 
