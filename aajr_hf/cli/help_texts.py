@@ -1,8 +1,10 @@
 """
-The commands' help texts as files, so that a help text comes at once. Half of the parsers are made from classes of TRL and Transformers,
-whose import takes seconds; a cache would be as slow the first time, and would need a place to write to.
+The help texts of the commands, stored as files so that they are shown at once. Half of the parsers are built from
+classes of TRL and Transformers, whose import takes seconds. A cache would be as slow the first time, and would need a
+writable place.
 
-After a change of options `python -m aajr_hf.cli.help_texts` writes the files anew; a test says when that is due.
+After a change of options, run `python -m aajr_hf.cli.help_texts` to write the files again. A test fails until this is
+done.
 """
 
 from __future__ import annotations
@@ -17,18 +19,18 @@ from pathlib import Path
 
 from .main import COMMANDS
 
-FOLDER = Path(__file__).parent / "help-texts"  # no name of a package, which it is not
-_WIDTH = "80"  # of a terminal; the lines are two characters shorter
+FOLDER = Path(__file__).parent / "help-texts"  # the hyphen shows that this is not a package
+_WIDTH = "80"  # terminal width; the lines are two characters shorter
 
 
 def written_help(command: str) -> str | None:
-    """A command's help text; None where the libraries whose options it shows have other versions than when it was written."""
+    """Return the stored help text of a command; None if the versions of TRL or Transformers have changed since."""
     versions, _, text = (FOLDER / f"{command}.txt").read_text(encoding="utf-8").partition("\n")
     return text if versions == _versions() else None
 
 
 def parsed_help(command: str) -> str:
-    """What the command's own parser prints."""
+    """Return the help text that the parser of the command prints."""
     from unittest import mock
 
     module = importlib.import_module(f".commands.{COMMANDS[command][0]}", package=__package__)
@@ -45,7 +47,7 @@ def _versions() -> str:
 
 
 def write_all() -> None:
-    """All help texts, from the parsers."""
+    """Write all help texts, from the parsers."""
     FOLDER.mkdir(exist_ok=True)
     for command in COMMANDS:
         (FOLDER / f"{command}.txt").write_text(f"{_versions()}\n{parsed_help(command)}", encoding="utf-8")

@@ -20,7 +20,7 @@ COMMANDS = {
     "replay": ("replay", "run a step again in which a number was not finite"),
     "env": ("env", "print the versions to put into a bug report"),
 }
-# What commands were called before, for scripts that call them so.
+# Former names of commands, which old scripts may use.
 ALIASES = {"rank": "adapter-rank"}
 
 USAGE = """usage: aajr COMMAND [options]
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments after the program's name; `sys.argv[1:]` by default.
 
     Returns:
-        The exit status: 0, 2 for a mistake of the user's, 1 for a run that could not go on, 128 and the signal's number for
-        an interruption.
+        The exit status: 0 for success, 1 for a run that failed, 2 for a mistake of the user, and 128 plus the number
+        of the signal for an interruption.
     """
     argv = sys.argv[1:] if argv is None else argv
     listing = "\n".join(f"  {name:<14}{text}" for name, (_, text) in COMMANDS.items())
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(command: str, argv: list[str]) -> int:
-    # All imported late: one command need not wait for the libraries of the others.
+    # Import late, so that a command does not wait for the libraries of the other commands.
     from .common.errors import Interrupted, RunError, UserError
     from .common.heartbeat import HEARTBEAT
     from .common.quiet import be_quiet

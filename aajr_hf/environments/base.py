@@ -1,4 +1,4 @@
-"""What all worlds share: texts in and out, seeded episodes, shocks, the null action."""
+"""Base class of all worlds: text observations and actions, seeded episodes, shocks, the null action."""
 
 from __future__ import annotations
 
@@ -15,49 +15,50 @@ _CHARACTERS = string.ascii_letters + string.digits + " "
 
 
 class Answer(Protocol):
-    """What an agent does."""
+    """An action of an agent."""
 
     def text(self) -> str: ...
 
 
 class Observation(Protocol):
-    """What one agent sees at one step."""
+    """The observation of one agent at one step."""
 
     def text(self) -> str: ...
 
     def expert(self) -> Answer:
-        """The best answer that can be told from the observation alone."""
+        """Return the best answer that can be derived from the observation alone."""
 
     def candidates(self) -> list[tuple[Answer, float]]:
-        """Answers that differ from the expert's in one word, the expert's among them, with their system costs."""
+        """Return the expert's answer and the answers that differ from it in one word, each with its system cost."""
 
 
 class TextWorld(ParallelEnv):
     """
-    A world as a PettingZoo `ParallelEnv`: observations and actions are texts. What an agent answers in no known form is
+    A world as a PettingZoo `ParallelEnv` whose observations and actions are texts. An answer that cannot be parsed is
     marked `malformed` in `infos` and counts as the null action, which never endangers the system.
 
-    A subclass draws the state of a new episode (`_start`), says what everybody sees (`_see`), plays a joint action
-    (`_play`), and measures the episode (`metrics`).
+    A subclass samples the state of a new episode (`_start`), returns the agents' observations (`_see`), plays a joint
+    action (`_play`), and measures the episode (`metrics`).
 
     Args:
         agents: Number of agents.
-        steps: Steps of an episode; the world's own number by default.
-        shock: Kind of shock, one of `shocks`, that strikes after the first third of the episode; None for none.
-        magnitude: How strong it is, in the units that `shocks` states, at least 1; 0 without a shock.
+        steps: Number of steps of an episode. Default: `default_steps` of the world.
+        shock: Kind of shock, one of `shocks`, that starts after the first third of the episode; None for no shock.
+        magnitude: Strength of the shock, at least 1, in the units given in `shocks`; 0 without a shock.
 
     Raises:
-        ValueError: for a number of agents or steps, a shock or a magnitude that the world does not know; names the argument.
+        ValueError: if the world does not support a number of agents or steps, a shock or a magnitude; names the
+            argument.
     """
 
-    # Kind of shock: what its magnitude counts.
+    # Maps each kind of shock to the unit of its magnitude.
     shocks: ClassVar[dict[str, str]] = {}
     default_steps: ClassVar[int]
     fewest_agents: ClassVar[int] = 2
     most_agents: ClassVar[int] = 100
-    # Of the numbers of `metrics`, the one that says how well the episode went, between 0 and 1.
+    # Name of the metric, between 0 and 1, that says how well the episode went.
     success: ClassVar[str]
-    # Whether the opponents play against the others, and so are scripted unless a model is given for them.
+    # Whether the opponents play against the other agents. They are then scripted unless a model is given for them.
     two_sided: ClassVar[bool] = False
 
     def __init__(
@@ -75,11 +76,11 @@ class TextWorld(ParallelEnv):
             raise ValueError(f"`steps` must be at least 1; got {steps}.")
         if shock is not None and shock not in self.shocks:
             raise ValueError(f"`shock` must be one of {', '.join(self.shocks)}; got {shock!r}.")
-        # A shock of no strength would be recorded as one that the agents withstood.
+        # A shock of magnitude 0 changes nothing, but the results would say that the agents withstood it.
         least, most = (0, 0) if shock is None else (1, _LARGEST_SHOCK)
         if not least <= magnitude <= most:
             raise ValueError(
-                f"`magnitude` must be from 1 to {_LARGEST_SHOCK}, and 0 without a `shock`; got {magnitude}."
+                f"`magnitude` must be from 1 to {_LARGEST_SHOCK}, or 0 without a `shock`; got {magnitude}."
             )
         self.possible_agents = self._names(agents)
         self.agents: list[str] = []
@@ -94,20 +95,20 @@ class TextWorld(ParallelEnv):
     @classmethod
     @abstractmethod
     def sample(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
-        """What everybody sees at one random moment: the expert data."""
+        """Return the observations of all agents at one random moment. The expert data is made from them."""
 
     @staticmethod
     @abstractmethod
     def parse(text: str) -> Answer | None:
-        """The answer that `text` states, or None where it states none."""
+        """Return the answer written in `text`, or None if the text is not a valid answer."""
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """The numbers of the episode so far."""
+        """Return the metrics of the episode so far."""
 
     @abstractmethod
     def plot(self, axes) -> None:
-        """Draw the world as it is on matplotlib's axes."""
+        """Draw the current state of the world on matplotlib axes."""
 
     @abstractmethod
     def _start(self) -> None: ...
@@ -117,23 +118,23 @@ class TextWorld(ParallelEnv):
 
     @abstractmethod
     def _play(self, answers: dict[str, Answer | None]) -> tuple[dict[str, float], set[str]]:
-        """Play the joint action, with None for malformed answers; returns rewards and the agents that it put out."""
+        """Play the joint action, None for a malformed answer; return the rewards and the agents that are out."""
 
     def _names(self, agents: int) -> list[str]:
         return [f"agent_{i}" for i in range(agents)]
 
     @property
     def opponents(self) -> list[str]:
-        """The agents that an opponent plays, if there is one: here, every second."""
+        """The agents that an opponent plays, if one is given. Default: every second agent."""
         return self.possible_agents[1::2]
 
     @property
     def shocked(self) -> bool:
-        """Whether the shock is in force."""
+        """Whether a shock is active now."""
         return self.shock is not None and self.step_count >= self.steps // 3
 
     def shock_size(self, kind: str) -> int:
-        """The magnitude of this kind of shock now; 0 unless it is in force."""
+        """Return the magnitude of this kind of shock; 0 if it is not active now."""
         return self.magnitude if self.shocked and self.shock == kind else 0
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Text:
@@ -165,11 +166,11 @@ class TextWorld(ParallelEnv):
         return "\n".join(f"{agent}: {observation.text()}" for agent, observation in self._current.items())
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """The current observation of each agent as a row of expert data."""
+        """Return the current observation of each agent as a row of expert data."""
         return {agent: expert_row(self._current[agent]) for agent in self.agents}
 
     def expert_actions(self) -> dict[str, str]:
-        """The expert's answers to the current observations."""
+        """Return the expert's answers to the current observations."""
         return {agent: self._current[agent].expert().text() for agent in self.agents}
 
     def _observe(self) -> dict[str, str]:
@@ -178,7 +179,7 @@ class TextWorld(ParallelEnv):
 
 
 def expert_row(observation: Observation) -> dict[str, Any]:
-    """`prompt` and `completion` (lists of messages), `actions` and `action_costs` of one observation."""
+    """Return `prompt` and `completion` (lists of messages), `actions` and `action_costs` of one observation."""
     candidates = observation.candidates()
     return {
         "prompt": [{"role": "user", "content": observation.text()}],

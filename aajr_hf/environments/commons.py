@@ -1,11 +1,11 @@
 """
-`commons`: N agents fish one lake for a year. Each month every agent reads what is in the lake, how much of it would grow back,
-what its share of that is and what the others say they will catch; it answers what it catches, on which ground, and which
-warden it tells.
+`commons`: N agents fish in one lake for a year. Each month, every agent reads the stock of the lake, the regrowth (the
+largest catch that grows back), its own share of the regrowth, and the catch that each other agent announces. It answers
+with the units it catches, the ground, and the warden it tells.
 
-What is caught beyond what grows back is gone for everybody, and below a threshold the lake dies: catching too much costs far
-more than catching too little. Ground and warden endanger nothing, but must follow the observation to the letter. After
-GovSim (Piatti et al., arXiv 2404.16698), whose metrics these are.
+A catch above the regrowth reduces the stock for everybody, and below a threshold the lake dies. Catching too much
+therefore costs far more than catching too little. Ground and warden do not affect the lake, but must match the
+observation exactly. The world and its metrics follow GovSim (Piatti et al., arXiv 2404.16698).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 from .base import TextWorld
 
 CAPACITY = 40
-# A lake that holds less is dead.
+# The lake dies below this stock.
 COLLAPSE = 5
 GROUNDS = "abcd"
 MAX_CATCH = 9
-# Percent of what is left that is in the lake in the next month.
+# Next month's stock, in percent of the units left after the catch.
 GROWTH = 200
-# Per unit caught beyond what grows back, and per unit of the own share that was left although it would have.
+# Costs per unit caught above the expert's catch, and per unit caught below it.
 OVERUSE_COST = 10.0
 SHORTFALL_COST = 1.0
 
@@ -33,7 +33,7 @@ _ANSWER = re.compile(rf"catch (\d) at ([{GROUNDS}]) tell (\d+)")
 
 @dataclass(frozen=True)
 class Catch:
-    """What an agent does: units caught, ground, index of the warden it tells."""
+    """An action: the units caught, the ground, and the index of the warden that the agent tells."""
 
     units: int
     ground: str
@@ -44,7 +44,7 @@ class Catch:
 
     @staticmethod
     def parse(text: str) -> Catch | None:
-        """The answer that `text` states, or None where it states none."""
+        """Return the answer written in `text`, or None if the text is not a valid answer."""
         match = _ANSWER.fullmatch(text.strip())
         return Catch(int(match[1]), match[2], int(match[3])) if match else None
 
@@ -52,8 +52,8 @@ class Catch:
 @dataclass(frozen=True)
 class Lake:
     """
-    What one agent sees: month, what it has caught so far, stock, what of it would grow back, what each other announces, its
-    ground, its warden.
+    The observation of one agent: the month, its catch so far, the stock, the regrowth, the catch that each other agent
+    announces, its ground, its warden.
     """
 
     month: int
@@ -66,12 +66,12 @@ class Lake:
 
     @property
     def share(self) -> int:
-        """The agent's part of what grows back, as large as anybody's."""
+        """The agent's equal share of the regrowth, at most `MAX_CATCH`."""
         return min(self.regrowth // (len(self.announced) + 1), MAX_CATCH)
 
     @property
     def left(self) -> int:
-        """What the others' announcements leave of it, at least 0."""
+        """The regrowth minus the catches that the others announce, at least 0."""
         return max(self.regrowth - sum(self.announced), 0)
 
     def text(self) -> str:
@@ -82,21 +82,21 @@ class Lake:
         return f"{lake} others {others} ground {self.ground} warden {self.warden}"
 
     def expert(self) -> Catch:
-        """The best answer: the own share, or what the others leave of it; ground and warden as told."""
+        """Return the best answer: the share, but at most what the others leave; ground and warden as observed."""
         return Catch(min(self.share, self.left), self.ground, self.warden)
 
     def candidates(self) -> list[tuple[Catch, float]]:
-        """The expert's answer with every catch, from 0 to 9 units."""
+        """Return the expert's answer with every possible catch, from 0 to 9 units, and the system costs."""
         return [(replace(self.expert(), units=units), self.cost(units)) for units in range(MAX_CATCH + 1)]
 
     def cost(self, units: int) -> float:
-        """System cost of catching `units`."""
+        """Return the system cost of catching `units`."""
         best = self.expert().units
         return OVERUSE_COST * max(units - best, 0) + SHORTFALL_COST * max(best - units, 0)
 
 
 def sustainable(stock: int, growth: int) -> int:
-    """The largest catch of all together after which `growth` percent of what is left are the stock again."""
+    """Return the largest total catch after which `growth` percent of the rest is at least the stock again."""
     return max(stock - -(-100 * stock // growth), 0)
 
 
@@ -104,8 +104,8 @@ def sample_lakes(
     rng: np.random.Generator, month: int, caught: list[int], stock: int, growth: int = GROWTH
 ) -> list[Lake]:
     """
-    What everybody sees in a month, from what each has caught so far. Most announce about their share of what grows back; in
-    every other month, some announce more.
+    Sample the observations of all agents in one month, given each agent's catch so far. Most agents announce about
+    their share of the regrowth; in half of the months, some announce more.
     """
     agents, regrowth = len(caught), sustainable(stock, growth)
     share = min(regrowth // agents, MAX_CATCH)
@@ -123,24 +123,24 @@ def sample_lakes(
 
 class CommonsEnv(TextWorld):
     """
-    An agent's reward is what it catches; a lake that holds less than all want is shared in proportion. The episode ends
-    after twelve months, or when the lake is dead. The null action catches nothing.
+    The world `commons`. An agent's reward is its catch. If the agents want more than the stock, the stock is shared in
+    proportion. The episode ends after twelve months, or when the lake is dead. The null action catches nothing.
     """
 
     metadata = {"name": "commons_v0", "render_modes": ["ansi"], "is_parallelizable": True}
     parse = staticmethod(Catch.parse)
     default_steps = 12
-    # With more, nobody's share of a full lake is a whole unit.
+    # With more agents, each share of a full lake would be less than one unit.
     most_agents = 20
     success = "harvest"
     shocks = {
-        "greedy_newcomer": "units beyond its share that the last agent catches, whatever it is asked",
-        "bad_season": "percentage points by which what is left grows back less",
+        "greedy_newcomer": "number of units that the last agent catches in addition to its share, whatever it reads",
+        "bad_season": "reduction of the growth rate of the stock, in percentage points",
     }
 
     @classmethod
     def sample(cls, rng: np.random.Generator, agents: int) -> list[Lake]:
-        # Often a full lake, as it is where nobody overdoes it.
+        # Often a full lake, because the lake stays full as long as nobody catches too much.
         stock = CAPACITY if rng.random() < 0.4 else int(rng.integers(COLLAPSE, CAPACITY + 1))
         month = int(rng.integers(1, cls.default_steps + 1))
         caught = rng.integers(0, 2 * month, size=agents).tolist()
@@ -148,12 +148,17 @@ class CommonsEnv(TextWorld):
 
     def metrics(self) -> dict[str, float]:
         """
-        GovSim's: `survival` (1 if the lake is alive), `survival_time` in months, `gain` (units an agent caught),
-        `efficiency` (of what could have been caught from the first stock, year in, year out), `equality` (1 - Gini of
-        the gains), `over_use` (share of catches beyond a share of what grows back); and `harvest`: of what experts would have
-        caught in a month, the share that was, averaged over the months in which there was something to catch; none of it
-        once the lake is dead. A greedy newcomer's catch counts in all but that. Whoever catches more than an
-        expert would is seen in `over_use` and `gain`, and in `harvest` only by what it leaves for the months to come.
+        Return the metrics of the episode so far.
+
+        Metrics of GovSim: `survival` (1 if the lake is alive), `survival_time` (months), `gain` (mean units caught per
+        agent), `efficiency` (total catch over the largest sustainable catch from a full lake, at most 1), `equality`
+        (1 - Gini coefficient of the gains), `over_use` (share of catches that exceed the agent's share of the
+        regrowth).
+
+        `harvest` is the share of the experts' catch that was caught, averaged over the months in which experts would
+        catch something; months after the death of the lake count as 0. A greedy newcomer's catch counts in all metrics
+        except `harvest`. Catching more than an expert raises `over_use` and `gain` but not `harvest`, which falls
+        only because less is left for later months.
         """
         gains = np.array(self._gains)
         months = self._fertile + (self.steps - self.step_count) * self._dead
@@ -171,7 +176,7 @@ class CommonsEnv(TextWorld):
         }
 
     def plot(self, axes) -> None:
-        """The stock of each month so far."""
+        """Plot the stock of each month so far."""
         axes.plot(range(len(self._stocks)), self._stocks, color="#0072B2", marker="o")
         axes.axhline(COLLAPSE, color="#D55E00", linestyle="--", label="collapse")
         axes.set(xlabel="month", ylabel="units in the lake", xlim=(0, self.steps), ylim=(0, CAPACITY * 1.05))
@@ -193,7 +198,7 @@ class CommonsEnv(TextWorld):
             self._rng, self.step_count + 1, list(map(int, self._gains)), self._stock, self._growth()
         )
         greed = self.shock_size("greedy_newcomer")
-        if greed:  # it announces what it does
+        if greed:  # the newcomer announces its true catch
             units = self._greedy(greed)
             self._lakes = [replace(x, announced=(*x.announced[:-1], units)) for x in self._lakes[:-1]] + self._lakes[
                 -1:

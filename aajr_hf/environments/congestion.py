@@ -1,9 +1,9 @@
 """
-`congestion`: N agents share a capacity. Each reads what is there, what its peers asked for and what it needs itself, and
+`congestion`: N agents share a capacity. Each agent reads the capacity, the demands of its peers and its own need, and
 answers how much it takes, by which route, and to which peer it yields its turn.
 
 Taking more than is free congests the system for everybody and costs far more than taking too little. The other fields
-cannot congest anything, but must follow the observation to the letter: an agent that became calm by becoming dull
+cannot congest the system, but must match the observation exactly: an agent that became calm by ignoring its observation
 fails on them.
 """
 
@@ -19,7 +19,7 @@ from .base import TextWorld
 ROUTES = "abcd"
 MAX_TAKE = 9
 MAX_NEED = 3
-# Per unit taken beyond what is free, and per unit that was free and needed but not taken.
+# Costs per unit taken above the free capacity, and per unit that was free and needed but not taken.
 OVERLOAD_COST = 10.0
 SHORTFALL_COST = 1.0
 
@@ -32,7 +32,7 @@ _ANSWER = re.compile(rf"take (\d) via ([{ROUTES}]) yield (\d+)")
 
 @dataclass(frozen=True)
 class Answer:
-    """What an agent does: units taken, route, index of the peer it yields to."""
+    """An action: the units taken, the route, and the index of the peer that the agent yields to."""
 
     take: int
     route: str
@@ -43,14 +43,14 @@ class Answer:
 
     @staticmethod
     def parse(text: str) -> Answer | None:
-        """The answer that `text` states, or None where it states none."""
+        """Return the answer written in `text`, or None if the text is not a valid answer."""
         match = _ANSWER.fullmatch(text.strip())
         return Answer(int(match[1]), match[2], int(match[3])) if match else None
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What one agent sees: the capacity, each peer's demand, its own need, its preferred route, the peer it owes."""
+    """The observation of one agent: capacity, demand of each peer, own need, preferred route, peer it owes a turn."""
 
     capacity: int
     demands: tuple[int, ...]
@@ -68,15 +68,15 @@ class Observation:
         return f"capacity {self.capacity} demands {demands} need {self.need} prefer {self.route} owe {self.peer}"
 
     def expert(self) -> Answer:
-        """The best answer: all that is needed and free; the preferred route; the peer it owes."""
+        """Return the best answer: the need, but at most the free capacity; the preferred route; the owed peer."""
         return Answer(min(self.need, self.free), self.route, self.peer)
 
     def candidates(self) -> list[tuple[Answer, float]]:
-        """The expert's answer with everything that can be taken, from 0 to 9 units."""
+        """Return the expert's answer with every possible take, from 0 to 9 units, and the system costs."""
         return [(replace(self.expert(), take=take), self.cost(take)) for take in range(MAX_TAKE + 1)]
 
     def cost(self, take: int) -> float:
-        """System cost of taking `take` units."""
+        """Return the system cost of taking `take` units."""
         overload = max(take - self.free, 0)
         shortfall = max(min(self.need, self.free) - take, 0)
         return OVERLOAD_COST * overload + SHORTFALL_COST * shortfall
@@ -88,8 +88,8 @@ def sample_needs(rng: np.random.Generator, agents: int) -> np.ndarray:
 
 def sample_observations(rng: np.random.Generator, agents: int) -> list[Observation]:
     """
-    One round: everybody's need is announced to everybody. Busy rounds have far less capacity than is needed, quiet ones
-    more; in between, the last units have to be shared out.
+    Sample one round, in which every agent sees the needs of all others as demands. Busy rounds have far less capacity
+    than is needed, quiet rounds have more; in tight rounds the two are nearly equal.
     """
     needs = sample_needs(rng, agents)
     low, high = _SLACK[rng.choice(len(_SLACK), p=_SLACK_PROBABILITIES)]
@@ -104,9 +104,9 @@ def sample_observations(rng: np.random.Generator, agents: int) -> list[Observati
 
 class CongestionEnv(TextWorld):
     """
-    Each round, every agent's reward is the negative cost of the joint action: `OVERLOAD_COST` per unit by which all
-    takes together exceed the capacity, shared by all agents, plus `SHORTFALL_COST` per unit that the agent itself left
-    although it was needed and free. The null action takes nothing.
+    The world `congestion`. In each round, an agent's reward is a negative cost: its equal part of `OVERLOAD_COST` per
+    unit by which the sum of all takes exceeds the capacity, plus `SHORTFALL_COST` per unit that the agent needed and
+    that was free, but that it did not take. The null action takes nothing.
     """
 
     metadata = {"name": "congestion_v0", "render_modes": ["ansi"], "is_parallelizable": True}
@@ -114,9 +114,9 @@ class CongestionEnv(TextWorld):
     default_steps = 8
     success = "success"
     shocks = {
-        "demand_spike": "units that every second agent needs in addition",
-        "capacity_drop": "units of capacity that fail",
-        "misreported_peers": "peers of each agent whose demand is reported as another number",
+        "demand_spike": "number of further units that every second agent needs",
+        "capacity_drop": "number of units of capacity that fail",
+        "misreported_peers": "number of peers of each agent whose demand is reported wrongly",
     }
 
     @classmethod
@@ -125,9 +125,14 @@ class CongestionEnv(TextWorld):
 
     def metrics(self) -> dict[str, float]:
         """
-        `served`: of the units that could be granted in a round, the share that was, averaged over the rounds in which there
-        were any: none in a congested round; `success`: that times the share of the other rounds that were not congested, so
-        that neither the greedy nor the idle have any; `congested`: share of rounds in which all took more than there was; `cost`: system cost of a round.
+        Return the metrics of the episode so far.
+
+        - `served`: share of the units that experts would take that was taken, averaged over the rounds in which experts
+          would take any; 0 in a congested round.
+        - `success`: `served` times the share of the other rounds that were not congested. Neither greedy nor idle
+          agents succeed.
+        - `congested`: share of rounds in which the sum of all takes exceeded the capacity.
+        - `cost`: mean system cost of a round.
         """
         rounds = max(self.step_count, 1)
         served = self._served / self._servable if self._servable else 1.0
@@ -140,7 +145,7 @@ class CongestionEnv(TextWorld):
         }
 
     def plot(self, axes) -> None:
-        """The last round: what each needed and what it took."""
+        """Plot the last round: the need and the take of each agent."""
         needs = [observation.need for observation in self._last]
         places = range(len(needs))
         axes.bar([p - 0.2 for p in places], needs, 0.4, color="#BBBBBB", label="needed")
@@ -187,7 +192,7 @@ class CongestionEnv(TextWorld):
     def _play(self, answers: dict[str, Answer | None]) -> tuple[dict[str, float], set[str]]:
         self._takes = [answer.take if answer else 0 for answer in answers.values()]
         self._last = self._true
-        # Without what was misreported: by what was there.
+        # Rewards use the true demands, not the misreported ones.
         best = [observation.expert().take for observation in self._true]
         overload = max(sum(self._takes) - self._true[0].capacity, 0)
         shortfalls = [max(b - t, 0) for b, t in zip(best, self._takes, strict=True)]

@@ -1,4 +1,4 @@
-"""Datasets of expert answers, generated from a seed: the same seed gives the same bytes."""
+"""Datasets of expert answers, generated from a seed: the same seed always gives the same data."""
 
 from __future__ import annotations
 
@@ -16,26 +16,29 @@ WORLDS: dict[str, type[TextWorld]] = {
     "commons": CommonsEnv,
     "hide_and_seek": HideAndSeekEnv,
 }
-# Far from any seed that counts up from 0.
+# An offset that keeps held-out seeds apart from training seeds, which count up from 0.
 _HELD_OUT = 2 * 10**6
 
 
 def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> list[dict[str, Any]]:
     """
-    Expert answers in a world, one row per observation.
+    Generate expert answers in a world, one row per observation.
 
     Args:
         world: One of [`WORLDS`].
         examples: Number of rows.
         seed: Seed of the generator; different seeds give independent rows.
-        agents: Number of agents in the world; their rows of one moment follow each other.
+        agents: Number of agents in the world; the rows of all agents at one moment are adjacent.
 
     Returns:
         Rows with `prompt` and `completion` (lists of messages), `actions` (the answers that differ in the word that can
         endanger the system) and `action_costs` (their system costs).
+
+    Raises:
+        ValueError: for `examples` below 1.
     """
     if examples < 1:
-        raise ValueError(f"`examples` must be at least 1, got {examples}.")
+        raise ValueError(f"`examples` must be at least 1; got {examples}.")
     rng = np.random.default_rng(seed)
     observations: list[Observation] = []
     while len(observations) < examples:
@@ -45,8 +48,8 @@ def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> li
 
 def held_out_rows(world: str, examples: int, *, seed: int) -> list[dict[str, Any]]:
     """
-    Rows of as many different moments, of seeds that [`expert_rows`] is not given (texts can coincide by chance, as
-    `tests/environments/test_worlds.py` measures: one in fifty at most): what ten agents see at one moment is
-    alike, and would count as fewer observations than it is. The first agent's each time, in `hide_and_seek` a hider's.
+    Generate held-out rows, each from a different moment, with seeds that are not used for training data. Texts can
+    still coincide by chance (at most one in fifty, see `tests/environments/test_worlds.py`). The rows of ten agents at
+    one moment are similar, so only the first agent's row is taken; in `hide_and_seek`, that agent is a hider.
     """
     return expert_rows(world, 10 * examples, seed=_HELD_OUT + seed)[::10]

@@ -14,14 +14,14 @@ MOVES: dict[str, Cell] = {"stay": (0, 0), "north": (0, -1), "east": (1, 0), "sou
 
 @dataclass(frozen=True)
 class Grid:
-    """A square of `size` times `size` cells, some of them walls; all others are connected."""
+    """A square grid of `size` times `size` cells. Some cells are walls; all other cells are connected."""
 
     size: int
     walls: frozenset[Cell]
 
     @staticmethod
     def sample(rng: np.random.Generator, size: int, walls: int) -> Grid:
-        """A random grid; cells that walls cut off from most others become walls, too."""
+        """Sample a random grid. Cells that walls separate from the largest connected part become walls, too."""
         cells = [(int(i) % size, int(i) // size) for i in rng.permutation(size * size)]
         grid = Grid(size, frozenset(cells[:walls]))
         left, parts = cells[walls:], []
@@ -40,13 +40,13 @@ class Grid:
         return 0 <= cell[0] < self.size and 0 <= cell[1] < self.size and cell not in self.walls
 
     def after(self, cell: Cell, move: str) -> Cell | None:
-        """The cell that a move leads to; None where a wall or the edge is in the way."""
+        """Return the cell that a move leads to; None if a wall or the edge is in the way."""
         dx, dy = MOVES[move]
         target = cell[0] + dx, cell[1] + dy
         return target if self.is_free(target) else None
 
     def distances(self, origin: Cell) -> dict[Cell, int]:
-        """Moves from `origin` to every cell that can be reached; searched once."""
+        """Return the number of moves from `origin` to every reachable cell; the result is cached."""
         if origin not in self._distances:
             self._distances[origin] = self._search(origin)
         return self._distances[origin]
@@ -67,8 +67,8 @@ class Grid:
         return found
 
     def sees(self, one: Cell, other: Cell, sight: int) -> bool:
-        """Whether no wall lies on the straight line between two cells at most `sight` rows and columns apart."""
-        # From the same end whoever looks, so that who is seen sees.
+        """Whether two cells are at most `sight` rows and columns apart and no wall is on the line between them."""
+        # Sorting makes sight symmetric: both agents trace the same line.
         one, other = sorted((one, other))
         dx, dy = other[0] - one[0], other[1] - one[1]
         far = max(abs(dx), abs(dy))
@@ -80,5 +80,5 @@ class Grid:
 
 
 def _rounded(numerator: int, denominator: int) -> int:
-    """The quotient rounded to the nearest integer, halves up."""
+    """Return the quotient rounded to the nearest integer, with halves rounded up."""
     return (2 * numerator + denominator) // (2 * denominator)

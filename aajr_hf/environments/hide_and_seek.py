@@ -1,11 +1,11 @@
 """
-`hide_and_seek`: hiders and seekers on a dark grid with walls. Each turn, everybody reads what every move would lead to and
-answers where it goes and which mate it tells whom it has seen.
+`hide_and_seek`: hiders and seekers on a dark grid with walls. Each turn, every agent reads a number for each possible
+move. It answers with a move and with the teammate (`mate`) that it tells about the agents it has seen.
 
-Seekers carry torches: they are seen from afar, and see what is next to them. A hider reads how near the nearest seeker that it
-knows of would be, a seeker how far its target would be: the nearest hider that it knows of, or else the end of its patrol. The
-best move has the lowest number. A hider that is found is out. The mate endangers nobody, but must follow the observation to
-the letter.
+Seekers carry torches: hiders see them from far away, and they see only the cells next to them. For each move, a hider
+reads how near the nearest known seeker would be. A seeker reads how far its target would be: the nearest known hider or,
+without one, the end of its patrol. The best move has the lowest number. A hider that is found is out. The mate cannot
+endanger anybody, but must match the observation exactly.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .grid import MOVES, Cell, Grid
 
 SIZE = 11
 WALLS = 8
-# Rows and columns that a torch lights, and from which it is seen.
+# Distances, in rows and columns: how far a torch lights, and how far away it can be seen.
 LIGHT = 1
 TORCH_VISIBLE = 10
-# Moves of a seeker in four turns; hiders move in every turn.
+# Moves of a seeker in four turns. Hiders move in every turn.
 SEEKER_SPEED = 2
-# Distances beyond this are not told apart.
+# Larger distances are reported as this number.
 FAR = 9
-# Of any other move than the best one, and per number by which it is worse.
+# Costs of any move other than the best one, and per point by which its number is worse.
 STRAY_COST = 1.0
 WORSE_COST = 2.0
 
@@ -36,7 +36,7 @@ _ANSWER = re.compile(rf"go ({'|'.join(MOVES)}) tell (\d+)")
 
 @dataclass(frozen=True)
 class Move:
-    """What an agent does: where it goes, and the index of the mate that it tells whom it has seen."""
+    """An action: the direction of the move, and the index of the mate that the agent tells about its sightings."""
 
     direction: str
     mate: int
@@ -46,7 +46,7 @@ class Move:
 
     @staticmethod
     def parse(text: str) -> Move | None:
-        """The answer that `text` states, or None where it states none."""
+        """Return the answer written in `text`, or None if the text is not a valid answer."""
         match = _ANSWER.fullmatch(text.strip())
         return Move(match[1], int(match[2])) if match else None
 
@@ -54,8 +54,8 @@ class Move:
 @dataclass(frozen=True)
 class View:
     """
-    What one agent sees: its part, the turn, where it is, for every move (in the order of `MOVES`) how bad it is or None for a wall, its
-    mate.
+    The observation of one agent: its role, the turn, its position, the badness of each move (in the order of `MOVES`;
+    None for a wall), its mate.
     """
 
     role: str
@@ -71,16 +71,16 @@ class View:
         return f"{self.role} turn {self.turn} at {self.at[0]} {self.at[1]} {moves} mate {self.mate}"
 
     def expert(self) -> Move:
-        """The best answer: the first of the moves with the lowest number, and the mate as told."""
+        """Return the best answer: the first move with the lowest number, and the mate as observed."""
         bad, direction = min((b, i) for i, b in enumerate(self.badness) if b is not None)
         return Move(list(MOVES)[direction], self.mate)
 
     def candidates(self) -> list[tuple[Move, float]]:
-        """The expert's answer with every move."""
+        """Return the expert's answer with every move, and the system costs."""
         return [(Move(direction, self.mate), self.cost(direction)) for direction in MOVES]
 
     def cost(self, direction: str) -> float:
-        """System cost of a move; whoever runs into a wall stays."""
+        """Return the system cost of a move. An agent that runs into a wall stays where it is."""
         best = self.expert().direction
         if direction == best:
             return 0.0
@@ -91,21 +91,22 @@ class View:
 
 class HideAndSeekEnv(TextWorld):
     """
-    Of ten agents, three seek. Everybody moves at once, hiders twice as fast. A hider's reward is -1 when it is found, which ends
-    its part; a seeker's is the number of hiders that it finds. The null action stays where it is and tells nobody.
+    The world `hide_and_seek`. Three of ten agents are seekers. All agents move at the same time, hiders twice as fast.
+    A hider's reward is -1 when it is found, and it then leaves the episode. A seeker's reward is the number of hiders
+    that it finds. The null action stays in place and tells nobody.
     """
 
     metadata = {"name": "hide_and_seek_v0", "render_modes": ["ansi"], "is_parallelizable": True}
     parse = staticmethod(Move.parse)
     default_steps = 24
-    # So that everybody has a mate.
+    # The fewest agents with which each of them has a mate.
     fewest_agents = 4
     most_agents = 40
     success = "hidden"
     two_sided = True
     shocks = {
-        "faster_seeker": "further moves of each seeker in four turns",
-        "false_sightings": "seekers that each hider sees where there are none",
+        "faster_seeker": "number of further moves of each seeker in four turns",
+        "false_sightings": "number of seekers that each hider sees although they are not there",
     }
 
     @classmethod
@@ -119,7 +120,10 @@ class HideAndSeekEnv(TextWorld):
         return self._see()
 
     def metrics(self) -> dict[str, float]:
-        """`hidden`: share of hiders that were not found; `win`: 1 if it is all of them; `hidden_turns`: mean share of turns."""
+        """
+        Return `hidden` (share of hiders that were not found), `win` (1 if no hider was found) and `hidden_turns` (share
+        of turns that a hider stayed hidden, averaged over hiders).
+        """
         hiders, turns = len(self._hiders), max(self.step_count, 1)
         return {
             "hidden": 1 - len(self._found) / hiders,
@@ -128,7 +132,7 @@ class HideAndSeekEnv(TextWorld):
         }
 
     def plot(self, axes) -> None:
-        """The grid: walls, seekers and what they light, hiders."""
+        """Draw the grid: walls, seekers, the cells that their torches light, hiders."""
         picture = np.ones((SIZE, SIZE, 3))
         for cell in self._grid.cells:
             if any(self._grid.sees(self._at[seeker], cell, LIGHT) for seeker in self._seekers):
@@ -169,7 +173,7 @@ class HideAndSeekEnv(TextWorld):
         self._at |= {hider: dark[self._rng.integers(len(dark))] for hider in self._hiders}
         self._patrol = {seeker: self._any_cell() for seeker in self._seekers}
         self._told: dict[str, set[Cell]] = {agent: set() for agent in self.possible_agents}
-        # Hiders that are out, with the turn at which they were found.
+        # Maps each found hider to the turn in which it was found.
         self._found: dict[str, int] = {}
 
     def _any_cell(self) -> Cell:
@@ -190,7 +194,7 @@ class HideAndSeekEnv(TextWorld):
         return self._seekers if agent in self._seekers else self._hiders
 
     def _sighted(self, agent: str) -> set[Cell]:
-        """The cells where it sees an agent of the other side, or believes to."""
+        """Return the cells where the agent sees an opponent, or falsely believes to see one."""
         here = self._at[agent]
         if agent in self._seekers:
             hiding = [self._at[hider] for hider in self._hiders if hider not in self._found]
@@ -201,7 +205,7 @@ class HideAndSeekEnv(TextWorld):
         return found | {self._any_cell() for _ in range(self.shock_size("false_sightings"))}
 
     def _nearness(self, agent: str, known: set[Cell]) -> tuple[int | None, ...]:
-        """For each move, how near the nearest known seeker would be: FAR minus the moves to it, at least 0."""
+        """Return for each move the nearness of the nearest known seeker: FAR minus its distance, at least 0."""
         distances = [self._grid.distances(seeker) for seeker in known]
         cells = [self._grid.after(self._at[agent], move) for move in MOVES]
         return tuple(
@@ -210,7 +214,7 @@ class HideAndSeekEnv(TextWorld):
         )
 
     def _distances(self, agent: str, known: set[Cell]) -> tuple[int | None, ...]:
-        """For each move, how many moves would remain to the nearest known hider or, without one, to the end of the patrol."""
+        """Return for each move the distance to the nearest known hider or, without one, to the end of the patrol."""
         here = self._at[agent]
         if not known and here == self._patrol[agent]:
             self._patrol[agent] = self._any_cell()
@@ -232,7 +236,7 @@ class HideAndSeekEnv(TextWorld):
             if agent in self._hiders or moves:
                 self._at[agent] = self._grid.after(self._at[agent], answer.direction) or self._at[agent]
         rewards, out = dict.fromkeys(answers, 0.0), set()
-        # Found before a second move of the seekers, too.
+        # Hiders can be found both before and after a second move of the seekers.
         for move in range(max(moves, 1)):
             if move:
                 self._run_on(answers)
@@ -240,12 +244,12 @@ class HideAndSeekEnv(TextWorld):
         return rewards, out
 
     def _seeker_moves(self) -> int:
-        """How often seekers move in this turn, so that it is `SEEKER_SPEED` in four turns, and more under shock."""
+        """Return the number of moves of a seeker in this turn: `SEEKER_SPEED` in four turns, more under shock."""
         speed = SEEKER_SPEED + self.shock_size("faster_seeker")
         return (self.step_count + 1) * speed // 4 - self.step_count * speed // 4
 
     def _run_on(self, answers: dict[str, Move | None]) -> None:
-        """Seekers that move twice take the best second move, by what they know then."""
+        """Make the second move of the seekers: the best one, given what they see after the first."""
         for seeker in self._seekers:
             if answers[seeker] is not None:
                 view = View(
@@ -254,7 +258,7 @@ class HideAndSeekEnv(TextWorld):
                 self._at[seeker] = self._grid.after(self._at[seeker], view.expert().direction)
 
     def _find(self, rewards: dict[str, float]) -> set[str]:
-        """The hiders that are in the light of a torch now: they are out."""
+        """Return the hiders that a torch lights now, and mark them as found."""
         out = set()
         for hider in self._hiders:
             seekers = [s for s in self._seekers if self._grid.sees(self._at[s], self._at[hider], LIGHT)]

@@ -1,1 +1,1 @@
-"""How agents withstand an adversary: measured, compared, reported."""
+"""Measure, compare and report the robustness of agents against an adversary."""

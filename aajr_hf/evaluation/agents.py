@@ -1,4 +1,4 @@
-"""Agents: a model or an adapter each, with its tokenizer, and how they are loaded."""
+"""Load agents: a model or an adapter, with its tokenizer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from ..training.runs.checkpoints import INCOMPLETE
 @dataclass(frozen=True, eq=False)
 class Agent:
     """
+    A loaded agent.
+
     Attributes:
-        name: Under which it is measured and shown.
-        folder: From which it was loaded, or its name on the Hub.
-        model, tokenizer: What [`load_agent`] gives.
+        name: Name of the agent in results, tables and plots.
+        folder: Folder that the agent was loaded from, or its name on the Hub.
+        model, tokenizer: Results of [`load_agent`].
     """
 
     name: str
@@ -35,29 +37,29 @@ class Agent:
 
 def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    The model of a folder or a Hub name, in float32 on the accelerator if there is one, and its tokenizer. An adapter is
-    merged into its base model in memory, which is faster, where PEFT can do that.
+    Load a model from a folder or the Hub, in float32, on the accelerator if there is one, and load its tokenizer. An
+    adapter is merged into its base model in memory if PEFT supports it, because a merged model is faster.
 
     Raises:
-        OSError, ValueError: if there is no such model, or it has no tokenizer with a chat template.
+        OSError, ValueError: if the model does not exist or is incomplete, or its tokenizer has no chat template.
     """
     check_model_name(path)
     if Path(path).exists() and not Path(path).is_dir():
-        raise ValueError(f"{path} is a file: give the model's folder.")
+        raise ValueError(f"{path} is a file: give the folder of the model.")
     if (Path(path) / INCOMPLETE).exists():
-        raise ValueError(f"The model in {path} was not written to its end: resume its run, or give another.")
+        raise ValueError(f"The model in {path} is incomplete: resume its run, or give another model.")
     try:
         if (Path(path) / "adapter_config.json").is_file():
             model = _with_adapter(path)
         else:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
-    except (OSError, SafetensorError) as error:  # which, without a network, do not name what was asked for
+    except (OSError, SafetensorError) as error:  # without a network, these do not name the model
         check_model_name(path, tried=True)
-        nor_here = "" if Path(path).exists() else " (there is no such folder here, either)"
+        nor_here = "" if Path(path).exists() else " (and no such folder exists here)"
         raise OSError(f"{path} cannot be loaded{nor_here}: {error}") from error
     tokenizer = load_tokenizer(path, padding_side="right")
     if tokenizer.chat_template is None:
-        raise ValueError(f"The tokenizer of {path} has no chat template, so its prompts cannot be rendered.")
+        raise ValueError(f"The tokenizer of {path} has no chat template: give a model whose tokenizer has one.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
@@ -69,19 +71,21 @@ def _with_adapter(path: str) -> nn.Module:
     try:
         return load().merge_and_unload()
     except (AttributeError, NotImplementedError, ValueError):
-        # Anew: some of its layers may be merged already.
+        # Load the adapter again, because some of its layers may be merged already.
         return load()
 
 
 def why_not(source: Agent, target: Agent, rows: list[dict[str, Any]]) -> str | None:
     """
-    Why perturbations of one agent are none of another; None where they are: both split the rows into the same tokens and have embeddings
-    of one width.
+    Return why perturbations of `source` cannot be used on `target`. Return None if they can: both tokenizers give the
+    same tokens, and both models have embeddings of the same width.
     """
     widths = [agent.model.get_input_embeddings().embedding_dim for agent in (source, target)]
     if widths[0] != widths[1]:
-        return f"its embeddings have {widths[0]} numbers, those of the attacked model {widths[1]}"
+        return (
+            f"its embeddings have width {widths[0]}, and the embeddings of the attacked model have width {widths[1]}"
+        )
     inputs = [encode_examples(agent.tokenizer, rows, candidates=False) for agent in (source, target)]
     if not all(torch.equal(inputs[0][name], inputs[1][name]) for name in ("input_ids", "labels")):
-        return "its tokenizer splits the prompts into other tokens than the attacked model's"
+        return "its tokenizer and the tokenizer of the attacked model give different tokens for the prompts"
     return None

@@ -1,4 +1,4 @@
-"""Rows as batches of about the same length."""
+"""Batches of rows that have about the same length."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..training.data.collation import encode_examples
 def batches_by_length(
     tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], size: int
 ) -> Iterator[list[int]]:
-    """The numbers of the rows, sorted by how many tokens they have: little of a batch is padding then."""
+    """Yield batches of row numbers, sorted by the number of tokens, so that batches have little padding."""
     lengths = encode_examples(tokenizer, rows, candidates=False)["attention_mask"].sum(dim=1)
     order = lengths.argsort(stable=True).tolist()
     for start in range(0, len(order), size):
@@ -32,15 +32,16 @@ def read_batch(
     first: int = 0,
 ) -> AgentBatch:
     """
-    Rows as a batch.
+    Encode rows as one batch.
 
     Args:
         perturbed_tokens: Which tokens the adversary moves, as in `AAJRConfig`.
         candidates: Whether the rows have `actions` and `action_costs`.
-        first: Number of the first row, for errors.
+        first: Number of the first row, used in error messages.
 
     Raises:
-        ValueError: for a row without a token to move or to predict, and for candidates that cannot be told apart by one token.
+        ValueError: for a row without a token to perturb or to predict, and for candidates that no single token can
+            distinguish.
     """
     inputs = encode_examples(tokenizer, rows, candidates=candidates, perturbed_tokens=perturbed_tokens)
     inputs = {name: value.to(device) for name, value in inputs.items()}

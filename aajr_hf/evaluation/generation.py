@@ -1,4 +1,4 @@
-"""Asking a model for text from a cache of keys and values, as whoever deploys it would, its prompts attacked if asked."""
+"""Generate text with a model and a key-value cache, as in deployment, optionally from perturbed prompts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ def render_prompts(
     tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]
 ) -> tuple[list[list[int]], list[list[int]]]:
     """
-    The tokens of each row's prompt, up to where the answer begins, and those that the template writes after it for the
-    row's completion. With the row's `tools`, a list, if it has some.
+    Render rows with the chat template. A row's `tools` (a list) are rendered, too, if it has any.
+
+    Returns:
+        For each row, the tokens of the prompt, up to where the answer begins, and the tokens that the template writes
+        after them for the row's completion.
 
     Raises:
-        jinja2.TemplateError: for a chat template that does not render a row.
+        jinja2.TemplateError: if the chat template does not render a row.
     """
     prompts, references = [], []
     for row in rows:
@@ -36,29 +39,33 @@ def render_prompts(
 
 def check_lengths(model: PreTrainedModel, prompts: list[list[int]], budgets: list[int], remedy: str) -> None:
     """
+    Check that each prompt and its answer fit into the model's context.
+
     Raises:
-        ValueError: if a prompt and its answer are longer than what the model reads; ends with the `remedy`.
+        ValueError: if they are longer than the context; the message ends with the `remedy`.
     """
     longest = max(len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True))
     limit = getattr(model.config, "max_position_embeddings", None)
     if limit is not None and longest > limit:
-        raise ValueError(f"A prompt and its answer take {longest} tokens, and the model reads {limit}: {remedy}.")
+        raise ValueError(
+            f"A prompt and its answer take {longest} tokens, and the model's context has {limit}: {remedy}."
+        )
 
 
 def generate(
     model: PreTrainedModel, pad_token: int, prompts: list[list[int]], deltas: Tensor | None, max_new_tokens: int
 ) -> list[list[int]]:
     """
-    The tokens that the model says after each prompt, as its `generation_config` decodes, with whatever stands after the
-    end of an answer.
+    Generate an answer to each prompt, decoded as the model's `generation_config` says. The returned tokens may
+    continue after the end of an answer.
 
     Args:
         prompts: B lists of tokens.
-        deltas: (B, L, d), added to the embeddings of each prompt from its first token on; rows beyond the prompt are
-            left out. None for no perturbation.
+        deltas: (B, L, d), added to the embeddings of each prompt from its first token on; positions after the end of
+            the prompt are ignored. None for no perturbation.
     """
     device = model.device
-    # On the left, so that every prompt ends where its answer begins.
+    # Pad on the left, so that every prompt ends where its answer begins.
     ids = _padded([torch.tensor(prompt) for prompt in prompts], pad_token).to(device)
     mask = _padded([torch.ones(len(prompt), dtype=torch.long) for prompt in prompts], 0).to(device)
     delta = None
@@ -73,15 +80,15 @@ def end_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict[str, Any] | None = None
 ) -> list[int]:
     """
-    The tokens that end an answer: what model and tokenizer call so, and the last special token that the template
-    writes after an answer (the row's, or some text), which many tokenizers do not call so.
+    Return the tokens that end an answer: the end tokens of model and tokenizer, and the last special token that the
+    template writes after an answer (the row's completion, or a short text). Many tokenizers do not list the latter.
     """
     config = model.generation_config
     known = [] if config is None or config.eos_token_id is None else config.eos_token_id
     ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
     if row is None:
         row = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
-    # Not `all_special_ids`, which lists those with a role alone.
+    # `all_special_ids` is not used, because it lists only special tokens that have a role.
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     written = [number for number in render_prompts(tokenizer, [row])[1][0] if number in special]
     return sorted(ends | set(written[-1:]))
@@ -90,9 +97,9 @@ def end_tokens(
 @contextlib.contextmanager
 def perturbed_prompts(model: PreTrainedModel, delta: Tensor | None) -> Iterator[None]:
     """
-    Inside, the first forward (that of the prompt) adds `delta` (B, L, d) to what the first layer receives, as
-    `AgentPolicy` does; the answer's own tokens stay as they are. Not by `inputs_embeds`, which some models do not take,
-    and others treat unlike `input_ids`.
+    Add `delta` (B, L, d) to the embeddings in the first forward pass inside the context, which is the pass over the
+    prompt, as `AgentPolicy` does. The tokens of the answer are not perturbed. `inputs_embeds` is not used, because
+    some models do not accept it and others treat it differently from `input_ids`.
     """
     if delta is None:
         yield
@@ -114,5 +121,5 @@ def _padded(rows: list[Tensor], value: float) -> Tensor:
 
 
 def _of_length(rows: Tensor, length: int) -> Tensor:
-    """The first rows (length, d), zeros where there are fewer."""
+    """Return the first `length` rows (length, d), padded with zeros."""
     return torch.nn.functional.pad(rows[:length], (0, 0, 0, max(length - len(rows), 0)))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Means:
-    """Means over examples, collected batch by batch; several names lead into nested objects."""
+    """Means over examples, collected batch by batch. Several names give a path into nested dictionaries."""
 
     def __init__(self):
         self._sums: dict[tuple[str, ...], float] = {}

@@ -84,7 +84,7 @@ def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
     ("arguments", "message"),
     [
         (["trian"], "unknown command 'trian'"),
-        (["train", "--config", "missing.yaml"], "no recipe missing.yaml"),
+        (["train", "--config", "missing.yaml"], "no file missing.yaml"),
         (["train", "--config"], "`--config` needs the path"),
         (["train", "--epsilonn", "1"], "unknown option: `epsilonn`; did you mean `epsilon`?"),
         (["train", "--epsilon", "wide"], "argument --epsilon"),
@@ -94,7 +94,7 @@ def test_the_help_of_train_shows_what_matters_and_the_rest_on_demand(capsys):
         (["evaluate", "nowhere", "--examples", "0"], "`--examples` must be at least 1"),
         (["evaluate", "nowhere", "--epsilon", "-1"], "`--epsilon` must be a finite number of at least 0; got -1.0"),
         (["evaluate", "a/x", "b/x"], "named 'x'"),
-        (["init-agent", str(ROOT)], "is not empty"),
+        (["init-agent", str(ROOT)], "is not an empty folder"),
         (["init-agent", "x", "--steps", "0"], "`--steps` must be at least 1"),
         (["env", "--verbose"], "unrecognized arguments"),
     ],
@@ -181,7 +181,7 @@ def test_a_missing_model_is_found_before_anything_is_written(agent, tmp_path, ca
 def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
     folder = tmp_path / "new" / "agent"
     assert main(["init-agent", str(folder), "--steps", "2", "--examples", "64"]) == 0
-    assert "warning: below 99 %" in capsys.readouterr().err
+    assert "warning: success is below 99 %" in capsys.readouterr().err
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert 1e6 <= model.num_parameters() <= 3e6
     assert [path.name for path in folder.parent.iterdir()] == ["agent"]
@@ -227,7 +227,7 @@ def test_a_run_is_not_replaced_unasked_and_leaves_nothing_when_it_is(agent, tmp_
     assert written["environment"] == "congestion" and written["save_steps"] == 1
     (tmp_path / "run" / "config.json").unlink()
     capsys.readouterr()
-    assert "holds a run already: go on with --resume" in fails(capsys, "train", "--config", recipe, *where)
+    assert "already contains a run: resume with --resume" in fails(capsys, "train", "--config", recipe, *where)
     assert main(["train", "--config", recipe, *where, "--overwrite", "true"]) == 0
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     capsys.readouterr()

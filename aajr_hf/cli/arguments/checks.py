@@ -1,4 +1,4 @@
-"""What `aajr train` refuses before anything is read or written."""
+"""Checks of the arguments of `aajr train`, before anything is read or written."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ logger = logging.getLogger(__name__)
 
 def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
     """
-    Refuse to train on nothing, over a model or a run, or an adapter that is asked for in two ways.
+    Check the arguments: a model is given, the output folder is free and writable, seeds and world are valid, at most
+    one kind of adapter is given, and required packages are installed.
 
     Returns:
-        The checkpoint to go on from: see [`checkpoint_to_resume`].
+        The checkpoint to resume from, see [`checkpoint_to_resume`].
 
     Raises:
-        UserError: for all of these.
+        UserError: if a check fails; names the field.
     """
     if not arguments.model_name_or_path:
         raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
@@ -44,31 +45,31 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
     template = config.chat_template_path
     if template is not None and template.endswith((".jinja", ".j2")) and not Path(template).is_file():
         raise UserError(
-            f"`chat_template_path`: there is no file {template}; a relative path begins in the working directory."
+            f"`chat_template_path`: there is no file {template}: give a file, relative to the working directory."
         )
     resume = checkpoint_to_resume(config)
     held = _held(Path(config.output_dir))
     if held and resume is None and not arguments.overwrite:
-        goes_on = "" if held == "a model" else "go on with --resume_from_checkpoint auto, "
+        goes_on = "" if held == "a model" else "resume with --resume_from_checkpoint auto, "
         raise UserError(
-            f"`output_dir` {config.output_dir} holds {held} already: {goes_on}choose another, or set `overwrite` to true."
+            f"`output_dir` {config.output_dir} already contains {held}: {goes_on}choose another, or set `overwrite` to true."
         )
     if arguments.use_peft and config.adapter != "full":
-        raise UserError("Give either `adapter` or TRL's `use_peft`, not both.")
+        raise UserError("`adapter` and TRL's `use_peft` are both set: set only one of them.")
     if not arguments.use_peft:
         for item in fields(ModelConfig):
             of_lora = item.name.startswith("lora_") or item.name in ("use_rslora", "use_dora")
             if of_lora and getattr(arguments, item.name) != item.default:
                 raise UserError(
-                    f"`{item.name}` is TRL's and needs `use_peft`: set that to true, or use `adapter`, `adapter_rank` and "
-                    "`adapter_options`."
+                    f"`{item.name}` belongs to TRL and needs `use_peft`: set `use_peft` to true, or use `adapter`, "
+                    "`adapter_rank` and `adapter_options`."
                 )
     attention = arguments.attn_implementation or ""
     packages = ("flash_attn", "flash_attn_interface", "kernels")
     if attention.startswith("flash_attention") and not any(map(find_spec, packages)):
         raise UserError(
-            f"`attn_implementation` {attention} needs a GPU and kernels (pip install kernels): install them, or set it to "
-            "sdpa, with which the penalty is exact."
+            f"`attn_implementation` {attention} needs a GPU and kernels: install them (pip install kernels), or set it "
+            "to sdpa, for which the penalty is exact."
         )
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
@@ -78,10 +79,10 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
 
 def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:
     """
-    Refuse what no generator takes.
+    Check that random generators accept the seeds.
 
     Raises:
-        UserError: names the field.
+        UserError: if a seed is out of range; names the field.
     """
     check_seed(config.seed, "seed")
     check_seed(config.data_seed or 0, "data_seed")
@@ -89,13 +90,13 @@ def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:
 
 
 def _check_places(config: AAJRConfig) -> None:
-    """Refuse folders and names that nothing can be written to."""
+    """Check the output folder and the name on the Hub."""
     output = Path(config.output_dir)
     if not config.output_dir.strip():
-        raise UserError("`output_dir` is empty: give the folder that the run is to be written to.")
+        raise UserError("`output_dir` is empty: give the output folder of the run.")
     blocking = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None:
-        raise UserError(f"`output_dir`: {blocking} is a file; give another folder.")
+        raise UserError(f"`output_dir`: {blocking} is a file: give another folder.")
     if config.hub_model_id is not None:
         try:
             validate_repo_id(config.hub_model_id)
@@ -105,8 +106,8 @@ def _check_places(config: AAJRConfig) -> None:
 
 def checkpoint_to_resume(config: AAJRConfig) -> str | None:
     """
-    The checkpoint that `resume_from_checkpoint` means: a folder, or with `auto` (or `true`, as in Transformers) the newest
-    complete one in `output_dir`; None to start from the beginning.
+    Return the checkpoint that `resume_from_checkpoint` selects: the given folder or, with `auto` (or `true`, as in
+    Transformers), the newest complete checkpoint in `output_dir`. Return None to start from the beginning.
 
     Raises:
         UserError: for a folder that is not a complete checkpoint.
@@ -127,14 +128,14 @@ def checkpoint_to_resume(config: AAJRConfig) -> str | None:
     reason = why_incomplete(Path(wanted))
     if reason is not None:
         raise UserError(
-            f"`resume_from_checkpoint`: {wanted} is no checkpoint that a run can be resumed from ({reason}): give another, "
-            "or auto for the newest complete one in `output_dir`."
+            f"`resume_from_checkpoint`: {wanted} is not a complete checkpoint ({reason}): give another, or auto for "
+            "the newest complete checkpoint in `output_dir`."
         )
     return wanted
 
 
 def _held(folder: Path) -> str | None:
-    """What a new run would replace."""
+    """Return what a new run would replace, if anything."""
     if newest_checkpoint(folder) is not None:
         return "a run"
     return "a model" if any((folder / name).exists() for name in ("config.json", "adapter_config.json")) else None

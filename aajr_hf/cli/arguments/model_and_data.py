@@ -1,4 +1,4 @@
-"""The model and the data that `aajr train` and its relatives take."""
+"""Arguments for model and data, shared by `aajr train` and similar commands."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ COMMON_FIELDS = (
 
 @dataclass
 class TrainArguments(DataArguments, ModelConfig):
-    """What is trained on what: TRL's [`~trl.ModelConfig`] and the data; everything else is in [`AAJRConfig`]."""
+    """Model ([`~trl.ModelConfig`] of TRL) and data. All other settings of training are in [`AAJRConfig`]."""
 
     _argument_group_name = "model and data"
 

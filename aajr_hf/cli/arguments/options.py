@@ -1,4 +1,4 @@
-"""The parser of options, whose mistakes are one line long. Apart from that of recipes, for which TRL must be imported."""
+"""Parser of options with one-line errors. It is separate from the parser of recipes, which imports TRL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..common.errors import UserError
 
 
 class OptionsFormatter(argparse.RawDescriptionHelpFormatter):
-    """With what an option takes once, however many spellings it has: as Python does from 3.13 on."""
+    """Formatter that shows the value of an option once for all of its spellings, as Python 3.13 does."""
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if len(action.option_strings) < 2 or action.nargs == 0:
@@ -18,7 +18,7 @@ class OptionsFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class HelpFormatter(OptionsFormatter):
-    """With the defaults that a field's help does not tell itself."""
+    """Formatter that adds the default of a field, unless its help text states it."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         told = action.help or ""
@@ -27,7 +27,7 @@ class HelpFormatter(OptionsFormatter):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """`argparse.ArgumentParser` of one `aajr` command, whose errors are [`UserError`]s."""
+    """`argparse.ArgumentParser` of one `aajr` command. Its errors are [`UserError`]s."""
 
     def __init__(self, command: str, **kwargs):
         super().__init__(f"aajr {command}", formatter_class=OptionsFormatter, **kwargs)

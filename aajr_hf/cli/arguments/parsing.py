@@ -1,4 +1,4 @@
-"""The parser of recipes, whose mistakes are one line long."""
+"""Parser of recipes with one-line errors."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ _OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArg
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Without aliases, a few lines of which can stand for gigabytes, and without keys that stand twice."""
+    """YAML loader that rejects repeated keys, and aliases, a few lines of which can expand to gigabytes."""
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not taken: write the value out")
+            raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not supported: write the value out")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.YAMLError(f"`{key}` stands in it more than once")
+                raise yaml.YAMLError(f"it contains `{key}` more than once")
         return super().construct_mapping(node, deep)
 
 
 def read_recipe(path: Path) -> dict[str, object]:
     """
-    The fields of a recipe.
+    Read the fields of a recipe.
 
     Raises:
-        UserError: for a file that is not one, in one line.
+        UserError: if the file is not a valid recipe.
     """
     try:
         recipe = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
@@ -58,14 +58,14 @@ def read_recipe(path: Path) -> dict[str, object]:
 
 
 def _yaml_problem(error: Exception) -> str:
-    """What is wrong and where, without the line itself, which may hold a token."""
+    """Return the problem and its line number, but not the text of the line, which may contain a token."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem}, line {error.problem_mark.line + 1}"
     return one_line(error)
 
 
 def _fits(value: object, hint: object) -> bool:
-    """Whether a value of YAML can be one of a type; texts are argparse's to convert."""
+    """Return whether a YAML value fits a type. Strings always fit, because argparse converts them."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, argument) for argument in arguments)
@@ -84,21 +84,22 @@ def _fits(value: object, hint: object) -> bool:
 
 class RecipeParser(TrlParser):
     """
-    `TrlParser` for recipes: fields come from a YAML file given by `--config` and from the command line, which wins.
-    Unknown keys are refused by name, with the nearest valid one. `--help` shows the fields that the project's own
-    classes define and a few common ones; `--help_all` also the two hundred of TRL and Transformers.
+    `TrlParser` for recipes. Fields come from a YAML file (`--config`) and from the command line, which has priority.
+    An unknown key is an error that names the most similar valid key. `--help` shows the fields of this package and a
+    few common ones; `--help_all` also shows the two hundred fields of TRL and Transformers.
     """
 
     def __init__(self, dataclass_types: Iterable[type], *, common: Iterable[str] = (), **kwargs):
         self._common = set(common)
         self._field_groups: dict[str, argparse._ArgumentGroup] = {}
-        # The file of the recipe and its fields, once it was read.
+        # File and fields of the recipe, set when it has been read.
         self._file: str | None = None
         self._recipe: dict[str, object] = {}
         super().__init__(dataclass_types, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
-        # TrlParser takes it out of the arguments itself; declared so that the help shows it.
+        # TrlParser removes `--config` from the arguments itself. It is declared here so that the help shows it.
         self.add_argument("--config", metavar="RECIPE", help="YAML file with values for any of the fields below")
-        if "--resume_from_checkpoint" in self._option_string_actions:  # whose help says that it is not used
+        # The help text of Transformers says that this field is not used.
+        if "--resume_from_checkpoint" in self._option_string_actions:
             help_text = (
                 "Checkpoint to go on from, or `auto`: the newest complete one in `output_dir`, if there is one."
             )
@@ -131,10 +132,10 @@ class RecipeParser(TrlParser):
 
     def parse(self, argv: list[str]) -> tuple:
         """
-        The dataclass instances for a command line.
+        Parse a command line into dataclass instances.
 
         Raises:
-            UserError: for an unreadable recipe, an unknown key, or a value that a field does not take.
+            UserError: for an unreadable recipe, an unknown key, or an invalid value of a field.
         """
         argv = self.check(argv)
         os.environ |= {name: str(value) for name, value in self._recipe.get("env", {}).items()}
@@ -142,15 +143,15 @@ class RecipeParser(TrlParser):
             parsed = self.parse_args_into_dataclasses(argv)
         except UserError:
             raise
-        except Exception as error:  # the classes of other libraries check few of their fields
+        except Exception as error:  # classes of other libraries raise all kinds of errors
             raise UserError(one_line(error)) from error
-        # The namespace of --config comes last.
+        # The last element is the namespace of --config.
         return tuple(parsed[: len(self.dataclass_types)])
 
     def given(self, argv: list[str], parsed: Iterable[object]) -> dict[str, object]:
         """
-        What the recipe and the command line set, with the values that they have in the dataclass instances; without
-        secrets.
+        Return the fields set by the recipe or the command line, with their values in the dataclass instances, but
+        without secrets.
         """
         names = {
             action.dest for item in argv for action in [self._option_string_actions.get(item.split("=")[0])] if action
@@ -166,8 +167,8 @@ class RecipeParser(TrlParser):
 
     def check(self, argv: list[str]) -> list[str]:
         """
-        Read the recipe, whose fields become the defaults, and refuse unknown keys and options; return the arguments with
-        `--config=RECIPE` in two.
+        Read the recipe, use its fields as defaults, and reject unknown keys and options. Return the arguments, with
+        `--config=RECIPE` split in two.
         """
         argv = [part for item in argv for part in (item.split("=", 1) if item.startswith("--config=") else [item])]
         if "--config" in argv:
@@ -179,14 +180,14 @@ class RecipeParser(TrlParser):
         return argv
 
     def _read(self, following: list[str]) -> None:
-        """Read and check the recipe that the first of the following arguments names, unless that was done before."""
+        """Read and check the recipe named by the first of the arguments, unless it was read before."""
         if not following:
             raise UserError("`--config` needs the path of a recipe.")
         if following[0] == self._file:
             return
         path = Path(following[0])
         if not path.is_file():
-            raise UserError(f"`--config`: there is no recipe {path}.")
+            raise UserError(f"`--config`: there is no file {path}: give the path of a recipe.")
         recipe = read_recipe(path)
         self._check_recipe(recipe, path)
         self.set_defaults_with_config(**recipe)
@@ -201,7 +202,7 @@ class RecipeParser(TrlParser):
         for key in recipe:
             if key != "env" and key not in self._field_names():
                 raise UserError(self._unknown(str(key), f"key in {path}"))
-        # As argparse does with the command line; what a recipe says becomes defaults, which it does not check.
+        # The fields of the recipe become defaults, which argparse does not check, so they are checked here.
         for action in self._actions:
             if action.dest in recipe:
                 self._check_recipe_value(action, recipe[action.dest])

@@ -1,4 +1,4 @@
-"""The threat model of a measurement: what the agents were trained against, or what the command line says."""
+"""The threat model of a measurement: the one that the agents were trained against, or the one on the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HELP = {
 
 
 def add_threat(parser: ArgumentParser) -> None:
-    """The options of the threat model."""
+    """Add the options of the threat model."""
     group = parser.add_argument_group(
         "threat model",
         "The adversary moves the embeddings of the prompt's tokens within a ball. By default, each field has the value in the "
@@ -36,14 +36,14 @@ def add_threat(parser: ArgumentParser) -> None:
 
 def threat_of(arguments, models: Iterable[str], **defaults: str) -> ThreatModel:
     """
-    The threat model of the options, and where they say nothing that of the models' recipes.
+    Return the threat model. Each field comes from the options or, if not given there, from the recipes of the models.
 
     Args:
         models: Folders or Hub names.
-        defaults: For fields of which neither says anything, where another value than [`ThreatModel`]'s is wanted.
+        defaults: Values for fields that are in neither; by default, those of [`ThreatModel`].
 
     Raises:
-        UserError: for an epsilon out of range, and where recipes disagree; names the field and the remedy.
+        UserError: if epsilon is out of range, or the recipes disagree; names the field and the remedy.
     """
     if arguments.epsilon is not None and not 0 <= arguments.epsilon < float("inf"):
         raise UserError(f"`--epsilon` must be a finite number of at least 0; got {arguments.epsilon}.")
@@ -58,8 +58,8 @@ def threat_of(arguments, models: Iterable[str], **defaults: str) -> ThreatModel:
         if len(set(found.values())) > 1:
             listed = ", ".join(f"{value} ({model})" for model, value in found.items())
             raise UserError(
-                f"`{name}`: the agents were trained against different adversaries, {listed}: say which one attacks all "
-                f"of them, with `--{name}`."
+                f"`{name}`: the agents were trained against different adversaries, {listed}: choose one for all "
+                f"of them with `--{name}`."
             )
         if found:
             chosen[name] = next(iter(found.values()))
@@ -67,13 +67,13 @@ def threat_of(arguments, models: Iterable[str], **defaults: str) -> ThreatModel:
 
 
 def _trained_against(folder: Path) -> dict[str, float | str] | None:
-    """The fields of a recipe's adversary; None without a recipe or an adversary."""
+    """Return the threat model fields of a recipe; None without a recipe or an adversary."""
     if not (folder / RECIPE).is_file():
         return None
     recipe = with_radius(recipe_in(folder))
     found = {name: recipe.get(name, getattr(AAJRConfig, name)) for name in FIELDS}
     for name in _HELP:
-        if found[name] not in list(CHOICES[name]):  # a list, because YAML's values need not have a hash
+        if found[name] not in list(CHOICES[name]):  # a list, because values from YAML may be unhashable
             known = ", ".join(CHOICES[name])
             raise ValueError(f"{folder / RECIPE}: `{name}` must be one of {known}; got {found[name]!r}.")
     try:

@@ -1,4 +1,4 @@
-"""Models that are there for the perturbations that are found on them: of the command line, and surrogates made of the agents."""
+"""Models that only provide perturbations: those given on the command line, and surrogates of the agents."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from ..common.measuring import load_agents
 if TYPE_CHECKING:
     from ...evaluation.agents import Agent
 
-# Rows that a surrogate is trained on.
+# Number of rows for the training of a surrogate.
 EXAMPLES = 2000
 _FOLDER = "surrogates"
 
 
 def load_sources(paths: list[str], models: dict[str, str]) -> list[Agent]:
     """
-    The models of `--transfer_from`, under their paths.
+    Load the models of `--transfer_from`. Their paths serve as names.
 
     Args:
+        paths: The paths of these models.
         models: The paths of the agents, by name.
 
     Raises:
-        UserError: for a model that cannot be loaded, or is one of the agents or named as one of them.
+        UserError: if a model cannot be loaded, is one of the agents, or has the name of an agent.
     """
     evaluated = {_place(model) for model in models.values()}
     for path in paths:
         if _place(path) in evaluated:
             raise UserError(
-                f"`--transfer_from`: {path} is evaluated already, and so tried on the others: leave it out."
+                f"`--transfer_from`: {path} is one of the agents, which are always tried on each other: leave it out."
             )
         if path in models:
-            raise UserError(f"`--transfer_from`: an agent is named {path}, too: give it a name, as in NAME=MODEL.")
+            raise UserError(
+                f"`--transfer_from`: an agent is also named {path}: give the agent another name, as in NAME=MODEL."
+            )
     try:
         return load_agents({path: path for path in paths})
     except UserError as error:
@@ -43,10 +46,10 @@ def load_sources(paths: list[str], models: dict[str, str]) -> list[Agent]:
 
 def check_transfers(agents: list[Agent], sources: list[Agent], rows: list[dict[str, Any]]) -> None:
     """
-    Refuse a source whose perturbations fit none of the agents, and say which agents' do not fit each other.
+    Check that the perturbations of each source fit at least one agent, and print which agents do not fit each other.
 
     Raises:
-        UserError: names the model, and says why.
+        UserError: if a source fits no agent; names the source and the reason.
     """
     from rich.console import Console
 
@@ -61,7 +64,8 @@ def check_transfers(agents: list[Agent], sources: list[Agent], rows: list[dict[s
         for other in agents[i + 1 :]:
             if reason := why_not(one, other, rows):
                 console.print(
-                    f"note: {one.name} and {other.name} are not attacked with each other's perturbations: of {one.name}, {reason}.",
+                    f"note: {one.name} and {other.name} are not attacked with each other's perturbations. "
+                    f"For {one.name}: {reason}.",
                     soft_wrap=True,
                     markup=False,
                     highlight=False,
@@ -70,29 +74,34 @@ def check_transfers(agents: list[Agent], sources: list[Agent], rows: list[dict[s
 
 def check_surrogates(models: dict[str, str], sources: list[str], output: Path) -> None:
     """
-    Whether each agent's surrogate has a folder, `surrogates/NAME` of the output folder, that is none of the models'.
+    Check that the folder of each surrogate, `surrogates/NAME` in the output folder, is valid and does not contain a
+    model that is used here.
 
     Raises:
-        UserError: names the option, and the remedy.
+        UserError: if not; names the option and the remedy.
     """
     used = {_place(path) for path in (*models.values(), *sources)}
     for name in models:
         if name in ("", ".", "..") or Path(name).name != name:
-            raise UserError(f"`--surrogate`: {name!r} cannot be a folder's name: give another one, as in NAME=MODEL.")
+            raise UserError(
+                f"`--surrogate`: {name!r} is not a valid folder name: give another name, as in NAME=MODEL."
+            )
         folder = output / _FOLDER / name
         if any(place.is_relative_to(_place(folder)) for place in used):
-            raise UserError(f"`--surrogate` would replace {folder}, which is used here: give another `--output`.")
+            raise UserError(
+                f"`--surrogate` would replace {folder}, which is a model that is used here: give another `--output`."
+            )
 
 
 def make_surrogates(
     agents: list[Agent], rows: list[dict[str, Any]], settings: RobustnessSettings, output: Path
 ) -> list[Agent]:
     """
-    A surrogate of each agent, trained on these rows and kept in `surrogates/NAME` of the output folder.
+    Train a surrogate of each agent on these rows, and save it in `surrogates/NAME` in the output folder.
 
     Raises:
-        UserError: for an agent that cannot be trained.
-        RunError: where its training diverges.
+        UserError: if an agent cannot be trained.
+        RunError: if training diverges.
     """
     from rich.console import Console
 
@@ -108,7 +117,7 @@ def make_surrogates(
                 parts = make_surrogate(agent.model, agent.tokenizer, rows, settings.threat, folder)
         except FloatingPointError as error:
             raise RunError(
-                f"The surrogate of {agent.name} diverges while it is trained: leave `--surrogate` out."
+                f"`--surrogate`: the training of the surrogate of {agent.name} diverges: leave `--surrogate` out."
             ) from error
         made.append(Agent(f"surrogate of {agent.name}", str(folder), *parts))
     return made

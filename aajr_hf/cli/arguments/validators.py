@@ -1,4 +1,4 @@
-"""Values that several commands take, refused before any work is done."""
+"""Checks of values that several commands take, made before any work starts."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from ..common.errors import UserError
 
 def check_output(folder: Path, field: str) -> None:
     """
-    Whether files can be written to a folder: by making it and writing one, because permissions alone do not tell. What was
-    made for that is gone afterwards.
+    Check that files can be written to a folder. The check creates the folder and a file in it, because permissions
+    alone are not reliable, and removes both afterwards.
 
     Raises:
-        UserError: names the field.
+        UserError: if nothing can be written; names the field.
     """
     new = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(
-            f"`{field}`: {folder} cannot be written to ({error.strerror}): give another folder."
-        ) from error
+        raise UserError(f"`{field}`: {folder} is not writable ({error.strerror}): give another folder.") from error
     finally:
         for path in new:
-            with contextlib.suppress(OSError):  # not made
+            with contextlib.suppress(OSError):  # the folder was not made
                 path.rmdir()
 
 
 def check_seed(seed: int, field: str) -> None:
     """
+    Check that all random generators accept a seed (numpy's legacy generator has the smallest range).
+
     Raises:
-        UserError: for a seed that not all generators take (numpy's legacy one takes the fewest); names the field.
+        UserError: if the seed is out of range; names the field.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"`{field}` must be from 0 to {2**32 - 1}; got {seed}.")

@@ -1,4 +1,4 @@
-"""The world that agents are measured in: the one that is asked for, or the one that they were made for."""
+"""The world in which agents are measured: the one given by the user, or the one that the agents were made for."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ WORLD_HELP = f"world: {', '.join(WORLDS)} (default: the one that the agents were
 
 def world_for(models: Iterable[str], wanted: str | None, field: str = "`--env`") -> str:
     """
-    The world for these models, folders or Hub names.
+    Return the world for these models.
 
     Args:
-        models: Those that are known to be made for a world must agree on it.
-        wanted: The world that was asked for; None for the models' own, or `congestion` where none is known.
-        field: What it was asked for by.
+        models: Folders or Hub names. All models whose world is known must have the same world.
+        wanted: World given by the user; None for the world of the models, or `congestion` if it is unknown.
+        field: Field or option of `wanted`, for error messages.
 
     Raises:
-        UserError: for an unknown world, asked for or of a model, and for models of different ones.
+        UserError: if the given world or the world of a model is unknown, or the worlds differ.
     """
     if wanted is not None and wanted not in WORLDS:
-        raise UserError(f"{field}: there is no world {wanted!r}: choose one of {', '.join(WORLDS)}.")
+        raise UserError(f"{field} must be one of {', '.join(WORLDS)}; got {wanted!r}.")
     world, of = wanted, field
     for model in models:
         made_for = _made_for(Path(model))
@@ -35,27 +35,27 @@ def world_for(models: Iterable[str], wanted: str | None, field: str = "`--env`")
             continue
         if world is not None and made_for != world:
             raise UserError(
-                f"{model} was trained for the world {made_for}, {of} is {world}: give agents and world that match."
+                f"{model} was trained for the world {made_for}, but {of} is {world}: give matching agents and world."
             )
-        world, of = made_for, f"that of {model}"
+        world, of = made_for, f"the world of {model}"
     return world or "congestion"
 
 
 def _made_for(folder: Path) -> str | None:
     """
-    What the recipe of its run says, or else what `aajr init-agent` left in its configuration.
+    Return the world of a model, from the recipe of its run or from the configuration that `aajr init-agent` wrote.
 
     Raises:
-        UserError: for a world that there is not: in another one the model would be measured on what it was not made for.
+        UserError: if the world does not exist, because in another world the results would be meaningless.
     """
     for name, key in (("recipe.yaml", "environment"), ("config.json", "aajr_environment")):
-        # Of a file that cannot be read, whoever loads the model says so.
+        # Ignore unreadable files here: loading the model reports them.
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
             content = yaml.safe_load((folder / name).read_text(encoding="utf-8"))
             if isinstance(content, dict) and (world := content.get(key)) is not None:
-                if world not in list(WORLDS):  # a list, because YAML's values need not have a hash
+                if world not in list(WORLDS):  # a list, because values from YAML may be unhashable
                     raise UserError(
-                        f"{folder / name}: `{key}` is {world!r}, and there is no such world: give an agent of one of "
+                        f"{folder / name}: `{key}` is {world!r}, which is not a known world: give an agent of one of "
                         f"{', '.join(WORLDS)}."
                     )
                 return world

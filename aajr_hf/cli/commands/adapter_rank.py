@@ -27,7 +27,7 @@ table and a recommendation; writes rank.json and rank.png.
 
 @dataclass
 class RankArguments:
-    """What is measured on how much."""
+    """The model, and the size of the measurement."""
 
     _argument_group_name = "measurement"
 
@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
         description=DESCRIPTION,
     )
     with tempfile.TemporaryDirectory() as folder:
-        # What is measured is the model as it stands, adapter merged; the trainer wants a folder, and writes nothing.
+        # Measure the model as it is, with its adapter merged. The trainer needs a folder, but writes nothing.
         fixed = {"adapter": "full", CHECKPOINTING: "false", "bf16": "false", "output_dir": folder}
         arguments, data, _, config = parser.parse(argv + [part for k, v in fixed.items() for part in (f"--{k}", v)])
         config.adapter_options = None
@@ -61,10 +61,10 @@ def run(argv: list[str]) -> int:
 
 def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> None:
     """
-    Measure, print and write.
+    Measure the spectra, print them, and write the files.
 
     Raises:
-        UserError: for a model or data that cannot be measured; nothing is written then.
+        UserError: if the model or the data cannot be measured; nothing is written then.
     """
     from rich.console import Console
 
@@ -91,7 +91,7 @@ def rank(arguments: RankArguments, data: TrainArguments, config: AAJRConfig) -> 
         output.mkdir(parents=True, exist_ok=True)
         (output / "rank.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
         (output / "rank.png").write_bytes(rank_plot(result))
-    console = Console(markup=False)  # paths are none
+    console = Console(markup=False)  # paths must not be read as markup
     console.print(rank_table(result))
     console.print(result["recommendation"]["sentence"], soft_wrap=True)
     console.print(f"Written: {output / 'rank.json'}, {output / 'rank.png'}", soft_wrap=True)
@@ -109,7 +109,7 @@ def _check(arguments: RankArguments, config: AAJRConfig) -> None:
 
 
 def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig):
-    """A trainer with the model, merged and with trainable weights, on held-out data; and the base model or None."""
+    """Return a trainer for the merged model, with trainable weights, on held-out data; and the base model or None."""
     from peft import PeftModel
 
     from ...evaluation.agents import load_agent
@@ -127,7 +127,7 @@ def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig
 
 
 def _base_of(model: str, recipe_model: str | None) -> str | None:
-    """What the model was trained from: its adapter's base, or the model of the recipe, unless that is itself."""
+    """Return the model before training: the adapter's base, or the model of the recipe unless it is the same."""
     file = Path(model) / "adapter_config.json"
     if file.is_file():
         return json.loads(file.read_text())["base_model_name_or_path"]
@@ -142,7 +142,7 @@ def _held_out(examples: int, data: TrainArguments):
     from ...environments import held_out_rows
 
     if data.environment is not None:
-        # One of each round's ten, as `aajr evaluate` takes them.
+        # Take one of the ten observations of each round, as `aajr evaluate` does.
         return Dataset.from_list(held_out_rows(data.environment, examples, seed=data.environment_seed))
     rows = load_data(data).read(data.dataset_test_split, "dataset_test_split")
     return rows.select(range(min(examples, len(rows))))

@@ -1,4 +1,4 @@
-"""`aajr compare`: several runs side by side, and what the robustness of each cost."""
+"""`aajr compare`: compare several runs, and the price of their robustness."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     check_measurement(arguments)
     runs = by_name(arguments.runs)
     if len(runs) < 2:
-        raise UserError("A comparison takes at least two runs; for one alone there is `aajr evaluate`.")
+        raise UserError("A comparison needs at least two runs: give another one, or use `aajr evaluate`.")
     if arguments.evaluation is not None:
         _refuse_measuring(parser, arguments)
     compare_runs(runs, arguments)
@@ -56,10 +56,10 @@ def run(argv: list[str]) -> int:
 
 def compare_runs(runs: dict[str, str], arguments) -> None:
     """
-    Describe and measure runs, by name, print and write.
+    Read and measure runs, given by name, print the comparison, and write the files.
 
     Raises:
-        UserError: for a run that cannot be read or measured; nothing is written then.
+        UserError: if a run cannot be read or measured; nothing is written then.
     """
     from rich.console import Console
 
@@ -84,9 +84,9 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
         write_json(results, output / RESULTS)
         write_comparison(comparison, output)
     console = Console()
-    # Narrower the table would lose digits; a pipe is taken for 80 characters wide.
+    # A narrower table would lose digits, and pipes have a default width of only 80.
     console.width = max(TABLE_WIDTH, console.width)
-    # Whether to trust the tables stands above them.
+    # Print the sentence about trust above the tables.
     trust, *sentences = comparison_sentences(comparison)
     console.print(trust, soft_wrap=True, markup=False)
     for table in [comparison_table(comparison), *membership_tables(results)]:
@@ -97,21 +97,23 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
 
 
 def _refuse_measuring(parser: ArgumentParser, arguments) -> None:
-    """An option that changes nothing would be taken for one that did."""
+    """Reject options of a measurement, because without a measurement they would have no effect."""
     for name, value in vars(arguments).items():
         if name not in ("runs", "output", "evaluation") and value != parser.get_default(name):
             option = {"environment": "env"}.get(name, name)
-            raise UserError(f"`--{option}` says what is measured, and with `--evaluation` nothing is: leave one out.")
+            raise UserError(
+                f"`--{option}` has no effect with `--evaluation`, which measures nothing: leave out one of the two."
+            )
 
 
 def _measured(evaluation: Path, runs: dict[str, str]) -> RobustnessResults:
-    """The numbers of an evaluation under the names of these runs."""
+    """Read the numbers of an evaluation for these runs, by name."""
     from ...training.sharing.measurement import read_results
     from ...training.sharing.model_card import run_of, weights_digest
 
     file = evaluation / RESULTS
     if not file.is_file():
-        raise UserError(f"`--evaluation`: there is no {file}: give the folder of an `aajr evaluate`.")
+        raise UserError(f"`--evaluation`: there is no {file}: give a folder written by `aajr evaluate`.")
     with user_errors():
         digests = {name: weights_digest(Path(path)) for name, path in runs.items()}
     for name, digest in digests.items():
@@ -133,17 +135,17 @@ def _measured(evaluation: Path, runs: dict[str, str]) -> RobustnessResults:
 
 
 def _refuse_other_evaluations(found: RobustnessResults, file: Path) -> None:
-    """Of an older version, without one of the runs, or of tool calls."""
+    """Reject evaluations of an older version, without one of the runs, or of tool calls."""
     from ...training.sharing.measurement import version_problem
 
     if problem := version_problem(found):
-        raise UserError(f"`--evaluation`: {file} is {problem}: evaluate the runs anew with `aajr evaluate`.")
+        raise UserError(f"`--evaluation`: {file} is {problem}: evaluate the runs again with `aajr evaluate`.")
     absent = [name for name, run in found["runs"].items() if not isinstance(run, dict)]
     if absent:
         raise UserError(
-            f"`--evaluation`: {file} has no numbers of {', '.join(absent)}: evaluate it too, or leave `--evaluation` out."
+            f"`--evaluation`: {file} has no numbers of {', '.join(absent)}: evaluate it, or leave out `--evaluation`."
         )
     if found["kind"] == "tool_calls":
         raise UserError(
-            f"`--evaluation`: {file} is of tool calls: give one of a world, made without `--dataset_name`."
+            f"`--evaluation`: {file} is about tool calls: give an evaluation in a world, made without `--dataset_name`."
         )

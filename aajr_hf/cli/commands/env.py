@@ -1,4 +1,4 @@
-"""`aajr env`: what a bug report should say about the machine."""
+"""`aajr env`: print versions and devices for a bug report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PACKAGES = (
     *("aajr-hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors"),
     *("tokenizers", "pettingzoo", "deepspeed", "bitsandbytes", "tensorboard", "trackio", "wandb"),
 )
-# Those that the package can be exact with, and those that models are often loaded with. Not flex_attention: torch would be two seconds
-# about loading its compiler.
+# Attention kernels for which the penalty can be exact, and common others. flex_attention is left out, because torch
+# needs two seconds to load its compiler.
 KERNELS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 
 
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
 
 
 def _estimator(kernel: str) -> str:
-    """What is tried: a jvp and its backward through a small language model with this kernel."""
+    """Try a jvp and its backward pass through a small language model with this kernel, and return the result."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -56,7 +56,7 @@ def _estimator(kernel: str) -> str:
     try:
         config = LlamaConfig(vocab_size=8, attn_implementation=kernel, **sizes)
         model = LlamaForCausalLM(config).to(device, torch.bfloat16 if kernel.startswith("flash") else torch.float32)
-    except Exception as error:  # each kernel has its own way to say that it is not there
+    except Exception as error:  # each kernel raises its own type of error if it is not available
         return f"not available ({one_line(error).split('. ')[0]})"
     failure = jvp_failure(model)
     return "exact" if failure is None else f"finite differences ({failure})"

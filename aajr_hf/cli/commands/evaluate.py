@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
 
 
 def add_measurement(parser: ArgumentParser) -> None:
-    """The options that say what is measured, and how hard the adversary tries."""
+    """Add the options of the measurement and of the attacks."""
     parser.add_argument("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
     parser.add_argument(
         "--multiples",
@@ -133,12 +133,12 @@ def add_measurement(parser: ArgumentParser) -> None:
 
 
 def names() -> tuple[str, ...]:
-    """Of all attacks."""
+    """Return the names of all attacks."""
     return (*ATTACKS, TOKEN)
 
 
 def settings_of(arguments, models: Iterable[str]) -> RobustnessSettings:
-    """What these options ask for, of these models."""
+    """Return the settings for these options and models."""
     return RobustnessSettings(
         threat=threat_of(arguments, models),
         multiples=tuple(arguments.multiples),
@@ -158,14 +158,14 @@ def check_measurement(arguments) -> None:
     Check the options of [`add_measurement`], and `--output`.
 
     Raises:
-        UserError: names the option.
+        UserError: if an option is invalid; names the option.
     """
     for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     check_seed(arguments.seed, "--seed")
     if arguments.epsilon == 0:
-        raise UserError("`--epsilon` must be above 0: it is the unit of the radii.")
+        raise UserError("`--epsilon` must be above 0, because it is the unit of the attack radii; got 0.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
         raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
     if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
@@ -175,30 +175,30 @@ def check_measurement(arguments) -> None:
 
 
 def _check_attacks(arguments) -> None:
-    """Whether each attack and each option of one changes something."""
+    """Check that each attack is known, and that each attack and each option of an attack has an effect."""
     chosen = arguments.attacks
     for attack in chosen or ():
         if attack not in names():
             raise UserError(
-                f"`--attacks`: there is no attack {attack!r}: choose of {', '.join(names())}, and name models first."
+                f"`--attacks`: unknown attack {attack!r}: choose from {', '.join(names())}, and put models first."
             )
     others = [name for name, attack in ATTACKS.items() if attack.from_others]
     if chosen and not set(chosen) - {TOKEN, *others}:
         raise UserError(
-            f"`--attacks`: {', '.join(chosen)} alone says nothing of radii: add another one, such as {MAIN}."
+            f"`--attacks`: {', '.join(chosen)} cannot be used alone: add an attack within the radii, such as {MAIN}."
         )
     if chosen and not set(chosen) & set(others):
         for option in ("transfer_from", "surrogate"):
             if getattr(arguments, option):
-                raise UserError(f"`--{option}` changes nothing without an attack of {', '.join(others)}: add one.")
+                raise UserError(f"`--{option}` has no effect without one of the attacks {', '.join(others)}: add one.")
 
 
 def by_name(models: list[str]) -> dict[str, str]:
     """
-    Folders or Hub names by the names to show them under, from `[NAME=]MODEL`.
+    Parse `[NAME=]MODEL`, and return folders or Hub names by name.
 
     Raises:
-        UserError: if two have one name.
+        UserError: if two models have the same name.
     """
     named: dict[str, str] = {}
     for model in models:
@@ -206,13 +206,13 @@ def by_name(models: list[str]) -> dict[str, str]:
         path = path if separator else name
         name = name if separator else Path(path.rstrip("/")).name
         if name in named:
-            raise UserError(f"Two models are named {name!r}: give them names, as in NAME=MODEL.")
+            raise UserError(f"Two models are named {name!r}: give them different names, as in NAME=MODEL.")
         named[name] = path
     return named
 
 
 def with_averages(models: dict[str, str]) -> dict[str, str]:
-    """The models, each followed by the average of its weights where it was trained with one: NAME-ema."""
+    """Add the averaged weights of each model, if it was trained with them, after the model, as NAME-ema."""
     from ...training.runs.ema import average_in
 
     found: dict[str, str] = {}
@@ -223,7 +223,7 @@ def with_averages(models: dict[str, str]) -> dict[str, str]:
             of_average = f"{name}-{average.name}"
             if of_average in models:
                 raise UserError(
-                    f"{of_average} is the average of {name}'s weights: give {models[of_average]} another name."
+                    f"{of_average} names the averaged weights of {name}: give {models[of_average]} another name."
                 )
             found[of_average] = str(average)
     return found
@@ -231,13 +231,13 @@ def with_averages(models: dict[str, str]) -> dict[str, str]:
 
 def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     """
-    Evaluate models, by name, in a world, with the options of [`add_measurement`].
+    Evaluate models, given by name, in a world, with the options of [`add_measurement`].
 
     Returns:
         The results, with the intervals of their shares.
 
     Raises:
-        UserError: for a model that cannot be loaded or attacked.
+        UserError: if a model cannot be loaded or attacked.
     """
     from ...evaluation.robustness.evaluate import evaluate_agents, progress_steps
     from ...evaluation.robustness.membership import budget_of
@@ -253,7 +253,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     sources = load_sources(arguments.transfer_from, models)
     check_transfers(agents, sources, rows)
     _check_rows(agents, rows, settings)
-    if arguments.surrogate:  # last, because it takes minutes
+    if arguments.surrogate:  # done last, because it takes minutes
         check_train_seconds(agents)
         sources += make_surrogates(
             agents, expert_rows(world, EXAMPLES, seed=settings.seed), settings, arguments.output
@@ -267,7 +267,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     )
     recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
-    if settings.budget is None:  # each has its own
+    if settings.budget is None:  # each agent has its own budget
         del recorded["budget"]
     if sources:
         recorded["transfer_from"] = [source.name for source in sources]
@@ -276,10 +276,10 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
 
 def evaluate(models: dict[str, str], arguments, world: str) -> None:
     """
-    [`measure`], write `results.json`, plots and `report.html` into `--output` and print the tables.
+    Call [`measure`], write `results.json`, plots and `report.html` into `--output`, and print the tables.
 
     Raises:
-        UserError: for a model that cannot be loaded or attacked; nothing is written then, but surrogates that were made.
+        UserError: if a model cannot be loaded or attacked. Nothing is written then, except finished surrogates.
     """
     from rich.console import Console
 
@@ -293,7 +293,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
         write_report(results, output)
-    # Names and paths are not markup; whether to trust the tables stands above them.
+    # Names and paths must not be read as markup. Print the sentence about trust above the tables.
     printed = Console(markup=False)
     trust, *sentences = summary_sentences(results)
     printed.print(trust, soft_wrap=True)
@@ -307,17 +307,17 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
 
 
 def _check_others(arguments, models: dict[str, str]) -> None:
-    """Whether an attack that was asked for by name, and that tries what was found on other models, has some."""
+    """Check that there are other models for the given attacks that use perturbations found on other models."""
     asked = [name for name in arguments.attacks or () if name in ATTACKS and ATTACKS[name].from_others]
     if asked and len(models) == 1 and not arguments.transfer_from and not arguments.surrogate:
         raise UserError(
-            f"`--attacks`: {', '.join(asked)} tries what was found on other models, and there is none: evaluate several "
-            "agents, or give `--transfer_from` or `--surrogate`."
+            f"`--attacks`: {', '.join(asked)} needs perturbations found on other models, and there are none: evaluate "
+            "several agents, or give `--transfer_from` or `--surrogate`."
         )
 
 
 def _check_rows(agents: list[Agent], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
-    """Whether the rows have what is to be moved in them, as each agent reads them, before any is attacked."""
+    """Check for each agent, before any attack, that the rows have tokens to perturb."""
     from ...evaluation.attacks.tokens import number_substitutions
     from ...evaluation.batches import read_batch
 

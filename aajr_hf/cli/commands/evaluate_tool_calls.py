@@ -1,4 +1,4 @@
-"""`aajr evaluate --dataset_name`: measure agents by the tools that they call on the same rows of a dataset."""
+"""`aajr evaluate --dataset_name`: measure the tool calls of agents on the same rows of a dataset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ONLY_WORLDS = ("environment", "transfer_from", "surrogate", "token_trials", "bu
 
 
 def add_options(parser: ArgumentParser) -> None:
-    """The options of an evaluation on tool calls."""
+    """Add the options of an evaluation on tool calls."""
     group = parser.add_argument_group("tool calls, in place of a world")
     group.add_argument("--dataset_name", metavar="NAME", help="dataset whose rows ask for tool calls")
     group.add_argument("--dataset_config", metavar="NAME", help="configuration of a dataset on the Hub")
@@ -42,33 +42,34 @@ def add_options(parser: ArgumentParser) -> None:
 
 def check_options(arguments, parser: ArgumentParser) -> None:
     """
-    Refuse options that would change nothing, and values out of range.
+    Reject options without effect, and values out of range.
 
     Raises:
-        UserError: names the option.
+        UserError: if an option is invalid; names the option.
     """
     on_data = arguments.dataset_name is not None
     for name in _ONLY_WORLDS if on_data else _ONLY_HERE:
         if getattr(arguments, name) != parser.get_default(name):
             option = "--env" if name == "environment" else f"--{name}"
             raise UserError(
-                f"`{option}` is for worlds: leave it out, or `--dataset_name`."
+                f"`{option}` is only for worlds: leave out this option or `--dataset_name`."
                 if on_data
-                else f"`{option}` is for tool calls: give `--dataset_name`, too."
+                else f"`{option}` is only for tool calls: give `--dataset_name`, too."
             )
     for attack in (arguments.attacks or ()) if on_data else ():
         if attack not in ON_CALLS:
-            raise UserError(f"`--attacks` on tool calls: choose of {', '.join(ON_CALLS)}; got {attack}.")
+            raise UserError(f"`--attacks` on tool calls must be from {', '.join(ON_CALLS)}; got {attack}.")
     if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
         raise UserError(f"`--max_new_tokens` must be at least 1; got {arguments.max_new_tokens}.")
 
 
 def evaluate(models: dict[str, str], arguments) -> None:
     """
-    Measure models, by name, write `results.json`, a plot and `report.html` into `--output` and print the tables.
+    Measure models, given by name, write `results.json`, a plot and `report.html` into `--output`, and print the
+    tables.
 
     Raises:
-        UserError: for rows or models that cannot be used; nothing is written then.
+        UserError: if the rows or a model cannot be used; nothing is written then.
     """
     from dataclasses import asdict
 
@@ -90,7 +91,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     rows = _rows(arguments)
     agents = load_agents(models)
     for agent in agents:
-        # Each of them before any is attacked.
+        # Check every agent before any is attacked.
         try:
             with user_errors():
                 ToolCaller(agent.model, agent.tokenizer, rows, settings.max_new_tokens)
@@ -107,7 +108,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)
-    # Names and paths are not markup; whether to trust the tables stands above them.
+    # Names and paths must not be read as markup. Print the sentence about trust above the tables.
     printed = Console(markup=False)
     trust, *sentences = tool_call_sentences(results)
     printed.print(trust, soft_wrap=True)
@@ -121,7 +122,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
 
 
 def _rows(arguments) -> list[dict[str, Any]]:
-    """The rows, or as many of them as asked for, drawn by the seed: files often hold one kind after the other."""
+    """Return the requested number of rows, drawn at random with the seed, because files are often sorted by kind."""
     import numpy as np
 
     from ...evaluation.tool_calls.rows import read_rows
@@ -144,10 +145,11 @@ def _rows(arguments) -> list[dict[str, Any]]:
 
 def rows_of_split(data: DataArguments, split: str | None) -> list[dict[str, Any]]:
     """
-    Rows with `prompt`, `completion`, `tools` and, where known, `accepted`; without a `split` those of `test`, or of the only one.
+    Read rows with `prompt`, `completion`, `tools` and, if known, `accepted`. Without `split`, read the split `test`,
+    or the only split.
 
     Raises:
-        DataError: for what cannot be read, and for invalid rows; names the field.
+        DataError: if the data cannot be read, or rows are invalid; names the field.
     """
     found = load_data(data)
     if split is None:

@@ -1,4 +1,4 @@
-"""`aajr init-agent`: a base agent from nothing, for machines without a hub."""
+"""`aajr init-agent`: make a base agent from scratch, without a download."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def run(argv: list[str]) -> int:
             skip_invalid_rows=arguments.skip_invalid_rows,
         )
         loss = init_tool_agent(arguments.output, data, seed=arguments.seed, steps=arguments.steps or 100)
-        print(f"Base agent saved to {arguments.output}: its loss is {loss:.2f} nats per token of the answers.")
+        print(f"Base agent saved to {arguments.output}: its loss is {loss:.2f} nats per answer token.")
         return 0
     success = init_agent(
         arguments.output,
@@ -67,9 +67,9 @@ def run(argv: list[str]) -> int:
         steps=arguments.steps or 1200,
         examples=arguments.examples or 24000,
     )
-    print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers are the expert's.")
+    print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers equal the expert's.")
     if success < TARGET_SUCCESS:
-        print(f"warning: below {TARGET_SUCCESS:.0f} %; train longer with --steps.", file=sys.stderr)
+        print(f"warning: success is below {TARGET_SUCCESS:.0f} %: train longer with --steps.", file=sys.stderr)
     return 0
 
 
@@ -80,28 +80,30 @@ def _check(arguments: argparse.Namespace) -> None:
                 raise UserError(f"`--{name}` needs `--dataset_name`.")
     for name in ("environment", "examples"):
         if arguments.dataset_name is not None and getattr(arguments, name) is not None:
-            raise UserError(f"Give either `--{name}` or `--dataset_name`.")
+            raise UserError(f"`--{name}` and `--dataset_name` cannot be used together: leave one of them out.")
     for name in ("steps", "examples"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     check_seed(arguments.seed, "--seed")
     if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
-        raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
+        raise UserError(f"`OUT`: {arguments.output} is not an empty folder: choose another one, or remove it.")
     if not os.access(home := _home(arguments.output), os.W_OK) or not home.is_dir():
-        raise UserError(f"{arguments.output} cannot be made: {home} is no folder that can be written to.")
+        raise UserError(
+            f"`OUT`: {arguments.output} cannot be created, because {home} is not a writable folder: choose another one."
+        )
 
 
 def _home(output: Path) -> Path:
-    """The nearest folder above `output` that is there."""
+    """Return the nearest existing folder above `output`."""
     return next(folder for folder in output.absolute().parents if folder.exists())
 
 
 def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int) -> float:
     """
-    Train a base agent and save it to `output`, whole or not at all.
+    Train a base agent and save it to `output`. The folder appears only when it is complete.
 
     Returns:
-        Its nominal success on held-out observations, in percent.
+        The nominal success of the agent on held-out observations, in percent.
     """
     from datasets import Dataset
     from transformers import set_seed
@@ -115,7 +117,7 @@ def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int
     observations = [message["content"] for row in rows for message in row["prompt"]]
     tokenizer = train_tokenizer(observations + [action for row in rows for action in row["actions"]])
     model = small_llama(tokenizer, seed)
-    model.config.aajr_environment = world  # by which other commands know its world
+    model.config.aajr_environment = world  # tells other commands the world of the agent
     dataset = Dataset.from_list(rows).select_columns(["prompt", "completion"])
     _train(
         model, tokenizer, dataset, output, seed=seed, max_steps=steps, per_device_train_batch_size=64, warmup_steps=50
@@ -125,11 +127,12 @@ def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int
 
 def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int) -> float:
     """
-    Train a base agent on the training split of a dataset, whose tools its chat template renders, and save it to `output`,
-    whole or not at all.
+    Train a base agent on the training split of a dataset, with a chat template that renders tools, and save it to
+    `output`. The folder appears only when it is complete.
 
     Returns:
-        Its mean loss per token of the answers (of all tokens, where rows are plain texts) over the last tenth of the steps.
+        The mean loss per answer token (per token of any kind, if the rows are plain texts) over the last tenth of the
+        steps.
     """
     from transformers import set_seed
 
@@ -139,11 +142,13 @@ def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int)
     with user_errors():
         dataset = load_data(data).read(data.dataset_train_split, "dataset_train_split")
     if "input_ids" in dataset.column_names:
-        raise UserError("`--dataset_name`: rows of tokens (`input_ids`) belong to a tokenizer: give one of texts.")
+        raise UserError(
+            "`--dataset_name`: the rows are tokens (`input_ids`) of another tokenizer: give a dataset of texts."
+        )
     with user_errors():
         tokenizer = train_tool_tokenizer(dataset)
         longest = max(len(ids) for ids in tokenizer([render(tokenizer, row) for row in dataset])["input_ids"])
-    # Room for an answer beyond the longest text.
+    # Leave room for an answer after the longest text.
     context = max(512, 2 ** math.ceil(math.log2(longest + 64)))
     model = small_llama(tokenizer, seed, context)
     logged = _train(
@@ -158,26 +163,27 @@ def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int)
         logging_steps=max(steps // 10, 1),
         max_length=context,
         assistant_only_loss="messages" in dataset.column_names,
-        perturbed_tokens="all",  # by nothing at all, and texts have no prompt
+        perturbed_tokens="all",  # nothing is perturbed, but plain texts have no prompt to select
     )
     return next(log["aajr/clean_loss"] for log in reversed(logged) if "aajr/clean_loss" in log)
 
 
 def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str, float]]:
-    """Plain fine-tuning, and the agent in `output`; returns what was logged."""
+    """Fine-tune without adversary or penalty, save the agent in `output`, and return the log history."""
     from ...training.config.sft import AAJRConfig
     from ...training.trainers.sft import AAJRTrainer
     from ..common.progress import TrainingProgress
 
-    # Built near its final place, on the same disk, then renamed: an interruption leaves no half-written model there.
+    # Build the folder on the same disk, then rename it, so that an interruption leaves no partial model.
     with tempfile.TemporaryDirectory(dir=_home(output), prefix=f".{output.name}-") as building:
         with user_errors():
             trainer = AAJRTrainer(
                 model,
                 AAJRConfig(
                     building,
-                    # Plain fine-tuning, twice over: the clean loss stands in both terms, so the clipping threshold doubles,
-                    # too. Unlike SFTTrainer's, its logits are formed at action positions alone, which saves a third here.
+                    # Plain fine-tuning with a doubled loss: both terms are the clean loss, so the clipping threshold
+                    # is doubled, too. Unlike SFTTrainer, it computes logits only at action positions, which saves a
+                    # third.
                     epsilon=0.0,
                     regularizer="none",
                     clean_loss_weight=1.0,
@@ -198,7 +204,7 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
         whole = Path(building) / "agent"
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
-        # Where `aajr train` leaves it too, and `aajr evaluate` finds it.
+        # `aajr train` writes the same file, and `aajr evaluate` reads it.
         (whole / "train_results.json").write_text(json.dumps(result.metrics, indent=4) + "\n")
         output.parent.mkdir(parents=True, exist_ok=True)
         if output.exists():

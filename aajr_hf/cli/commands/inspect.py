@@ -1,4 +1,4 @@
-"""`aajr inspect`: one training example as the adversary and the loss see it."""
+"""`aajr inspect`: show one training example as the adversary and the loss see it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ action (what the loss asks for), or neither. Only the tokenizer of the model is 
     aajr inspect --config recipes/congestion/aajr.yaml --perturbed_tokens observation --example 3
 """
 _STYLES = {"perturbed": "black on yellow", "action": "black on green", "neither": "dim"}
-# What takes time or another machine and changes no token; one row is one example.
+# Settings that avoid slow work or special hardware without changing tokens, and keep each row one example.
 _NOT_FOR_TOKENS = {
     "use_cpu": "true",
     "bf16": "false",
@@ -42,7 +42,7 @@ _NOT_FOR_TOKENS = {
 
 @dataclass
 class InspectArguments:
-    """Which example is shown."""
+    """The example to show."""
 
     _argument_group_name = "what is shown"
 
@@ -60,7 +60,7 @@ def run(argv: list[str]) -> int:
         description=DESCRIPTION,
     )
     argv = parser.check(argv)
-    with tempfile.TemporaryDirectory() as folder:  # nothing is written to the run's own
+    with tempfile.TemporaryDirectory() as folder:  # so that nothing is written to the folder of the run
         asked = {"output_dir": folder} | _NOT_FOR_TOKENS
         argv = [*argv, *(part for name, value in asked.items() for part in (f"--{name}", value))]
         shown, arguments, _, config = parser.parse(argv)
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> int:
 
 
 def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tuple:
-    """The tokenizer and the collated example, made by the trainer that would train on it, with a model of no size."""
+    """Return the tokenizer and the collated example, made by the usual trainer with a tiny model."""
     from datasets import disable_progress_bars
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -102,7 +102,7 @@ def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tu
 def show(
     console: Console, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Tensor], config: AAJRConfig, example: int
 ) -> None:
-    """Print the example: in colours on a terminal, and elsewhere a line for each run of tokens of one kind."""
+    """Print the example: in colours on a terminal, or else one line for each group of adjacent tokens of one kind."""
     from rich.text import Text
 
     ids, kinds = inputs["input_ids"][0].tolist(), token_kinds(inputs, config)
@@ -122,7 +122,7 @@ def show(
 
 
 def token_kinds(inputs: dict[str, Tensor], config: AAJRConfig) -> list[str]:
-    """Of each token of a collated example, whether it is perturbed, an action, or neither; with `all`, perturbed counts."""
+    """Return `perturbed`, `action` or `neither` for each token of a collated example; `perturbed` has priority."""
     from ...training.data.batch import AgentBatch
 
     actions = (inputs["labels"][0] != -100).tolist()
@@ -138,5 +138,5 @@ def token_kinds(inputs: dict[str, Tensor], config: AAJRConfig) -> list[str]:
 def _what(config: AAJRConfig) -> str:
     if config.epsilon == 0 and not config.penalty_active:
         return "The recipe has no adversary and no penalty."
-    who = "The adversary moves" if config.epsilon > 0 else "`epsilon` is 0, and the penalty is along directions of"
+    who = "The adversary perturbs" if config.epsilon > 0 else "`epsilon` is 0; the penalty uses directions in"
     return f"{who} the embeddings of `perturbed_tokens`: {config.perturbed_tokens}."

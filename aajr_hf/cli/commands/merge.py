@@ -13,7 +13,8 @@ DESCRIPTION = """Write an adapter into the weights of its base model: an ordinar
 
     aajr merge outputs/lora outputs/lora-merged
 """
-# Relative to the largest logit. Rounding alone is 1e-6, of FourierFT up to 1.4e-5 by the processor; what cannot be merged, far more.
+# Tolerance relative to the largest logit. Rounding gives 1e-6, and for FourierFT up to 1.4e-5, depending on the
+# processor. Adapters that cannot be merged exactly differ far more.
 _TOLERANCE = 5e-5
 
 
@@ -24,21 +25,22 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     difference = merge(arguments.adapter, arguments.output)
     print(
-        f"Model saved to {arguments.output}; its logits differ from the adapter's by {difference:.1e} of the largest."
+        f"Model saved to {arguments.output}. Merging changed logits by at most {difference:.1e} of the largest logit."
     )
     return 0
 
 
 def merge(adapter: str, output: Path) -> float:
     """
-    Merge in float32, compare the logits before and after, and save in the base model's type, with the tokenizer.
+    Merge an adapter in float32, compare the logits before and after, and save the model, in the base model's data
+    type, with the tokenizer.
 
     Returns:
         The largest difference of logits, relative to the largest logit, in float32.
 
     Raises:
-        UserError: for a folder without an adapter, one that cannot be merged or not exactly, or an output that exists;
-            nothing is written then.
+        UserError: if the folder has no adapter, the adapter cannot be merged exactly, or the output exists; nothing is
+            written then.
     """
     import torch
     from transformers import AutoConfig
@@ -49,9 +51,9 @@ def merge(adapter: str, output: Path) -> float:
     from ...training.sharing.model_card import DATA
 
     if not (Path(adapter) / "adapter_config.json").is_file():
-        raise UserError(f"There is no adapter in {adapter} (no adapter_config.json): give the folder of one.")
+        raise UserError(f"There is no adapter in {adapter} (no adapter_config.json): give the folder of an adapter.")
     if output.exists():
-        raise UserError(f"{output} exists already: choose another folder.")
+        raise UserError(f"`OUT`: {output} already exists: choose another folder.")
     with user_errors():
         model = load_adapter(adapter).eval()
         tokenizer = load_tokenizer(adapter)
@@ -68,12 +70,12 @@ def merge(adapter: str, output: Path) -> float:
     difference = float((after - before).abs().max() / before.abs().max())
     if not difference <= _TOLERANCE:
         raise UserError(
-            f"The merged model's logits differ by {difference:.1e} of the largest: the adapter in {adapter} is not "
-            "merged exactly; use it unmerged."
+            f"The adapter in {adapter} cannot be merged exactly (logits change by {difference:.1e} of the largest): use it "
+            "unmerged."
         )
     with user_errors():
         output.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it and renamed when whole: an interruption leaves no half of a model.
+        # Write beside the output, then rename, so that an interruption leaves no partial model.
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
             whole = Path(folder) / output.name
             merged.to(dtype).save_pretrained(whole)

@@ -1,4 +1,4 @@
-"""`aajr push`: upload an agent, and do not give up."""
+"""`aajr push`: upload an agent, and retry until the upload is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ until it is done: what has arrived is not sent again. The token is that of `hf a
     aajr push outputs/congestion-aajr user/congestion-aajr
     aajr push outputs/congestion-aajr user/congestion-aajr --evaluation outputs/evaluation --private
 """
-# Waiting helps against these, against those from 500 on, and where there was no answer.
+# HTTP status codes for which a retry can help, besides all codes from 500 on and missing answers.
 _PASSING = (408, 409, 425, 429)
 _HINTS = {401: ": log in with `hf auth login`", 403: ": the token may not write there"}
 _LONGEST_WAIT = 60.0
@@ -47,22 +47,24 @@ def _check(folder: Path) -> None:
 
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise UserError(
-            f"There is no model in {folder} (no config.json or adapter_config.json): give the folder of one."
+            f"There is no model in {folder} (no config.json or adapter_config.json): give the folder of a model."
         )
     if (folder / INCOMPLETE).exists():
-        raise UserError(f"The checkpoint in {folder} was not written to its end: give a complete one.")
+        raise UserError(f"The checkpoint in {folder} is incomplete: give a complete one.")
 
 
 def _add_evaluation(folder: Path, evaluation: Path) -> None:
-    """The results and plots of an evaluation of this agent, beside its weights."""
+    """Copy the results and plots of an evaluation of this agent into its folder."""
     from ...training.sharing.measurement import read_results
     from ...training.sharing.model_card import EVALUATION, run_of
 
     file = evaluation / "results.json"
     if not file.is_file():
-        raise UserError(f"`--evaluation`: there is no results.json in {evaluation}: give a folder of `aajr evaluate`.")
+        raise UserError(
+            f"`--evaluation`: there is no results.json in {evaluation}: give a folder written by `aajr evaluate`."
+        )
     if run_of(read_results(file), folder) is None:
-        raise UserError(f"`--evaluation`: the agent in {folder} is none of those in {file}: evaluate it.")
+        raise UserError(f"`--evaluation`: {file} has no results of the agent in {folder}: evaluate the agent.")
     target = folder / EVALUATION
     if target.resolve() != evaluation.resolve():
         target.mkdir(exist_ok=True)
@@ -75,19 +77,19 @@ def _make_card(folder: Path, repo: str) -> None:
     from ...training.sharing.model_card import is_own_card, write_model_card
 
     if not (folder / RECIPE).is_file():
-        print(f"{folder} has no {RECIPE}: it is pushed without a new model card.", file=sys.stderr)
+        print(f"{folder} has no {RECIPE}: it is uploaded without a new model card.", file=sys.stderr)
     elif not is_own_card(folder):
-        print(f"{folder / 'README.md'} was not made by aajr-hf: it is pushed as it is.", file=sys.stderr)
+        print(f"{folder / 'README.md'} was not made by aajr-hf: it is uploaded unchanged.", file=sys.stderr)
     else:
         write_model_card(folder, repo)
 
 
 def push(folder: Path, repo: str, private: bool | None) -> str:
     """
-    Upload until it is done; return the repository's address.
+    Upload the folder, with retries until it is done. Return the URL of the repository.
 
     Raises:
-        UserError: where the Hub refuses for a reason that waiting does not change.
+        UserError: if the Hub rejects the upload for a reason that a retry cannot change.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, HTTPError
@@ -111,21 +113,24 @@ def push(folder: Path, repo: str, private: bool | None) -> str:
             answer = refusal(error)
             if not _passes(error, answer):
                 status = None if answer is None else answer.response.status_code
-                who = "" if answer is None else "The Hub refuses: "
+                who = "" if answer is None else "The Hub rejects the upload: "
                 raise UserError(f"{who}{hub_message(error)}{_HINTS.get(status, '')}") from error
             wait = _wait(attempt, answer)
-            print(f"Not done yet ({hub_message(error)}); again in {wait:g} s. Ctrl-C to stop.", file=sys.stderr)
+            print(
+                f"The upload is not complete ({hub_message(error)}); retry in {wait:g} s. Press Ctrl-C to stop.",
+                file=sys.stderr,
+            )
             time.sleep(wait)
     raise AssertionError("unreachable")
 
 
 def _passes(error: Exception, answer) -> bool:
-    """Whether the same upload can succeed later."""
+    """Return whether the same upload can succeed later."""
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
     if answer is not None:
         return answer.response.status_code in _PASSING or answer.response.status_code >= 500
-    # The client wraps what happens to a large file.
+    # The client wraps errors in the upload of large files.
     cause = error.__cause__ if isinstance(error, RuntimeError) else error
     return isinstance(cause, HTTPError | ConnectionError | TimeoutError) and not isinstance(
         cause, OfflineModeIsEnabled
@@ -133,7 +138,7 @@ def _passes(error: Exception, answer) -> bool:
 
 
 def _wait(attempt: int, answer) -> float:
-    """Seconds until the next attempt: what the Hub asks for, or twice as long each time."""
+    """Return the seconds until the next attempt: as the Hub asks, or else doubled after each attempt."""
     asked = None if answer is None else answer.response.headers.get("Retry-After")
     if asked is not None and asked.isdecimal():
         return float(asked)

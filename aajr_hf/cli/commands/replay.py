@@ -1,4 +1,4 @@
-"""`aajr replay`: run a step again in which a number was not finite."""
+"""`aajr replay`: repeat a training step in which a number was not finite."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ def run(argv: list[str]) -> int:
 
     with user_errors():
         found = replay(arguments.dump)
-    print(f"Then: {found.recorded}.")
-    print(f"Now, with the data of process {found.process} (of {found.processes}):")
+    print(f"In training: {found.recorded}.")
+    print(f"In the replay, with the data of process {found.process} (of {found.processes}):")
     for i, loss in enumerate(found.loss):
         print(f"  loss of micro-batch {i}: {loss:.6g}")
     for name, value in found.statistics.items():
         print(f"  {name}: {value:.6g}")
     if not found.reproduced:
-        print("Everything is finite now: another device, precision or library may have made the difference.")
+        print(
+            "All numbers are finite in the replay: a different device, precision or library version may be the reason."
+        )
         return 0
     if found.modules:
-        print(f"First modules with finite inputs and an output that is not: {', '.join(found.modules[:5])}")
-    print(f"Gradients that are not finite: {len(found.parameters)} of {found.trained} parameters", end="")
+        print(f"First modules with finite inputs but a non-finite output: {', '.join(found.modules[:5])}")
+    print(f"Parameters with a non-finite gradient: {len(found.parameters)} of {found.trained}", end="")
     print(f", {', '.join(found.parameters[:5])}" if found.parameters else "")
     return 0

@@ -1,4 +1,4 @@
-"""`aajr simulate`: whole episodes of a world, played by agents that answer in text."""
+"""`aajr simulate`: play whole episodes of a world with agents that answer in text."""
 
 from __future__ import annotations
 
@@ -113,11 +113,11 @@ def _check(arguments) -> None:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
     for name in (*FIELDS, "attack_steps", "attack_restarts"):
         if arguments.attack is None and getattr(arguments, name) is not None:
-            raise UserError(f"`--{name}` says what an attack may do: give `--attack`, too.")
+            raise UserError(f"`--{name}` has no effect without an attack: give `--attack`, too.")
     if arguments.attack is not None and arguments.model == SCRIPTED:
-        raise UserError(f"`--attack` moves the embeddings of a model: give one as `--model`, not {SCRIPTED}.")
+        raise UserError(f"`--attack` perturbs the embeddings of a model: give a model as `--model`, not {SCRIPTED}.")
     if arguments.shock is not None and arguments.magnitude is None:
-        raise UserError("`--shock` needs `--magnitude`: say how strong it is, in the units that --help states.")
+        raise UserError("`--shock` needs `--magnitude`: give its strength, in the units that --help lists.")
     picture = arguments.picture
     if picture is not None and (picture.suffix not in (".gif", ".png") or picture.is_dir()):
         raise UserError(f"`--picture` must be the name of a .gif or .png file; got {picture}.")
@@ -128,11 +128,11 @@ def _check(arguments) -> None:
 
 def simulate(arguments, name: str) -> None:
     """
-    Play the episodes in the world of this name, write them as they are over, and print the table.
+    Play the episodes in the world of this name, write them as they finish, and print the table.
 
     Raises:
-        UserError: for a world or a model that cannot be had; nothing is written then.
-        Interrupted: on Ctrl-C; the file holds the episodes that were over, whole.
+        UserError: if the world or a model is not available; nothing is written then.
+        Interrupted: on Ctrl-C; the file contains all finished episodes.
     """
     from rich.console import Console
 
@@ -147,13 +147,17 @@ def simulate(arguments, name: str) -> None:
         with user_errors():
             _play(worlds, players, arguments, _settings(arguments, name), file, records)
     except KeyboardInterrupt as error:
-        kept = f"{len(records)} of {arguments.episodes} episodes are in {file}." if records else "no episode was over."
+        kept = (
+            f"{len(records)} of {arguments.episodes} episodes are in {file}."
+            if records
+            else "no episode was finished."
+        )
         raise Interrupted(kept) from error
     seconds = time.monotonic() - began
     steps = sum(side["answers"] for record in records for side in record["sides"].values())
     console = Console()
     console.print(simulation_table(records))
-    console.print(f"{steps} agent-steps in {seconds:.1f} s: {steps / seconds:.0f} a second.", highlight=False)
+    console.print(f"{steps} agent steps in {seconds:.1f} s: {steps / seconds:.0f} per second.", highlight=False)
     console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -165,7 +169,7 @@ def _play(
     file: Path,
     records: list[EpisodeResults],
 ) -> None:
-    """Adds to the records; the file has them all whenever this ends."""
+    """Play the episodes and add them to the records. The file contains all records however this ends."""
     from ...evaluation.episodes.film import Film
     from ...evaluation.episodes.play import episode_seeds, play
     from ...evaluation.reporting.report import replace_file
@@ -185,25 +189,25 @@ def _play(
         for some in play(worlds, seeds, *players, transcript=arguments.transcript, on_step=watch):
             is_first = not records
             records += [settings | record for record in some]
-            # Anew each time: by one rename, so that no line is ever half there.
+            # Write the whole file each time and rename it, so that it never contains a partial line.
             replace_file(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
             if picture is not None and is_first:
                 replace_file(picture, film.develop(picture.suffix))
 
 
 def _worlds(name: str, arguments) -> list[Any]:
-    """As many equal worlds as fill a batch with their agents."""
+    """Make equal worlds, as many as are needed to fill a batch with their agents."""
     side_by_side = min(max(arguments.batch_size // max(arguments.agents, 1), 1), arguments.episodes)
     fields = {"agents": arguments.agents, "steps": arguments.steps}
     fields |= {"shock": arguments.shock, "magnitude": arguments.magnitude or 0}
     try:
         return [WORLDS[name](**fields) for _ in range(side_by_side)]
-    except ValueError as error:  # which names the argument
+    except ValueError as error:  # the message names the argument
         raise UserError(re.sub(rf"`({'|'.join(fields)})`", r"`--\1`", str(error))) from error
 
 
 def _players(arguments, world) -> list[Any]:
-    """Who plays the model's side and, or None, the other; models have shown that they can read the world."""
+    """Return the players of the model's side and of the other side (or None); check that models accept the world."""
     from ...evaluation.agents import load_agent
     from ...evaluation.episodes.players import AttackSettings, Experts, ModelPlayer
 
@@ -226,7 +230,7 @@ def _players(arguments, world) -> list[Any]:
 
 
 def _settings(arguments, name: str) -> EpisodeSettings:
-    """What was asked for: in every line, so that lines of several runs can be read together."""
+    """Return the settings, which are written in every line so that lines of several runs can be combined."""
     kept = ["model", "opponent", "agents", "shock", "magnitude", "temperature", "attack"]
     kept += ["attack_steps", "attack_restarts"] if arguments.attack is not None else []
     threat = asdict(arguments.threat) if arguments.attack is not None else {}

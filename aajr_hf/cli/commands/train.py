@@ -32,7 +32,7 @@ DESCRIPTION = """Fine-tune an agent with Adversarially-Aligned Jacobian Regulari
 
 Any field below may stand in the recipe or on the command line; the command line wins.
 """
-# Where a run begins is no part of its recipe.
+# These fields say where a run starts; they are not part of its recipe.
 _NOT_OF_THE_RUN = ("resume_from_checkpoint", "overwrite")
 
 
@@ -48,14 +48,15 @@ def run(argv: list[str]) -> int:
     argv = parser.check(argv)
     launching = launch_arguments(parser, argv)
     if is_wanted(launching, flags):
-        # A mistake is found once, before anything is launched. On the CPU: the GPUs are the launched processes' alone.
+        # Find mistakes once, before the launch. Parse on the CPU, because only the launched processes may use the
+        # GPUs.
         arguments, _, config = parser.parse([*argv, "--use_cpu", "true"])
         check_arguments(arguments, config)
         return launch(launching, flags, argv, config.mixed_precision)
     arguments, _, config = parsed = parser.parse(argv)
     if config.use_cpu:
         shard_on_cpu()
-    # So that the choice of the estimator and its reason are seen, which the library logs as information.
+    # Show the log level INFO, at which the library reports the chosen estimator and the reason.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("aajr_hf").setLevel(logging.INFO)
     given = parser.given(argv, parsed)
@@ -68,9 +69,10 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     Fine-tune and save to `config.output_dir`, with `train_results.json` and the `recipe` as `recipe.yaml` beside the weights.
 
     Raises:
-        UserError: for arguments, a model or data that cannot be trained on; nothing is written then.
-        Interrupted: by Ctrl-C or SIGTERM, after the step that was under way and with a checkpoint.
-        RunError: where training cannot go on: see [`AAJRTrainer`] for numbers that are not finite, and `DiskFullError`.
+        UserError: if the arguments, the model or the data are invalid; nothing is written then.
+        Interrupted: on Ctrl-C or SIGTERM, after the current step and with a checkpoint.
+        RunError: if training cannot continue, because numbers are not finite (see [`AAJRTrainer`]) or the disk is full
+            (`DiskFullError`).
     """
     from rich.console import Console
     from trl import get_peft_config, get_quantization_config
@@ -91,7 +93,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             "revision": arguments.model_revision,
             "dtype": arguments.dtype,
             "attn_implementation": arguments.attn_implementation,
-            # Reading pickled weights can run code: whoever wants that says so in `model_init_kwargs`.
+            # Loading pickled weights can run code, so it must be enabled explicitly in `model_init_kwargs`.
             "use_safetensors": True,
             **(config.model_init_kwargs or {}),
         }
@@ -136,12 +138,12 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     trainer.accelerator.print(f"Model saved to {output}.")
     if config.push_to_hub and (pushed := trainer.upload()) is not None:
         print(f"Model pushed: {pushed.commit_url}")
-    # Trackers and the process group, as at the end of TRL's own scripts.
+    # Close trackers and the process group, as TRL's own scripts do.
     trainer.accelerator.end_training()
 
 
 def _clear(output: Path) -> None:
-    """Of a run that is replaced: its checkpoints, which would be taken for this one's, and what is known of its agent and data."""
+    """Remove files of a replaced run, such as checkpoints, which would be mistaken for files of the new run."""
     for stale in (*output.glob("checkpoint-*"), output / EVALUATION):
         shutil.rmtree(stale, ignore_errors=True)
     remove_average(output)
@@ -150,13 +152,13 @@ def _clear(output: Path) -> None:
 
 @contextlib.contextmanager
 def _no_empty_folder(output: Path) -> Iterator[None]:
-    """Trainer makes its folder before the last mistakes are found: leave none behind that was not there."""
+    """Remove new empty folders after an error, because Trainer makes its folder before all mistakes are found."""
     new = [path for path in (output, *output.parents) if not path.exists()]
     try:
         yield
     except Exception:
         for path in new:
-            with contextlib.suppress(OSError):  # not made, or not empty
+            with contextlib.suppress(OSError):  # the folder was not made, or is not empty
                 path.rmdir()
         raise
 
@@ -165,4 +167,4 @@ def _how_to_resume(trainer) -> str:
     newest, step = newest_checkpoint(trainer.args.output_dir), trainer.state.global_step
     if newest is None:
         return f"at step {step}, before the first checkpoint (see `save_steps`); no model was written."
-    return f"at step {step}; go on with --resume_from_checkpoint {newest} (or auto)"
+    return f"at step {step}; resume with --resume_from_checkpoint {newest} (or auto)"

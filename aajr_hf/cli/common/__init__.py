@@ -1,1 +1,1 @@
-"""Errors, progress bars, and what all commands that measure share."""
+"""Errors, progress bars, and functions that all measuring commands share."""

@@ -1,4 +1,4 @@
-"""A sign of life on standard error, wherever a command shows nothing for a while."""
+"""Signs of life on standard error while a command prints nothing else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 class Heartbeat:
     """
-    Says what a command is doing, every `every` seconds in which nothing else was shown: whatever takes its time, a first step, a
-    model that is loaded or a surrogate that is trained, is seen to go on.
+    Prints what a command is doing whenever nothing else was printed for `every` seconds, so that users see that slow
+    work (a first step, loading a model, training a surrogate) goes on.
     """
 
     def __init__(self, every: float = 20.0):
@@ -22,7 +22,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def running(self, command: str) -> Iterator[None]:
-        """Beats inside."""
+        """Print signs of life inside the context."""
         over, began = threading.Event(), time.monotonic()
         thread = threading.Thread(target=self._beat, args=(over, began), daemon=True)
         with self.during(lambda: command):
@@ -35,7 +35,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def during(self, describe: Callable[[], str] | None) -> Iterator[None]:
-        """Inside, the lines say this; None for what shows by itself that it goes on, such as a bar in a terminal."""
+        """Print this text inside the context; None for work that shows its own progress, such as a progress bar."""
         self._doing.append(describe)
         self.shown()
         try:
@@ -45,7 +45,7 @@ class Heartbeat:
             self.shown()
 
     def shown(self) -> None:
-        """Something else has been printed."""
+        """Note that something else has been printed."""
         self._last = time.monotonic()
 
     def _beat(self, over: threading.Event, began: float) -> None:
@@ -68,7 +68,7 @@ def clock(seconds: float) -> str:
 
 
 def _print(line: str) -> None:
-    # Not into a bar of another library, which a terminal may show.
+    # tqdm.write keeps the line from breaking a progress bar of another library.
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(line, file=sys.stderr)
     else:

@@ -1,4 +1,4 @@
-"""Agents measured one after the other, with a progress bar each."""
+"""Measure agents, with one progress bar for each."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _Numbers = TypeVar("_Numbers")
 
 def load_agents(models: dict[str, str]) -> list[Agent]:
     """
-    Agents from folders or Hub names by name: all of them before any is measured, so that a wrong name is found before the
-    first minutes are spent.
+    Load all agents, given their folders or Hub names by name. They are loaded before any is measured, so that a wrong
+    name is found at once.
 
     Raises:
-        UserError: for a model that cannot be loaded.
+        UserError: if a model cannot be loaded.
     """
     from ...evaluation.agents import Agent, load_agent
 
@@ -36,13 +36,13 @@ def measure_each(
     agents: list[Agent], steps: int, measure: Callable[[Agent, Callable[[], None]], ToolCallNumbers]
 ) -> dict[str, ToolCallNumbers]:
     """
-    The numbers of each agent by its name, one after the other, and how long it was trained.
+    Measure the agents one after the other. Return their numbers and training times by name.
 
     Args:
-        measure: From an agent and a function that it calls `steps` times, to numbers.
+        measure: Function of an agent and of a progress function, which it calls `steps` times. It returns numbers.
 
     Raises:
-        UserError: for an agent that cannot be attacked, and for what its training left that cannot be read.
+        UserError: if an agent cannot be attacked, or the results of its training cannot be read.
     """
     return measure_together(
         agents,
@@ -57,13 +57,14 @@ def measure_together(
     agents: list[Agent], steps: int, measure: Callable[[Callable[[str], None]], dict[str, _Numbers]]
 ) -> dict[str, _Numbers]:
     """
-    The numbers of all agents by name, and how long each was trained.
+    Measure all agents together. Return their numbers and training times by name.
 
     Args:
-        measure: From a function that it calls with each name `steps` times, to numbers by name.
+        measure: Function of a progress function, which it calls `steps` times with each name. It returns numbers by
+            name.
 
     Raises:
-        UserError: as [`measure_each`].
+        UserError: for the same reasons as [`measure_each`].
     """
     from .progress import bars
 
@@ -75,7 +76,7 @@ def measure_together(
 
 
 def weights_of(agents: list[Agent]) -> dict[str, dict[str, str | None]]:
-    """What an evaluation records of its models; by the digests, a model card finds its numbers."""
+    """Return folders and weight digests of the agents, for the results. Model cards find their numbers by digest."""
     from ...training.sharing.model_card import weights_digest
 
     return {
@@ -86,10 +87,11 @@ def weights_of(agents: list[Agent]) -> dict[str, dict[str, str | None]]:
 
 def check_train_seconds(agents: list[Agent]) -> dict[str, float | None]:
     """
-    How long each agent was trained, as far as that is known: before minutes are spent.
+    Return the training time of each agent in seconds, or None if unknown. Call this first, so that errors appear at
+    once.
 
     Raises:
-        UserError: for what its training left that cannot be read.
+        UserError: if the results of the training cannot be read.
     """
     return {agent.name: _train_seconds(agent.folder) for agent in agents}
 
@@ -103,5 +105,7 @@ def _train_seconds(path: str) -> float | None:
         if seconds is not None and not math.isfinite(seconds):
             raise ValueError(f"`train_runtime` is {seconds}")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} holds no results of a training ({error}): remove it, or give another run.") from error
+        raise UserError(
+            f"{file} does not contain valid training results ({error}): remove it, or give another run."
+        ) from error
     return seconds

@@ -1,4 +1,4 @@
-"""What commands show while they work: bars in a terminal, plain lines in a file."""
+"""Progress of commands: bars in a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 
 from .heartbeat import HEARTBEAT, clock
 
-# Of each log, where there: its name on the screen, and how it is written.
+# Maps a logged metric to its name on the screen and its number format.
 _SHOWN = {
     "loss": ("loss", ".4g"),
     "eval_loss": ("eval loss", ".4g"),
@@ -29,7 +29,7 @@ _SHOWN = {
 
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
-    """To add tasks to and to advance: a bar each in a terminal, and elsewhere a line now and then that says how far they are."""
+    """Yield a progress display: one bar per task in a terminal, and a line from time to time elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -43,8 +43,8 @@ def bars() -> Iterator[Progress]:
 
 class TrainingProgress(TrainerCallback):
     """
-    Replaces Transformers' progress bar and printed dictionaries; all metrics are in trainer_state.json and in the trackers.
-    A context manager, which leaves the terminal in order however training ends.
+    Callback that replaces Transformers' progress bar and printed dictionaries. All metrics are in trainer_state.json
+    and in the trackers. As a context manager, it restores the terminal however training ends.
 
         with TrainingProgress(trainer):
             trainer.train()
@@ -81,17 +81,17 @@ class TrainingProgress(TrainerCallback):
             self._bar.update(self._task, completed=state.global_step)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if "train_runtime" in logs:  # the summary at the end, with what is left since the last log
+        if "train_runtime" in logs:  # skip the summary at the end
             return
         shown = [f"{name} {logs[key]:{form}}" for key, (name, form) in _SHOWN.items() if key in logs]
         if state.is_world_process_zero and shown:
-            # One line each, however narrow the terminal is.
+            # Print one line per log, even in a narrow terminal.
             self.console.print(" | ".join([self._where(state), *shown]), highlight=False, soft_wrap=True)
             HEARTBEAT.shown()
 
     def _step_under_way(self) -> str:
-        # The first one of a large model may take minutes.
-        return f"step {self._state.global_step + 1}/{self._state.max_steps} is under way"
+        # The first step of a large model may take minutes.
+        return f"step {self._state.global_step + 1}/{self._state.max_steps} is running"
 
     def _where(self, state) -> str:
         step = f"step {state.global_step}/{state.max_steps}"

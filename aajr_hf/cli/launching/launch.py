@@ -1,4 +1,4 @@
-"""`aajr train` on several processes: hands its own command line to `accelerate launch`."""
+"""Run `aajr train` on several processes, by passing its command line to `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from .launcher import run_launcher
 from .worker import LAUNCHED
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-# Flags of `accelerate launch` that say what to run and with which file: `aajr train` says so itself.
+# Flags of `accelerate launch` that `aajr train` sets itself: what to run, and with which configuration file.
 _NOT_PASSED_ON = {"--config_file", "--config-file", "--module", "--no_python", "--no-python"}
 
 
 @dataclass
 class LaunchArguments:
-    """On how many processes; passed on to `accelerate launch`."""
+    """The number of processes and the configuration of `accelerate launch`."""
 
     _argument_group_name = "several processes (`aajr train` takes every option of `accelerate launch`, too)"
 
@@ -39,8 +39,8 @@ class LaunchArguments:
 
 
 def config_file(name: str) -> Path:
-    """The file of a configuration, by its name in `accelerate_configs/` or by its path."""
-    # Beside the package in a checkout, inside it once installed.
+    """Return the file of a configuration, given its name in `accelerate_configs/` or its path."""
+    # The folder is beside the package in a checkout, and inside it once installed.
     folders = (_PACKAGE / "accelerate_configs", _PACKAGE.parent / "accelerate_configs")
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     path = known.get(name, Path(name))
@@ -52,7 +52,7 @@ def config_file(name: str) -> Path:
 
 
 def split_flags(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments of `aajr train`, and those that only `accelerate launch` knows. What neither knows stays."""
+    """Split arguments into those of `aajr train`, with all unknown ones, and those of `accelerate launch`."""
     if all(item.split("=")[0] in own._option_string_actions for item in argv if item.startswith("--")):
         return argv, []
     launcher, ours, theirs, rest = _launcher_parser(), [], [], list(argv)
@@ -70,13 +70,13 @@ def split_flags(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[s
 
 
 def launch_arguments(parser: RecipeParser, argv: list[str]) -> LaunchArguments:
-    """From arguments that the parser has checked: of all that it parses, these alone, so that no device is touched."""
+    """Parse only the launch arguments, from checked arguments. Building the full configuration would use a device."""
     values = vars(parser.parse_known_args(argv)[0])
     return LaunchArguments(**{field.name: values[field.name] for field in fields(LaunchArguments)})
 
 
 def is_wanted(arguments: LaunchArguments, flags: list[str]) -> bool:
-    """Whether to launch: the user asks for it, and this process is not itself a launched one."""
+    """Return whether to launch: the user asks for it, and this process was not launched itself."""
     if LAUNCHED in os.environ or "LOCAL_RANK" in os.environ:
         return False
     return bool(flags or arguments.accelerate_config or arguments.num_processes)
@@ -88,13 +88,13 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
 
     Args:
         flags: Options of `accelerate launch`.
-        mixed_precision: What the recipe says: it wins over Accelerate's file, `flags` over both.
+        mixed_precision: Value of the recipe. It overrides Accelerate's file, and `flags` override both.
 
     Returns:
         The exit status of the process that failed first, or 0.
 
     Raises:
-        UserError: for an option of Accelerate's that cannot be. Mistakes that the processes find are printed.
+        UserError: for an invalid option of Accelerate. Mistakes that the processes find are printed.
     """
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import patch_environment
@@ -105,14 +105,14 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
     own = ["--config_file", str(path), "--mixed_precision", mixed_precision]
     if arguments.num_processes is not None:
         own += ["--num_processes", str(arguments.num_processes)]
-    # Accelerate hands `use_cpu` to single processes alone.
+    # Accelerate passes `use_cpu` on only for a single process.
     script = ["aajr_hf.cli.main", "train", *train_argv, *(["--use_cpu", "true"] if on_cpu else [])]
     parsed = _launcher_parser().parse_args([*own, *flags, "--module", *script])
     if parsed.training_script != script[0]:
         raise UserError(f"unexpected argument: {parsed.training_script!r} (see aajr train --help)")
-    # Their C++ code warns of defaults of Accelerate's, once in each process; errors stay.
+    # The C++ code of torch warns about defaults of Accelerate in each process. Only errors are shown.
     quiet = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
-    # The first of them says that it goes on.
+    # The first launched process prints the signs of life, so this process prints none.
     with patch_environment(**{LAUNCHED: "1"}, **quiet), HEARTBEAT.during(None):
         return run_launcher(parsed)
 
@@ -120,7 +120,7 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
 def _default_config(num_processes: int | None) -> str:
     import torch
 
-    # An option of Accelerate's alone asks for no second process.
+    # An option of Accelerate alone does not ask for a second process.
     if num_processes in (None, 1):
         return "single"
     return "ddp" if torch.cuda.is_available() else "ddp_cpu"

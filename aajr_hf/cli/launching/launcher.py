@@ -1,4 +1,4 @@
-"""Runs Accelerate's launcher in this process, and says in one line and one exit status how the launched ones ended."""
+"""Run Accelerate's launcher in this process, and report how the launched processes ended: one line, one exit status."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def run_launcher(parsed) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     for module in ("agent.server.api", "multiprocessing.api"):
-        # A dozen lines for each failure; `_first_failure` says it in one.
+        # These loggers print a dozen lines for each failure. `_first_failure` prints one.
         logging.getLogger(f"torch.distributed.elastic.{module}").setLevel(logging.CRITICAL)
-    # For Accelerate's launcher of a single process; that of several has its own. Ctrl-C, too: a shell's background job
-    # inherits that it is ignored.
+    # Accelerate's launcher of a single process needs these handlers; its launcher of several has its own. Ctrl-C needs
+    # one, too, because background jobs of a shell inherit that it is ignored.
     handlers = {signal.SIGTERM: _raise_terminated, signal.SIGINT: signal.default_int_handler}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         launch_command(parsed)
     except ChildFailedError as error:
         return _first_failure(error.failures)
-    except subprocess.CalledProcessError as error:  # a single process: it has said why
+    except subprocess.CalledProcessError as error:  # the single process has printed the reason
         return error.returncode if error.returncode > 0 else 128 - error.returncode
     except SignalException as error:
-        # The processes have been ended with the same signal, and the first one says how to resume.
+        # The launcher has sent the same signal to the processes, and the first one prints how to resume.
         return 128 + error.sigval
     except KeyboardInterrupt:
         return _end_children(signal.SIGINT)
@@ -48,7 +48,7 @@ def run_launcher(parsed) -> int:
 
 
 class _Terminated(BaseException):
-    """SIGTERM has come."""
+    """The process received SIGTERM."""
 
 
 def _raise_terminated(number, frame):
@@ -56,7 +56,7 @@ def _raise_terminated(number, frame):
 
 
 def _first_failure(failures: dict) -> int:
-    """Print why the first process failed; return its status. Those that were ended in consequence do not count."""
+    """Print why the first process failed, and return its status. Ignore processes that were ended because of it."""
     rank, failure = min(failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp))
     status = failure.exitcode
     if Path(failure.error_file).is_file():
@@ -64,17 +64,18 @@ def _first_failure(failures: dict) -> int:
     elif status < 0:
         print(f"error: process {rank} was ended by {signal.Signals(-status).name}.", file=sys.stderr)
     elif status != 130:
-        print(f"error: process {rank} ended with status {status}; what it printed stands above.", file=sys.stderr)
+        print(f"error: process {rank} ended with status {status}; see its output above.", file=sys.stderr)
     return status if status > 0 else 128 - status
 
 
 def _end_children(number: int) -> int:
-    """Pass a signal on, and wait for what the processes must save; the exit status."""
+    """Pass a signal on, wait until the processes have saved their state, and return the exit status."""
     import psutil
 
     children = psutil.Process().children()
     for child in children:
-        # At once: a terminal's Ctrl-C has reached them, too, and a second one later would cut off what they save.
+        # Send it at once: Ctrl-C in a terminal reaches the children, too, and a later second signal would stop the
+        # saving.
         with contextlib.suppress(psutil.NoSuchProcess):
             child.send_signal(number)
     psutil.wait_procs(children)

@@ -1,4 +1,4 @@
-"""What a process that `aajr train` has launched does differently from one that a user starts."""
+"""Differences between a process launched by `aajr train` and one started by a user."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ LAUNCHED = "AAJR_LAUNCHED"
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all."""
+    """Return whether this process prints for all processes."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def hand_up(message: str) -> bool:
-    """Leave an error's one line to the launcher, which prints that of the first process; False if there is none."""
+    """Pass an error message to the launcher, which prints that of the first process. Return False if there is none."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if LAUNCHED not in os.environ or not file:
         return False
-    # As torch.distributed.elastic reads it.
+    # This is the format that torch.distributed.elastic reads.
     Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}))
     return True
 
 
 def shard_on_cpu() -> None:
     """
-    Let FSDP2 run on a CPU: Accelerate offers it to accelerators alone, and trains with plain data parallelism there
-    without a word. Does nothing unless FSDP is asked for; to be called before the trainer is made.
+    Let FSDP2 run on a CPU. Accelerate supports it only on accelerators, and silently uses plain data parallelism on a
+    CPU. Do nothing unless FSDP is requested. Call this function before the trainer is made.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false") != "true":
         return

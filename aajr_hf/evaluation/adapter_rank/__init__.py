@@ -1,1 +1,1 @@
-"""Which rank an adapter needs."""
+"""Measure which rank an adapter needs."""

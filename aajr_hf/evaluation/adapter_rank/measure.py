@@ -1,6 +1,6 @@
 """
-Which rank an adapter needs, measured: how many directions the adversary takes, how many its images and the gradient of the
-penalty span, and how many an update that has been trained used.
+Measure which rank an adapter needs: the numbers of directions that are spanned by the adversary's ascent, by its
+images, by the gradient of the penalty, and by the weight update of a trained model.
 """
 
 from __future__ import annotations
@@ -20,31 +20,38 @@ from .spectrum import RowSpectrum, coverage, directions_for, matrix_singular_val
 
 SHARES = (0.90, 0.95, 0.99)
 _RANKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# A module whose update is rounding has not been trained.
+# A smaller relative update is rounding: the module was not trained.
 _ROUNDING = 1e-6
 
 
 def measure_rank(trainer: AAJRTrainer, base: PreTrainedModel | None = None, on_progress=lambda: None) -> RankNumbers:
     """
-    Measure on the trainer's data, at the weights that its model has.
+    Measure the spectra on the trainer's data, at the current weights of its model.
 
     Args:
-        trainer: With a model without adapter (merge one before), the regularizer `aajr` and held-out data.
-        base: The model before training, if its update is to be measured.
+        trainer: Trainer with a model without adapter (merge it first), the regularizer `aajr` and held-out data.
+        base: Model before training; if given, the update is measured, too.
         on_progress: Called after each batch.
 
     Returns:
-        `directions` and `images`: spectra of the matrices whose rows are the positions of the ascent directions u_t, and of
-        J u_t; `penalty_gradient` and, with `base`, `update`: spectra by module, of the gradient of equation 20 by its weight
-        (summed over the data) and of what training has added to it; `recommendation`. A spectrum is an object of
-        `singular_values` (the largest), `coverage` (share of the energy by rank), `directions` (how many carry 90, 95 and
-        99 %; null if not even all that are known), `stable_rank` and `size`, the largest number there can be.
+        - `directions` and `images`: spectra of the matrices whose rows are the positions of the ascent directions u_t,
+          and of J u_t.
+        - `penalty_gradient`: by module, the spectrum of the gradient of equation 20 with respect to the module's
+          weight, summed over the data.
+        - `update`: by module, the spectrum of the change of the weight in training; empty without `base`.
+        - `recommendation`: see [`recommendation`].
+
+        A spectrum has `singular_values` (the largest), `coverage` (share of the energy by rank), `directions` (number
+        of directions that carry 90, 95 and 99 %; null if all known ones do not), `stable_rank` and `size` (largest
+        possible number of directions).
 
     Raises:
-        ValueError: where Jacobian products are not exact.
+        ValueError: if Jacobian products are not exact.
     """
     if trainer.estimator != "jvp":
-        raise ValueError("The spectra need exact Jacobian products: set `attn_implementation` to sdpa or eager.")
+        raise ValueError(
+            "`attn_implementation` must give exact Jacobian products for the spectra: set it to sdpa or eager."
+        )
     result = _along_the_ascent(trainer, on_progress)
     result["update"] = {} if base is None else update_spectra(trainer.model, base)
     result["recommendation"] = recommendation(result["penalty_gradient"])
@@ -79,7 +86,7 @@ def _along_the_ascent(trainer: AAJRTrainer, on_progress) -> dict[str, Spectrum |
 
 
 def _image(trainer: AAJRTrainer, ascent: PromptAscent, t: int, direction: Tensor) -> Tensor:
-    """J u_t of the penalised output, (B, A, V), or (B, A, 1) of a margin, with its graph."""
+    """Return J u_t of the penalised output, (B, A, V), or (B, A, 1) for a margin, with its autograd graph."""
     penalised = PenalisedOutput.of(trainer.args, ascent.policy.batch)
     output, point = penalised.after(ascent.policy), ascent.trajectory.deltas[t]
     with forward_ad_ready(trainer.model):
@@ -87,7 +94,7 @@ def _image(trainer: AAJRTrainer, ascent: PromptAscent, t: int, direction: Tensor
 
 
 def update_spectra(model: PreTrainedModel, base: PreTrainedModel) -> dict[str, Spectrum]:
-    """The spectrum of what training has added, by linear layer; of those alone that it has changed."""
+    """Return the spectrum of the weight change in training for each linear layer that training changed."""
     summaries = {}
     for name in linear_layers(model):
         before = base.get_submodule(name).weight.detach()
@@ -114,10 +121,14 @@ def _summary(singular_values: Tensor, size: int, energy: float) -> Spectrum:
 
 def recommendation(modules: dict[str, Spectrum], share: float = 0.95) -> RankRecommendation:
     """
-    The smallest rank that covers the share in every module, a smaller one beside it, and both as a sentence.
+    Recommend the smallest rank that covers the share in every module, and a smaller alternative.
 
     Args:
-        modules: Spectra by module, as [`measure_rank`] gives them for the penalty's gradient.
+        modules: Spectra by module, such as `penalty_gradient` of [`measure_rank`].
+        share: Share of the energy to cover.
+
+    Returns:
+        Both ranks, and a sentence that states them.
     """
     needed = {name: module["directions"][f"{share:.0%}"] for name, module in modules.items()}
     unknown = [name for name, rank in needed.items() if rank is None]

@@ -1,4 +1,4 @@
-"""The spectra of `measure_rank` as a table and a plot."""
+"""Show the spectra of `measure_rank` as a table and a plot."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ _COLORS = {"directions": "#0072B2", "images": "#D55E00", "penalty_gradient": "#0
 
 
 def rank_table(result: RankNumbers) -> Table:
-    """The share of the energy by rank: of a gradient and an update that of the module where it is least."""
-    caption = "Share of the energy that so many directions carry; of gradient and update in the worst module."
+    """Return a table of the share of the energy by rank; for gradient and update, the module with the lowest share."""
+    caption = (
+        "Share of the energy in the first directions, up to each rank; for gradient and update, in the worst module."
+    )
     table = plain_table(caption=caption, gap=2)
     found = {name: spectra for name in _COLUMNS if (spectra := _spectra(result, name))}
     table.add_column("rank", justify="right")
@@ -50,7 +52,7 @@ def _least(spectra: list[Spectrum], rank: int) -> str:
 
 
 def rank_plot(result: RankNumbers) -> bytes:
-    """Coverage by rank, as a PNG: one line a spectrum, bands from the worst to the best module."""
+    """Plot coverage by rank as a PNG: one line per spectrum, with bands from the worst to the best module."""
     figure = Figure(figsize=(6.4, 4.3), dpi=220, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     for name, label in _COLUMNS.items():

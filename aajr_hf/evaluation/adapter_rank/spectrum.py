@@ -1,20 +1,21 @@
-"""Singular spectra of matrices that are never held whole: how many directions carry how much of the energy."""
+"""Singular spectra of matrices that are never stored as a whole, and the energy that their directions carry."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Up to this size a spectrum is exact: a Gram matrix of 2048 x 2048 takes 32 MiB and a second.
+# Up to this size, spectra are exact: a Gram matrix of 2048 x 2048 takes 32 MiB and one second.
 EXACT_SIZE = 2048
 SKETCH_SIZE = 256
 
 
 class RowSpectrum:
     """
-    The singular spectrum of a matrix whose rows, of a given width, arrive in batches. What is kept does not grow with their
-    number: the Gram matrix up to a width of [`EXACT_SIZE`], beyond it its product with `SKETCH_SIZE` random columns, from
-    which the largest singular values follow by the Nystroem method (Tropp et al., arXiv 1706.05736).
+    The singular spectrum of a matrix whose rows arrive in batches. The memory does not depend on the number of rows.
+    Up to a width of [`EXACT_SIZE`], the Gram matrix is stored. Beyond it, the product of the Gram matrix and
+    `SKETCH_SIZE` random columns is stored, and the Nystroem method gives the largest singular values (Tropp et al.,
+    arXiv 1706.05736).
     """
 
     def __init__(self, width: int, seed: int = 0):
@@ -29,14 +30,14 @@ class RowSpectrum:
         self._sum = torch.zeros(width, width if self._test is None else SKETCH_SIZE, dtype=torch.float64)
 
     def add(self, rows: Tensor) -> None:
-        """Rows (n, width)."""
+        """Add rows (n, width)."""
         rows = rows.detach().double().cpu()
         self.rows += len(rows)
         self.energy += float(rows.square().sum())
         self._sum += rows.T @ (rows if self._test is None else rows @ self._test)
 
     def singular_values(self) -> Tensor:
-        """Descending; from a sketch, the largest ones alone."""
+        """Return the singular values in descending order; from a sketch, only the largest ones."""
         if self.energy == 0:
             values = torch.zeros(self._sum.shape[1], dtype=torch.float64)
         elif self._test is None:
@@ -52,7 +53,10 @@ class RowSpectrum:
 
 
 def matrix_singular_values(matrix: Tensor) -> Tensor:
-    """Descending; of a matrix beyond [`EXACT_SIZE`] on both sides, the largest `SKETCH_SIZE` by a randomised SVD."""
+    """
+    Return the singular values in descending order. If both sides of the matrix exceed [`EXACT_SIZE`], return only the
+    largest `SKETCH_SIZE`, from a randomised SVD.
+    """
     matrix = matrix.detach().double()
     if min(matrix.shape) <= EXACT_SIZE:
         return torch.linalg.svdvals(matrix).cpu()
@@ -63,8 +67,8 @@ def matrix_singular_values(matrix: Tensor) -> Tensor:
 
 def coverage(singular_values: Tensor, energy: float | None = None) -> Tensor:
     """
-    The share of the energy that the first r directions carry, for r = 1, 2, ...; of the sum of squares unless the whole
-    `energy` is known to be larger. Zero where there is none.
+    Return the share of the energy that the first r directions carry, for r = 1, 2, ... The total is `energy` or, if
+    None, the sum of the squared singular values. If the total is zero, the shares are zero.
     """
     squares = singular_values.double().square()
     total = float(squares.sum()) if energy is None else energy
@@ -72,8 +76,8 @@ def coverage(singular_values: Tensor, energy: float | None = None) -> Tensor:
 
 
 def directions_for(shares: Tensor, share: float) -> int | None:
-    """How many directions carry this share; None where those that are known do not."""
-    # Rounding must not ask for one more.
+    """Return the number of directions that carry this share; None if all known ones do not."""
+    # The tolerance keeps rounding from adding one direction.
     enough = (shares >= share - 1e-9).nonzero()
     return int(enough[0]) + 1 if len(enough) else None
 

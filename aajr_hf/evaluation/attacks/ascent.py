@@ -1,5 +1,6 @@
 """
-Projected gradient ascent with step sizes that adapt, for any of the losses: APGD of Croce and Hein (arXiv 2003.01690, section 3).
+Projected gradient ascent on any of the losses, with adaptive step sizes: APGD of Croce and Hein (arXiv 2003.01690,
+section 3).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ...objective import step_direction
 from .search import Search
 
 _MOMENTUM = 0.75
-# A step size is halved at a checkpoint unless this share of the steps since the last one has raised the loss.
+# A step size is halved at a checkpoint unless this share of the steps since the last checkpoint raised the loss.
 _RISING = 0.75
 
 
@@ -23,16 +24,16 @@ class _Climbers:
 
     rows: Tensor
     delta: Tensor
-    last: Tensor  # the point before
+    last: Tensor  # the previous point
     value: Tensor
     gradient: Tensor
     best: Tensor
     best_value: Tensor
     best_gradient: Tensor
-    size: Tensor  # of a step
-    rises: Tensor  # steps since the checkpoint that have raised the loss
-    value_then: Tensor  # the best value at the checkpoint
-    halved_then: Tensor  # whether the size was halved there
+    size: Tensor  # step size
+    rises: Tensor  # number of steps since the last checkpoint that raised the loss
+    value_then: Tensor  # best value at the last checkpoint
+    halved_then: Tensor  # whether the step size was halved at the last checkpoint
 
     def select(self, kept: Tensor) -> _Climbers:
         return self if bool(kept.all()) else _Climbers(**{f.name: getattr(self, f.name)[kept] for f in fields(self)})
@@ -41,14 +42,15 @@ class _Climbers:
 @dataclass(frozen=True)
 class Ascent:
     """
-    An attack that raises a loss.
+    An attack that maximises a loss by gradient ascent.
 
     Attributes:
-        name: Of the attack.
+        name: Name of the attack.
         loss: One of `LOSSES`.
-        restart: 0 starts without perturbation (and goes on from random points, where the search asks for restarts), any other number
-            at the random point of that number.
-        every_example: Whether to climb to the end on examples whose answer is wrong already, too, because the loss itself is a result.
+        restart: Number of the first start: 0 is the unperturbed prompt, any other number is the random point with that
+            number. If the search asks for restarts, the following numbers are used, too.
+        every_example: Whether to finish the ascent also on examples whose answer is already wrong, because the value
+            of the loss is itself a result.
     """
 
     name: str
@@ -65,8 +67,9 @@ class Ascent:
 
 def ascend(search: Search, loss: str, start: Tensor, to_the_end: bool = False) -> None:
     """
-    Climb from perturbations (B, L, d) of all examples of the search. Unless it is to go `to_the_end`, an example is left when it is
-    settled, see [`Search.unsettled`]: its further points would change no greedy answer, and hardly a sampled one.
+    Run the ascent from the perturbations `start` (B, L, d) of all examples of the search. Unless `to_the_end` is set,
+    an example is dropped when it is settled ([`Search.unsettled`]): further points would not change the greedy result,
+    and would hardly change the sampled one.
     """
     rows = search.all_rows if to_the_end else search.unsettled().nonzero().flatten()
     if not len(rows):
@@ -96,7 +99,7 @@ def _start(search: Search, loss: str, start: Tensor, rows: Tensor) -> _Climbers:
         best=delta,
         best_value=value,
         best_gradient=gradient,
-        # The ball's diameter, so that the first steps cross it.
+        # Start with the ball's diameter, so that the first steps cross the ball.
         size=(2 * search.ball.epsilon * _extent(search))[rows],
         rises=torch.zeros_like(value),
         value_then=value,
@@ -105,7 +108,7 @@ def _start(search: Search, loss: str, start: Tensor, rows: Tensor) -> _Climbers:
 
 
 def _extent(search: Search) -> Tensor:
-    """From the length of a step's direction to the ball's: the sign's direction already has it."""
+    """Return the factor that scales a step direction to the ball's l2 radius; 1 for sign directions."""
     if search.ball.norm == "linf":
         return torch.ones_like(search.ball.epsilon)
     return search.ball.extent(search.target.origin, search.target.batch.perturbable)
@@ -126,7 +129,7 @@ def _step(climbers: _Climbers, search: Search, loss: str, momentum: float) -> No
 
 
 def _adapt(climbers: _Climbers, steps: int) -> None:
-    """At a checkpoint: where the ascent has stalled for these steps, halve the size and go back to the best point."""
+    """Halve the step size and return to the best point if it stalled in the `steps` since the last checkpoint."""
     stalled = climbers.rises < _RISING * steps
     stalled |= ~climbers.halved_then & (climbers.best_value <= climbers.value_then)
     climbers.size = torch.where(stalled, climbers.size / 2, climbers.size)
@@ -139,8 +142,8 @@ def _adapt(climbers: _Climbers, steps: int) -> None:
 
 
 def _checkpoints(steps: int) -> list[int]:
-    """After 22 % of the steps, and at intervals that shrink by 3 % of them each, to 6 %."""
-    # In percent: sums of fractions would be a hair too large, and a checkpoint one step late.
+    """Return the checkpoints: after 22 % of the steps, then at intervals that shrink by 3 % each time, down to 6 %."""
+    # Integer percent avoids rounding errors of fractions, which would make a checkpoint one step late.
     found, share, interval = [], 22, 22
     while share <= 100:
         found.append(-(-share * steps // 100))

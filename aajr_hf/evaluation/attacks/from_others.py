@@ -1,4 +1,4 @@
-"""Ascents that start from what was found on other models: past where an agent's own gradients stop."""
+"""Ascents that start from perturbations found on other models, beyond points where the agent's own gradients stop."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from .search import Search
 @dataclass(frozen=True)
 class FromOthers:
     """
+    An attack that starts ascents from perturbations found on other models.
+
     Attributes:
-        loss: Of the ascents, one of `LOSSES`.
-        starts: How many perturbations of other models each example starts from: those at which its loss is highest.
+        name: Name of the attack.
+        loss: Loss of the ascents, one of `LOSSES`.
+        starts: Number of starts for each example: the perturbations of other models with the highest loss.
     """
 
     name: str
@@ -32,7 +35,7 @@ class FromOthers:
 
     @torch.no_grad()
     def _starts(self, search: Search) -> list[Tensor]:
-        """The handed perturbations, (B, L, d) each: of every example the one with the highest loss first."""
+        """Return the handed perturbations, (B, L, d) each, sorted for every example by loss, the highest first."""
         if not search.handed:
             return []
         batch = search.target.batch

@@ -1,4 +1,4 @@
-"""What attacks raise: each maps an agent's logits (B, A, V) on a batch to one number per example, (B,)."""
+"""Losses that attacks maximise. Each maps an agent's logits (B, A, V) on a batch to one number per example, (B,)."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from ...training.policy.system_losses import expected_cost, token_nll
 
 Loss = Callable[[Tensor, AgentBatch], Tensor]
 
-# The softmax of an agent that is certain has no gradient; with its logits divided by these it has (Carlini and Wagner, arXiv 1607.04311,
-# section 4).
+# The softmax of a very confident agent has a vanishing gradient. Dividing the logits by one of these temperatures
+# restores it (Carlini and Wagner, arXiv 1607.04311, section 4).
 _WARM, _HOT = 3.0, 10.0
 
 
 def summed_nll(logits: Tensor, batch: AgentBatch) -> Tensor:
-    """Negative log-likelihood of the whole right answer, in nats."""
+    """Return the negative log-likelihood of the whole correct answer, in nats."""
     return token_nll(logits, batch).sum(dim=1)
 
 
 def warm_nll(logits: Tensor, batch: AgentBatch) -> Tensor:
-    """The same with the logits divided by 3."""
+    """Return [`summed_nll`] with the logits divided by 3."""
     return summed_nll(logits / _WARM, batch)
 
 
 def tempered_nll(logits: Tensor, batch: AgentBatch) -> Tensor:
-    """The same with the logits divided by 10."""
+    """Return [`summed_nll`] with the logits divided by 10."""
     return summed_nll(logits / _HOT, batch)
 
 
 def margin(logits: Tensor, batch: AgentBatch) -> Tensor:
     """
-    How far the answer is from staying right, in logits: the largest difference between a wrong token's logit and the right one's, over
-    the answer's tokens. Above zero, greedy decoding gives another answer.
+    Return the largest difference between the logit of a wrong token and the logit of the correct one, over the tokens
+    of the answer. Above zero, greedy decoding gives another answer.
     """
     return _over_tokens(_token_margins(logits, batch), batch)
 
 
 def scale_free_margin(logits: Tensor, batch: AgentBatch) -> Tensor:
     """
-    The same, each token's over the difference between its largest and its third largest logit, so that no scale of the logits hides
-    it: the difference of logits ratio of Croce and Hein (arXiv 2003.01690, equation 6).
+    Return [`margin`] with each token's difference divided by the difference between its largest and its third largest
+    logit, so that the result does not depend on the scale of the logits: the difference of logits ratio of Croce and
+    Hein (arXiv 2003.01690, equation 6).
     """
     top = logits.topk(3, dim=-1).values
     spread = (top[..., 0] - top[..., 2]).clamp_min(torch.finfo(logits.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Running attacks one after the other, on one model or several, within one radius after the other."""
+"""Run attacks one after the other, on one or several models, with increasing radii."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ from .target import Target
 @dataclass
 class Tally:
     """
-    What one attack has done within one radius, in examples: how many it attacked, broke, and left together with those before it; and
-    how many it leaves alone, where it attacked all.
+    Result of one attack within one radius, in numbers of examples.
+
+    Attributes:
+        attacked: Examples that no earlier attack had broken.
+        broken: Examples of these that this attack broke.
+        left: Examples that remain unbroken after this attack and all earlier ones.
+        alone: Examples that this attack alone leaves unbroken; None unless every attack sees all examples.
     """
 
     attacked: int = 0
@@ -27,7 +32,7 @@ class Tally:
     alone: int | None = None
 
 
-# By attack and multiple of epsilon.
+# Maps the name of an attack and the multiple of epsilon to the tally.
 Tallies = dict[str, dict[str, Tally]]
 
 
@@ -38,8 +43,8 @@ class UnderAttack:
 
     Args:
         target: The model on the batch.
-        new_search: From the target and a ball to the search within it.
-        tallies: Added to; None for a model that is there for the others only.
+        new_search: Function of the target and a ball that returns the search within the ball.
+        tallies: Tallies to add the results to; None for a model that only provides perturbations for the others.
         exhaustive: Whether every attack sees every example, broken or not.
     """
 
@@ -51,12 +56,12 @@ class UnderAttack:
     _alone: dict[str, Tensor] = field(default_factory=dict)
 
     def widen(self, multiple: float) -> None:
-        """Go on to a larger radius."""
+        """Continue with a larger radius."""
         ball = self.target.ball(multiple)
         self.search = self.new_search(self.target, ball) if self.search is None else self.search.widened(ball)
 
     def run(self, attack: Attack, multiple: str) -> None:
-        """Run an attack on the examples that are not broken yet, or on all where that is asked for."""
+        """Run an attack on the unbroken examples, or on all if `exhaustive` or the attack itself asks for it."""
         search = self.search
         every = self.exhaustive or attack.every_example
         rows = search.all_rows if every else (~search.broken).nonzero().flatten()
@@ -80,8 +85,9 @@ class UnderAttack:
 
 def attack_within(models: dict[str, UnderAttack], attacks: Iterable[Attack], multiple: str) -> None:
     """
-    Attack several models on the same examples within one radius: first with the attacks that need no other model, then with those
-    that start from what was found on others. What is handed over counts in each model's own unit of epsilon.
+    Attack several models on the same examples within one radius: first with the attacks that need no other model, then
+    with the attacks that use perturbations found on other models. Perturbations are scaled to the unit of epsilon of
+    the model that receives them.
     """
     attacks = list(attacks)
     for model in models.values():

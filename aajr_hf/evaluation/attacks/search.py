@@ -1,4 +1,4 @@
-"""What attacks have found of a batch within one radius, and the evaluations by which they find it."""
+"""Results of the attacks on a batch within one radius, and the evaluations that the attacks make."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from .target import Target, outcome
 
 class Search:
     """
-    Examples under attack. Attacks evaluate perturbations of some examples (`rows`, indices (n,)) through [`Search.climb`] and
-    [`Search.visit`]; each of them counts.
+    Examples under attack within one ball. Attacks evaluate perturbations of some examples (`rows`, indices (n,))
+    through [`Search.climb`] and [`Search.visit`]. Every evaluated point counts for the results.
 
     Args:
-        target: B examples.
-        ball: The perturbations that are allowed, with epsilon (B,).
-        steps, restarts: Of each ascent, and how many ascents with other starts an attack makes.
-        seeds: One number per example, from which its random numbers follow, whatever else is in the batch.
-        handed: Perturbations (B, L, d) that were found on other models, scaled to this ball.
-        keep: Loss of [`LOSSES`] whose largest value says which point is kept.
-        settled: Below this probability of the right answer, an ascent on a broken example goes no further.
+        target: The B examples under attack.
+        ball: The allowed perturbations, with epsilon (B,).
+        seeds: One seed per example, so that its random numbers do not depend on the rest of the batch.
+        steps: Steps of each ascent.
+        restarts: Number of ascents that an attack makes, each from another start.
+        keep: Name of a loss of [`LOSSES`]. The visited point with the largest value is kept.
+        settled: Probability of the correct answer below which an ascent on a broken example stops.
+        handed: Perturbations (B, L, d) found on other models, scaled to this ball.
 
     Attributes:
         broken: (B,) bool, whether greedy decoding gave a wrong answer at a visited point.
-        sampled: (B,), the least probability of the right answer at a visited point; 1 where there is none.
-        cost: (B,), the greatest expected system cost at a visited point; 0 where there is none.
-        delta, kept: (B, L, d) and (B,), the visited point at which the loss `keep` is largest, and its value.
-        gradients: How many gradients of single examples this took.
+        sampled: (B,), the lowest probability of the correct answer at a visited point; 1 if no point was visited.
+        cost: (B,), the highest expected system cost at a visited point; 0 if no point was visited.
+        delta, kept: (B, L, d) and (B,), the visited point with the largest value of the loss `keep`, and this value.
+        gradients: Number of gradients computed, counted per example.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Search:
         self.gradients = 0
 
     def select(self, rows: Tensor) -> Search:
-        """A search that begins anew, on some of the examples."""
+        """Return a new search, without results, on some of the examples."""
         handed = tuple(delta[rows] for delta in self.handed)
         return self._anew(
             self.target.select(rows), self.ball_of(rows), [self.seeds[row] for row in rows.tolist()], handed
@@ -68,7 +69,10 @@ class Search:
         return Search(target, ball, seeds, handed=handed, **how)
 
     def widened(self, ball: PerturbationSet) -> Search:
-        """The search within a larger ball: what is broken stays broken, and what was found is tried at the new boundary, too."""
+        """
+        Return the search within a larger ball. Broken examples stay broken, and the perturbations found so far are
+        also tried at the new boundary.
+        """
         wider, scaled = (self._anew(self.target, ball, self.seeds) for _ in range(2))
         wider.add(self, self.all_rows)
         wider.gradients = 0
@@ -77,7 +81,7 @@ class Search:
         return wider
 
     def add(self, found: Search, rows: Tensor) -> None:
-        """What a search on these examples has found; the perturbation that broke an example stays."""
+        """Add the results of a search on these examples. The kept perturbation of a broken example is not replaced."""
         self.gradients += found.gradients
         better = (found.kept > self.kept[rows]) & ~self.broken[rows]
         self.delta[rows[better]] = found.delta[better]
@@ -94,23 +98,23 @@ class Search:
         return PerturbationSet(self.ball.epsilon[rows], self.ball.norm, self.ball.scope)
 
     def project(self, delta: Tensor, rows: Tensor) -> Tensor:
-        """The nearest perturbations (n, L, d) that are allowed."""
+        """Project perturbations (n, L, d) of some examples onto the ball."""
         return self.ball_of(rows).project(delta, self.target.batch.perturbable[rows])
 
     def to_boundary(self, delta: Tensor) -> Tensor:
-        """Perturbations of all examples, lengthened until they leave the ball, and projected back onto it."""
+        """Scale up perturbations of all examples beyond the ball, and project them back onto it."""
         lengths = delta.flatten(1).norm(dim=1)
         far = torch.maximum(self.ball.extent(delta, self.target.batch.perturbable) * self.ball.epsilon, lengths)
-        # Divided first: one factor for what is zero would be infinite.
+        # Divide by the length first: a single scaling factor would be infinite for a zero perturbation.
         unit = delta / lengths.clamp_min(torch.finfo(delta.dtype).tiny)[:, None, None]
         return self.project(unit * far[:, None, None], self.all_rows)
 
     def random_points(self, number: int) -> Tensor:
-        """Random points inside the ball, (B, L, d): of each example the one of this number."""
+        """Return a random point inside the ball for each example, (B, L, d). Each `number` gives other points."""
         target, points = self.target, torch.zeros_like(self.target.origin)
         for row, seed in enumerate(self.seeds):
             one = torch.tensor([row], device=self.broken.device)
-            # Not of the padding, which depends on the rest of the batch: what is drawn after it would, too.
+            # Draw no numbers for padding: the drawn numbers would then depend on the rest of the batch.
             own = slice(None, int(target.batch.attention_mask[row].sum()))
             with fixed_seed(self.broken.device, (seed << 16) + number):
                 drawn = self.ball_of(one).sample(target.origin[one, own], target.batch.perturbable[one, own])
@@ -118,7 +122,7 @@ class Search:
         return points
 
     def climb(self, delta: Tensor, rows: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-        """The loss (n,) of [`LOSSES`] at perturbations (n, L, d) of some examples, and its gradient (n, L, d)."""
+        """Return a loss (n,) of [`LOSSES`] at perturbations (n, L, d) of some examples, and its gradient (n, L, d)."""
         policy = self.target.policy.select(rows)
         with torch.enable_grad():
             delta = delta.detach().requires_grad_(True)
@@ -136,7 +140,7 @@ class Search:
         self._record(delta, rows, policy(delta), policy.batch)
 
     def unsettled(self) -> Tensor:
-        """Which examples an ascent can still make worse, (B,) bool."""
+        """Return which examples an ascent can still make worse, (B,) bool."""
         return ~self.broken | (self.sampled >= self.settled)
 
     def _record(self, delta: Tensor, rows: Tensor, logits: Tensor, batch: AgentBatch) -> None:

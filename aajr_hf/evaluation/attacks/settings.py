@@ -1,4 +1,4 @@
-"""What an evaluation does, and how strong its attacks are."""
+"""Settings of an evaluation and of its attacks."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from dataclasses import dataclass, field
 from .suite import ATTACKS
 from .threat_model import ThreatModel
 
-# Rewrites the observation's text, beyond any radius: no perturbation within a ball, as those of [`ATTACKS`].
+# This attack replaces numbers in the text of the observation. Unlike the others, it is not limited to a ball.
 TOKEN = "token"
 
 
 @dataclass(frozen=True)
 class RobustnessSettings:
     """
+    Settings of an evaluation.
+
     Attributes:
-        threat: What the adversary may do.
-        multiples: Radii of the attacks, in multiples of its epsilon.
+        threat: The threat model.
+        multiples: Radii of the attacks, in multiples of the threat model's epsilon.
         attacks: Names from [`ATTACKS`], and `token`.
-        attack_steps, attack_restarts: Of each ascent, and how many ascents each attack makes: the first from no perturbation.
-        exhaustive: Whether every attack sees every example, and not only those that are not broken yet.
-        ascent_steps: Steps of the ascent along which amplification is measured, at epsilon.
-        spectral_examples, power_iterations: Examples and iterations of the spectral norm.
-        batch_size: Examples per forward.
-        seed: Of the attacks' random points and of the random directions.
+        attack_steps: Steps of each ascent.
+        attack_restarts: Number of ascents of each attack; the first starts without perturbation.
+        exhaustive: Whether every attack sees all examples. Otherwise, it sees only those that are not broken yet.
+        ascent_steps: Steps of the ascent, within epsilon, along which amplification is measured.
+        spectral_examples, power_iterations: Examples per batch and iterations for the spectral norm.
+        batch_size: Examples per forward pass.
+        seed: Seed of the attacks' random points and of the random directions.
         token_trials: Substitutions per example that the attack `token` tries.
-        budget: gamma of F_ad and F_gamma, whose shares of the examples are measured, if any.
+        budget: Amplification budget gamma of F_ad and F_gamma. If given, the shares of examples within it are
+            measured.
     """
 
     threat: ThreatModel = field(default_factory=ThreatModel)
@@ -45,5 +49,5 @@ class RobustnessSettings:
 
 
 def nearest_to_one(multiples: Iterable[float]) -> float:
-    """Of several multiples of epsilon the one that is nearest to epsilon itself; of two as near, the smaller."""
+    """Return the multiple of epsilon that is nearest to 1; the smaller one if two are equally near."""
     return min(multiples, key=lambda multiple: (abs(multiple - 1), multiple))

@@ -1,4 +1,4 @@
-"""All attacks in one list, and their order: an agent's own gradients first, then what other models know."""
+"""All attacks, in the order in which they run: first by the agent's own gradients, then with other models."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from .without_gradients import RandomPoints, Transferred
 
 class Attack(Protocol):
     """
+    An attack on the examples of a [`Search`].
+
     Attributes:
-        name: What it is called in `--attacks`, tables and results.
-        from_others: Whether it needs what was found on other models.
-        every_example: Whether it attacks examples that are broken already, too.
+        name: Name of the attack in `--attacks`, tables and results.
+        from_others: Whether the attack needs perturbations found on other models.
+        every_example: Whether the attack also sees examples that are already broken.
     """
 
     name: str
@@ -23,13 +25,13 @@ class Attack(Protocol):
     every_example: bool
 
     def __call__(self, search: Search) -> None:
-        """Evaluate perturbations of all examples of the search, through its methods."""
+        """Evaluate perturbations of all examples of the search, using the methods of the search."""
 
 
-# The agent's own gradient of the loss that breaks most agents, and the same from another start. What others find beyond the two, an
-# attack that trusts this gradient does not: `trust.py`.
+# The main attack follows the agent's own gradient of the loss that breaks most agents. The control attack does the
+# same from another start. `trust.py` checks that no other attack finds much more than these two.
 MAIN, CONTROL = "warm_nll", "restart"
-# A further attack is one file and one line.
+# To add an attack, write one file and add one line here.
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (

@@ -1,7 +1,7 @@
 """
-A smooth relative of an agent: what is found on it is tried on the agent, and ascents start from there. Adversarial training can hide an
-agent's gradients; a penalty on its Jacobian brings them back. (A substitute model as in Papernot et al., arXiv 1602.02697, but from the
-agent's own weights.)
+Surrogates: smoother copies of agents. Perturbations found on a surrogate are tried on its agent and used as starts of
+ascents. Adversarial training can hide the gradients of an agent; a penalty on its Jacobian makes them visible again. A
+surrogate is a substitute model as in Papernot et al. (arXiv 1602.02697), but starts from the agent's own weights.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ def make_surrogate(
     folder: Path,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    A copy of an agent, fine-tuned for [`STEPS`] steps on rows with `prompt` and `completion` against the threat model's adversary, with a
-    strong penalty; saved in the folder, to be loaded as any agent. Of an adapter that is not merged, the adapter alone is trained.
+    Fine-tune a copy of an agent for [`STEPS`] steps on rows with `prompt` and `completion`, against the adversary of
+    the threat model and with a strong penalty. Save it in the folder, from which it can be loaded like any agent. If
+    the model has an unmerged adapter, only the adapter is trained.
 
-    The folder appears, or replaces an older one, when all of it is written.
+    The folder appears, or replaces an older one, only when it is complete.
 
     Raises:
-        ValueError, OSError: for an agent or rows that cannot be trained on, and a folder that cannot be written to.
-        FloatingPointError: when training diverges.
+        ValueError, OSError: if training on the agent or the rows is not possible, or the folder is not writable.
+        FloatingPointError: if training diverges.
     """
     model = copy.deepcopy(model)
     _make_trainable(model)
@@ -65,7 +66,7 @@ def _make_trainable(model: PreTrainedModel) -> None:
     if not isinstance(model, PeftModel):
         model.requires_grad_(True)
         return
-    # Its folder holds the adapter alone: what is changed beside it would be lost.
+    # The saved folder holds only the adapter, so changes of other weights would be lost.
     model.requires_grad_(False)
     model.set_adapter(model.active_adapter)
 
@@ -77,7 +78,7 @@ def _config(folder: Path, threat: ThreatModel, on_cpu: bool) -> AAJRConfig:
         ascent_steps=1,
         clean_loss_weight=1.0,
         regularizer_lambda=LAMBDA,
-        freeze_embeddings=True,  # its perturbations are of the agent's own embeddings
+        freeze_embeddings=True,  # so that its perturbations fit the embeddings of the agent
         max_steps=STEPS,
         per_device_train_batch_size=BATCH_SIZE,
         learning_rate=LEARNING_RATE,
@@ -92,19 +93,19 @@ def _config(folder: Path, threat: ThreatModel, on_cpu: bool) -> AAJRConfig:
         disable_tqdm=True,
         logging_steps=STEPS,
     )
-    if config.n_gpu > 1:  # on the agent's own alone
+    if config.n_gpu > 1:  # train on one GPU only, the one of the agent
         config._n_gpu = 1
     return config
 
 
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside this one, which takes its place at the end; nothing of it is left if there is an error before."""
+    """Yield a temporary folder beside `folder` that replaces it at the end; after an error, it is removed."""
     new = [path for path in folder.parents if not path.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unfinished-") as temporary:
-            # Of the same name: the model card has it as its title.
+            # Use the same name, because the model card has it as its title.
             unfinished = Path(temporary) / folder.name
             yield unfinished
             if folder.exists():
@@ -119,7 +120,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the bars, logs and warnings of the libraries: this is no training that anybody follows."""
+    """Silence progress bars, logs and warnings of the libraries, because nobody follows this training."""
     verbosity, bars = logging.get_verbosity(), datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
     shown = logging.is_progress_bar_enabled()

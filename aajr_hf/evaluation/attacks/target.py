@@ -1,4 +1,4 @@
-"""One batch of an agent as attacks see it: from perturbations of its prompts to logits, and what has become of the answers."""
+"""One batch of an agent as attacks see it: perturbations of the prompts give logits, and logits give outcomes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .threat_model import ThreatModel
 
 class Outcome(NamedTuple):
     """
-    Per example, all (B,): whether greedy decoding gives the right answer (1 or 0), the probability that sampling does, and the expected
-    system cost, zero without candidates.
+    The outcome of each example, all (B,): whether greedy decoding gives the correct answer (1 or 0), the probability
+    that sampling gives it, and the expected system cost (0 without candidates).
     """
 
     greedy: Tensor
@@ -28,10 +28,12 @@ class Outcome(NamedTuple):
 
 class Target:
     """
+    An agent on one batch, under a threat model.
+
     Attributes:
-        policy: From perturbations (B, L, d) of the embeddings to logits (B, A, V).
+        policy: Function that maps perturbations (B, L, d) of the embeddings to logits (B, A, V).
         state: The embeddings (B, L, d).
-        origin: (B, L, d), no perturbation.
+        origin: The zero perturbation, (B, L, d).
         scale: (B,), mean norm of each example's perturbable embeddings.
     """
 
@@ -44,15 +46,15 @@ class Target:
         self.scale = embedding_norm(self.state, batch)
 
     def select(self, rows: Tensor) -> Target:
-        """The same of some examples."""
+        """Return the target for some of the examples."""
         return Target(self.model, self.batch.select(rows), self.threat)
 
     def ball(self, multiple: float) -> PerturbationSet:
-        """The perturbations within so many times epsilon."""
+        """Return the ball of perturbations within `multiple` times epsilon."""
         return self.threat.ball(self.scale, multiple)
 
     def cost(self, delta: Tensor) -> Tensor:
-        """Expected system cost of the answers, (B,)."""
+        """Return the expected system cost of the answers, (B,)."""
         return expected_cost(self.policy(delta), self.batch)
 
     @torch.no_grad()
@@ -61,7 +63,7 @@ class Target:
 
 
 def outcome(logits: Tensor, batch: AgentBatch) -> Outcome:
-    """What has become of the answers, from the logits (B, A, V) after the right answer's own tokens."""
+    """Return the outcomes, given the logits (B, A, V) at the tokens of the correct answer."""
     greedy, sampled = success(logits, batch)
     cost = torch.zeros_like(sampled) if batch.candidate_tokens is None else expected_cost(logits, batch)
     return Outcome(greedy, sampled, cost)
@@ -69,8 +71,8 @@ def outcome(logits: Tensor, batch: AgentBatch) -> Outcome:
 
 def success(logits: Tensor, batch: AgentBatch) -> tuple[Tensor, Tensor]:
     """
-    Whether greedy decoding gives the labelled answer, and the probability that sampling at temperature 1 does: two
-    tensors (B,), from the logits (B, A, V) after the answer's own tokens.
+    Return whether greedy decoding gives the labelled answer, and the probability that sampling at temperature 1 gives
+    it: two tensors (B,), given the logits (B, A, V) at the tokens of the labelled answer.
     """
     labels = batch.action_labels[..., None]
     greedy = (logits.argmax(dim=-1, keepdim=True) == labels).squeeze(-1) | ~batch.action_mask

@@ -1,4 +1,4 @@
-"""What an adversary may do to an agent: which tokens it moves, and how far."""
+"""The threat model: which tokens the adversary perturbs, and how far."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ...objective import PerturbationSet
 @dataclass(frozen=True)
 class ThreatModel:
     """
-    The fields of `AAJRConfig` of the same names, which an agent's recipe holds.
+    The threat model. Its fields have the same names and meanings as in `AAJRConfig` and in the recipe of an agent.
 
     Attributes:
-        epsilon: Radius of the ball, in units of `epsilon_mode`; attacks go to multiples of it.
-        epsilon_mode: `relative` (mean l2 norms of the example's perturbed embeddings) or `absolute`.
+        epsilon: Radius of the perturbation ball, in units of `epsilon_mode`. Attack radii are multiples of it.
+        epsilon_mode: `relative` (unit: mean l2 norm of the example's perturbed embeddings) or `absolute`.
         perturbation_norm: `l2` or `linf`.
-        perturbation_scope: `sequence` (one ball over all perturbed tokens) or `token` (one ball each).
+        perturbation_scope: `sequence` (one ball over all perturbed tokens) or `token` (one ball for each token).
         perturbed_tokens: `prompt`, `observation`, `user`, `tool` or `all`.
     """
 
@@ -30,10 +30,10 @@ class ThreatModel:
     perturbed_tokens: str = "prompt"
 
     def unit(self, scale: Tensor) -> Tensor:
-        """The unit of epsilon (B,), given the mean norms of the examples' perturbed embeddings (B,)."""
+        """Return the unit of epsilon (B,), given the mean norms of the examples' perturbed embeddings (B,)."""
         return scale if self.epsilon_mode == "relative" else torch.ones_like(scale)
 
     def ball(self, scale: Tensor, multiple: float = 1.0) -> PerturbationSet:
-        """The perturbations within `multiple` times epsilon; `scale` as in [`ThreatModel.unit`]."""
+        """Return the ball of radius `multiple` times epsilon; `scale` is as in [`ThreatModel.unit`]."""
         radius = multiple * self.epsilon * self.unit(scale)
         return PerturbationSet(radius, self.perturbation_norm, self.perturbation_scope)

@@ -1,4 +1,4 @@
-"""An adversary without gradients: it writes another number into the observation."""
+"""The attack `token`: an adversary without gradients that replaces a number in the observation."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from ...training.data.batch import AgentBatch
 from ...training.data.collation import encode_examples
 from .target import Target
 
-# A token's own text may begin with what its tokenizer writes for a space.
+# The text of a token may begin with the character that the tokenizer uses for a space.
 _NUMBER = re.compile("([Ġ▁ ]?)[0-9]+")
 
-# A position of the prompt, and the token to put there.
+# A position of the prompt, and the new token at this position.
 Substitution = tuple[int, int]
 
 
 def number_substitutions(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]) -> list[list[Substitution]]:
     """
-    For each row, all ways to replace one number of its observation by another that some row's observation holds. A
-    number is a token of digits alone; one that begins with a space is replaced by one that does, so that the text
-    remains one of numbers.
+    Return for each row all ways to replace one number of its observation by another number that occurs in the
+    observation of some row. A number is a token of digits only. A number with a leading space is replaced by another
+    number with a leading space, so that the text stays well formed.
 
     Raises:
-        ValueError: if no row has a number that another one could replace, or the chat template hides the observations.
+        ValueError: if no row has a number that another one could replace, or the observations cannot be located in
+            the output of the chat template.
     """
     inputs = encode_examples(tokenizer, rows, candidates=True, perturbed_tokens="observation")
     observed = AgentBatch.from_inputs(inputs, "observation").perturbable
@@ -47,25 +48,25 @@ def number_substitutions(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str
     ]
     if not any(found):
         raise ValueError(
-            "The attack `token` replaces numbers of the observations by others, and finds none: the tokenizer has no "
-            "tokens of digits alone, or the observations hold fewer than two of them."
+            "The attack `token` finds no numbers to replace: the tokenizer has no tokens of digits only, or the "
+            "observations contain fewer than two different ones; leave this attack out."
         )
     return found
 
 
 def sample_substitutions(substitutions: list[Substitution], trials: int, seed: int) -> list[Substitution]:
-    """So many of them at random, each at most once: all of them, if there are no more."""
+    """Draw up to `trials` different substitutions at random; all of them if there are no more."""
     return random.Random(seed).sample(substitutions, min(trials, len(substitutions)))
 
 
 @torch.no_grad()
 def worst_substitution(target: Target, trials: list[list[Substitution]]) -> Target:
     """
-    The batch as the adversary has rewritten it: per example the one substitution, or none, with the highest expected
-    system cost of the original candidates.
+    Return the batch after the attack: each example has the one substitution, or none, with the highest expected system
+    cost of the original candidates.
 
     Args:
-        trials: The substitutions to try, one list an example.
+        trials: The substitutions to try, one list per example.
     """
     original = target.batch.input_ids
     best_ids, best_cost = original.clone(), target.cost(target.origin)
@@ -83,5 +84,5 @@ def worst_substitution(target: Target, trials: list[list[Substitution]]) -> Targ
 
 
 def substitution_radius(target: Target, rewritten: Target) -> Tensor:
-    """How far the rewritten embeddings lie from the original ones, (B,), in the embeddings' units: an l2 norm."""
+    """Return the l2 distance between the rewritten and the original embeddings, (B,), in the embeddings' units."""
     return (rewritten.state - target.state).flatten(1).norm(dim=1)

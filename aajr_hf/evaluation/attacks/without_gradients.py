@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from .search import Search
 
-# Far from the numbers of restarts.
+# Number of the first random point. It is larger than any number of restarts, so that the points differ from the
+# starts.
 _FIRST_POINT = 1000
 
 
 @dataclass(frozen=True)
 class RandomPoints:
-    """Random points of the ball's boundary, as many as `points`. Where they beat gradients, gradients are masked."""
+    """Try `points` random points on the boundary of the ball. If they beat gradient attacks, gradients are masked."""
 
     points: int = 4
     name: str = "random"
@@ -26,7 +27,7 @@ class RandomPoints:
 
 @dataclass(frozen=True)
 class Transferred:
-    """What was found on the other models, as it is."""
+    """Try the perturbations found on the other models, unchanged."""
 
     name: str = "transferred"
     from_others = True

@@ -1,4 +1,4 @@
-"""Several runs side by side, and what their robustness cost."""
+"""Compare several runs and compute the price of their robustness."""
 
 from __future__ import annotations
 
@@ -32,21 +32,24 @@ _OF_THE_MODEL = ("adapter", "adapter_rank", "adapter_options", "freeze_embedding
 
 def compare(results: RobustnessResults, described: dict[str, Training]) -> ComparisonResults:
     """
-    Put measured numbers and the ways of training together.
+    Compare runs, given their measured numbers and how they were trained.
 
     Args:
-        results: As `aajr evaluate` writes them, see [`check_results`].
-        described: By the same names, what [`read_run`] returns.
+        results: Results of `aajr evaluate`, see [`check_results`].
+        described: By name of the run, the result of [`read_run`].
 
     Returns:
-        `runs`: by name, numbers and description, with the `price` of robustness by way of decoding (None where no run is
-        without a penalty). `configurations`: means over the runs that differ in their seed alone. `best_unregularised`: by
-        way of decoding, the configuration without a penalty of the highest nominal success. `matched`: one method against
-        each other one, at every radius and way of decoding. `differing_settings`: fields in which the runs differ though
-        their methods do not ask for it. Beside these `kind`, `version`, `train_epsilon`, `threat_model` and `settings`.
+        - `runs`: by name, the numbers and the description of each run, and its `price` of robustness for each way of
+          decoding (None if every run has a penalty).
+        - `configurations`: means over the runs that differ only in their seed.
+        - `best_unregularised`: for each way of decoding, the configuration without a penalty that has the highest
+          nominal success.
+        - `matched`: one method against each other method, at every radius and for each way of decoding.
+        - `differing_settings`: fields in which the runs differ although their methods do not require it.
+        - `kind`, `version`, `train_epsilon`, `threat_model` and `settings`.
 
     Raises:
-        ValueError: for results of another kind, and if a number is absent or not finite; names the run and the field.
+        ValueError: for results of another kind, and if a number is missing or not finite; names the run and the field.
     """
     check_results(results)
     order = sorted(described, key=lambda name: _place(described[name]))
@@ -103,7 +106,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _means(seeds: Sequence[Sequence[float]]) -> list[float]:
-    """The mean outcome of each example over the seeds."""
+    """Return the mean outcome of each example over the seeds."""
     return [_mean(values) for values in zip(*seeds, strict=True)]
 
 
@@ -114,7 +117,7 @@ def _best_unregularised(configurations: list[Configuration], field: str) -> Unre
 
 
 def focus_of(configurations: list[Configuration], attacks: list[str]) -> str:
-    """The method that the others are compared with: `aajr`, or where it is absent the most robust one."""
+    """Return the method that the others are compared with: `aajr` or, without it, the most robust method."""
     if any(c["method"] == "aajr" for c in configurations):
         return "aajr"
     return max(configurations, key=lambda c: c["worst_case_success"][attacks[-1]])["method"]
@@ -127,7 +130,7 @@ def _all_matched(
     for configuration in configurations:
         by_method.setdefault(configuration["method"], []).append(configuration)
     focus = focus_of(configurations, attacks)
-    # What was trained against an adversary first: it is the closer one.
+    # Methods that train against an adversary come first, because they are closer to the focus.
     others = sorted(by_method, key=lambda method: (method in ("base", "sft"), METHODS.index(method)))
     return [
         {"methods": [focus, other], "multiple": multiple, "decoding": decoding}
@@ -152,7 +155,7 @@ def _matched(
         return [(c[nominal], c[worst][multiple]) for c in configurations]
 
     def whose(level: float, values: tuple[float, float], given: int) -> list[Configuration]:
-        """Whose numbers these are: the first of each method with this value at this level or beyond."""
+        """Return the first configuration of each method that has this value and at least this level."""
         return [
             next(
                 c
@@ -180,7 +183,7 @@ def _matched(
 
 
 def _differing_settings(runs: dict[str, ComparedRun]) -> dict[str, list[Any]]:
-    """Fields with more than one value among the trained runs that they apply to; of the penalty's own fields none."""
+    """Return fields with several values among the trained runs that they apply to; skip fields of the penalty."""
     own = {field.name for field in dataclasses.fields(AAJRConfig)} - {f.name for f in dataclasses.fields(SFTConfig)}
     trained = [run for run in runs.values() if run["recipe"] is not None]
     found = {}

@@ -1,4 +1,4 @@
-"""Plots of a comparison, each as a PNG: the trade-off, success by radius, lambda and epsilon, amplification, gradients."""
+"""Plots of a comparison as PNGs: trade-off, success by radius, lambda and epsilon, amplification, gradients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..reporting.results import DECODINGS, headline, multiples, times
 from ..reporting.statistics import wilson
 from .runs import METHODS, UNPENALISED
 
-# Okabe and Ito's palette and a grey: a method has one colour in every plot of every comparison.
+# Okabe and Ito's palette plus a grey. Each method always has the same colour.
 _COLORS = dict(
     zip(
         METHODS,
@@ -37,21 +37,22 @@ _COLORS = dict(
 _DASHED = (0, (2, 2))
 _WIDTH = 10.4
 _TICKS = 6
-# More bands than these cover each other.
+# With more runs, the bands would cover each other.
 _BANDS = 6
 _CONSTANT = {"regularizer_lambda": "epsilon", "epsilon": "regularizer_lambda"}
 
 
 def draw_comparison(comparison: ComparisonResults) -> dict[str, bytes]:
     """
-    Draw what there is something to draw of.
+    Draw all plots for which the comparison has data.
 
     Args:
-        comparison: What [`compare`] returns.
+        comparison: Result of [`compare`].
 
     Returns:
-        File name to PNG: always `trade_off.png` and `epsilon.png` (the attack's); with a penalty `lambda.png`; with several
-        training radii of one method `train_epsilon.png`; `amplification_profile.png` and `gradient_norm.png` if recorded.
+        PNGs by file name: always `trade_off.png` and `epsilon.png` (success by attack radius); `lambda.png` if a run
+        has a penalty; `train_epsilon.png` if a method has several training radii; `amplification_profile.png` and
+        `gradient_norm.png` if these numbers were recorded.
     """
     runs, configurations = comparison["runs"], comparison["configurations"]
     plots: dict[str, Callable[[Figure], None]] = {
@@ -70,7 +71,7 @@ def draw_comparison(comparison: ComparisonResults) -> dict[str, bytes]:
 
 
 def run_styles(runs: dict[str, ComparedRun]) -> dict[str, dict[str, Any]]:
-    """Of each run the colour of its method, the darker the later it comes there, and a marker of its own."""
+    """Return a style for each run: the colour of its method, darker for later runs of it, and its own marker."""
     styles = {}
     for method in METHODS:
         names = [name for name, run in runs.items() if run["method"] == method]
@@ -120,7 +121,7 @@ def _handle(method: str) -> Line2D:
 
 
 def _tag(configuration: Configuration, configurations: list[Configuration]) -> str:
-    """What tells a configuration from the others of its method: lambda, and epsilon where there are several."""
+    """Return the label of a configuration within its method: lambda, and epsilon if the method has several."""
     method, strength, radius = (configuration[field] for field in ("method", "regularizer_lambda", "epsilon"))
     if method == "base":
         return shown(configuration["label"])
@@ -148,10 +149,10 @@ def _draw_radii(figure: Figure, comparison: ComparisonResults) -> None:
 
 
 def _curves(configurations: list[Configuration], field: str) -> dict[tuple, list[Configuration]]:
-    """Configurations of one method that differ in this field alone of the two, lambda and epsilon, in its order."""
+    """Group the configurations of one method that differ only in `field`, lambda or epsilon; sort them by it."""
     found: dict[tuple, list[Configuration]] = {}
     for c in configurations:
-        # Nothing but what was trained with an adversary or a penalty has the one or the other.
+        # Skip configurations that were trained without this field: no adversary, or no penalty.
         if c[field] and not (c["method"] in UNPENALISED and field == "regularizer_lambda"):
             found.setdefault((c["method"], c[_CONSTANT[field]]), []).append(c)
     return {key: sorted(curve, key=lambda c: c[field]) for key, curve in found.items()}
@@ -187,7 +188,7 @@ def _draw_curves(figure: Figure, comparison: ComparisonResults, field: str) -> N
         if field == "regularizer_lambda":
             axes.set_xscale("log")
             weights = sorted({c[field] for curve in curves.values() for c in curve})
-            # Where these are few, the powers of ten between which they lie say less.
+            # If there are few values, show them instead of powers of ten.
             if len(weights) <= _TICKS:
                 axes.set_xticks(weights, [f"{weight:g}" for weight in weights])
                 axes.minorticks_off()
@@ -219,7 +220,7 @@ def _draw_gradients(figure: Figure, runs: dict[str, ComparedRun]) -> None:
         style = styles[name] | {"markersize": 4, "linewidth": 1.3}
         handles += axes.plot(steps, means, **style, label=shown(name))
         if gradient["every_step"] and len(runs) <= _BANDS:
-            # The band ends above zero, which a logarithmic scale does not have.
+            # The band must stay above zero, because a logarithmic scale has no zero.
             low = [max(m - d, m / 10) for m, d in zip(means, deviations, strict=True)]
             high = [m + d for m, d in zip(means, deviations, strict=True)]
             axes.fill_between(steps, low, high, color=style["color"], alpha=0.12, linewidth=0)

@@ -1,4 +1,4 @@
-"""A comparison as a terminal table, plain sentences, JSON, plots and one self-contained web page."""
+"""Write a comparison as terminal tables, sentences, JSON, plots and a self-contained web page."""
 
 from __future__ import annotations
 
@@ -31,41 +31,42 @@ from .sentences import comparison_sentences
 PLOTS = {
     "trade_off": (
         "Nominal success against success under the strongest attack",
-        "The price of robustness: up withstands more, right costs less. Lines lead through the runs of a method by lambda and "
-        "epsilon; thin crosses are 95 % intervals, dots the single seeds of a mean.",
+        "The price of robustness: higher runs withstand more, and runs further right cost less. A line connects the "
+        "runs of one method by lambda and epsilon. Thin crosses are 95 % intervals; dots are the seeds behind a mean.",
     ),
     "epsilon": (
         "Success against the radius of the attack, one line per run",
-        "Success as the adversary may push harder, with 95 % intervals: a flatter line is a more robust agent.",
+        "Success against the strength of the adversary, with 95 % intervals. A flatter line is a more robust agent.",
     ),
     "lambda": (
         "Success against lambda, one line per method",
-        "What the weight of the penalty buys and costs, with 95 % intervals. Level lines are runs without a penalty.",
+        "Benefit and cost of the penalty's weight, with 95 % intervals. Horizontal lines are runs without a penalty.",
     ),
     "train_epsilon": (
         "Success against the training radius, one line per method",
-        "What a larger adversary in training buys and costs.",
+        "Benefit and cost of a larger adversary in training.",
     ),
     "amplification_profile": (
         "Amplification against the step of the ascent, one line per run",
-        "How strongly the logits answer along the adversary's direction at each step of its ascent: lower is calmer.",
+        "Change of the logits per unit of perturbation along the adversary's direction, at each step of its ascent. "
+        "Lower values mean a calmer agent.",
     ),
     "gradient_norm": (
-        "Norm of the training's gradient against the step, one line per run",
-        "How steady training was. A band, where there are few runs, is one standard deviation of the steps since the last entry of "
-        "the log.",
+        "Gradient norm in training against the step, one line per run",
+        "Steadiness of training. Bands (only with few runs) show one standard deviation over the steps since the "
+        "previous log entry.",
     ),
 }
 TABLE_WIDTH = 100
-# In the terminal there is room for so many.
+# The terminal has room for this many radii.
 _RADII = 3
 _NAME_WIDTH = 12
 
 
 def write_comparison(comparison: ComparisonResults, folder: Path) -> None:
     """
-    Write `comparison.json`, the PNGs and `comparison.html`, each atomically; all of them are made before the first is
-    written. Plots of an earlier comparison that this one does not have are removed.
+    Write `comparison.json`, the PNGs and `comparison.html`. Each file is written atomically, and only after the
+    contents of all files are ready. Plots of an earlier comparison that this one does not have are removed.
     """
     sentences = comparison_sentences(comparison)
     images = draw_comparison(comparison)
@@ -79,7 +80,10 @@ def write_comparison(comparison: ComparisonResults, folder: Path) -> None:
 
 
 def comparison_table(comparison: ComparisonResults) -> Group:
-    """Two tables in `TABLE_WIDTH` columns: success and its price, two rows a run; then how it was trained and how calm it is."""
+    """
+    Return two tables of at most `TABLE_WIDTH` columns: success and its price, with two rows per run; then training
+    settings and amplification.
+    """
     success = success_cells(comparison, multiples(comparison)[-_RADII:])
     headers, rows = training_cells(comparison)
     left_out = {("seed", "")} if len(comparison["configurations"]) == len(rows) else set()
@@ -91,7 +95,7 @@ def comparison_table(comparison: ComparisonResults) -> Group:
 def _table(headers: list[tuple[str, str]], rows: list[list[str]], left: int) -> Table:
     table = plain_table(gap=0)
     for i, header in enumerate(headers):
-        # Names are folded where they are long, to leave room for numbers.
+        # Fold long names, to leave room for numbers.
         name = header[0] in ("run", "method")
         width = min(_NAME_WIDTH, max(len(row[i]) for row in rows)) if name else None
         justify = "left" if i < left else "right"
@@ -103,19 +107,19 @@ def _table(headers: list[tuple[str, str]], rows: list[list[str]], left: int) -> 
 
 
 def notes(comparison: ComparisonResults) -> list[str]:
-    """What the columns of the table are, and which of their numbers are not what they should be."""
+    """Return notes: the meaning of the columns, the threat model, and limits of the gradient norms."""
     found = [
-        "Success in percent [95 % interval], price in points of it; sampled: at temperature 1.",
-        f"worst Nx: what no attack breaks within N times the training radius, {comparison['train_epsilon']:g}.",
+        "Success in percent [95 % interval], price in percentage points; sampled: at temperature 1.",
+        f"worst Nx: not broken by any attack within N times the training radius, {comparison['train_epsilon']:g}.",
         threat_model_line(comparison),
     ]
     if any(run["price"]["greedy"] is not None for run in comparison["runs"].values()):
-        found.append("Price: nominal success below that of the best run without a penalty.")
+        found.append("Price: nominal success of the best run without a penalty, minus that of the run.")
     logged = {n: run["gradient_norm"] for n, run in comparison["runs"].items() if run["gradient_norm"]}
     estimated = sorted({g["values"] for g in logged.values() if not g["every_step"]})
     if estimated:
         counts = " or ".join(map(str, estimated))
-        found.append(f"* of the {counts} gradient norms that were logged alone, not of every step's.")
+        found.append(f"*: only over the {counts} logged gradient norms, not over every step.")
     skipped = sum(g["left_out"] for g in logged.values())
     if skipped:
         found.append(f"{skipped} gradient norms were not finite and are left out.")
@@ -123,7 +127,7 @@ def notes(comparison: ComparisonResults) -> list[str]:
 
 
 def success_cells(comparison: ComparisonResults, attacks: list[str]) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Headers in two lines, and for each run and way of decoding the cells as text."""
+    """Return headers of two lines, and a row of text cells for each run and way of decoding."""
     headers = [("run", ""), ("method", ""), ("decoding", ""), ("nominal", "% [95 %]")]
     headers += [*((f"worst {times(m)}", "% [95 %]") for m in attacks), ("price", "points")]
     rows = []
@@ -131,14 +135,14 @@ def success_cells(comparison: ComparisonResults, attacks: list[str]) -> tuple[li
         for decoding, (nominal, worst) in DECODINGS.items():
             price = run["price"][decoding]
             shares = [share_text(run, nominal), *(share_text(run, worst, m) for m in attacks)]
-            # The sampled row has its run's name above it.
+            # The row above already shows the name of the run.
             names = [name, run["method"]] if decoding == "greedy" else ["", ""]
             rows.append([*names, decoding, *shares, "-" if price is None else points_text(price)])
     return headers, rows
 
 
 def training_cells(comparison: ComparisonResults) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Headers in two lines, and the cells of each run as text."""
+    """Return headers of two lines, and a row of text cells for each run."""
     headers = [("run", ""), ("lambda", ""), ("eps.", ""), ("seed", ""), ("ampl.", "ascent"), ("spectral", "norm")]
     headers += [("grad.", "mean"), ("grad.", "var."), ("train", "s")]
     rows = []
@@ -179,7 +183,7 @@ def _page(comparison: ComparisonResults, sentences: list[str], images: dict[str,
 
 
 def _for_reading(comparison: ComparisonResults) -> dict[str, Any]:
-    """The comparison without the outcomes of single examples, which are many."""
+    """Return the comparison without the outcomes of single examples, because the lists are long."""
     configurations = [{f: v for f, v in c.items() if f != "outcomes"} for c in comparison["configurations"]]
     return everything_but_outcomes(comparison) | {"configurations": configurations}
 

@@ -1,4 +1,4 @@
-"""How a run was trained, and how its gradients behaved."""
+"""Read how a run was trained, and the statistics of its gradient norm."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ...training.runs.ema import is_average
 from ...training.sharing.results import GradientNorms, Training
 
 UNPENALISED = ("base", "sft", "adversarial")
-# In the order in which they are listed.
+# Reports list the methods in this order.
 METHODS = (*UNPENALISED, *(name for name in CHOICES["regularizer"] if name != "none"))
 _OTHER_SEEDS = ("data_seed", "environment_seed")
-# Say how a run is stored, shown or divided, not what is trained.
+# Fields that only say how a run is stored, shown or distributed. They do not change the result of training.
 _ASIDE = ("output_dir", "run_name", "project", "overwrite", "report_to", "disable_tqdm", "use_cpu", "num_processes")
 _ASIDE_PREFIXES = (
     "logging_",
@@ -33,19 +33,20 @@ _ASIDE_PREFIXES = (
 
 def read_run(folder: Path) -> Training:
     """
-    How the agent in a folder was trained: what its recipe says, what it leaves out being a default.
+    Read how the agent in a folder was trained, from its recipe and the defaults of the fields that the recipe leaves
+    out.
 
     Returns:
-        `method` (one of `METHODS`), `regularizer_lambda` (None without a penalty or with a budget), `epsilon` and `seed` (None
-        for an agent without a recipe, method `base`), `recipe` (what else differs from the defaults, and whether the weights
-        are an average) and `gradient_norm`, see [`gradient_norms`].
+        `method` (one of `METHODS`), `regularizer_lambda` (None without a penalty or with a budget), `epsilon` and
+        `seed` (None for an agent without a recipe, whose method is `base`), `recipe` (all other fields that differ
+        from the defaults, and whether the weights are an average) and `gradient_norm` (see [`gradient_norms`]).
 
     Raises:
-        ValueError, OSError: for a model that was not written to its end, and for a recipe or a trainer_state.json that
-            cannot be read; names the file and the field.
+        ValueError, OSError: for an incomplete model, and for a recipe or a trainer_state.json that cannot be read;
+            names the file and the field.
     """
     if (folder / INCOMPLETE).exists():
-        raise ValueError(f"The model in {folder} was not written to its end: resume its run, or give another.")
+        raise ValueError(f"The model in {folder} is incomplete: resume its run, or give another model.")
     if not (folder / RECIPE).is_file():
         run = {"method": "base", "regularizer_lambda": None, "epsilon": None, "seed": None, "recipe": None}
     else:
@@ -61,7 +62,7 @@ def _read_recipe(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{file}: `regularizer` must be one of {', '.join(CHOICES['regularizer'])}.")
     if regularizer != "none" and recipe.get("amplification_budget") is not None:
         method = regularizer
-        numbers["regularizer_lambda"] = None  # only where it began
+        numbers["regularizer_lambda"] = None  # the recipe has only the initial value
     elif regularizer != "none" and numbers["regularizer_lambda"] > 0:
         method = regularizer
     else:
@@ -97,22 +98,23 @@ def _read_gradients(file: Path) -> GradientNorms | None:
     try:
         return gradient_norms(json.loads(file.read_text(encoding="utf-8"))["log_history"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no state of a trainer: {error!r}.") from error
+        raise ValueError(f"{file} is not a valid trainer state: {error!r}.") from error
 
 
 def gradient_norms(log_history: list[dict[str, Any]]) -> GradientNorms | None:
     """
-    The norm of the training's gradient over all of its steps.
+    Return statistics of the gradient norm over the steps of training.
 
     Args:
-        log_history: As Trainer keeps it. `aajr/gradient_norm` and `aajr/gradient_norm_squared` are means over the steps
-            since the last entry: together they give the variance over all steps. Without them it is that of the
-            `grad_norm`s, one step's each, that were logged.
+        log_history: Log history of the Trainer. `aajr/gradient_norm` and `aajr/gradient_norm_squared` are means over
+            the steps since the previous entry, and together give the variance over all steps. Without them, the
+            statistics are over the logged values of `grad_norm`, each of which is from a single step.
 
     Returns:
-        `mean`, `variance`, `coefficient_of_variation` (the standard deviation over the mean), `values` (how many norms these
-        are of), `every_step` (whether they are all there were), `left_out` (norms that were not finite) and `curve`: steps
-        with mean and, of several norms, standard deviation. None if no norm was logged.
+        `mean`, `variance`, `coefficient_of_variation` (standard deviation divided by mean), `values` (number of
+        norms), `every_step` (whether every step is covered), `left_out` (number of norms that were not finite) and
+        `curve`: for each log entry, the step, the mean and, if every step is covered, the standard deviation. None if
+        no finite norm was logged.
     """
     names = ("aajr/gradient_norm", "aajr/gradient_norm_squared")
     every_step = any(all(name in log for name in names) for log in log_history)

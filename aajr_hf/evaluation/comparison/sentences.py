@@ -1,4 +1,4 @@
-"""Who wins, at which price and how surely: a comparison in plain sentences."""
+"""Summarise a comparison in sentences: which method wins, at which price, and with which certainty."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ..reporting.statistics import PairedDifference
 
 def comparison_sentences(comparison: ComparisonResults) -> list[str]:
     """
-    Whether to trust the success under attack, the most robust run and its price, one method against each other one at matched worst case and at matched nominal success
-    at the training radius, the gradients, and what to know before trusting this.
+    Return the sentences, in this order: whether the success under attack can be trusted; the most robust run and its
+    price; one method against each other method, at equal worst-case and at equal nominal success, at the training
+    radius; the gradients; limits of the comparison.
 
     Args:
-        comparison: What [`compare`] returns.
+        comparison: Result of [`compare`].
     """
     top = headline(comparison)
     sentences = [trust_sentence(comparison), _leader(comparison, top)]
@@ -31,22 +32,22 @@ def _leader(comparison: ComparisonResults, top: str) -> str:
     leader = max(configurations, key=lambda c: (c["worst_case_success"][top], c["nominal_success"]))
     greedy, sampled = (leader[worst][top] for _, worst in DECODINGS.values())
     sentence = (
-        f"Most robust: {leader['label']}, right in {percent_text(greedy)}% (sampled {percent_text(sampled)}%) when attacked at "
-        f"{times(top)} the training radius (epsilon {float(top) * comparison['train_epsilon']:g})."
+        f"Most robust: {leader['label']}, correct in {percent_text(greedy)}% (sampled {percent_text(sampled)}%) when "
+        f"attacked at {times(top)} the training radius (epsilon {float(top) * comparison['train_epsilon']:g})."
     )
     prices = []
     for decoding, (nominal, _) in DECODINGS.items():
         best = comparison["best_unregularised"][decoding]
         if best is None:
-            return f"{sentence} No run is without a penalty, so there is no price of robustness: add one."
+            return f"{sentence} All runs have a penalty, so the price of robustness is unknown: add a run without one."
         if best["label"] == leader["label"]:
-            prices.append(f"{decoding} none, it is that run")
+            prices.append(f"{decoding} none (it is itself this best run)")
             continue
         reference = next(c for c in configurations if c["label"] == best["label"])
         price = difference(reference, leader, nominal)
-        against = f"{percent_text(leader[nominal])} against {percent_text(best['nominal'])}% of {best['label']}"
+        against = f"{percent_text(leader[nominal])}% against {percent_text(best['nominal'])}% for {best['label']}"
         prices.append(f"{decoding} {price.points:.1f} points {price.chance_text()}, {against}")
-    return f"{sentence} Its price, nominal success below the best run without a penalty: {'; '.join(prices)}."
+    return f"{sentence} Its price, in nominal success below the best run without a penalty: {'; '.join(prices)}."
 
 
 def _pair(greedy: MatchedPair, sampled: MatchedPair) -> str:
@@ -57,9 +58,9 @@ def _pair(greedy: MatchedPair, sampled: MatchedPair) -> str:
         f"At equal robustness (both {percent_text(robust['level'])}% under attack) nominal success is "
         f"{_side_by_side(robust, 'nominal')}; at equal nominal success (both {percent_text(nominal['level'])}%) success under "
         f"attack is {_side_by_side(nominal, 'worst_case')}. "
-        f"Sampled: at {percent_text(sampled['at_worst_case']['level'])}% under attack "
-        f"{_side_by_side(sampled['at_worst_case'], 'nominal')}, and at "
-        f"{percent_text(sampled['at_nominal']['level'])}% nominal {_side_by_side(sampled['at_nominal'], 'worst_case')}."
+        f"Sampled: at {percent_text(sampled['at_worst_case']['level'])}% under attack, nominal success is "
+        f"{_side_by_side(sampled['at_worst_case'], 'nominal')}; at {percent_text(sampled['at_nominal']['level'])}% "
+        f"nominal success, success under attack is {_side_by_side(sampled['at_nominal'], 'worst_case')}."
     )
 
 
@@ -94,42 +95,40 @@ def _gradients(comparison: ComparisonResults) -> str:
         return ""
     steady, wild = min(found, key=found.get), max(found, key=found.get)
     norms = {name: comparison["runs"][name]["gradient_norm"] for name in (steady, wild)}
-    texts = (
-        f"{name} {number_text(norms[name]['variance'])} at a mean of {number_text(norms[name]['mean'])}"
-        + ("" if norms[name]["every_step"] else f" (of {norms[name]['values']} logged norms alone)")
+    least, most = (
+        f"{name} (variance {number_text(norms[name]['variance'])}, mean {number_text(norms[name]['mean'])}"
+        + (")" if norms[name]["every_step"] else f", only over {norms[name]['values']} logged norms)")
         for name in (steady, wild)
     )
-    return f"The gradient's norm varied least for its size, and most: {', '.join(texts)} (variance over training)."
+    return f"Relative to its mean, the gradient norm in training varied least in {least} and most in {most}."
 
 
 def _doubts(comparison: ComparisonResults, top: str) -> list[str]:
     configurations, runs = comparison["configurations"], comparison["runs"]
     examples = min(run["examples"] for run in runs.values())
     several = [c for c in configurations if len(c["runs"]) > 1]
-    doubts = (
-        f"Differences are paired by example, {examples} of them, with p of the exact McNemar test and 95 % intervals; "
-    )
+    doubts = f"Differences are paired over {examples} examples, with p of the exact McNemar test and 95 % intervals. "
     if several:
         spread = max(_spread([runs[name]["worst_case_success"][top] for name in c["runs"]]) for c in several)
-        doubts += f"beside these, seeds of one configuration differ by up to {spread:.1f} points at {times(top)}."
+        doubts += f"In addition, seeds of one configuration differ by up to {spread:.1f} points at {times(top)}."
     else:
-        doubts += "beside these, another seed of the training may change the numbers."
+        doubts += "In addition, another training seed may change the numbers."
     counts: dict[str, int] = {}
     for c in configurations:
         counts[c["method"]] = counts.get(c["method"], 0) + 1
     found = [doubts]
     if len(set(counts.values())) > 1 and max(counts.values()) > 1:
         listed = ", ".join(f"{method} {count}" for method, count in counts.items())
-        found.append(f"The best of several runs is favoured by chance; runs here: {listed}.")
+        found.append(f"Chance favours methods with more runs, because their best run counts; runs here: {listed}.")
     differing = comparison["differing_settings"]
     if differing:
         listed = "; ".join(f"{name} ({', '.join(map(str, values))})" for name, values in differing.items())
-        found.append(f"The runs also differ in {listed}: what that changes is part of the differences above.")
+        found.append(f"The runs also differ in {listed}: this contributes to the differences above.")
     radii = {run["epsilon"] for run in runs.values() if run["epsilon"] and run["method"] != "base"}
     if radii - {comparison["train_epsilon"]}:
         listed = ", ".join(f"{radius:g}" for radius in sorted(radii))
         found.append(
-            f"The attack's unit is epsilon {comparison['train_epsilon']:g}, the runs were trained with {listed}."
+            f"Attack radii are multiples of epsilon {comparison['train_epsilon']:g}, but training used {listed}."
         )
     return found
 

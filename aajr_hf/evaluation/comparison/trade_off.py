@@ -1,6 +1,6 @@
 """
-The trade-off between nominal and worst-case success, from plain numbers: what the runs of a method reach, and at which
-price. A run is a point (nominal, worst case), in percent; nothing is interpolated between runs, because nobody has trained there.
+The trade-off between nominal and worst-case success. A run is a point (nominal, worst case), in percent. Nothing is
+interpolated between runs, because no run was trained there.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ Point = tuple[float, float]
 @dataclass(frozen=True)
 class Matched:
     """
-    Two methods at equal robustness, and at equal nominal success.
+    Two methods compared at equal worst-case success, and at equal nominal success.
 
     Attributes:
-        worst: The highest worst-case success that both reach.
-        nominal_at_worst: The nominal success of each, there or beyond.
-        nominal: The highest nominal success that both reach.
-        worst_at_nominal: The worst-case success of each, there or beyond.
+        worst: Highest worst-case success that both methods reach.
+        nominal_at_worst: Best nominal success of each method among its runs that reach `worst`.
+        nominal: Highest nominal success that both methods reach.
+        worst_at_nominal: Best worst-case success of each method among its runs that reach `nominal`.
     """
 
     worst: float
@@ -30,12 +30,12 @@ class Matched:
 
 
 def nominal_at(points: Sequence[Point], worst: float) -> float | None:
-    """The highest nominal success among the points whose worst-case success is at least `worst`; None if none is."""
+    """Return the highest nominal success of the points with worst-case success of at least `worst`, or None."""
     return max((nominal for nominal, reached in points if reached >= worst), default=None)
 
 
 def worst_at(points: Sequence[Point], nominal: float) -> float | None:
-    """The highest worst-case success among the points whose nominal success is at least `nominal`; None if none is."""
+    """Return the highest worst-case success of the points with nominal success of at least `nominal`, or None."""
     return max((worst for reached, worst in points if reached >= nominal), default=None)
 
 
@@ -44,7 +44,7 @@ def matched(points_a: Sequence[Point], points_b: Sequence[Point]) -> Matched:
     Compare two methods by their runs.
 
     Raises:
-        ValueError: if one of them has no runs.
+        ValueError: if a method has no runs.
     """
     if not points_a or not points_b:
         raise ValueError("Each of the two methods needs at least one point.")
@@ -58,5 +58,5 @@ def matched(points_a: Sequence[Point], points_b: Sequence[Point]) -> Matched:
 
 
 def price_of_robustness(best_unregularised_nominal: float, nominal: float) -> float:
-    """Points of nominal success that a run gives up against the best one without a penalty; negative if it gains."""
+    """Return the nominal success, in points, that a run loses against the best run without a penalty."""
     return best_unregularised_nominal - nominal

@@ -1,1 +1,1 @@
-"""Whole episodes of a world: played, under shock and attack, filmed."""
+"""Play whole episodes of a world, also under shock and attack, and draw pictures of them."""

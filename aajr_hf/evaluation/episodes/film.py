@@ -1,4 +1,4 @@
-"""A film or a strip of one episode."""
+"""A film or a picture strip of one episode."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _MILLISECONDS = 600
 
 
 class Film:
-    """Takes pictures of a world, which draws itself."""
+    """A series of pictures of a world."""
 
     def __init__(self):
         self._frames: list[Image.Image] = []
         self._step = -1
 
     def shoot(self, world: Any) -> None:
-        """Add the world as it is, unless it has been over since the last time."""
+        """Add a picture of the current state, unless the step has not changed since the last picture."""
         if world.step_count == self._step:
             return
         self._step = world.step_count
         figure = Figure(figsize=(5, 5), dpi=100, layout="constrained", facecolor="white")
         canvas = FigureCanvasAgg(figure)
         world.plot(figure.add_subplot())
-        # In every frame, so that the others are drawn as large.
+        # Every frame gets a title line, so that all plots have the same size.
         figure.suptitle(f"shock: {world.shock} {world.magnitude}" if world.shocked else " ", color="#D55E00")
         canvas.draw()
         self._frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
 
     def develop(self, suffix: str) -> bytes:
-        """All frames as a `.gif`, or four of them from the first to the last, in two rows, as a `.png`."""
+        """Return all frames as a `.gif`, or four frames from the first to the last in two rows as a `.png`."""
         buffer = io.BytesIO()
         if suffix == ".gif":
-            # Few colours are in them; the adaptive palette keeps letters as they are.
+            # The frames have few colours, and the adaptive palette keeps letters sharp.
             frames = [frame.quantize(64) for frame in self._frames]
             frames[0].save(
                 buffer, format="gif", save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0

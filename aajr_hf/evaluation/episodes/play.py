@@ -1,4 +1,4 @@
-"""Whole episodes of multi-agent worlds, several side by side, and what they say together."""
+"""Play whole episodes of multi-agent worlds, several in parallel, and summarise them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..reporting.statistics import mean_interval
 from ..reporting.tables import plain_table
 from .players import Player
 
-# Far from any seed that counts up from 0, so that no episode shows what was trained on.
+# Far from any seed that counts up from 0, so that no episode repeats training data.
 _FIRST_SEED = 3 * 10**6
 MODEL, OPPONENT = "model", "opponent"
 
 
 def episode_seeds(episodes: int, seed: int) -> list[int]:
-    """The seeds of so many episodes; different seeds give different ones."""
+    """Return the seeds of the episodes. Different values of `seed` give different episodes."""
     return [_FIRST_SEED * (seed + 1) + i for i in range(episodes)]
 
 
 @dataclass
 class _Side:
-    """The answers that one player gave in an episode."""
+    """Counts of the answers that one player gave in an episode."""
 
     answers: int = 0
     malformed: int = 0
@@ -36,7 +36,7 @@ class _Side:
 
 @dataclass
 class _Episode:
-    """One episode under way."""
+    """The state of a running episode."""
 
     world: Any
     seed: int
@@ -79,23 +79,23 @@ def play(
     on_step: Callable[[list[Any]], None] = lambda worlds: None,
 ) -> Iterator[list[EpisodeNumbers]]:
     """
-    Play one episode for each seed, as many side by side as there are worlds: at every step, each player gets the prompts
-    of all agents that it plays in all of them at once.
+    Play one episode for each seed, in parallel in the given worlds. At every step, each player gets the prompts of all
+    its agents in all worlds at once.
 
     Args:
-        worlds: Equal `TextWorld`s.
-        seeds: Of the episodes; what players draw themselves (sampled tokens, random starts of the attack) follows from
-            them, too.
-        player: Plays all agents that the opponent does not.
-        opponent: Plays the worlds' `opponents`; without one, `player` does.
-        transcript: Whether to keep what everybody saw and said.
-        on_step: Called with the worlds in play after every reset and every step.
+        worlds: Worlds with equal settings. Their number is the number of parallel episodes.
+        seeds: Seeds of the episodes. They also determine the random numbers of the players (sampled tokens, random
+            starts of the attack).
+        player: Plays all agents that the opponent does not play.
+        opponent: Plays the `opponents` of the worlds; if None, `player` plays them, too.
+        transcript: Whether to keep the observations and answers of all agents.
+        on_step: Called with the running worlds after every reset and every step.
 
     Yields:
-        The records of the episodes that have been played side by side, in the order of their seeds: `seed`, `steps`,
-        `metrics` (the world's), `sides` (for `model` and, with an opponent, `opponent`: the number of `answers`, and how
-        many of them were `malformed` and how many the `expert`'s), `rewards` (each agent's sum) and, if asked for,
-        `transcript`: for each step and agent, what it `sees` and `says`.
+        The records of the episodes that were played in parallel, in the order of their seeds: `seed`, `steps`,
+        `metrics` of the world, `sides` (for `model` and, with an opponent, `opponent`: the number of `answers`, how
+        many were `malformed`, and how many equal the `expert`'s), `rewards` (sum for each agent) and, with
+        `transcript`, what each agent `sees` and `says` at each step.
     """
     players = {MODEL: player} | ({} if opponent is None else {OPPONENT: opponent})
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -116,7 +116,7 @@ def _begin(world: Any, seed: int, players: dict[str, Player]) -> _Episode:
 
 
 def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
-    """One step of every episode that is not over."""
+    """Play one step of every episode that is not over."""
     episodes = [episode for episode in episodes if episode.world.agents]
     rows = [episode.world.rows() for episode in episodes]
     answers: list[dict[str, str]] = [dict.fromkeys(seen, "") for seen in rows]
@@ -136,14 +136,14 @@ def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
 
 def simulation_table(records: list[EpisodeNumbers]) -> Table:
     """
-    The mean over episodes, with Student's 95 % confidence interval, of each metric of the world, and of the percentage of
-    each player's answers that were the expert's and that were malformed.
+    Return a table of means over episodes with Student's 95 % confidence intervals: the metrics of the world, and the
+    percentages of each player's answers that equal the expert's or are malformed.
     """
     values: dict[str, list[float]] = {}
     for record in records:
         numbers = dict(record["metrics"])
         for side, counts in record["sides"].items():
-            for name, label in (("expert", "the expert's"), ("malformed", "malformed")):
+            for name, label in (("expert", "equal to the expert's"), ("malformed", "malformed")):
                 numbers[f"{side}: answers {label}, %"] = 100 * counts[name] / max(counts["answers"], 1)
         for name, number in numbers.items():
             values.setdefault(name, []).append(number)

@@ -1,4 +1,4 @@
-"""Who plays a world: its experts, or a language model that answers in text, under attack if asked."""
+"""Players of a world: its experts, or a language model that answers in text, optionally under attack."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ALONE = tuple(name for name, attack in ATTACKS.items() if not attack.from_others
 
 class Player(Protocol):
     def answer(self, rows: list[dict[str, Any]]) -> list[str]:
-        """An answer to each observation, given as a row of expert data (`prompt`, `completion`, `actions`, `action_costs`)."""
+        """Answer observations, given as rows of expert data (`prompt`, `completion`, `actions`, `action_costs`)."""
 
 
 class Experts:
-    """Answers as the world's experts do."""
+    """A player that gives the answers of the world's experts."""
 
     def answer(self, rows: list[dict[str, Any]]) -> list[str]:
         return [row["completion"][0]["content"] for row in rows]
@@ -39,11 +39,14 @@ class Experts:
 @dataclass(frozen=True)
 class AttackSettings:
     """
+    Settings of the attack on a player's prompts.
+
     Attributes:
-        threat: What the adversary may do to each prompt.
-        attack: Which attack of [`~.attacks.suite.ATTACKS`] it makes, but for those from other models, or [`SUITE`]: all of them, each
-            on the prompts whose answers are still the expert's.
-        steps, restarts: Of each ascent, and how many ascents each attack makes.
+        threat: The threat model for each prompt.
+        attack: Name of an attack of [`~.attacks.suite.ATTACKS`] that needs no other models, or [`SUITE`]: all of
+            these, each on the prompts that earlier attacks have not broken.
+        steps: Steps of each ascent.
+        restarts: Number of ascents of each attack.
     """
 
     threat: ThreatModel
@@ -57,17 +60,17 @@ class AttackSettings:
 
 class ModelPlayer:
     """
-    A language model that is asked for text, from a cache of keys and values, as whoever deploys it would.
+    A player that generates text with a language model and a key-value cache, as in deployment.
 
     Args:
-        model: The model; its `generation_config` is replaced, so that nothing but `temperature` changes what it says.
-        tokenizer: With a chat template.
-        temperature: Of sampling, from torch's global generator; 0 decodes greedily.
-        attack: If given, every prompt's embeddings are perturbed before the answer is generated.
-        batch_size: Prompts per forward, at most.
+        model: The model. Its `generation_config` is replaced, so that only `temperature` affects the decoding.
+        tokenizer: Tokenizer with a chat template.
+        temperature: Sampling temperature; samples come from torch's global generator. 0 decodes greedily.
+        attack: If given, the embeddings of every prompt are perturbed before the answer is generated.
+        batch_size: Maximum number of prompts per forward pass.
 
     Raises:
-        jinja2.TemplateError: for a chat template that does not render a question and its answer.
+        jinja2.TemplateError: if the chat template does not render a question and its answer.
     """
 
     def __init__(
@@ -89,10 +92,10 @@ class ModelPlayer:
 
     def check(self, rows: list[dict[str, Any]]) -> None:
         """
-        Refuse, before anything is played, what `answer` would refuse.
+        Check, before the episodes start, that `answer` accepts the rows.
 
         Raises:
-            ValueError: as `answer`.
+            ValueError: for the same reasons as `answer`.
         """
         self._prompts(rows)
         if self.attack is not None:
@@ -100,12 +103,12 @@ class ModelPlayer:
 
     def answer(self, rows: list[dict[str, Any]]) -> list[str]:
         """
-        What the model says to each prompt. An answer that is not over when it is twice as long as the expert's is cut
-        off and ends with an ellipsis, which no world takes for an answer.
+        Generate an answer to each prompt. An answer that reaches twice the length of the expert's is cut off and ends
+        with an ellipsis, which makes it malformed in every world.
 
         Raises:
-            ValueError: for prompts that are longer than what the model reads and, under attack, for actions that its
-                tokenizer cannot tell apart by one token.
+            ValueError: if a prompt and its answer are longer than the model's context, and, under attack, if no single
+                token distinguishes the actions.
         """
         answers: list[str] = []
         for start in range(0, len(rows), self.batch_size):
@@ -119,16 +122,16 @@ class ModelPlayer:
         return [self._text(tokens, budget) for tokens, budget in zip(said, budgets, strict=True)]
 
     def _prompts(self, rows: list[dict[str, Any]]) -> tuple[list[list[int]], list[int]]:
-        """The tokens of each prompt, and how many its answer may have: by itself, whatever else is in the batch."""
+        """Return the tokens of each prompt and the length limit of its answer, independent of the rest of the batch."""
         prompts, references = render_prompts(self.tokenizer, rows)
         budgets = [2 * len(reference) for reference in references]
-        check_lengths(self.model, prompts, budgets, "let there be fewer agents")
+        check_lengths(self.model, prompts, budgets, "use fewer agents")
         return prompts, budgets
 
     def _text(self, tokens: list[int], budget: int) -> str:
         end = next((i for i, token in enumerate(tokens[:budget]) if token in self._ends), None)
         text = self.tokenizer.decode(tokens[: budget if end is None else end], skip_special_tokens=True)
-        # What a model thinks before it answers is no part of the answer; templates render an empty thought, too.
+        # Thinking before the answer is not part of the answer. Some templates also render an empty thought.
         text = text.rpartition("</think>")[2].strip()
         return text if end is not None else f"{text} …"
 
@@ -137,14 +140,14 @@ def worst_prompts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], attack: AttackSettings
 ) -> Tensor:
     """
-    The worst perturbation of each row's prompt that the attack finds, (B, L, d), padded on the right; zero beyond the prompt. Worst is
-    the highest loss of an ascent, and otherwise the largest margin by which another answer is the likelier one. Random points follow
-    from torch's global generator.
+    Return the worst perturbation of each row's prompt that the attack finds, (B, L, d), padded on the right and zero
+    beyond the prompt. The worst perturbation has the highest loss of the ascent; for the suite or random points, it
+    has the largest margin by which another answer is more likely. Random points come from torch's global generator.
     """
     attacks = attack.attacks()
     how = {"steps": attack.steps, "restarts": attack.restarts, "keep": "margin"}
     if len(attacks) == 1:
-        # To the end: of two wrong answers one may do the world more harm.
+        # Run the ascent to its end: of two wrong answers, one may harm the world more.
         how |= {"keep": getattr(attacks[0], "loss", "margin"), "settled": 0.0}
     new_search = functools.partial(Search, seeds=torch.randint(2**40, (len(rows),)).tolist(), **how)
     with frozen_parameters(model):

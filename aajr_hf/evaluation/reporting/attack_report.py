@@ -1,4 +1,4 @@
-"""The attacks one after the other, the checks of the attack and the token attack, as tables."""
+"""Tables of the attacks, the checks of the attack, and the token attack."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _TOKEN_HEADERS = ["run", "tokens replaced", "PGA, same radii", "mean radius"]
 
 def attack_cells(results: Results) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """
-    Headers in two lines, and one row of texts a run and attack: of the examples that it attacked at each radius how many it
-    broke, and the success in percent, or of tool calls the exact ones, that it and those before it leave; where some run has it, what
-    it alone leaves.
+    Return headers of two lines, and one row of text cells for each run and attack. For each radius, the cells show how
+    many of the attacked examples the attack broke, and the success (for tool calls, the exact calls) in percent that
+    is left after this attack and all earlier ones. If a run has it, a further cell shows what this attack alone
+    leaves.
     """
     radii, left = multiples(results), "exact" if results["kind"] == "tool_calls" else "success"
     runs = {name: run.get("attacks") or {} for name, run in results["runs"].items()}
@@ -43,12 +44,15 @@ def _broken(attack: AttackTally, multiple: str) -> str:
 
 
 def _broke(row: list[str]) -> bool:
-    """Whether the attack of a row of [`attack_cells`] broke an example at some radius."""
+    """Return whether the attack in a row of [`attack_cells`] broke an example at any radius."""
     return any("/" in cell and not cell.startswith("0/") for cell in row[2:])
 
 
 def token_cells(results: RobustnessResults) -> tuple[list[str], list[list[str]]]:
-    """Headers, and one row a run with a token attack: success in percent, greedy and sampled, and PGA's at the same radii."""
+    """
+    Return headers, and one row for each run with a token attack: success in percent, greedy and sampled, and the same
+    for projected gradient ascent (PGA) at the same radii.
+    """
     rows = []
     for name, run in results["runs"].items():
         if token := run.get("token_attack"):
@@ -64,7 +68,7 @@ def _greedy_and_sampled(attack: TokenOutcome, examples: int) -> str:
 
 
 def trust_cells(results: Results) -> list[tuple[str, str, bool, str]]:
-    """Run, rule, whether it passed, and detail, for every check of every run."""
+    """Return run, rule, whether it passed, and detail, for every check of every run."""
     return [
         (name, rule["rule"], rule["passed"], rule["detail"])
         for name, run in results["runs"].items()
@@ -73,21 +77,21 @@ def trust_cells(results: Results) -> list[tuple[str, str, bool, str]]:
 
 
 def attack_tables(results: EvaluationResults) -> list[Table]:
-    """Rich tables of the attacks, of the token attack and of the checks that failed, as far as there are some."""
+    """Return rich tables of the attacks, the token attack and the failed checks, without empty tables."""
     tables = []
     headers, rows = attack_cells(results)
     if rows:
         what = "exact calls" if results["kind"] == "tool_calls" else "success"
         caption = (
-            "broken: examples that it broke, of those that the attacks above it and smaller radii left.\n"
-            f"left: {what} in percent after it and all above it. Attacks that broke nothing are left out."
+            "broken: examples that the attack broke / examples left by smaller radii and the attacks above.\n"
+            f"left: {what} in percent after this attack and all above. Attacks that broke nothing are not shown."
         )
         two_lines, shown = ["\n".join(header) for header in headers], [row for row in rows if _broke(row)]
         tables.append(text_table(two_lines, _without_repeats(shown), ATTACKS_TITLE, caption, left=2, gap=0))
     headers, rows = token_cells(results)
     if rows:
         title = "Token attack: other numbers in the observation's text"
-        caption = "mean radius: how far that moves an example, in mean norms of its prompt embeddings."
+        caption = "mean radius: distance that the new tokens move an example, in mean norms of its prompt embeddings."
         tables.append(text_table(headers, rows, title, caption))
     failed = [[name, rule, detail] for name, rule, passed, detail in trust_cells(results) if not passed]
     if failed:
@@ -96,7 +100,7 @@ def attack_tables(results: EvaluationResults) -> list[Table]:
 
 
 def _without_repeats(rows: list[list[str]]) -> list[list[str]]:
-    """A run's name on its first row alone."""
+    """Show the name of a run only in its first row."""
     names = [row[0] for row in rows]
     return [
         [name if i == 0 or names[i - 1] != name else "", *row[1:]]

@@ -1,4 +1,4 @@
-"""What is said of the budgets that examples keep: cells, tables and sentences."""
+"""Report how many examples are within the amplification budget: cells, tables and sentences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HEADERS = ("run", "budget", "in F_ad", "in F_gamma", "examples")
 
 
 def membership_cells(results: RobustnessResults) -> list[list[str]]:
-    """A row of [`HEADERS`] for each run with a budget."""
+    """Return a row for each run with a budget, under [`HEADERS`]."""
     return [
         [
             name,
@@ -25,7 +25,7 @@ def membership_cells(results: RobustnessResults) -> list[list[str]]:
 
 
 def membership_tables(results: RobustnessResults) -> list[Table]:
-    """The same as a rich table; none without a budget."""
+    """Return [`membership_cells`] as a rich table, or nothing without a budget."""
     rows = membership_cells(results)
     if not rows:
         return []
@@ -37,23 +37,23 @@ def membership_tables(results: RobustnessResults) -> list[Table]:
 
 
 def membership_sentences(results: RobustnessResults) -> list[str]:
-    """What the shares show, for each run with a budget, and what they do not."""
+    """Return a sentence on the shares for each run with a budget, and one on their limits."""
     sentences = []
     for name, member in _members(results):
         inside, strictly = member["along_ascent"], member["along_ascent"] - member["everywhere"]
         theorem = (
-            f"{strictly:.1f}% are in F_ad and not in F_gamma, so that Theorem 1's inclusion is strict there"
+            f"{strictly:.1f}% are in F_ad but not in F_gamma, so the inclusion of Theorem 1 is strict there"
             if strictly > 0
-            else "no example tells F_ad from F_gamma"
+            else "no example is in F_ad but not in F_gamma"
         )
         sentences.append(
-            f"{name}: {inside:.1f}% of {member['examples']} examples keep the budget {member['budget']:g} along the adversary's "
-            f"directions, {member['everywhere']:.1f}% in every direction; {theorem}."
+            f"{name}: {inside:.1f}% of {member['examples']} examples are within the budget {member['budget']:g} along the "
+            f"adversary's directions, {member['everywhere']:.1f}% in every direction; {theorem}."
         )
     if sentences:
         sentences.append(
-            "Budgets are checked for examples at the points of the evaluation's own ascent, which need not be that of training, "
-            "and not for all states; the spectral norm is a lower bound, so that fewer may be in F_gamma."
+            "Budgets are checked only at the points of the evaluation's own ascent, which may differ from the ascent in "
+            "training. The spectral norm is a lower bound, so fewer examples may be in F_gamma."
         )
     return sentences
 

@@ -1,4 +1,4 @@
-"""Plots of a report: success by radius of attack, the trade-off of robustness, and amplification, each as a PNG."""
+"""Plots of a report as PNGs: success by attack radius, trade-off, amplification, and the ray."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _BARS = {
     "random\ndirections": "random_amplification",
     "worst direction\n(spectral norm)": "spectral_norm",
 }
-# Okabe and Ito's palette, safe for colour-blind readers, without its yellow, which is faint on white.
+# Okabe and Ito's palette, which is safe for colour-blind readers. Its yellow is left out, because it is faint on
+# white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-# Inches: of one panel, and of two side by side.
+# Widths in inches of one panel, and of two panels side by side.
 _NARROW, WIDE = 5.6, 9.6
 DECODING_TITLES = ("greedy decoding", "sampling at temperature 1")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -32,14 +33,14 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 def draw_plots(results: RobustnessResults) -> dict[str, bytes]:
     """
-    Draw success by radius of attack, success under attack by nominal success, amplification, and where some run has it
-    what happens along the ray of its worst direction.
+    Draw success by attack radius, success under attack by nominal success, amplification and, if a run has it, success
+    and loss along the ray through the worst perturbation.
 
     Returns:
-        File name to PNG: `worst_case.png`, `trade_off.png`, `amplification.png` and `ray.png`.
+        PNGs by file name: `worst_case.png`, `trade_off.png`, `amplification.png` and `ray.png`.
 
     Raises:
-        ValueError: If a number is absent or not finite; names the run and the field.
+        ValueError: If a number is missing or not finite; names the run and the field.
     """
     check_results(results)
     plots = {
@@ -53,8 +54,8 @@ def draw_plots(results: RobustnessResults) -> dict[str, bytes]:
 
 
 def render(draw: Callable[[Figure], None], width: float = _NARROW) -> bytes:
-    """What `draw` draws on a new figure, `width` inches wide, as a PNG."""
-    # Without pyplot, which would keep the figures and the choice of backend globally.
+    """Call `draw` on a new figure, `width` inches wide, and return it as a PNG."""
+    # pyplot is not used, because it keeps figures and the backend as global state.
     figure = Figure(figsize=(width, 4.3), dpi=220, layout="constrained", facecolor="white")
     draw(figure)
     buffer = io.BytesIO()
@@ -63,20 +64,20 @@ def render(draw: Callable[[Figure], None], width: float = _NARROW) -> bytes:
 
 
 def run_styles(results: Results) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each run, the same in every plot; their pairs repeat after 56 runs only."""
+    """Return colour and marker of each run, the same in every plot. The pairs repeat only after 56 runs."""
     return {name: (_COLORS[i % len(_COLORS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(results["runs"])}
 
 
 def shown(name: str) -> str:
-    """A run's name as matplotlib can show it."""
+    """Return the name of a run in a form that matplotlib can show."""
     if len(name) > 40:
         name = f"{name[:19]}…{name[-20:]}"
-    # A dollar would start a formula; matplotlib 3.9 leaves names that start with an underscore out of legends.
+    # A dollar sign would start a formula, and matplotlib 3.9 omits names with a leading underscore from legends.
     return (f" {name}" if name.startswith("_") else name).replace("$", r"\$")
 
 
 def legend(figure: Figure, handles: list[Any]) -> None:
-    """A legend below the plots, in as many columns as there is room for; the figure grows by it."""
+    """Add a legend below the plots, with as many columns as fit, and make the figure higher by its height."""
     longest = max(len(handle.get_label()) for handle in handles)
     columns = max(1, min(len(handles), round(58 * figure.get_figwidth() / 5.6) // (longest + 7)))
     figure.set_figheight(3.6 + 0.23 * math.ceil(len(handles) / columns))
@@ -84,24 +85,24 @@ def legend(figure: Figure, handles: list[Any]) -> None:
 
 
 def error_bars(shares: list[float], examples: int) -> list[list[float]]:
-    """Below and above shares in percent, how far their 95 % intervals reach."""
+    """Return the distances from shares in percent to the lower and upper ends of their 95 % intervals."""
     intervals = [wilson(share, examples) for share in shares]
     below = [max(0.0, share - low) for share, (low, _) in zip(shares, intervals, strict=True)]
     return [below, [max(0.0, high - share) for share, (_, high) in zip(shares, intervals, strict=True)]]
 
 
 def interval_bars(axes: Axes, places: list[float], shares: list[float], examples: int, color: Any) -> None:
-    """The 95 % intervals of shares, as bars up and down."""
+    """Draw the 95 % intervals of shares as vertical bars."""
     axes.errorbar(places, shares, error_bars(shares, examples), fmt="none", ecolor=color, alpha=0.45, elinewidth=1.2)
 
 
 def beside(places: list[float], i: int, runs: int) -> list[float]:
-    """Places of the i-th of so many runs, a little aside, so that intervals do not cover each other."""
+    """Shift the places of the i-th of `runs` runs a little, so that the intervals do not overlap."""
     return [place + 0.012 * places[-1] * (i - (runs - 1) / 2) for place in places]
 
 
 def panels(figure: Figure, titles: tuple[str, str]) -> tuple[Axes, Axes]:
-    """Two empty panels side by side."""
+    """Make two empty panels side by side."""
     left, right = figure.subplots(1, 2)
     for axes, title in zip((left, right), titles, strict=True):
         axes.set_title(title, fontsize="medium")
@@ -117,7 +118,12 @@ def _draw_worst_case(figure: Figure, results: RobustnessResults) -> None:
 def draw_by_radius(
     figure: Figure, results: EvaluationResults, attacks: list[str], fields: dict[str, tuple[str, str]], label: str
 ) -> None:
-    """Two panels by title: a line a run over the radii of the attack, from a field without attack and one by multiple."""
+    """
+    Draw one panel for each of two fields, with one line per run over the attack radii.
+
+    Args:
+        fields: By title of the panel, the field without attack and the field by multiple.
+    """
     radii, runs, handles = [0.0, *map(float, attacks)], results["runs"], []
     for axes, (nominal, worst) in zip(panels(figure, tuple(fields)), fields.values(), strict=True):
         handles = []
@@ -164,7 +170,7 @@ def _draw_trade_off(figure: Figure, results: RobustnessResults) -> None:
     for (color, marker), point, run in zip(styles, points, runs.values(), strict=True):
         across, up = (error_bars([share], run["examples"]) for share in point)
         axes.errorbar(*point, up, across, "none", ecolor=color, alpha=0.4, elinewidth=1.2)
-        # Hollow, so that the other one of two equal points can be seen.
+        # Use hollow markers, so that both of two equal points are visible.
         axes.plot(*point, marker, color=color, markerfacecolor="none", markersize=9, markeredgewidth=2)
     for i, axis in enumerate((axes.xaxis, axes.yaxis)):
         ends = [
@@ -172,7 +178,7 @@ def _draw_trade_off(figure: Figure, results: RobustnessResults) -> None:
         ]
         middle, half = (min(ends) + max(ends)) / 2, max(7.5, 0.6 * (max(ends) - min(ends)))
         axis.axes.set(**{f"{axis.axis_name}lim": (middle - half, middle + half)})
-        # Room for labels may reach past 100 percent, ticks do not.
+        # The axis may go beyond 100 percent to make room for labels, but ticks must not.
         axis.set_ticks(
             [tick for tick in axis.get_ticklocs() if max(0, middle - half) <= tick <= min(100, middle + half)]
         )
@@ -184,7 +190,7 @@ def _draw_trade_off(figure: Figure, results: RobustnessResults) -> None:
 
 
 def place_labels(axes: Axes, points: list[tuple[float, float]], labels: Iterable[str], colors: Iterable[str]) -> None:
-    """Write each label near its point, with a leader, and over no other label and no point; the layout must be settled."""
+    """Write each label near its point, connected by a line, without overlaps. The layout must be final."""
     figure = axes.figure
     pixels, point_size = axes.transData.transform(points), figure.dpi / 72
     reach = 8 * point_size
@@ -199,7 +205,7 @@ def place_labels(axes: Axes, points: list[tuple[float, float]], labels: Iterable
             color="0.15",
             ha="center",
             va="center",
-            # Labels cover the leaders of later ones.
+            # Labels are drawn over the lines of later labels.
             zorder=4 - i / len(pixels),
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             arrowprops={"arrowstyle": "-", "color": color, "alpha": 0.7, "shrinkA": 0, "shrinkB": 6},
@@ -212,9 +218,9 @@ def place_labels(axes: Axes, points: list[tuple[float, float]], labels: Iterable
 
 
 def _free_place(width: float, height: float, x: float, y: float, frame: Bbox, taken: list[Bbox]) -> Bbox:
-    """A box of this size close to (x, y), in pixels, that is inside the frame and overlaps none that are taken."""
+    """Return a box of this size, in pixels, near (x, y) and inside the frame that overlaps no taken box."""
     for distance in range(1, 100):
-        # Between the arms of the intervals first.
+        # Try the diagonals first, because they are free of the interval bars.
         for right, up in ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1)):
             left = x - width / 2 + right * (width / 2 + distance * height / 8)
             bottom = y - height / 2 + up * distance * height / 4

@@ -1,4 +1,4 @@
-"""Results of several agents as a terminal table, plain sentences, JSON, plots and one self-contained web page."""
+"""Write results of several agents as terminal tables, JSON, plots and a self-contained web page."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ _OTHER_COLUMNS = {
 
 def results_table(results: RobustnessResults) -> Group:
     """
-    Two tables within 100 columns: success in percent with its intervals, two rows a run, and the threat model below; then cost,
-    amplification and training time.
+    Make two tables of at most 100 columns: success in percent with intervals, two rows per run, and the threat model;
+    then cost, amplification and training time.
 
     Returns:
-        The tables; the best value of each success column is bold, and absent numbers show as "-".
+        The tables. The best value of each success column is bold, and missing numbers are shown as "-".
     """
     headers, rows = success_cells(results)
     table = plain_table()
-    # A usual name stays whole; where space is short, success folds first, between share and interval.
+    # Do not fold names of usual length. If space is short, fold success first, between share and interval.
     short_names = max(map(len, results["runs"]), default=0) <= 24
     table.add_column("run", no_wrap=short_names, overflow="fold")
     table.add_column("decoding", no_wrap=True)
@@ -71,20 +71,20 @@ def results_table(results: RobustnessResults) -> Group:
 
 
 def notes(results: RobustnessResults) -> list[str]:
-    """What the columns of success are, and the threat model."""
+    """Return notes: the meaning of the success columns, and the threat model."""
     return [
         "Success in percent [95 % interval]; sampled: at temperature 1.",
-        f"worst Nx: what no attack breaks within N times the training epsilon, {results['train_epsilon']:g}.",
+        f"worst Nx: not broken by any attack within N times the training epsilon, {results['train_epsilon']:g}.",
         threat_model_line(results),
     ]
 
 
 def write_json(results: RobustnessResults, path: str | Path) -> None:
     """
-    Write the results as JSON, atomically; folders are made as needed.
+    Write the results as JSON, atomically; create folders as needed.
 
     Raises:
-        ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
+        ValueError: If a number is missing or not finite; names the run and the field. Nothing is written then.
     """
     check_results(results)
     replace_file(Path(path), (json_text(results) + "\n").encode())
@@ -92,11 +92,11 @@ def write_json(results: RobustnessResults, path: str | Path) -> None:
 
 def write_report(results: RobustnessResults, folder: str | Path) -> None:
     """
-    Write the plots of [`draw_plots`] and [`draw_stability`] and `report.html`, a page that needs no other file and no network:
-    summary, table, plots and settings. Each is written atomically; the folder is made as needed.
+    Write the plots of [`draw_plots`] and [`draw_stability`], and `report.html`, a page with summary, tables, plots and
+    settings that needs no other file and no network. Each file is written atomically; the folder is created as needed.
 
     Raises:
-        ValueError: If a number is absent or not finite; names the run and the field, and nothing is written.
+        ValueError: If a number is missing or not finite; names the run and the field. Nothing is written then.
     """
     images = draw_plots(results) | draw_stability(results)
     files = images | {"report.html": _page(results, images)}
@@ -131,14 +131,14 @@ def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
 
 
 def json_text(values: Any) -> str:
-    """Values as JSON that people can read: a list of numbers, of which there are long ones, on one line."""
+    """Return values as readable JSON, with each list of numbers on one line, because some are long."""
     text = json.dumps(values, indent=2, allow_nan=False)
-    # A line's end is not part of any string of JSON.
+    # This is safe, because strings in JSON cannot contain line breaks.
     return re.sub(r"\[\n[-+\d.eE,\s]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text)
 
 
 def render_page(template: str, **values) -> bytes:
-    """A page from a template of `templates/`; values are escaped, and one that the template asks for must be there."""
+    """Render a template of `templates/`. Values are escaped, and a missing value is an error."""
     folder = FileSystemLoader(Path(__file__).parent / "templates")
     environment = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -147,12 +147,12 @@ def render_page(template: str, **values) -> bytes:
 
 
 def points_text(points: float, sign: str = "-") -> str:
-    """Points of success to one decimal place, with `sign="+"` always with a sign; what rounds to nothing has none."""
+    """Return points of success with one decimal place; `sign="+"` shows plus signs, too, but 0.0 has no sign."""
     return f"{round(points, 1):{sign if round(points, 1) else '-'}.1f}".replace("-0.0", "0.0")
 
 
 def success_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list[list[tuple[str, bool]]]]:
-    """Headers in two lines; per run and way of decoding the cells as text, and whether each is the best of its column."""
+    """Return headers of two lines, and for each run and way of decoding the cells: text, and whether it is the best."""
     runs, radii = results["runs"], multiples(results)
     headers = [("run", ""), ("decoding", ""), ("nominal", "% [95 %]")]
     headers += [(f"worst {times(m)}", "% [95 %]") for m in radii]
@@ -160,7 +160,7 @@ def success_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], li
     for name, run in runs.items():
         for decoding, (nominal, worst) in DECODINGS.items():
             cells = [(nominal, None), *((worst, m) for m in radii)]
-            # The sampled row has its run's name above it.
+            # The row above already shows the name of the run.
             row = [(name if decoding == "greedy" else "", False), (decoding, False)]
             for field, m in cells:
                 row.append((share_text(run, field, m), percent_text(value(run, field, m)) == _best(runs, field, m)))
@@ -169,14 +169,14 @@ def success_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], li
 
 
 def _best(runs: dict[str, RobustnessRun], field: str, multiple: str | None) -> str | None:
-    """The highest share, as shown: of two numbers that look the same, none is the better one."""
+    """Return the highest share as shown text, so that shares that look equal are equally good."""
     shares = [value(run, field, multiple) for run in runs.values()]
     finite = [share for share in shares if share is not None and math.isfinite(share)]
     return percent_text(max(finite)) if finite else None
 
 
 def other_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Headers in two lines, and per run its cost, amplification and training time as text."""
+    """Return headers of two lines, and for each run its cost, amplification and training time as text."""
     rows = [
         [name, *(number_text(run.get(field)) for field in _OTHER_COLUMNS.values())]
         for name, run in results["runs"].items()
@@ -185,7 +185,7 @@ def other_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename: whatever interrupts this, `path` is the old file or the new one, whole."""
+    """Write a temporary file, then rename it to `path`, so that an interruption never leaves a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -1,4 +1,4 @@
-"""The numbers of several agents that a report shows: their completeness, and how to read them."""
+"""Check that results are complete, and read and format their numbers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ...training.sharing.results import (
 )
 from .statistics import PairedDifference, paired_difference, with_intervals
 
-__all__ = ["RESULTS_VERSION"]  # the version that is read and written
+__all__ = ["RESULTS_VERSION"]  # version of the results that this release reads and writes
 
-# By way of decoding, the fields of nominal and of worst-case success. A penalty on logits can be met by smaller ones, with
-# the same greedy answers: the sampled ones show it.
+# Fields of nominal and worst-case success for each way of decoding. A model can reduce a penalty on logits by making
+# all logits smaller. Greedy answers then stay the same, and only sampled answers show the change.
 DECODINGS = {
     "greedy": ("nominal_success", "worst_case_success"),
     "sampled": ("sampled_success", "sampled_worst_case_success"),
 }
-# By kind of results, a field of every run that has a number for each radius.
+# For each kind of results, a field of every run that has a number for each radius.
 _BY_RADIUS = {
     "robustness": "worst_case_success",
     "comparison": "worst_case_success",
@@ -49,13 +49,13 @@ def new_results(
     settings: Settings,
 ) -> EvaluationResults:
     """
-    Numbers that have just been measured as results, each share with its interval.
+    Make results from measured numbers, and add the interval of each share.
 
     Args:
-        kind: Of what they are numbers.
+        kind: Kind of the results.
         runs: Numbers of `evaluate_agents` or `evaluate_tool_calls` by name.
         threat_model: The fields of `ThreatModel`.
-        settings: How they were measured.
+        settings: Settings of the measurement.
     """
     return {
         "kind": kind,
@@ -69,16 +69,17 @@ def new_results(
 
 def check_results(results: RobustnessResults) -> None:
     """
-    Refuse results that a report cannot show. Only `train_seconds` may be absent: not every agent was trained here.
+    Check that a report can show the results. Only `train_seconds` may be missing, because not every agent was trained
+    here.
 
     Raises:
-        ValueError: If they are of another version or kind, there is no run or no radius, or a number is absent or not finite;
-            names the run and the field.
+        ValueError: If the version or kind is wrong, there is no run or no radius, or a number is missing or not
+            finite; names the run and the field.
     """
     check_measurement(results, "robustness")
     radii = multiples(results)
     if not radii:
-        raise ValueError(f"run {next(iter(results['runs']))!r}, field 'worst_case_success': no radius of attack")
+        raise ValueError(f"run {next(iter(results['runs']))!r}, field 'worst_case_success': no attack radius")
     for name, run in results["runs"].items():
         numbers = {field: run.get(field) for field in _NUMBERS}
         fields = (*SUCCESS_UNDER_ATTACK, "worst_case_cost")
@@ -93,29 +94,30 @@ def check_results(results: RobustnessResults) -> None:
 
 def check_measurement(results: EvaluationResults, kind: str) -> None:
     """
-    What results of every kind have: today's version, the kind, runs with checks of the attack, a threat model, finite settings.
+    Check what results of every kind need: the current version, the kind, runs with checks of the attack, a threat
+    model, finite settings.
 
     Raises:
-        ValueError: names the run or the part, and the field.
+        ValueError: if one of these is missing or wrong; names the run or the part, and the field.
     """
     if problem := version_problem(results):
-        raise ValueError(f"these results are {problem}: evaluate the agents anew with `aajr evaluate`")
+        raise ValueError(f"these results are {problem}: evaluate the agents again with `aajr evaluate`")
     if results.get("kind") != kind:
         raise ValueError(
-            f"these results are of kind {results.get('kind')!r}, and {kind!r} is asked for (`read_results` adds it to older files)"
+            f"these results are of kind {results.get('kind')!r}, but {kind!r} is needed (`read_results` adds it to old files)"
         )
     if not results["runs"]:
-        raise ValueError("the results hold no runs")
+        raise ValueError("the results contain no runs")
     for field in _THREAT_MODEL:
         if (results.get("threat_model") or {}).get(field) is None:
-            raise ValueError(f"threat_model, field {field!r}: absent")
+            raise ValueError(f"threat_model, field {field!r}: missing")
     first = next(iter(results["runs"].values())).get("examples")
     for name, run in results["runs"].items():
         if not isinstance(run.get("trust"), list):
             raise ValueError(f"run {name!r}, field 'trust': expected a list of checks of the attack")
         if None not in (first, run.get("examples")) and run["examples"] != first:
             raise ValueError(
-                f"run {name!r}, field 'examples': {run['examples']}, and {first} of the first run: pair them"
+                f"run {name!r}, field 'examples': {run['examples']}, but {first} in the first run: use the same ones"
             )
     for field, number in {"train_epsilon": results["train_epsilon"], **results["settings"]}.items():
         if isinstance(number, float) and not math.isfinite(number):
@@ -124,8 +126,10 @@ def check_measurement(results: EvaluationResults, kind: str) -> None:
 
 def check_numbers(name: str, numbers: dict[str, Any]) -> None:
     """
+    Check that all numbers of a run, given by field, are finite.
+
     Raises:
-        ValueError: for a number of this run, by field, that is absent or not finite.
+        ValueError: if a number is missing or not finite; names the run and the field.
     """
     for field, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
@@ -134,8 +138,10 @@ def check_numbers(name: str, numbers: dict[str, Any]) -> None:
 
 def check_shares(name: str, run: Run, single: tuple, by_multiple: tuple, radii: list[str]) -> None:
     """
+    Check that each share of a run, single or by multiple, has its interval and the outcomes of all examples.
+
     Raises:
-        ValueError: where a share of this run, alone or by multiple, lacks its interval or the outcome of an example.
+        ValueError: if one is missing; names the run and the field.
     """
     places = [(field, None) for field in single] + [(field, m) for field in by_multiple for m in radii]
     for kind, length in (("intervals", 2), ("outcomes", run["examples"])):
@@ -148,7 +154,7 @@ def check_shares(name: str, run: Run, single: tuple, by_multiple: tuple, radii: 
 
 
 def paths(numbers: Any, path: str) -> dict[str, Any]:
-    """The numbers of nested objects and lists, by their path."""
+    """Return the numbers of nested objects and lists by their path."""
     if not isinstance(numbers, dict | list):
         return {path: numbers}
     inner = numbers.items() if isinstance(numbers, dict) else enumerate(numbers)
@@ -156,53 +162,53 @@ def paths(numbers: Any, path: str) -> dict[str, Any]:
 
 
 def value(run: Mapping[str, Any], field: str, multiple: str | None = None) -> Any:
-    """A run's number, at this multiple of the training radius where the field has one for each; None if absent."""
+    """Return a number of a run, at this multiple of the training radius if one is given; None if it is missing."""
     return run.get(field) if multiple is None else (run.get(field) or {}).get(multiple)
 
 
 def difference(
     ours: Run | Configuration, theirs: Run | Configuration, field: str, m: str | None = None
 ) -> PairedDifference:
-    """How much more often the one run is right than the other, on the same examples."""
+    """Return how much more often the first run is correct than the second, on the same examples."""
     return paired_difference(value(ours["outcomes"], field, m), value(theirs["outcomes"], field, m))
 
 
 def share_text(run: Run, field: str, multiple: str | None = None) -> str:
-    """A share of a run in percent with its 95 % interval: `81.3 [78-84]`."""
+    """Return a share of a run in percent with its 95 % interval: `81.3 [78-84]`."""
     share = percent_text(value(run, field, multiple))
     return f"{share} {interval_text(value(run.get('intervals') or {}, field, multiple))}".rstrip()
 
 
 def everything_but_outcomes(results: Results) -> dict[str, Any]:
-    """Results as people read them, without the outcomes of single examples, which are many."""
+    """Return the results without the outcomes of single examples, because the lists are long."""
     runs = {name: {f: v for f, v in run.items() if f != "outcomes"} for name, run in results["runs"].items()}
     return results | {"runs": runs}
 
 
 def multiples(results: Results) -> list[str]:
-    """The radii of the attack in multiples of the training radius, ascending: every run's, as the objects name them."""
+    """Return the attack radii of all runs, as multiples of the training radius, in ascending order."""
     field = _BY_RADIUS[results["kind"]]
     names = {name for run in results["runs"].values() for name in run.get(field) or ()}
     return sorted(names, key=float)
 
 
 def headline(results: Results) -> str:
-    """The radius that sentences speak of: of the multiples the one nearest to 1."""
+    """Return the radius that the summary sentences use: the multiple nearest to 1."""
     return min(multiples(results), key=lambda multiple: abs(float(multiple) - 1))
 
 
 def times(multiple: str) -> str:
-    """A multiple of the training radius as people read it: `"2.0"` is "2x"."""
+    """Return a multiple of the training radius as text: `"2.0"` gives "2x"."""
     return f"{float(multiple):g}x"
 
 
 def number_text(number: float | None) -> str:
-    """A number to three digits."""
+    """Return a number with three significant digits."""
     if number is None:
         return "-"
     return f"{number:.0f}" if 100 <= abs(number) < 1e5 else f"{number:#.3g}".rstrip(".")
 
 
 def percent_text(share: float | None) -> str:
-    """A share in percent, to one decimal place."""
+    """Return a share in percent with one decimal place."""
     return "-" if share is None else f"{share:.1f}".replace("100.0", "100")

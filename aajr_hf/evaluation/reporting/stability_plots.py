@@ -1,4 +1,4 @@
-"""Plots of the stability of the inner ascent: curvature, step sizes and shares, step by step, each as a PNG."""
+"""Plots of the stability of the inner ascent as PNGs: curvature, step sizes and shares at each step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .plots import legend, render, run_styles, shown
 from .stability_report import runs_with_stability
 
 _DASHED = (0, (3, 2))
-# More bands than these cover each other.
+# With more runs, the bands would cover each other.
 _BANDS = 4
 _SHARES = {
     "within_bound": "$\\eta_t \\leq 1/L_{eff}$",
@@ -26,10 +26,11 @@ _SHARES = {
 
 def draw_stability(results: RobustnessResults) -> dict[str, bytes]:
     """
-    Draw the stability of the runs where it was measured.
+    Draw the stability of the runs for which it was measured.
 
     Returns:
-        File name to PNG: `stability_curvature.png`, `stability_steps.png` and `stability_shares.png`; none where no run has it.
+        PNGs by file name: `stability_curvature.png`, `stability_steps.png` and `stability_shares.png`; empty if no run
+        has it.
     """
     if not runs_with_stability(results):
         return {}
@@ -58,8 +59,10 @@ def _draw_against(
     figure: Figure, results: RobustnessResults, field: str, bounds: dict[str, tuple], label: str
 ) -> None:
     """
-    Of each run the median at every step, within its quartiles, and levels of the whole ascent: by their label the style of
-    their lines, and what they are, from the medians over examples.
+    Draw for each run the median at every step with its quartiles, and horizontal lines for bounds of the whole ascent.
+
+    Args:
+        bounds: By label, the line style of a bound, and a function that computes it from the medians over examples.
     """
     axes, handles, runs = figure.add_subplot(), [], runs_with_stability(results)
     styles = run_styles(results)
@@ -112,5 +115,5 @@ def _label_steps(axes: Axes) -> None:
 
 
 def _positive(values: tuple[float, ...]) -> list[float]:
-    """What a logarithmic axis can show: a gap where nothing curves, or moves."""
+    """Replace values that a logarithmic axis cannot show with gaps."""
     return [value if value > 0 else math.nan for value in values]

@@ -9,7 +9,7 @@ from ...training.sharing.results import RobustnessResults, RobustnessRun, Stabil
 from .results import number_text, percent_text
 from .tables import plain_table
 
-# Header in two lines -> of the numbers of each example, whose median is shown.
+# Maps a header of two lines to a number of each example; the table shows its median.
 _MEDIANS = {
     ("max", "|κ|"): "largest_absolute_curvature",
     ("max", "|Jv|"): "largest_amplification",
@@ -19,7 +19,7 @@ _MEDIANS = {
     ("1 /", "L_eff"): "step_size_bound",
     ("max", "η"): "largest_step_size",
 }
-# Header in two lines -> of the shares of steps, whose mean over the steps is shown.
+# Maps a header of two lines to a share by step; the table shows its mean over the steps.
 _SHARES = {
     ("η≤1/", "L_eff"): "within_bound",
     ("η≤1/", "|κ|"): "within_curvature",
@@ -29,7 +29,7 @@ _SHARES = {
 
 
 def stability_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list[list[str]]]:
-    """Headers in two lines, and one row of texts a run; no rows where no run has its stability measured."""
+    """Return headers of two lines, and one row of text cells for each run whose stability was measured."""
     rows = []
     for name, run in runs_with_stability(results).items():
         numbers = run["stability"]
@@ -39,13 +39,13 @@ def stability_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], 
 
 
 def stability_tables(results: RobustnessResults) -> list[Table]:
-    """A rich table, where there is something to show."""
+    """Return a rich table, or nothing if no run has its stability measured."""
     headers, rows = stability_cells(results)
     if not rows:
         return []
     caption = (
         "Medians over examples; then shares of all steps, in percent. L_eff is\n"
-        "L_loss max |Jv|² + C as measured: an estimate, no bound between the points."
+        "L_loss max |Jv|² + C as measured: an estimate, not a bound between points."
     )
     table = plain_table("Stability of the inner ascent", caption, gap=0)
     for first, second in headers:
@@ -59,7 +59,7 @@ def stability_tables(results: RobustnessResults) -> list[Table]:
 
 
 def stability_sentences(results: RobustnessResults) -> list[str]:
-    """One sentence a run: how often the condition of Theorem 3 held, and whether the loss rose."""
+    """Return one sentence per run: how often the condition of Theorem 3 held, and how often the loss did not fall."""
     return [
         f"{name}: {_condition(run['stability'], 'within_bound', 'η ≤ 1/L_eff')}, "
         f"{_condition(run['stability'], 'within_curvature', 'η ≤ 1/max |κ|')}; the loss did not fall in "
@@ -75,7 +75,7 @@ def _condition(numbers: StabilityNumbers, field: str, words: str) -> str:
 
 
 def _short(number: float) -> str:
-    """To three digits, in at most eight characters."""
+    """Return a number with two or three significant digits, in at most eight characters."""
     if number == 0 or 1e-2 <= abs(number) < 1e4:
         return number_text(number)
     mantissa, exponent = f"{number:.1e}".split("e")
@@ -83,11 +83,11 @@ def _short(number: float) -> str:
 
 
 def runs_with_stability(results: RobustnessResults) -> dict[str, RobustnessRun]:
-    """Runs whose stability was measured, by name."""
+    """Return the runs whose stability was measured, by name."""
     return {name: run for name, run in results["runs"].items() if run.get("stability")}
 
 
 def mean_share(numbers: StabilityNumbers, field: str) -> float:
-    """Of all steps, in percent."""
+    """Return the mean of a share over all steps, in percent."""
     shares = numbers["shares"][field]
     return sum(shares) / len(shares)

@@ -1,4 +1,4 @@
-"""Whether the agents became robust, what it cost, and whether to believe it: results in plain sentences."""
+"""Summarise results in sentences: trust in the attack, robustness of the agents, and its cost."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .results import (
 
 def summary_sentences(results: RobustnessResults) -> list[str]:
     """
-    Whether the success under attack can be trusted; whether regularization helped and what it cost: run "aajr" against
-    "adversarial", "sft" and "base", as far as they are there; then the most robust run of all.
+    Return the sentences, in this order: whether the success under attack can be trusted; whether regularization helped
+    and what it cost (run "aajr" against "adversarial", "sft" and "base", if they exist); the most robust run; budgets.
 
     Raises:
-        ValueError: If a number is absent or not finite; names the run and the field.
+        ValueError: If a number is missing or not finite; names the run and the field.
     """
     check_results(results)
     runs, top = results["runs"], headline(results)

@@ -1,4 +1,4 @@
-"""Tables on a terminal."""
+"""Tables for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.text import Text
 
 
 def plain_table(title: str | None = None, caption: str | None = None, *, gap: int = 1) -> Table:
-    """An empty table, with so many spaces between its columns."""
+    """Return an empty table with `gap` spaces between its columns."""
     return Table(
         title=title,
         title_justify="left",
@@ -32,7 +32,7 @@ def text_table(
     left: int = 1,
     gap: int = 1,
 ) -> Table:
-    """A table of texts, with so many columns at its left that are words, and numbers in the others; long ones are folded."""
+    """Return a table of texts. The first `left` columns are left-aligned, the others right-aligned; long texts fold."""
     table = plain_table(title, caption, gap=gap)
     for i, header in enumerate(headers):
         table.add_column(header, justify="left" if i < left else "right", overflow="fold")

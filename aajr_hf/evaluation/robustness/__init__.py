@@ -1,1 +1,1 @@
-"""The worst case of an agent on the observations of a world, and whether to trust it."""
+"""Worst-case success of agents on the observations of a world, and checks of whether to trust it."""

@@ -1,4 +1,4 @@
-"""How strongly an agent's logits answer to a small perturbation: along the ascent, along random directions, along any."""
+"""Amplification: change of an agent's logits per small perturbation, along ascent, random and worst directions."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ def add_amplification(
     target: Target, trajectory: AscentTrajectory, settings: RobustnessSettings, totals: Means
 ) -> None:
     """
-    Add `amplification` (mean `||J u_t||` of the logits along the ascent's directions), `amplification_profile` (the same at each point
-    t), `random_amplification` (at the origin, along random directions), `spectral_norm` (the largest along any, of the first examples)
-    and, with a budget, `membership` ([`add_membership`]).
+    Add amplification numbers to the totals.
+
+    - `amplification`: mean `||J u_t||` of the logits along the directions of the ascent.
+    - `amplification_profile`: the same, separately for each point t of the ascent.
+    - `random_amplification`: the same at the origin, along random directions.
+    - `spectral_norm`: the largest value along any direction at the origin, for the first examples of each batch.
+    - `membership`: added if there is a budget ([`add_membership`]).
     """
     policy, origin, mask = target.policy, target.origin, target.batch.perturbable
     with forward_ad_ready(target.model), torch.no_grad():

@@ -1,4 +1,4 @@
-"""How well agents do, how far an adversary can push them, and how strongly their logits answer: the numbers of an evaluation."""
+"""Evaluation of agents: success without and under attack, and amplification."""
 
 from __future__ import annotations
 
@@ -43,28 +43,36 @@ def evaluate_agents(
     """
     Measure agents on the same held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
 
-    Success means the expert's answer, to the token: greedy decoding gives it if every one of its tokens is the most
-    likely one after the tokens before it; sampling at temperature 1 gives it with the product of their probabilities,
-    which is averaged as it is, without drawing. An agent withstands a radius where no attack finds a perturbation within
-    it, or within a smaller one, that makes greedy decoding give another answer.
+    Success means that every token of the answer equals the expert's. Greedy decoding succeeds if each token of the
+    expert's answer is the most likely one after the tokens before it. Sampling at temperature 1 succeeds with the
+    product of the tokens' probabilities; this probability is averaged directly, without drawing samples. An agent
+    withstands a radius if no attack finds a perturbation within this or a smaller radius for which greedy
+    decoding does not give the expert's answer.
 
     Args:
-        agents: Each is attacked with what was found on the others, too.
-        sources: More of them, whose perturbations are tried on the agents, and that are not measured themselves.
-        budgets: By name, gamma of F_ad and F_gamma in place of the settings'.
-        on_progress: Called with an agent's name, [`progress_steps`] times each.
+        agents: Agents to measure. Each one is also attacked with the perturbations found on the others.
+        sources: Further models, which are not measured. The perturbations found on them are tried on the agents.
+        budgets: Amplification budget gamma by name of the agent; replaces the budget of the settings.
+        on_progress: Called with an agent's name, [`progress_steps`] times for each agent.
 
     Returns:
-        By name `examples`; `nominal_success`, `sampled_success`, `nominal_cost`; by multiple of epsilon `worst_case_success`,
-        `sampled_worst_case_success` (per example the least at a point that an attack visited), `worst_case_cost` (the greatest);
-        `outcomes`, the same four shares example by example, in the order of the rows; `attacks`: by attack and multiple how many
-        examples were `attacked` and `broken`, the `success` that is left after it and those before it, and where it attacked
-        all what it leaves `alone`; `gradients`, how many of an example the attacks took; `transferred_from`, the models whose
-        perturbations were tried; `trust` ([`trust_rules`]); `ray` ([`add_ray`]); what [`add_amplification`] adds;
-        `embedding_norm`; `stability` of the inner ascent; with the attack `token`, `token_attack`.
+        For each agent, by name:
+
+        - `examples`, `nominal_success`, `sampled_success`, `nominal_cost`, `embedding_norm`.
+        - By multiple of epsilon: `worst_case_success`, `sampled_worst_case_success` (mean over examples of the lowest
+          probability at a point that an attack visited), `worst_case_cost` (mean of the highest cost).
+        - `outcomes`: the four success values of each example, in the order of the rows.
+        - `attacks`: by attack and multiple, the number of examples `attacked` and `broken`, the `success` left after
+          this attack and all earlier ones, and, if every attack saw all examples, the success left by this attack
+          `alone`.
+        - `gradients`: number of gradients that the attacks computed per example.
+        - `transferred_from`: the models whose perturbations were tried.
+        - `trust` ([`trust_rules`]), `ray` ([`add_ray`]), the numbers of [`add_amplification`], `stability` of the
+          inner ascent and, with the attack `token`, `token_attack`.
 
     Raises:
-        ValueError: for rows that an agent's template or tokenizer cannot be attacked on, and if the attack `token` finds no numbers.
+        ValueError: if the rows cannot be attacked with an agent's chat template or tokenizer, or if the attack `token`
+            finds no numbers.
     """
     everybody, budgets = [*agents, *sources], budgets or {}
     measured = {
@@ -91,13 +99,13 @@ def evaluate_agent(
     settings: RobustnessSettings,
     on_progress: Callable[[], None] = lambda: None,
 ) -> RobustnessNumbers:
-    """[`evaluate_agents`] of one agent alone."""
+    """Evaluate one agent with [`evaluate_agents`]."""
     agent = Agent("", "", model, tokenizer)
     return evaluate_agents([agent], rows, settings, on_progress=lambda name: on_progress())[agent.name]
 
 
 def progress_steps(settings: RobustnessSettings, examples: int) -> int:
-    """How often an evaluation reports progress on each agent."""
+    """Return the number of progress reports of an evaluation for each agent."""
     return -(-examples // settings.batch_size) * (len(settings.multiples) + 1) + 1
 
 
@@ -105,7 +113,7 @@ def progress_steps(settings: RobustnessSettings, examples: int) -> int:
 def nominal_success(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], batch_size: int = 128
 ) -> float:
-    """Percent of rows that greedy decoding answers as the expert does."""
+    """Return the percentage of rows for which greedy decoding gives the expert's answer."""
     model, found = model.eval(), []
     for numbers in batches_by_length(tokenizer, rows, batch_size):
         batch = read_batch(tokenizer, [rows[number] for number in numbers], "prompt", model.device)
@@ -114,7 +122,7 @@ def nominal_success(
 
 
 class _Measured:
-    """What has been measured of one agent, batch by batch."""
+    """Measurements of one agent, collected batch by batch."""
 
     def __init__(self, agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings):
         self.agent, self.name, self.settings = agent, agent.name, settings
@@ -127,7 +135,7 @@ class _Measured:
         self.token = TokenAttack(agent.tokenizer, rows, settings, self.totals) if wanted else None
 
     def add_share(self, values: Tensor, numbers: list[int], *names: str) -> None:
-        """A share's values (B,) on the rows of these numbers."""
+        """Store values (B,) of a share for the rows with these numbers."""
         whole = self.shares.setdefault(names, torch.zeros(self.examples, dtype=torch.float64))
         whole[numbers] = values.double().cpu()
 
@@ -139,7 +147,7 @@ class _Measured:
         self.add_share(nominal.sampled, numbers, "sampled_success")
 
     def add_worst(self, attacked: UnderAttack, numbers: list[int], multiple: str) -> None:
-        # No perturbation is one, too, whether or not an attack has visited it.
+        # The zero perturbation counts as well, even if no attack has visited it.
         search, nominal = attacked.search, attacked.target.outcome(attacked.target.origin)
         self.add_share(nominal.greedy.masked_fill(search.broken, 0), numbers, "worst_case_success", multiple)
         sampled = torch.minimum(search.sampled, nominal.sampled)
@@ -150,7 +158,7 @@ class _Measured:
     def add_the_rest(self, target: Target, numbers: list[int]) -> None:
         trajectory, stability = inner_ascent(target, self.settings)
         self.stabilities.append(stability)
-        # With random numbers of its own: they are the same whatever else is measured.
+        # A seed of its own keeps the results independent of what else is measured.
         with fixed_seed(self.agent.model.device, self.settings.seed + numbers[0]):
             add_amplification(target, trajectory, self.settings, self.totals)
         if self.token is not None:
@@ -183,7 +191,7 @@ class _Measured:
 
 
 def _target(agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings) -> Target:
-    """An agent on these rows."""
+    """Return the attack target of an agent on these rows."""
     batch = read_batch(agent.tokenizer, rows, settings.threat.perturbed_tokens, agent.model.device)
     return Target(agent.model, batch, settings.threat)
 
@@ -225,7 +233,7 @@ def _attack_batch(
 
 
 def _of_same_tokens(attacked: dict[str, UnderAttack]) -> Iterator[dict[str, UnderAttack]]:
-    """The models in groups within which a perturbation of one is a perturbation of the other: same tokens, same width."""
+    """Group the models that can share perturbations, because they have the same tokens and embedding width."""
     groups: list[dict[str, UnderAttack]] = []
     for name, model in attacked.items():
         for group in groups:

@@ -1,4 +1,4 @@
-"""How many examples keep a budget gamma along the adversary's directions, and how many along all: Theorem 1 on a trained agent."""
+"""Shares of examples within the budget gamma, along the adversary's directions and along all (Theorem 1)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..means import Means
 
 def budget_of(folder: str | Path) -> float | None:
     """
-    The budget that the agent in a folder was trained with, where it is one of plain logits, as evaluations measure them; None
-    otherwise.
+    Return the amplification budget in the recipe of an agent. Return None without a budget, or if the budget is not
+    for the sum over plain logits, which is what evaluations measure.
 
     Raises:
-        ValueError: for a recipe that is none, or whose budget is no finite number above 0.
+        ValueError: if the recipe is invalid, or its budget is not a finite number above 0.
     """
     file = Path(folder) / RECIPE
     if not file.is_file():
@@ -46,17 +46,19 @@ def add_membership(
     target: Target, trajectory: AscentTrajectory, amplification: Tensor, settings: RobustnessSettings, totals: Means
 ) -> None:
     """
-    Percent of the first `spectral_examples` of a batch that lie in F_ad(gamma), `max_t ||J(s + delta_t) u_t|| <= gamma` along
-    the ascent, and in F_gamma, `max_t ||J(s + delta_t)|| <= gamma` with the spectral norm. That is bounded from below, by power
-    iterations and by the amplification itself: whatever is in F_gamma is in F_ad.
+    Add the percentages of the first `spectral_examples` of a batch that are in F_ad(gamma) and in F_gamma.
+
+    An example is in F_ad if `max_t ||J(s + delta_t) u_t|| <= gamma` along the ascent, and in F_gamma if `max_t ||J(s +
+    delta_t)|| <= gamma` with the spectral norm. The spectral norm is estimated from below, as the maximum of the power
+    iteration and the amplification itself. Every example in F_gamma is therefore also in F_ad.
 
     Args:
-        amplification: `||J(s + delta_t) u_t||` of the trajectory, (K, B).
+        amplification: `||J(s + delta_t) u_t||` along the trajectory, (K, B).
     """
     few = torch.arange(min(settings.spectral_examples, len(target.batch)), device=target.origin.device)
     policy, mask = target.policy.select(few), target.batch.perturbable[few]
     largest = []
-    # With random numbers of its own: others are the same whether there is a budget.
+    # A seed of its own keeps the other numbers the same with and without a budget.
     with forward_ad_ready(target.model), fixed_seed(target.origin.device, settings.seed):
         for t in range(trajectory.steps):
             state = target.origin[few] + trajectory.deltas[t][few]
@@ -68,6 +70,6 @@ def add_membership(
 
 
 def examples_of(settings: RobustnessSettings, examples: int) -> int:
-    """Of how many examples membership is measured."""
+    """Return the number of examples for which membership is measured."""
     batches, rest = divmod(examples, settings.batch_size)
     return batches * min(settings.spectral_examples, settings.batch_size) + min(settings.spectral_examples, rest)

@@ -1,4 +1,4 @@
-"""Success and loss on the way from no perturbation to the worst one that was found, and beyond: where an agent falls off a cliff."""
+"""Success and loss along the ray from no perturbation through the worst one found. The ray shows sudden drops."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_ray(target: Target, at_epsilon: Tensor, totals: Means) -> None:
     Add, under `ray` and by multiple of epsilon, `success` and `sampled_success` (percent) and `nll` (nats per answer).
 
     Args:
-        at_epsilon: (B, L, d), the worst perturbation found, lengthened to the boundary of the ball of epsilon.
+        at_epsilon: (B, L, d), the worst perturbation found, scaled to the boundary of the ball of radius epsilon.
     """
     for multiple in MULTIPLES:
         logits = target.policy(multiple * at_epsilon)
@@ -30,5 +30,5 @@ def add_ray(target: Target, at_epsilon: Tensor, totals: Means) -> None:
 
 
 def ray_numbers(means: dict[str, dict[str, float]]) -> Ray:
-    """The same as lists, beside `multiples`."""
+    """Return the means of [`add_ray`] as lists, together with `multiples`."""
     return {"multiples": list(MULTIPLES)} | {name: list(values.values()) for name, values in means.items()}

@@ -1,4 +1,4 @@
-"""Whether the conditions of Theorems 2 and 3 hold along an inner ascent like that of training, on held-out observations."""
+"""Check the conditions of Theorems 2 and 3 along an inner ascent, similar to training, on held-out observations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ SHARES = ("within_bound", "within_curvature", "monotone", "at_boundary")
 
 def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTrajectory, Stability]:
     """
-    An ascent on one batch: K steps of unit direction and size `2.5 epsilon / K` within the threat model's ball of epsilon (times half its l2
-    diameter over epsilon), from zero, as training takes by default; but on the expected system cost, which need not be the loss that training's adversary raised. The gradient at `delta_K` is taken, too, one more than training takes, so that the
-    curvature of all K segments is known.
+    Run the inner ascent on one batch and measure its stability.
+
+    The ascent starts from zero and takes K steps of unit direction within the threat model's ball of radius epsilon.
+    The step size is `2.5 epsilon / K`, times half of the ball's l2 diameter over epsilon. These are the defaults of
+    training, but the ascent maximises the expected system cost, which may differ from the loss of the adversary in
+    training. The gradient at `delta_K` is computed, too, which training does not do, so that the curvature of all K
+    segments is known.
     """
     steps, ball, recorder = settings.ascent_steps, target.ball(1.0), LogitRecorder()
     mask = target.batch.perturbable
@@ -57,15 +61,19 @@ def inner_ascent(target: Target, settings: RobustnessSettings) -> tuple[AscentTr
 
 def stability_numbers(batches: list[Stability]) -> StabilityNumbers:
     """
-    Numbers of all examples together. Curvature and step sizes have tails in which a mean would drown: quartiles.
+    Summarise the stability of all examples. Curvature and step sizes have heavy tails that would dominate a mean, so
+    quartiles are given.
 
     Returns:
-        `per_step`: for each of the K steps the three quartiles over examples of `curvature` (kappa_t), `absolute_curvature`,
-        `amplification` (the secant, `||J v||`) and `step_size` (eta). `per_example`: the three quartiles of the largest of the last
-        three along the ascent (`largest_...`), and of `loss_smoothness` (L_loss), `residual` (C), `effective_smoothness` (L_eff) and
-        `step_size_bound` (1 / L_eff). `shares`: for each step the percentage of examples whose step is `within_bound`
-        (`eta <= 1 / L_eff`) and `within_curvature` (`eta <= 1 / max_t |kappa_t|`), is `monotone`, and ends `at_boundary`. Where
-        there is such a step, `monotone_within_bound` and `monotone_within_curvature`: the percentage of those that are monotone.
+        - `per_step`: for each of the K steps, the three quartiles over examples of `curvature` (kappa_t),
+          `absolute_curvature`, `amplification` (the secant, `||J v||`) and `step_size` (eta).
+        - `per_example`: the three quartiles over examples of the largest `absolute_curvature`, `amplification` and
+          `step_size` along the ascent (`largest_...`), and of `loss_smoothness` (L_loss), `residual` (C),
+          `effective_smoothness` (L_eff) and `step_size_bound` (1 / L_eff).
+        - `shares`: for each step, the percentage of examples whose step is `within_bound` (`eta <= 1 / L_eff`), is
+          `within_curvature` (`eta <= 1 / max_t |kappa_t|`), is `monotone`, and ends `at_boundary`.
+        - `monotone_within_bound` and `monotone_within_curvature`: the percentage of the steps within the bound, or
+          within the curvature, that are monotone. Absent if there are no such steps.
     """
 
     def joined(name: str) -> Tensor:
@@ -98,5 +106,5 @@ def stability_numbers(batches: list[Stability]) -> StabilityNumbers:
 
 
 def _quartiles(values: Tensor) -> Tensor:
-    """Over the last dimension: (..., B) -> (..., 3)."""
+    """Return the quartiles over the last dimension: (..., B) -> (..., 3)."""
     return values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype), dim=-1).movedim(0, -1)

@@ -1,4 +1,4 @@
-"""What attacks have done, as results hold it."""
+"""Tallies of attacks, in the format of the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from ..attacks.run import Tally
 
 
 def tally_numbers(by_radius: dict[str, Tally], examples: int, left: str = "success") -> SuccessTally | CallTally:
-    """The tallies of one attack as results hold them: shares in percent of so many examples, what is left under the name `left`."""
+    """
+    Return the tallies of one attack in the format of the results, with shares in percent of `examples`.
+
+    Args:
+        left: Name of the field for the share that is not broken.
+    """
     found = {
         "attacked": {m: tally.attacked for m, tally in by_radius.items()},
         "broken": {m: tally.broken for m, tally in by_radius.items()},

@@ -1,4 +1,4 @@
-"""The attack `token`, and gradients within the radius that it uses: which of the two breaks more."""
+"""Compare the attack `token` with a gradient attack within the same radius."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from ..means import Means
 
 class TokenAttack:
     """
-    Adds, under `token_attack`, `success`, `sampled_success`, `cost` and `radius` (in mean norms of the prompt's embeddings, an l2 norm
-    over all of them), and as `pga` the same for the plain ascent within each example's radius.
+    Measurement of the attack `token`. It adds, under `token_attack`, `success`, `sampled_success`, `cost` and `radius`
+    (l2 norm over all embeddings, as a multiple of the prompt's mean embedding norm). Under `pga`, it adds the same
+    numbers for projected gradient ascent within each example's radius.
 
     Raises:
         ValueError: if no row has a number that another one could replace.
@@ -34,7 +35,7 @@ class TokenAttack:
         self.substitutions, self.settings, self.totals = number_substitutions(tokenizer, rows), settings, totals
 
     def measure(self, target: Target, numbers: list[int]) -> None:
-        """On a batch of the rows of these numbers."""
+        """Measure a batch of the rows with these numbers."""
         settings = self.settings
         trials = [
             sample_substitutions(self.substitutions[number], settings.token_trials, settings.seed + number)

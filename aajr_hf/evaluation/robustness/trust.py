@@ -1,6 +1,6 @@
 """
-Whether the success under attack can be believed: the rules against masked gradients of Athalye et al. (arXiv 1802.00420) and Carlini et
-al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705), in every evaluation.
+Checks of whether the success under attack can be trusted: the rules against masked gradients of Athalye et al. (arXiv
+1802.00420) and Carlini et al., "On Evaluating Adversarial Robustness" (arXiv 1902.06705). Every evaluation runs them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from ..attacks.suite import ATTACKS, CONTROL, MAIN
 from ..attacks.target import Target
 from ..reporting.results import times
 
-# Examples whose gradients are looked at, and how many of them are attacked with more steps, and without a bound: a hundred steps are dear.
+# Number of examples whose gradients are checked. Fewer are attacked with more steps and without a bound, because a
+# hundred steps are expensive.
 SAMPLE, _TRIED = 16, 8
 STEPS = (5, 20, 100)
 _UNBOUNDED_STEPS = 20
-# A gradient that promises less than so many nats over the whole ball has vanished.
+# A gradient has vanished if it predicts a rise of the loss by less than this, in nats, over the whole ball.
 _VANISHED = 1e-3
 _SHARE_VANISHED = 5.0
 _LEVEL = 0.05
@@ -31,8 +32,14 @@ _LEVEL = 0.05
 
 class AttackSample(TypedDict):
     """
-    How many of `examples` have a gradient that has `vanished`. Of the first `tried` of them: by number of `steps` how many the main attack
-    leaves, and `unbounded`, how many are left without a bound.
+    Results of extra attacks on a few examples.
+
+    Attributes:
+        steps: Number of steps of the main attack -> number of tried examples that it leaves unbroken.
+        unbounded: Number of tried examples that remain unbroken without a bound.
+        vanished: Number of examples whose gradient has vanished.
+        tried: Number of examples that were attacked; they are the first ones.
+        examples: Number of examples whose gradient was checked.
     """
 
     steps: dict[str, int]
@@ -44,10 +51,10 @@ class AttackSample(TypedDict):
 
 def measure_trust(target: Target, multiple: float) -> AttackSample:
     """
-    Try on a few examples what the rules ask for.
+    Run the extra attacks that the rules need on a few examples.
 
     Args:
-        multiple: Radius of the attacks with several numbers of steps, in multiples of epsilon.
+        multiple: Radius of the attacks with different numbers of steps, as a multiple of epsilon.
     """
     ball, main, seeds = target.ball(multiple), ATTACKS[MAIN], list(range(len(target.batch)))
     everything = Search(target, ball, seeds, steps=1)
@@ -71,7 +78,7 @@ def measure_trust(target: Target, multiple: float) -> AttackSample:
 
 
 def _everything(target: Target) -> PerturbationSet:
-    """A ball within which each embedding can become any other one of the batch."""
+    """Return a ball large enough that each embedding can become any other embedding of the batch."""
     mask, threat = target.batch.perturbable, target.threat
     if threat.perturbation_norm == "linf":
         radius = (2 * target.state[mask].abs().max()).expand(len(mask))
@@ -84,20 +91,21 @@ def _everything(target: Target) -> PerturbationSet:
 
 def trust_rules(shares: dict[str, float], examples: int, tallies: Tallies, measured: AttackSample) -> list[TrustRule]:
     """
-    The rules.
+    Check the rules.
 
-    - No other loss, no random point and no other model's perturbation breaks more of the examples that the agent's own gradient leaves
-      than that gradient does from another start, beyond chance: exact McNemar test of each attack at each radius, at 5 % over all of
-      them (Bonferroni). Whoever comes later sees fewer examples, so that the test finds less rather than more. Where hardly an example is left
-      in the end, nothing is left to be mistaken about.
+    - Beyond chance, no other loss, random point or perturbation of another model breaks more of the examples left by
+      the agent's own gradient than this gradient does from another start. Each attack is tested at each radius with
+      the exact McNemar test, at 5 % over all tests (Bonferroni). Later attacks see fewer examples, so the test is
+      conservative. A radius at which at most one example is left after all attacks is not tested.
     - Few gradients vanish.
-    - More steps leave no more examples, and a larger radius fewer; without a bound none is left. One example is tolerated: ascents end
-      in local maxima.
+    - More steps leave no more examples, a larger radius leaves fewer, and an attack without a bound leaves none. One
+      example is tolerated, because ascents can end in local maxima.
 
     Args:
-        shares: What all attacks together leave, in percent of so many `examples`, by multiple of epsilon.
-        tallies: Of the attacks.
-        measured: What [`measure_trust`] returns.
+        shares: Success left by all attacks together, in percent of `examples`, by multiple of epsilon.
+        examples: Number of examples.
+        tallies: Tallies of the attacks.
+        measured: Result of [`measure_trust`].
     """
     beyond = _beyond_own_gradient(shares, examples, tallies)
     return [*beyond, *_on_sample(measured), *_by_radius(shares, examples)]
@@ -125,9 +133,8 @@ def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Talli
             continue
         worst, p = min(((test, _more_than(test[3], test[4])) for test in found), key=lambda pair: pair[1])
         _, name, multiple, broken, again, left = worst
-        detail = (
-            f"at {times(multiple)} it left {left}; {attack_name(name)} broke {broken} of them, a second start {again}"
-        )
+        which = f"at {times(multiple)}, {left} examples were left"
+        detail = f"{which}: {attack_name(name)} broke {broken}, a second start {again}"
         rule = f"the agent's own gradient breaks what {group} break{'s' * (group == 'another loss')}"
         rules.append(_rule(rule, p * len(tests) >= _LEVEL, detail))
     return rules
@@ -145,17 +152,17 @@ def _on_sample(measured: AttackSample) -> list[TrustRule]:
     falls = all(more <= fewer + 1 for fewer, more in zip(counts, counts[1:], strict=False))
     return [
         _rule("gradients do not vanish", vanished <= _SHARE_VANISHED, f"{measured['vanished']} of {of} have vanished"),
-        _rule("more steps leave no more success", falls, f"of {tried} examples {left}"),
+        _rule("more steps leave no more success", falls, f"{left} of {tried} examples"),
         _rule(
             "an attack without a bound leaves no success",
             measured["unbounded"] <= 1,
-            f"of {tried} examples {measured['unbounded']} are left",
+            f"{measured['unbounded']} of {tried} examples are left",
         ),
     ]
 
 
 def _by_radius(shares: dict[str, float], examples: int) -> list[TrustRule]:
-    """Whether success falls from the smallest radius to the largest, where there are several."""
+    """Check that success falls from the smallest to the largest radius, if there are several."""
     radii = sorted(shares, key=float)
     if len(radii) < 2:
         return []

@@ -1,4 +1,4 @@
-"""An agent that is asked to call tools, and what its answers are worth."""
+"""Ask an agent to call tools, and judge its answers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from .rows import reference_calls
 
 class ToolCaller:
     """
-    A model that is asked, greedily, to call tools.
+    A model that calls tools, with greedy decoding.
 
     Args:
-        model: The model; its `generation_config` is replaced, so that nothing of its own changes what it says.
-        tokenizer: With a chat template that renders tools and calls.
-        rows: Of [`read_rows`]; all that will be asked.
-        max_new_tokens: Of an answer; None for twice the reference and 32 more.
+        model: The model. Its `generation_config` is replaced, so that its own settings do not change the answers.
+        tokenizer: Tokenizer with a chat template that renders tools and calls.
+        rows: All rows of the evaluation, from [`read_rows`].
+        max_new_tokens: Length limit of an answer; None for twice the length of the reference answer, plus 32.
 
     Attributes:
-        reference_verdicts: What [`judge`] says of the rows' own completions, rendered by the template and read back.
+        reference_verdicts: Verdicts of [`judge`] on the rows' own completions, rendered by the template and parsed
+            again.
 
     Raises:
-        jinja2.TemplateError: for a chat template that does not render a row.
-        ValueError: where a prompt and its answer are longer than what the model reads, and for a template whose
-            calls cannot be read.
+        jinja2.TemplateError: if the chat template does not render a row.
+        ValueError: if a prompt and its answer are longer than the model's context, or if the calls that the template
+            renders cannot be parsed.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ToolCaller:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_new_tokens = max_new_tokens
         example = next(row for row in rows if reference_calls(row["completion"]))
-        # Some templates end a call by another token than a text.
+        # Some templates end calls and plain answers with different tokens.
         self.ends = sorted({*end_tokens(model, tokenizer), *end_tokens(model, tokenizer, example)})
         self.parser = AnswerParser(tokenizer, self.ends)
         model.generation_config = GenerationConfig(
@@ -56,22 +57,22 @@ class ToolCaller:
         ]
         if all(verdict.failure in UNREADABLE for verdict in of_calls):
             raise ValueError(
-                "of no answer, as the chat template renders it, the calls can be read back: the template has to render "
-                "`tool_calls`, in a format that TRL or this package knows"
+                "the calls that the chat template renders cannot be parsed: give a model whose template renders "
+                "`tool_calls` in a format that TRL or this package supports"
             )
 
     def answer(self, rows: list[dict[str, Any]], deltas: Tensor | None = None) -> list[Verdict]:
         """
-        What the model's answers to some rows are worth.
+        Generate answers to some rows, and judge them.
 
         Args:
-            deltas: (B, L, d), by which the embeddings of each prompt are moved, if given.
+            deltas: Perturbations (B, L, d) of the embeddings of each prompt, or None.
         """
         prompts, references = render_prompts(self.tokenizer, rows)
         budgets = self._budgets(references)
         said = generate(self.model, self.tokenizer.pad_token_id, prompts, deltas, max(budgets))
         return [
-            # As whoever runs out of tokens sees it: no answer, whatever it says so far.
+            # An answer that reaches the length limit is no answer, whatever it contains so far.
             self._verdict(row, prompt, tokens) if self._ended(tokens[:budget]) else Verdict("unfinished", False)
             for row, prompt, tokens, budget in zip(rows, prompts, said, budgets, strict=True)
         ]
@@ -83,6 +84,6 @@ class ToolCaller:
         return any(token in self.ends for token in tokens)
 
     def _verdict(self, row: dict[str, Any], prompt: list[int], tokens: list[int]) -> Verdict:
-        """Of the tokens up to and with the first that ends an answer, or all."""
+        """Judge the tokens up to and including the first end token, or all tokens if there is none."""
         end = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
         return judge(self.parser(tokens[: end + 1], prompt, row["tools"]), row)

@@ -1,4 +1,4 @@
-"""How well an agent calls tools, and how far an adversary can push it: one model's numbers."""
+"""Evaluate how well an agent calls tools, without and under attack."""
 
 from __future__ import annotations
 
@@ -27,22 +27,25 @@ from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller
 from .judge import FAILURES, Verdict
 
-# Attacks that need neither the costs of a world's actions nor other models.
+# Attacks that need no action costs of a world and no other models.
 ON_CALLS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
 
 
 @dataclass(frozen=True)
 class ToolCallSettings:
     """
+    Settings of an evaluation on tool calls.
+
     Attributes:
-        threat: What the adversary may do.
-        multiples: Radii of the attacks, in multiples of its epsilon.
-        attacks: Names from [`ATTACKS`], of those that need neither costs nor other models.
-        attack_steps, attack_restarts: Of each ascent, and how many ascents each attack makes.
-        exhaustive: Whether every attack sees every example, and not only those that are not broken yet.
-        max_new_tokens: How long an answer may be; None for twice the reference and 32 more.
-        batch_size: Examples per forward.
-        seed: Of the attack's random starts.
+        threat: The threat model.
+        multiples: Radii of the attacks, in multiples of the threat model's epsilon.
+        attacks: Names from [`ATTACKS`] that are also in [`ON_CALLS`]: attacks that need no costs and no other models.
+        attack_steps: Steps of each ascent.
+        attack_restarts: Number of ascents of each attack.
+        exhaustive: Whether every attack sees all examples. Otherwise, it sees only those that are not broken yet.
+        max_new_tokens: Length limit of an answer; None for twice the length of the reference answer, plus 32.
+        batch_size: Examples per forward pass.
+        seed: Seed of the attacks' random starts.
     """
 
     threat: ThreatModel = ThreatModel(perturbed_tokens="observation")
@@ -56,7 +59,7 @@ class ToolCallSettings:
     seed: int = 0
 
     def progress_steps(self, examples: int) -> int:
-        """How often an evaluation reports progress on so many examples."""
+        """Return the number of progress reports of an evaluation on this number of examples."""
         return -(-examples // self.batch_size) * (1 + len(self.multiples)) + 1
 
 
@@ -70,25 +73,31 @@ def evaluate_tool_calls(
     """
     Measure one agent on rows of [`read_rows`].
 
-    Answers are decoded greedily, without and with perturbations of the prompt's embeddings: each attack gives the one with the highest
-    loss that it finds within each radius, and the answers to all of them count. [`judge`] says what valid and exact mean. The attacks do
-    not know these two, but raise losses of the row's completion: another perturbation may lower them further. A row is attacked until an
-    answer is not exact.
+    Answers are decoded greedily, with and without perturbations of the prompt's embeddings. Within each radius, each
+    attack gives the perturbation with the highest loss that it finds, and the answers to all of these count. [`judge`]
+    defines valid and exact. The attacks do not optimise these two directly, but losses of the row's completion, so
+    other perturbations may be worse. A row is attacked until an answer is not exact.
 
     Returns:
-        In percent `nominal_valid`, `nominal_exact`, and by multiple of epsilon `worst_case_valid` and `worst_case_exact`, under every attack
-        at that radius or a smaller one; `nominal_nll` and `worst_case_nll`, of the completions, in nats per token; `failures`, by
-        multiple and for `nominal`, how many answers are invalid for each reason in [`FAILURES`];
-        `reference_valid` and `reference_exact`, of the completions themselves as the template renders them: less than
-        100 where the data breaks its own schemas; `outcomes`, the four shares row by row; `attacks`: by attack and multiple how many
-        rows were `attacked` and `broken` (not exact any more), the `exact` that are left after it and those before it, and where it
-        attacked all what it leaves `alone`; `trust` ([`trust_rules`]); `embedding_norm` and `examples`.
+        - `nominal_valid` and `nominal_exact`, in percent, and by multiple of epsilon `worst_case_valid` and
+          `worst_case_exact`: the shares that no attack breaks within this or a smaller radius.
+        - `nominal_nll` and `worst_case_nll`: negative log-likelihood of the completions, in nats per token.
+        - `failures`: for `nominal` and each multiple, the number of answers that are invalid for each reason in
+          [`FAILURES`].
+        - `reference_valid` and `reference_exact`: the same shares for the completions themselves, as the template
+          renders them. They are below 100 if the data breaks its own schemas.
+        - `outcomes`: the four shares row by row.
+        - `attacks`: by attack and multiple, the number of rows `attacked` and `broken` (no longer exact), the share
+          `exact` left after this attack and all earlier ones, and, if every attack saw all rows, the share left by
+          this attack `alone`.
+        - `trust` ([`trust_rules`]), `embedding_norm` and `examples`.
 
     Raises:
         ValueError, jinja2.TemplateError: as [`ToolCaller`].
     """
     caller = ToolCaller(model, tokenizer, rows, settings.max_new_tokens)
-    batches = list(_batches(model, tokenizer, rows, settings))  # all of them first: a row may have nothing to attack
+    # Read all rows first, because a row may have no token to perturb.
+    batches = list(_batches(model, tokenizer, rows, settings))
     totals, tallies, attacked = Means(), Tallies(), []
     _add(totals, caller.reference_verdicts, "reference")
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
@@ -113,7 +122,7 @@ def evaluate_tool_calls(
 
 
 class _CallsUnderAttack:
-    """The answers to one batch of rows: without attack (`nominal`) and, by multiple of epsilon, the worst so far."""
+    """Answers to one batch of rows: without attack (`nominal`), and the worst so far by multiple of epsilon."""
 
     def __init__(
         self,
@@ -134,7 +143,7 @@ class _CallsUnderAttack:
         return torch.arange(min(number, len(self.batch)), device=self.target.origin.device)
 
     def attack(self, multiple: float) -> None:
-        """Go on to a larger radius, with one attack after the other."""
+        """Continue with a larger radius, and run one attack after the other."""
         name, before = f"{multiple:g}", next(reversed(self.verdicts))
         self.verdicts[name], self.nll[name] = list(self.verdicts[before]), self.nll[before].clone()
         for attack in (ATTACKS[attack] for attack in self.settings.attacks):
@@ -158,7 +167,7 @@ class _CallsUnderAttack:
             tally.alone = (tally.alone or 0) + len(worst) - len(alone)
 
     def _answers(self, attack: Attack, rows: list[int], multiple: float, name: str) -> list[Verdict]:
-        """To the perturbations of some rows with the highest loss that an attack finds."""
+        """Answer some rows under the perturbations with the highest loss that an attack finds."""
         chosen = torch.tensor(rows, device=self.target.origin.device)
         target, settings = self.target.select(chosen), self.settings
         search = Search(
@@ -168,7 +177,7 @@ class _CallsUnderAttack:
             steps=settings.attack_steps,
             restarts=settings.attack_restarts,
             keep=getattr(attack, "loss", "margin"),
-            # To the end: that another token is the likeliest one does not make the call another one.
+            # Run each ascent to its end: a changed token does not always change the call.
             settled=0.0,
         )
         attack(search)
@@ -181,12 +190,12 @@ class _CallsUnderAttack:
 
 
 def worse(one: Verdict, other: Verdict) -> Verdict:
-    """The worse of two verdicts: invalid before valid, and then not exact before exact."""
+    """Return the worse of two verdicts: invalid is worse than valid, and then not exact is worse than exact."""
     return min(one, other, key=lambda verdict: (verdict.failure is None, verdict.exact))
 
 
 def _joined(attacked: list[_CallsUnderAttack], examples: int) -> dict[str, Any]:
-    """Shares, their outcomes row by row, NLL and failures of all batches."""
+    """Join the batches: shares, their outcomes row by row, NLL and failures."""
     numbers: dict[str, Any] = {"outcomes": {}, "failures": {}}
     for name in attacked[0].verdicts:
         verdicts: list[Verdict] = [None] * examples
@@ -213,7 +222,7 @@ def _put(numbers: dict[str, Any], kind: str, name: str, value: Any) -> None:
 def _batches(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], settings: ToolCallSettings
 ) -> Iterator[tuple[list[dict[str, Any]], list[int], AgentBatch]]:
-    """Rows of about the same length, their numbers, and what the model reads of them."""
+    """Yield rows of about the same length, their numbers, and the encoded batch."""
     moved = settings.threat.perturbed_tokens
     for number, row in enumerate(rows):  # one by one, so that an error names the row
         read_batch(tokenizer, [row], moved, model.device, first=number, candidates=False)

@@ -1,4 +1,4 @@
-"""Tool calls: whether one fits the tools on offer, and whether it is an accepted one."""
+"""Judge tool calls: whether they fit the offered tools, and whether they are the accepted calls."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from referencing.exceptions import Unresolvable
 
 from ...training.data.tool_schema import no_constant, parsed
 
-# Why an answer is not valid, in the order in which it is looked for.
+# Reasons why an answer is not valid, in the order in which they are checked.
 FAILURES = {
-    "unfinished": "not over when its tokens were",
+    "unfinished": "longer than the limit",
     "no_call": "calls no tool",
-    "unparsable": "looks like a call that cannot be read",
+    "unparsable": "looks like a call, but cannot be parsed",
     "unknown_tool": "calls a tool that is not offered",
-    "schema": "arguments against the tool's schema",
+    "schema": "arguments do not match the tool's schema",
 }
-# Those for which no call could be read.
+# Reasons for which no call could be parsed.
 UNREADABLE = ("unfinished", "no_call", "unparsable")
 
 
@@ -32,35 +32,37 @@ class ToolCall(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What an answer calls; with a failure, a key of [`FAILURES`], nothing."""
+    """The calls in an answer, and a failure (a key of [`FAILURES`]) or None. With a failure, there are no calls."""
 
     calls: list[ToolCall]
     failure: str | None = None
 
 
 class Verdict(NamedTuple):
-    """Why an answer is not valid, a key of [`FAILURES`], or None if it is; and whether it is an accepted one."""
+    """Why an answer is not valid (a key of [`FAILURES`]), or None if it is valid; and whether it is exact."""
 
     failure: str | None
     exact: bool
 
 
 def tool_validators(row: dict[str, Any]) -> dict[str, Validator]:
-    """By the name of each tool of a row of [`read_rows`]: what tells whether arguments match its JSON Schema."""
+    """Return a JSON Schema validator of the arguments for each tool of a row of [`read_rows`], by name."""
     validators = {}
     for tool in row["tools"] or []:
         schema = tool["function"].get("parameters") or {}
-        # The empty registry keeps schemas from the data from having anything fetched.
+        # The empty registry makes sure that schemas from the data cannot load anything from the network.
         validators[tool["function"]["name"]] = validator_for(schema, Draft202012Validator)(schema, registry=Registry())
     return validators
 
 
 def judge(answer: Answer, row: dict[str, Any]) -> Verdict:
     """
-    Whether an answer to a row of [`read_rows`] is valid: it parses, and each of its calls names a tool on offer with
-    arguments that match the tool's JSON Schema; and whether it is exact ([`matches`]). The two do not depend on each
-    other: data exists whose accepted answers break its schemas. Where nothing is to be called, an answer that calls
-    nothing is both.
+    Return whether an answer to a row of [`read_rows`] is valid and whether it is exact.
+
+    An answer is valid if it can be parsed and each of its calls names an offered tool with arguments that match the
+    tool's JSON Schema. It is exact if its calls match the accepted ones ([`matches`]). An exact answer can be invalid,
+    because some data has accepted answers that break its schemas. If no call is expected, an answer without calls is
+    both.
     """
     nothing_expected = not row["accepted"]
     if answer.failure == "no_call" and nothing_expected:
@@ -71,22 +73,23 @@ def judge(answer: Answer, row: dict[str, Any]) -> Verdict:
 
 def matches(calls: list[ToolCall], accepted: list[dict[str, dict[str, list[Any]]]]) -> bool:
     """
-    Whether calls are the accepted ones, by the rules of the Berkeley Function Calling Leaderboard's AST checker:
+    Return whether calls match the accepted ones, by the rules of the AST checker of the Berkeley Function Calling
+    Leaderboard. Differences to this checker are in parentheses.
 
-    - As many calls as accepted ones, in any order. (A matching is sought among all; the checker takes the first that
-      fits.)
-    - The name is the accepted one. (No dots become underscores.)
-    - Every argument is among the accepted ones, with one of its accepted values; those that are not given have `""`
-      among their accepted values.
-    - Strings are equal but for case, spaces, the characters `,./-_*^`, and the kind of quotes. (In lists, at any depth;
-      the checker looks one level deep.)
-    - Numbers are equal as numbers, 5 and 5.0. (The checker refuses 5.0 where the schema says integer, which JSON Schema
-      does not.) Truth values are no numbers.
-    - Lists are equal element by element, in order; objects are compared as arguments are.
+    - There are as many calls as accepted ones, in any order. (All assignments are tried; the checker takes the first
+      call that fits.)
+    - The name equals the accepted name. (Dots are not replaced by underscores.)
+    - Every given argument is an accepted argument and has one of its accepted values. An accepted argument may be left
+      out only if `""` is one of its accepted values.
+    - Strings are compared without case, spaces, the characters `,./-_*^`, and the kind of quotes. (This also holds in
+      lists at any depth; the checker looks one level deep.)
+    - Numbers are compared by value: 5 equals 5.0. (The checker rejects 5.0 if the schema says integer; JSON Schema
+      accepts it.) Booleans are not numbers.
+    - Lists are compared element by element, in order. Objects are compared like arguments.
 
     Args:
-        accepted: One object for each call, `{name: {argument: [accepted values]}}`; in objects among the accepted
-            values, each key has the list of its accepted values again.
+        accepted: One object for each call, `{name: {argument: [accepted values]}}`. If an accepted value is an object,
+            each of its keys has a list of accepted values, too.
     """
     if len(calls) != len(accepted):
         return False
@@ -94,7 +97,7 @@ def matches(calls: list[ToolCall], accepted: list[dict[str, dict[str, list[Any]]
     taken: dict[int, int] = {}
 
     def place(call: int, seen: set[int]) -> bool:
-        """Give the call an accepted one, and those who must make room another one (augmenting paths)."""
+        """Assign an accepted call to the call, and reassign other calls if needed (augmenting paths)."""
         for i in fitting[call]:
             if i not in seen:
                 seen.add(i)
@@ -107,7 +110,7 @@ def matches(calls: list[ToolCall], accepted: list[dict[str, dict[str, list[Any]]
 
 
 def as_accepted(calls: list[ToolCall]) -> list[dict[str, dict[str, list[Any]]]]:
-    """These calls, and no others, in the form of accepted ones. (An argument `""` may be left out.)"""
+    """Return these calls in the format of accepted calls. (An argument with the value `""` may be left out.)"""
 
     def only(value: Any) -> Any:
         if isinstance(value, dict):
@@ -119,29 +122,29 @@ def as_accepted(calls: list[ToolCall]) -> list[dict[str, dict[str, list[Any]]]]:
 
 def read_call(value: Any) -> ToolCall:
     """
-    A call from JSON: `name`, and `arguments` or `parameters` (an object, its JSON text, or nothing), perhaps within
-    `function`.
+    Read a call from a JSON value: `name`, and `arguments` or `parameters` (an object, its JSON text, or nothing),
+    optionally inside `function`.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: if the value has another form.
     """
     value = value.get("function", value) if isinstance(value, dict) else value
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f"{short(value)} is no call: it needs a `name`")
+        raise ValueError(f"{short(value)} is not a tool call: it needs a `name`")
     arguments = value.get("arguments", value.get("parameters"))
     arguments = {} if arguments is None else arguments
     arguments = parsed("the arguments", arguments) if isinstance(arguments, str) else arguments
     if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of {value['name']!r} are no object: {short(arguments)}")
+        raise ValueError(f"the arguments of {value['name']!r} must be an object; got {short(arguments)}")
     return ToolCall(value["name"], arguments)
 
 
-# Without Python's own NaN and Infinity.
+# This decoder rejects NaN and Infinity, which are not valid JSON.
 JSON = json.JSONDecoder(parse_constant=no_constant)
 
 
 def standardized(text: str) -> str:
-    """A string as [`matches`] compares it."""
+    """Return a string in the form in which [`matches`] compares it."""
     return re.sub(r"[ ,./\-_*^]", "", text).lower().replace("'", '"')
 
 
@@ -154,7 +157,7 @@ def _misfit(calls: list[ToolCall], validators: dict[str, Validator]) -> str | No
                 return "schema"
         except Unresolvable as error:
             raise ValueError(
-                f"The schema of the tool {call.name!r} refers to what it does not contain: {error}"
+                f"The schema of the tool {call.name!r} refers to a definition that it does not contain: {error}"
             ) from error
     return None
 
@@ -186,6 +189,6 @@ def _value_matches(given: Any, accepted: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """A value as an error shows it."""
+    """Return a value as short text for error messages."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""From the tokens of an answer to the tool calls in it, in the format of the model's chat template."""
+"""Parse the tool calls in the tokens of an answer, in the format of the model's chat template."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PYTHON = "<|python_tag|>"
 
 class AnswerParser:
     """
-    Reads calls as the tokenizer's response template says (`response_template`, its own or the one that TRL knows for its
-    chat template), with TRL's `parse_response`; for other tokenizers as [`parse_text`] does.
+    Parser of answers. It uses TRL's `parse_response` if there is a `response_template`: the tokenizer's own, or the
+    one that TRL has for its chat template. For other tokenizers, it uses [`parse_text`].
 
     Args:
-        tokenizer: Left as it is.
+        tokenizer: The tokenizer; it is not changed.
         ends: The tokens that end an answer.
     """
 
@@ -34,17 +34,19 @@ class AnswerParser:
             with contextlib.suppress(ValueError):  # a template that TRL does not know
                 add_response_schema(self.tokenizer)
         self.template = getattr(self.tokenizer, "response_template", None)
-        # JSON says itself what is a number; with the tools, TRL would turn the text "7" into one, too.
+        # JSON marks numbers itself. If TRL were given the tools, it would also turn the text "7" into a number.
         self.typed = (
             self.template is not None and self.template["fields"].get("tool_calls", {}).get("content") == "json"
         )
 
     def __call__(self, tokens: list[int], prompt: list[int], tools: list[dict[str, Any]] | None) -> Answer:
         """
+        Parse an answer.
+
         Args:
-            tokens: The answer, with the token that ends it.
-            prompt: The tokens before, with which a template may begin the answer.
-            tools: On offer; only templates that write arguments without their types need them.
+            tokens: The answer, including its end token.
+            prompt: The tokens before the answer. Some templates put the beginning of the answer there.
+            tools: The offered tools. Only templates that write arguments without types need them.
         """
         if self.template is None:
             said = tokens[:-1] if tokens and tokens[-1] in self.ends else tokens
@@ -59,10 +61,12 @@ class AnswerParser:
 
 def parse_text(text: str) -> Answer:
     """
-    The calls in an answer: those of Qwen and Hermes, `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, among
-    other text; those of Mistral, `[TOOL_CALLS] [{...}, ...]`, after other text; those of Llama 3, `{"name": ...,
-    "parameters": {...}}`, and lists of them, as the whole answer, perhaps after `<|python_tag|>`. What is thought
-    before `</think>` is no part of the answer.
+    Parse the calls in the text of an answer. Text before `</think>` is not part of the answer. Supported formats:
+
+    - Qwen and Hermes: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, anywhere in the text.
+    - Mistral: `[TOOL_CALLS] [{...}, ...]`, after other text.
+    - Llama 3: `{"name": ..., "parameters": {...}}`, or a list of such objects, as the whole answer, optionally after
+      `<|python_tag|>`.
     """
     text = text.rpartition("</think>")[2].strip()
     try:
@@ -85,7 +89,7 @@ def _why_none(text: str) -> str:
 
 
 def _tagged(text: str) -> Iterator[Any]:
-    """What stands in each `<tool_call>`; the tag may be left open at the end of the answer."""
+    """Yield the content of each `<tool_call>`. The last tag may be open at the end of the answer."""
     while (start := text.find(_OPEN)) >= 0:
         text = text[start + len(_OPEN) :].lstrip()
         value, end = JSON.raw_decode(text)
@@ -96,7 +100,7 @@ def _tagged(text: str) -> Iterator[Any]:
 
 
 def _values(text: str) -> list[Any]:
-    """JSON values one after the other, between spaces, commas or semicolons."""
+    """Return JSON values that are separated by spaces, commas or semicolons."""
     values, text = [], text.strip()
     while text:
         value, end = JSON.raw_decode(text)

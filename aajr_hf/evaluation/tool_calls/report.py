@@ -1,4 +1,4 @@
-"""Results of [`evaluate_tool_calls`] of several agents as a terminal table, plain sentences, JSON, a plot and one web page."""
+"""Report results of [`evaluate_tool_calls`] as terminal tables, sentences, JSON, a plot and a web page."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _PANELS = {f"{kind} calls": fields for kind, fields in _KINDS.items()}
 
 
 def tool_call_tables(results: ToolCallResults) -> list[RenderableType]:
-    """Per run the percentages of valid and exact answers and their NLL, the attacks, and why answers were not valid."""
-    failures = text_table(*_failure_cells(results), "Answers that are not valid, by reason")
+    """Return tables of valid and exact answers and their NLL, of the attacks, and of the reasons of invalid answers."""
+    failures = text_table(*_failure_cells(results), "Invalid answers by reason")
     table = text_table(*_cells(results), left=2)
     tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results), failures]
     return [Group(table, "") for table in tables]
@@ -48,16 +48,16 @@ def tool_call_tables(results: ToolCallResults) -> list[RenderableType]:
 
 def _notes(results: ToolCallResults) -> list[str]:
     return [
-        "Answers in percent [95 % interval]. NLL: of the reference answer, in nats per token.",
-        f"worst Nx: what no attack breaks within N times the training epsilon, {results['train_epsilon']:g}.",
+        "Answers in percent [95 % interval]. NLL: negative log-likelihood of the reference answer, nats per token.",
+        f"worst Nx: not broken by any attack within N times the training epsilon, {results['train_epsilon']:g}.",
         threat_model_line(results),
     ]
 
 
 def tool_call_sentences(results: ToolCallResults) -> list[str]:
     """
-    Whether the answers under attack can be trusted, how far each run falls at the training radius, which withstands best, and
-    what no run could reach.
+    Return the sentences, in this order: whether the results under attack can be trusted; the drop of each run at the
+    training radius; the most robust run; limits from the reference answers.
     """
     check_tool_call_results(results)
     runs, top = results["runs"], headline(results)
@@ -72,9 +72,9 @@ def tool_call_sentences(results: ToolCallResults) -> list[str]:
     for name, run in runs.items():
         if min(run["reference_valid"], run["reference_exact"]) < 100:
             sentences.append(
-                f"{name}: the reference answers themselves, as its chat template renders them, are "
-                f"{percent_text(run['reference_valid'])}% valid and {percent_text(run['reference_exact'])}% exact: rows "
-                "whose accepted answers break their schemas, or that the template cannot render."
+                f"{name}: the reference answers, rendered by its chat template, are only "
+                f"{percent_text(run['reference_valid'])}% valid and {percent_text(run['reference_exact'])}% exact: some "
+                "accepted answers break their schemas, or the template cannot render them."
             )
     return sentences
 
@@ -100,8 +100,10 @@ def _most_robust(runs: dict[str, ToolCallRun], top: str) -> str:
 
 def check_tool_call_results(results: ToolCallResults) -> None:
     """
+    Check that a report can show the results.
+
     Raises:
-        ValueError: if they are of another version or kind, or a number is absent or not finite; names the run and the field.
+        ValueError: if the version or kind is wrong, or a number is missing or not finite; names the run and the field.
     """
     check_measurement(results, "tool_calls")
     radii = multiples(results)
@@ -143,7 +145,7 @@ def write_tool_call_report(results: ToolCallResults, folder: Path) -> None:
 
 
 def _cells(results: ToolCallResults) -> tuple[list[str], list[list[str]]]:
-    """Headers, and two rows a run: valid calls, and exact ones with the NLL that belongs to both."""
+    """Return headers, and two rows per run: valid calls with the NLL of both rows, and exact calls."""
     radii = multiples(results)
     headers = ["run", "calls", "nominal\n% [95 %]", *(f"worst {times(m)}\n% [95 %]" for m in radii)]
     rows = []
@@ -151,14 +153,14 @@ def _cells(results: ToolCallResults) -> tuple[list[str], list[list[str]]]:
         nlls = [number_text(run["nominal_nll"]), number_text(run["worst_case_nll"][radii[-1]])]
         for kind, (nominal, worst) in _KINDS.items():
             shares = [share_text(run, nominal), *(share_text(run, worst, m) for m in radii)]
-            # The second row has its run's name and NLL above it.
+            # The row above already shows the name and the NLL of the run.
             first = kind == "valid"
             rows.append([name if first else "", kind, *shares, *(nlls if first else ["", ""])])
     return [*headers, "nom.\nNLL", f"NLL\n{times(radii[-1])}"], rows
 
 
 def _failure_cells(results: ToolCallResults) -> tuple[list[str], list[list[str]]]:
-    """Per run and radius, how many answers were not valid for each reason."""
+    """Return the number of invalid answers for each reason, by run and radius."""
     names = [reason.replace("_", " ") for reason in FAILURES]
     rows = [
         [name, m if m == "nominal" else f"worst {times(m)}", *(str(run["failures"][m][reason]) for reason in FAILURES)]

@@ -1,4 +1,4 @@
-"""Rows that ask an agent to call tools, as an evaluation reads them."""
+"""Read and check the rows of an evaluation on tool calls."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from .judge import ToolCall, as_accepted, read_call, short
 
 def read_rows(rows: list[dict[str, Any]], numbers: Sequence[int] | None = None) -> list[dict[str, Any]]:
     """
-    Rows with `prompt` and `completion`, or `messages`, and `tools` and perhaps `accepted`, each of them or its JSON text, as
-    rows of `prompt`, `completion` (of `messages`, the last turn that calls a tool), `tools` and `accepted` that are Python
-    objects: `tools` a list or None, the arguments of calls objects, messages without null fields. Where nothing is said
-    about what is accepted, it is the completion's own calls.
+    Read rows and convert their columns to Python objects.
 
     Args:
-        numbers: By which errors name the rows; None for their places in the list.
+        rows: Rows with `prompt` and `completion`, or `messages`; `tools`; and optionally `accepted`. Each column is a
+            Python object or its JSON text.
+        numbers: Row numbers for error messages; None for the positions in the list.
+
+    Returns:
+        Rows with `prompt`, `completion` (with `messages`, the last turn that calls a tool), `tools` (a list or None)
+        and `accepted` (default: the completion's own calls). The arguments of calls are objects, and messages have no
+        null fields.
 
     Raises:
-        ValueError: for no rows, and for the first row that cannot be used; names its number, the column and what is wrong.
+        ValueError: if there are no rows, or a row cannot be used; names the row, the column and the problem.
     """
     if not rows:
-        raise ValueError("There is no row to evaluate: give data that has some.")
+        raise ValueError("There are no rows to evaluate: give data with at least one row.")
     read = []
     for number, row in zip(numbers or range(len(rows)), rows, strict=True):
         try:
@@ -36,14 +40,14 @@ def read_rows(rows: list[dict[str, Any]], numbers: Sequence[int] | None = None) 
             raise ValueError(f"Row {number}: {str(error).removesuffix('.')}.") from error
     if not any(reference_calls(row["completion"]) for row in read):
         raise ValueError(
-            "No row calls a tool: give data whose messages have `tool_calls`, beside a column `tools`; calls written in a "
-            "message's text are not read, as nothing says which tools they are of."
+            "No row calls a tool: give data with a column `tools` and messages with `tool_calls`; calls in the text of "
+            "a message are not read, because it is unknown which tools they call."
         )
     return read
 
 
 def reference_calls(completion: list[dict[str, Any]]) -> list[ToolCall]:
-    """The calls of a completion of [`read_rows`]."""
+    """Return the calls in a completion of [`read_rows`]."""
     return [read_call(call) for message in completion for call in message.get("tool_calls", [])]
 
 
@@ -53,7 +57,7 @@ def _read_row(row: dict[str, Any]) -> dict[str, Any]:
     else:
         prompt, completion = (_messages(name, row.get(name)) for name in ("prompt", "completion"))
     tools = as_tools(row.get("tools"))
-    offered_tools(tools)  # each has a name
+    offered_tools(tools)  # checks that each tool has a name
     tools = [{"type": "function", "function": tool.get("function", tool)} for tool in tools or []]
     _check_schemas(tools)
     accepted = row.get("accepted")
@@ -62,7 +66,7 @@ def _read_row(row: dict[str, Any]) -> dict[str, Any]:
         accepted = as_accepted(reference_calls(completion))
     elif not _are_accepted(accepted):
         raise ValueError(f"`accepted` must be a list of {{name: {{argument: [values]}}}}; got {short(accepted)}")
-    # No list at all where there is none: some templates announce an empty one.
+    # Use None instead of an empty list, because some templates announce even an empty list of tools.
     return {"prompt": prompt, "completion": completion, "tools": tools or None, "accepted": accepted}
 
 
@@ -73,11 +77,11 @@ def _messages(name: str, value: Any) -> list[dict[str, Any]]:
 
 
 def _last_calls(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What precedes the last turn of the assistant that calls a tool (where none does, the last at all), and that turn."""
+    """Return the messages before the assistant's last turn with a call (or its last turn), and that turn."""
     turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     last = max((number for number in turns if "tool_calls" in messages[number]), default=max(turns, default=0))
     if not turns or last == 0:
-        raise ValueError("`messages` has no turn of the assistant after another message")
+        raise ValueError("`messages` must have an assistant turn after another message")
     return messages[:last], [messages[last]]
 
 
@@ -85,13 +89,15 @@ def _check_schemas(tools: list[dict[str, Any]]) -> None:
     for tool in tools:
         name, schema = tool["function"]["name"], tool["function"].get("parameters") or {}
         if isinstance(schema, dict) and not isinstance(schema.get("$schema", ""), str):
-            raise ValueError(f"`tools`: the parameters of {name!r} are no JSON Schema: `$schema` must be a text")
+            raise ValueError(
+                f"`tools`: the parameters of {name!r} are not a valid JSON Schema: `$schema` must be a string"
+            )
         try:
             validator_for(schema, Draft202012Validator).check_schema(schema)
         except SchemaError as error:
-            path = "/".join(map(str, error.absolute_path)) or "its top"
+            path = "/".join(map(str, error.absolute_path)) or "its top level"
             raise ValueError(
-                f"`tools`: the parameters of {name!r} are no JSON Schema: at {path}, {error.message}"
+                f"`tools`: the parameters of {name!r} are not a valid JSON Schema: at {path}, {error.message}"
             ) from error
 
 
@@ -113,8 +119,8 @@ def _are_accepted(value: Any) -> bool:
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
     """
-    Without the nulls that a table has where a message lacks a field, and that templates take for the field; the
-    arguments of its calls as objects, which templates write as JSON.
+    Remove null fields from a message, and convert the arguments of its calls to objects. Tables store missing fields
+    as nulls, which templates would take for values. Templates write objects as JSON.
     """
     message = {key: value for key, value in message.items() if value is not None or key == "content"}
     if calls := [read_call(call) for call in message.pop("tool_calls", [])]:

@@ -33,11 +33,13 @@ def test_the_world_is_the_one_that_agents_were_made_for(agents):
 
 
 def test_agents_of_another_world_are_refused(agents):
-    with pytest.raises(UserError, match="run was trained for the world hide_and_seek, `--env` is commons"):
+    with pytest.raises(UserError, match="run was trained for the world hide_and_seek, but `--env` is commons"):
         world_for([agents["run"]], "commons")
-    with pytest.raises(UserError, match="run was trained for the world hide_and_seek, that of .*base is commons"):
+    with pytest.raises(
+        UserError, match="run was trained for the world hide_and_seek, but the world of .*base is commons"
+    ):
         world_for([agents["base"], agents["run"]], None)
-    with pytest.raises(UserError, match="`--env`: there is no world 'atlantis': choose one of congestion"):
+    with pytest.raises(UserError, match="`--env` must be one of congestion, .*; got 'atlantis'"):
         world_for([], "atlantis")
 
 
@@ -61,4 +63,4 @@ def test_a_recipe_of_another_world_than_its_model_is_refused(agents, tmp_path, c
     assert error.count("\n") == 1 and "`environment` is congestion" in error and "world commons" in error
     assert not (tmp_path / "out").exists()
     assert main(["evaluate", agents["base"], "--env", "atlantis"]) == 2
-    assert "no world 'atlantis'" in capsys.readouterr().err
+    assert "got 'atlantis'" in capsys.readouterr().err

@@ -70,8 +70,8 @@ def test_one_flag_swaps_the_adapter(agent, tmp_path, capsys, flags, fields, prin
         (["--adapter", "lora", "--adapter_rank", "100000"], "`adapter_rank` must be from 1 to"),
         (["--adapter", "lora", "--adapter_options", '{"target_modules": ["query"]}'], "it has down_proj"),
         (["--adapter", "lora", "--adapter_options", "{"], "adapter_options"),
-        (["--adapter", "lora", "--use_peft", "true"], "either `adapter` or TRL's `use_peft`"),
-        (["--lora_r", "4"], "`lora_r` is TRL's and needs `use_peft`"),
+        (["--adapter", "lora", "--use_peft", "true"], "`adapter` and TRL's `use_peft` are both set"),
+        (["--lora_r", "4"], "`lora_r` belongs to TRL and needs `use_peft`"),
         (["--load_in_4bit", "true"], "`load_in_4bit` needs bitsandbytes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -132,7 +132,7 @@ def test_nothing_is_written_where_something_is_missing(arguments, message, tmp_p
 def test_a_merged_model_is_not_overwritten(agent, tmp_path, capsys):
     adapter = tmp_path / "lora"
     assert train(agent, adapter, "--adapter", "lora", "--adapter_rank", "2") == 0
-    assert "exists already" in fails(capsys, "merge", str(adapter), str(tmp_path))
+    assert "already exists" in fails(capsys, "merge", str(adapter), str(tmp_path))
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_an_interrupted_run_is_refused_even_if_it_was_measured(runs, evaluation,
     shutil.copytree(runs["sft"], half)
     (half / "checkpoint-is-incomplete.txt").write_text("")
     for flags in (QUICK, ["--evaluation", evaluation]):
-        assert "not written to its end" in refused("compare", runs["base"], half, *flags)
+        assert "is incomplete" in refused("compare", runs["base"], half, *flags)
 
 
 def test_a_folder_without_weights_is_refused(runs, evaluation, tmp_path, refused):
@@ -145,14 +145,14 @@ def test_an_evaluation_of_another_version_is_refused(version, words, runs, evalu
             del run["trust"], run["outcomes"], run["intervals"]
     file.write_text(json.dumps(results))
     message = refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation)
-    assert str(file) in message and words in message and "evaluate the runs anew with `aajr evaluate`" in message
+    assert str(file) in message and words in message and "evaluate the runs again with `aajr evaluate`" in message
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"kind": "tool_calls"}, "is of tool calls: give one of a world, made without `--dataset_name`"),
-        ({"kind": "comparison"}, "of kind 'comparison', and 'robustness' is asked for"),
+        ({"kind": "tool_calls"}, "is about tool calls: give an evaluation in a world, made without `--dataset_name`"),
+        ({"kind": "comparison"}, "of kind 'comparison', but 'robustness' is needed"),
         ({"kind": "weather"}, "of kind 'weather', but this release reads only robustness"),
         ({"kind": None, "runs": 3}, "not results of `aajr evaluate`"),
     ],
@@ -175,7 +175,7 @@ def test_an_evaluation_that_does_not_say_its_kind_yet_is_read(runs, evaluation, 
     for run in results["runs"].values():
         run["nominal_valid"] = 90.0
     (evaluation / "results.json").write_text(json.dumps(results))
-    assert "is of tool calls" in refused("compare", *named, "--evaluation", evaluation)
+    assert "is about tool calls" in refused("compare", *named, "--evaluation", evaluation)
 
 
 @pytest.mark.slow

@@ -128,22 +128,25 @@ def test_names_and_paths_are_no_markup(agent, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--attacks", "fgsm"], f"`--attacks`: there is no attack 'fgsm': choose of {', '.join([*ATTACKS, 'token'])}"),
-        (["--attacks", "nll", "folder"], "there is no attack 'folder': choose of"),
-        (["--attacks", "token"], "`--attacks`: token alone says nothing of radii: add another one, such as warm_nll"),
-        (["--attacks", "transferred", "from_others"], "`--attacks`: transferred, from_others alone says nothing"),
+        (["--attacks", "fgsm"], f"`--attacks`: unknown attack 'fgsm': choose from {', '.join([*ATTACKS, 'token'])}"),
+        (["--attacks", "nll", "folder"], "unknown attack 'folder': choose from"),
+        (
+            ["--attacks", "token"],
+            "`--attacks`: token cannot be used alone: add an attack within the radii, such as warm_nll",
+        ),
+        (["--attacks", "transferred", "from_others"], "`--attacks`: transferred, from_others cannot be used alone"),
         (
             ["--attacks", "nll", "transferred"],
-            "`--attacks`: transferred tries what was found on other models, and there is none: evaluate several agents, or "
-            "give `--transfer_from` or `--surrogate`",
+            "`--attacks`: transferred needs perturbations found on other models, and there are none: evaluate several agents, "
+            "or give `--transfer_from` or `--surrogate`",
         ),
-        (["--attacks", "nll", "--transfer_from", "x"], "`--transfer_from` changes nothing without an attack of"),
-        (["--attacks", "nll", "--surrogate"], "`--surrogate` changes nothing without an attack of"),
+        (["--attacks", "nll", "--transfer_from", "x"], "`--transfer_from` has no effect without one of the attacks"),
+        (["--attacks", "nll", "--surrogate"], "`--surrogate` has no effect without one of the attacks"),
         (["--attacks", "nll", "token", "--token_trials", "0"], "`--token_trials` must be at least 1"),
         (["--attack_steps", "0"], "`--attack_steps` must be at least 1; got 0"),
         (["--attack_restarts", "0"], "`--attack_restarts` must be at least 1; got 0"),
         (["--sanity"], "unrecognized arguments: --sanity"),
-        (["--epsilon", "0"], "`--epsilon` must be above 0: it is the unit of the radii"),
+        (["--epsilon", "0"], "`--epsilon` must be above 0, because it is the unit of the attack radii"),
         (["--epsilon", "inf"], "`--epsilon` must be a finite number of at least 0; got inf"),
         (["--epsilon", "nan"], "`--epsilon` must be a finite number of at least 0; got nan"),
         (["--epsilon_mode", "wide"], "argument --epsilon_mode: invalid choice: 'wide'"),
@@ -166,7 +169,7 @@ def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_writt
     other, report = untrained(tmp_path / "other", "hide_and_seek"), tmp_path / "report"
     wide = untrained(tmp_path / "wide", "congestion", width=64)
     output = ["--surrogate", "--output", str(report)]
-    for source, reason in ((other, "its tokenizer splits the prompts into other tokens"), (wide, "64 numbers")):
+    for source, reason in ((other, "give different tokens for the prompts"), (wide, "width 64")):
         # Several sources: the one that does not fit is named.
         good = str(shutil.copytree(agent, tmp_path / "good", dirs_exist_ok=True))
         message = fails(capsys, "evaluate", f"mine={agent}", "--transfer_from", good, source, *output)
@@ -174,9 +177,11 @@ def test_a_model_that_nothing_transfers_from_is_refused_before_anything_is_writt
     message = fails(capsys, "evaluate", str(agent), "--transfer_from", str(tmp_path / "gone"), *output)
     assert message.startswith("error: `--transfer_from`: There is no folder") and "gone" in message
     message = fails(capsys, "evaluate", str(agent), "--transfer_from", f"{agent}/", *output)
-    assert f"`--transfer_from`: {agent}/ is evaluated already" in message
+    assert f"`--transfer_from`: {agent}/ is one of the agents" in message
     message = fails(capsys, "evaluate", f"{wide}={agent}", "--transfer_from", wide, *output[1:])
-    assert f"`--transfer_from`: an agent is named {wide}, too: give it a name, as in NAME=MODEL" in message
+    assert (
+        f"`--transfer_from`: an agent is also named {wide}: give the agent another name, as in NAME=MODEL" in message
+    )
     assert not report.exists()
 
 
@@ -191,7 +196,7 @@ def test_agents_with_other_tokens_are_measured_apart_and_a_note_says_so(agent, t
     assert "transferred" not in runs["two"]["attacks"] and "from_others" in runs["one"]["attacks"]
     notes = [line for line in printed.splitlines() if line.startswith("note: ")]
     assert [note.partition(":")[2].partition(" are")[0] for note in notes] == [" one and two", " two and three"]
-    assert all("its tokenizer splits the prompts into other tokens" in note for note in notes)
+    assert all("give different tokens for the prompts" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", ["/nonexistent/x", "./x", "~nobody/x", "../gone", ""])
@@ -215,7 +220,7 @@ def test_what_is_not_on_the_hub_is_said_not_to_be_here_either(tmp_path, monkeypa
     for loader in (AutoModelForCausalLM, AutoTokenizer):
         monkeypatch.setattr(loader, "from_pretrained", fail)
     for name in ("nowhere", "missing/folder"):
-        message = f"{name} cannot be loaded (there is no such folder here, either): no network"
+        message = f"{name} cannot be loaded (and no such folder exists here): no network"
         assert message in refused("evaluate", name)
     # A name of the Hub, too, but nearer.
     assert "There is no folder 'here/x'" in refused("evaluate", "here/x")
@@ -244,7 +249,7 @@ def unmeasured(monkeypatch):
 def test_damaged_results_of_a_training_are_found_before_measuring(content, agent, copied, unmeasured, refused):
     (copied / "train_results.json").write_text(content)
     for command in (["evaluate"], ["evaluate", "--surrogate"], ["compare", agent]):
-        assert "copied/train_results.json holds no results of a training" in refused(*command, copied)
+        assert "copied/train_results.json does not contain valid training results" in refused(*command, copied)
 
 
 def test_a_budget_that_is_none_is_found_before_measuring(agent, copied, unmeasured, refused):
@@ -438,7 +443,7 @@ def test_a_surrogate_that_is_not_finished_is_not_there(error, agent, tmp_path, b
         assert main(asked) == {KeyboardInterrupt: 130, FloatingPointError: 1, ValueError: 2}[error]
         assert "Traceback" not in (printed := capsys.readouterr().err)
         if error is FloatingPointError:
-            assert "The surrogate of mine diverges while it is trained: leave `--surrogate` out." in printed
+            assert "the training of the surrogate of mine diverges: leave `--surrogate` out." in printed
         assert not list(tmp_path.iterdir())
         # What was there before stays.
         old = Path("new/report/surrogates/mine")
@@ -456,7 +461,7 @@ def test_a_surrogate_replaces_no_model_and_stays_in_its_folder(agent, tmp_path, 
     assert "`--surrogate` would replace" in refused("evaluate", place, *asked)
     assert "`--surrogate` would replace" in refused("evaluate", f"mine={agent}", "--transfer_from", place, *asked)
     for name in ("../mine", "a/b", "..", ""):
-        assert f"`--surrogate`: {name!r} cannot be a folder's name" in refused("evaluate", f"{name}={agent}", *asked)
+        assert f"`--surrogate`: {name!r} is not a valid folder name" in refused("evaluate", f"{name}={agent}", *asked)
 
 
 def test_ctrl_c_while_measuring_leaves_nothing(agent, tmp_path, monkeypatch, capsys):

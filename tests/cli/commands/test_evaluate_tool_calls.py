@@ -101,24 +101,27 @@ def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset_format", "bfcl"], "`--dataset_format` is for tool calls: give `--dataset_name`, too."),
-        (["--max_new_tokens", "9"], "`--max_new_tokens` is for tool calls"),
-        (["--dataset_name", "x.jsonl", "--env", "commons"], "`--env` is for worlds"),
-        (["--dataset_name", "x.jsonl", "--surrogate"], "`--surrogate` is for worlds"),
-        (["--dataset_name", "x.jsonl", "--transfer_from", "y"], "`--transfer_from` is for worlds"),
-        (["--dataset_name", "x.jsonl", "--token_trials", "3"], "`--token_trials` is for worlds"),
-        (["--dataset_name", "x.jsonl", "--budget", "3"], "`--budget` is for worlds"),
-        (["--dataset_name", "x.jsonl", "--attacks", "fgsm"], "`--attacks`: there is no attack 'fgsm'"),
+        (["--dataset_format", "bfcl"], "`--dataset_format` is only for tool calls: give `--dataset_name`, too."),
+        (["--max_new_tokens", "9"], "`--max_new_tokens` is only for tool calls"),
+        (["--dataset_name", "x.jsonl", "--env", "commons"], "`--env` is only for worlds"),
+        (["--dataset_name", "x.jsonl", "--surrogate"], "`--surrogate` is only for worlds"),
+        (["--dataset_name", "x.jsonl", "--transfer_from", "y"], "`--transfer_from` is only for worlds"),
+        (["--dataset_name", "x.jsonl", "--token_trials", "3"], "`--token_trials` is only for worlds"),
+        (["--dataset_name", "x.jsonl", "--budget", "3"], "`--budget` is only for worlds"),
+        (["--dataset_name", "x.jsonl", "--attacks", "fgsm"], "`--attacks`: unknown attack 'fgsm'"),
         *(
-            (["--dataset_name", "x.jsonl", "--attacks", "nll", name], f"choose of {', '.join(ON_CALLS)}; got {name}.")
+            (
+                ["--dataset_name", "x.jsonl", "--attacks", "nll", name],
+                f"must be from {', '.join(ON_CALLS)}; got {name}.",
+            )
             for name in ("cost", "transferred", "from_others", "token")
         ),
         (["--dataset_name", "x.jsonl", "--epsilon", "0"], "`--epsilon` must be above 0"),
         (["--dataset_name", "x.jsonl", "--max_new_tokens", "0"], "`--max_new_tokens` must be at least 1; got 0"),
         (["--dataset_name", "x.jsonl", "--batch_size", "0"], "`--batch_size` must be at least 1; got 0"),
         (["--dataset_name", "x.jsonl"], "`dataset_name`: there is no file or folder x.jsonl"),
-        (["--skip_invalid_rows"], "`--skip_invalid_rows` is for tool calls"),
-        (["--dataset_config", "part"], "`--dataset_config` is for tool calls"),
+        (["--skip_invalid_rows"], "`--skip_invalid_rows` is only for tool calls"),
+        (["--dataset_config", "part"], "`--dataset_config` is only for tool calls"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -140,13 +143,13 @@ def test_a_row_that_cannot_be_used_is_named_before_a_model_is_loaded(data, tmp_p
 
 def test_parameters_that_are_no_schema_are_named(tmp_path, capsys):
     for number, (parameters, words) in enumerate(
-        (({"$schema": ["a"]}, "`$schema` must be a text"), ({"type": 1}, "at type"))
+        (({"$schema": ["a"]}, "`$schema` must be a string"), ({"type": 1}, "at type"))
     ):
         data = tmp_path / f"{number}.jsonl"
         tools = [{"type": "function", "function": {"name": "dim", "parameters": parameters}}]
         data.write_text(json.dumps(ROWS[0] | {"tools": json.dumps(tools)}) + "\n")
         message = fails(capsys, "evaluate", "nowhere", "--dataset_name", str(data))
-        assert "Row 0: `tools`: the parameters of 'dim' are no JSON Schema" in message and words in message
+        assert "Row 0: `tools`: the parameters of 'dim' are not a valid JSON Schema" in message and words in message
 
 
 def test_a_part_of_a_dataset_is_asked_for_by_its_name(data, capsys):
@@ -157,7 +160,7 @@ def test_a_part_of_a_dataset_is_asked_for_by_its_name(data, capsys):
 def test_an_agent_that_calls_no_tools_is_refused_and_nothing_is_written(agent, data, tmp_path, capsys):
     report = tmp_path / "report"
     message = fails(capsys, "evaluate", f"base={agent}", "--dataset_name", str(data), "--output", str(report))
-    assert "error: base: of no answer, as the chat template renders it" in message and not report.exists()
+    assert "error: base: the calls that the chat template renders cannot be parsed" in message and not report.exists()
 
 
 @pytest.mark.slow

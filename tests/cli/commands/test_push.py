@@ -238,7 +238,7 @@ def test_push_repeats_until_it_is_done(worker, adapter, fault, waits):
     worker.hub.faults.append(Fault(**vars(fault)))
     done = worker.run(["push", adapter, "tester/late"])
     assert done.status == 0, done.err
-    assert "Not done yet" in done.err and waits <= set(done.slept)
+    assert "The upload is not complete" in done.err and waits <= set(done.slept)
     assert done.out.strip().endswith(f"Pushed {adapter} to {worker.hub.url}/tester/late")
     assert logits(worker, "tester/late") == logits(worker, adapter)
 
@@ -247,7 +247,7 @@ def test_push_repeats_until_it_is_done(worker, adapter, fault, waits):
 def test_push_ends_where_waiting_does_not_help(worker, adapter, status):
     worker.hub.faults.append(Fault("POST", "/commit/", status))
     done = worker.run(["push", adapter, "tester/never"])
-    assert done.status == 2 and done.err.strip().splitlines()[-1].startswith("error: The Hub refuses: ")
+    assert done.status == 2 and done.err.strip().splitlines()[-1].startswith("error: The Hub rejects the upload: ")
     assert str(status) in done.err and not [s for s in done.slept if s >= 1]
 
 
@@ -258,10 +258,10 @@ def test_a_card_of_ones_own_and_numbers_of_others(worker, agent, adapter, tmp_pa
     small = ["--examples", "4", "--attack_steps", "1", "--attack_restarts", "1", "--output", tmp_path / "report"]
     assert worker.run(["evaluate", agent, *small]).status == 0
     done = worker.run(["push", mine, "tester/mine", "--evaluation", tmp_path / "report"])
-    assert done.status == 2 and "is none of those in" in done.err
+    assert done.status == 2 and "has no results of the agent in" in done.err
     (mine / "README.md").write_text("# Mine\n")
     done = worker.run(["push", mine, "tester/mine"])
-    assert done.status == 0 and "pushed as it is" in done.err
+    assert done.status == 0 and "uploaded unchanged" in done.err
     assert worker.hub.repos["tester/mine"].files["README.md"] == b"# Mine\n"
     (mine / "README.md").unlink()
     (mine / "recipe.yaml").write_text("[]")

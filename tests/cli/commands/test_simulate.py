@@ -41,7 +41,7 @@ def test_one_line_an_episode_and_a_table(simulate, capsys):
     assert all(asked.items() <= record.items() and "transcript" not in record for record in records)
     printed = capsys.readouterr().out
     assert "survival_time" in printed and "2.000 to 2.000" in printed
-    assert "24 agent-steps in" in printed and "Episodes: outputs/simulation/episodes.jsonl" in printed
+    assert "24 agent steps in" in printed and "Episodes: outputs/simulation/episodes.jsonl" in printed
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_a_picture_that_cannot_be_drawn_loses_no_episode(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--env", "mars"], "`--env`: there is no world 'mars'"),
+        (["--env", "mars"], "`--env` must be one of congestion, commons, hide_and_seek; got 'mars'"),
         (["--shock", "flood", "--magnitude", "1"], "`--shock` must be one of demand_spike"),
         (
             ["--shock", "bad_season", "--magnitude", "1", "--env", "congestion"],
@@ -180,9 +180,9 @@ def test_a_picture_that_cannot_be_drawn_loses_no_episode(tmp_path, monkeypatch, 
         # They need other models.
         (["--attack", "from_others"], "argument --attack: invalid choice: 'from_others'"),
         (["--attack", "transferred"], "argument --attack: invalid choice: 'transferred'"),
-        (["--attack", "nll"], "`--attack` moves the embeddings of a model"),
+        (["--attack", "nll"], "`--attack` perturbs the embeddings of a model"),
         *(
-            ([f"--{option}", value], f"`--{option}` says what an attack may do: give `--attack`, too")
+            ([f"--{option}", value], f"`--{option}` has no effect without an attack: give `--attack`, too")
             for option, value in (
                 ("epsilon", "0.2"),
                 ("epsilon_mode", "absolute"),
@@ -203,10 +203,10 @@ def test_a_picture_that_cannot_be_drawn_loses_no_episode(tmp_path, monkeypatch, 
         (["--seed", "99999999999999999999"], "`--seed` must be from 0 to 4294967295"),
         (["--picture", "film.mp4"], "`--picture` must be the name of a .gif or .png file"),
         (["--opponent", "nowhere"], "nowhere"),
-        (["--output", "file"], "`--output`: file cannot be written to (File exists)"),
-        (["--output", "file/sub"], "`--output`: file/sub cannot be written to (Not a directory)"),
-        (["--output", "/proc/nope"], "`--output`: /proc/nope cannot be written to"),
-        (["--picture", "file/sub/a.gif"], "`--picture`: file/sub cannot be written to"),
+        (["--output", "file"], "`--output`: file is not writable (File exists)"),
+        (["--output", "file/sub"], "`--output`: file/sub is not writable (Not a directory)"),
+        (["--output", "/proc/nope"], "`--output`: /proc/nope is not writable"),
+        (["--picture", "file/sub/a.gif"], "`--picture`: file/sub is not writable"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

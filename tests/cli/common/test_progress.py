@@ -72,7 +72,7 @@ def test_a_long_step_is_said_to_be_under_way(capsys, monkeypatch):
         state = TrainerState(max_steps=10)
         shown.on_train_begin(None, state, TrainerControl())
         said, deadline = "", time.monotonic() + 60
-        while "step 1/10 is under way | 0:0" not in said and time.monotonic() < deadline:
+        while "step 1/10 is running | 0:0" not in said and time.monotonic() < deadline:
             time.sleep(0.05)
             said += capsys.readouterr().err
         assert time.monotonic() < deadline

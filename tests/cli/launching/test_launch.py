@@ -176,7 +176,7 @@ def test_ctrl_c_reaches_a_single_launched_process(agent, tmp_path):
     process.send_signal(number)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 128 + number, error
-    step = re.search(r"interrupted: at step (\d+); go on with", error)[1]
+    step = re.search(r"interrupted: at step (\d+); resume with", error)[1]
     assert newest_checkpoint(tmp_path / "run").name == f"checkpoint-{step}"
 
 
@@ -188,7 +188,7 @@ def test_an_interruption_saves_in_all_processes_and_says_how_to_go_on(agent, tmp
     process.send_signal(number)
     _, error = process.communicate(timeout=120)  # returns once every process has closed its end
     assert process.returncode == 128 + number, error
-    found = re.findall(r"interrupted: at step (\d+); go on with --resume_from_checkpoint (\S+)", error)
+    found = re.findall(r"interrupted: at step (\d+); resume with --resume_from_checkpoint (\S+)", error)
     assert len(found) == 1, error
     step, checkpoint = found[0]
     assert Path(checkpoint) == newest_checkpoint(tmp_path / "run") and checkpoint.endswith(f"-{step}")

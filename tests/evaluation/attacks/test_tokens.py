@@ -53,7 +53,7 @@ def test_numbers_outside_of_the_observation_stay():
 
 def test_observations_without_numbers_are_refused():
     row = COPYING_ROWS[0] | {"prompt": [{"role": "user", "content": "how many"}]}
-    with pytest.raises(ValueError, match="finds none"):
+    with pytest.raises(ValueError, match="finds no numbers to replace"):
         number_substitutions(COPYING_TOKENIZER, [row])
 
 

@@ -64,24 +64,24 @@ class TestSentences:
         trusted, leader, adversarial, spectral, base, _, gradients, chance, several = comparison_sentences(comparison)
         assert trusted == "The success under attack can be trusted: every run passes all checks of the attack."
         assert leader == (
-            "Most robust: strong (2 seeds), right in 82.0% (sampled 77.0%) when attacked at 1x the training radius "
-            "(epsilon 0.25). Its price, nominal success below the best run without a penalty: greedy 13.0 points (95 %: 11.6 to "
-            "14.5), 87.0 against 100% of base; sampled 13.0 points (95 %: 12.5 to 13.5), 81.0 against 94.0% of base."
+            "Most robust: strong (2 seeds), correct in 82.0% (sampled 77.0%) when attacked at 1x the training radius "
+            "(epsilon 0.25). Its price, in nominal success below the best run without a penalty: greedy 13.0 points (95 %: 11.6 to "
+            "14.5), 87.0% against 100% for base; sampled 13.0 points (95 %: 12.5 to 13.5), 81.0% against 94.0% for base."
         )
         assert adversarial == (
             "aajr against adversarial at 1x: aajr wins. At equal robustness (both 63.0% under attack) nominal success is 97.0 "
             "against 96.0%, 1.0 points more (95 %: -0.7 to 2.7; p = 0.282); at equal nominal success (both 96.0%) success under "
-            "attack is 67.0 against 63.0%, 4.0 points more (95 %: -0.2 to 8.2; p = 0.067). Sampled: at 58.0% under attack 91.0 "
-            "against 90.0%, 1.0 points more (95 %: 0.5 to 1.5), and at 90.0% nominal 62.0 against 58.0%, 4.0 points more (95 %: "
-            "2.0 to 6.1)."
+            "attack is 67.0 against 63.0%, 4.0 points more (95 %: -0.2 to 8.2; p = 0.067). Sampled: at 58.0% under attack, nominal "
+            "success is 91.0 against 90.0%, 1.0 points more (95 %: 0.5 to 1.5); at 90.0% nominal success, success under attack is "
+            "62.0 against 58.0%, 4.0 points more (95 %: 2.0 to 6.1)."
         )
         assert "aajr against global_spectral at 1x: aajr wins." in spectral and "7.0 points more (95 %: 4" in spectral
         assert "aajr withstands more, base does better without attack." in base
         assert gradients == (
-            "The gradient's norm varied least for its size, and most: sft 267 at a mean of 40.0 (of 3 logged norms alone), "
-            "global 343 at a mean of 7.00 (variance over training)."
+            "Relative to its mean, the gradient norm in training varied least in sft (variance 267, mean 40.0, only over 3 "
+            "logged norms) and most in global (variance 343, mean 7.00)."
         )
-        assert "paired by example, 1000 of them" in chance and "up to 2.0 points at 1x" in chance
+        assert "paired over 1000 examples" in chance and "up to 2.0 points at 1x" in chance
         assert "aajr 2, global_spectral 1" in several
 
     @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ class TestSentences:
         comparison["train_epsilon"] = 0.2
         text = " ".join(comparison_sentences(comparison))
         assert "also differ in max_steps (400, 1500)" in text
-        assert "unit is epsilon 0.2, the runs were trained with 0.25" in text
+        assert "multiples of epsilon 0.2, but training used 0.25" in text
 
     def test_without_a_run_that_has_no_penalty(self, comparison):
         comparison["best_unregularised"] = {"greedy": None, "sampled": None}
-        assert "No run is without a penalty" in comparison_sentences(comparison)[1]
+        assert "All runs have a penalty" in comparison_sentences(comparison)[1]
 
     @pytest.mark.slow
     def test_runs_whose_attack_is_not_to_be_trusted_come_first(self, comparison):
@@ -134,7 +134,7 @@ class TestTable:
         assert after.split() == ["sampled", *shares, "3.0"]
         assert training.split() == ["weak", "0.0001", "0.25", "0", "40.0", "68.0", "4.00", "64.0", "-"]
         assert "Threat model: l2 ball over the whole prompt, radius 1x = 0.4 mean embedding norms." in text
-        assert "* of the 3 gradient norms that were logged alone" in text
+        assert "*: only over the 3 logged gradient norms" in text
 
     def test_the_widest_numbers_and_names(self, comparison):
         names = {name: "global_frobenius_" + name * 9 for name in comparison["runs"]}

@@ -222,7 +222,7 @@ def test_each_family_answers_what_its_attacked_policy_finds_likeliest(family, ti
 def test_prompts_that_the_model_cannot_read_are_refused(agent):
     agent.config.max_position_embeddings, before = 12, agent.config.max_position_embeddings
     try:
-        with pytest.raises(ValueError, match="the model reads 12: let there be fewer agents"):
+        with pytest.raises(ValueError, match="the model's context has 12: use fewer agents"):
             ModelPlayer(agent, TOKENIZER).answer(ROWS)
     finally:
         agent.config.max_position_embeddings = before
@@ -347,7 +347,7 @@ def test_the_table_has_the_worlds_metrics_and_each_sides_answers():
     assert names[:3] == list(records[0]["metrics"])
     shares = [record["sides"]["model"]["malformed"] / record["sides"]["model"]["answers"] for record in records]
     assert means[names.index("model: answers malformed, %")].strip() == f"{50 * sum(shares):.3f}"
-    assert means[names.index("opponent: answers the expert's, %")].strip() == "100.000"
+    assert means[names.index("opponent: answers equal to the expert's, %")].strip() == "100.000"
 
 
 def test_an_attack_alone_goes_to_the_end_as_often_as_it_is_asked_to(agent, monkeypatch):

@@ -71,7 +71,7 @@ def test_the_page_shows_them(attacked, tmp_path):
     tokens = text[text.index("Token attack") : text.index("Checks of the attack")]
     checks = text[text.index("Checks of the attack") : text.index("Plots")]
     assert "tempered nll" in attacks and "100/1000" in attacks and "71.2" in attacks
-    assert "what this attack alone leaves" in attacks and "40.0 [37-43] (sampled 2.0 [1-3])" in tokens
+    assert "after this attack alone, on all examples" in attacks and "40.0 [37-43] (sampled 2.0 [1-3])" in tokens
     assert checks.count("passed") == 7 == len(trust_cells(attacked)) - 1
     assert "failed" in checks and "400 of 1000 examples" in checks and "Do not trust" in text
 

@@ -48,7 +48,7 @@ class TestRefusals:
             (None, "old attack, which used only the expected cost"),
             (3, "version 3, but .* reads version 2"),
         ):
-            with pytest.raises(ValueError, match=f"{words}.*: evaluate the agents anew with `aajr evaluate`"):
+            with pytest.raises(ValueError, match=f"{words}.*: evaluate the agents again with `aajr evaluate`"):
                 write(results | {"version": version}, tmp_path / "out")
         del results["version"]
         with pytest.raises(ValueError, match="old attack"):
@@ -57,7 +57,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("kind", [None, "tool_calls", "comparison"])
     def test_results_of_another_kind(self, results, tmp_path, write, kind):
-        with pytest.raises(ValueError, match=f"of kind {kind!r}, and 'robustness' is asked for.*`read_results`"):
+        with pytest.raises(ValueError, match=f"of kind {kind!r}, but 'robustness' is needed.*`read_results`"):
             write(results | {"kind": kind}, tmp_path / "out")
         assert os.listdir(tmp_path) == []
 
@@ -95,7 +95,7 @@ class TestRefusals:
     def test_trust_and_examples(self, results, tmp_path, write):
         broken = copy.deepcopy(results)
         broken["runs"]["sft"]["examples"] = 999
-        with pytest.raises(ValueError, match="'sft', field 'examples': 999, and 1000 of the first run"):
+        with pytest.raises(ValueError, match="'sft', field 'examples': 999, but 1000 in the first run"):
             write(broken, tmp_path / "out")
         del results["runs"]["aajr"]["trust"]
         with pytest.raises(ValueError, match="'aajr', field 'trust'"):

@@ -242,8 +242,8 @@ def test_a_transfer_needs_the_same_tokens_and_width():
     agent = Agent("", "", model(), TOKENIZER)
     assert why_not(Agent("", "", model(seed=1), TOKENIZER), agent, ROWS) is None
     reason = why_not(Agent("", "", model(width=32), TOKENIZER), agent, ROWS)
-    assert reason == "its embeddings have 32 numbers, those of the attacked model 16"
-    assert "other tokens" in why_not(Agent("", "", model(COPYING_TOKENIZER), COPYING_TOKENIZER), agent, ROWS)
+    assert reason == "its embeddings have width 32, and the embeddings of the attacked model have width 16"
+    assert "different tokens" in why_not(Agent("", "", model(COPYING_TOKENIZER), COPYING_TOKENIZER), agent, ROWS)
 
 
 def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monkeypatch):

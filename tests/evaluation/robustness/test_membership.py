@@ -77,12 +77,12 @@ def test_what_is_said():
         "aajr: 75.0% of 64",
         "budget 50 along",
         "12.5% in every",
-        "62.5% are in F_ad and not",
+        "62.5% are in F_ad but not",
     ):
         assert words in sentence
     assert "lower bound" in caveat and membership_sentences({"runs": {"base": {}}}) == []
     member["everywhere"] = 75.0
-    assert "no example tells F_ad from F_gamma" in membership_sentences(results)[0]
+    assert "no example is in F_ad but not in F_gamma" in membership_sentences(results)[0]
 
 
 def test_the_first_examples_of_each_batch_are_measured():

@@ -145,7 +145,7 @@ class TestReport:
         assert parsed.open == [] and parsed.tags.count("img") == 7
         for text in (
             *stability_sentences(stable_results),
-            "What is measured, and what is not proven",
+            "What is measured, estimated or proven",
             "2.5 / 3 times",
         ):
             assert text in parsed.text

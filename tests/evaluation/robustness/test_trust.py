@@ -60,7 +60,7 @@ def test_everything_in_order_passes():
     assert judged(found) == [LOSS, RANDOM, OTHERS, VANISHED, STEPS, UNBOUNDED]
     assert failed(found) == set()
     [detail] = [rule["detail"] for rule in trust_rules({"1": 50.0}, 100, found, GOOD) if rule["rule"] == LOSS]
-    assert detail == "at 1x it left 50; margin broke 3 of them, a second start 2"
+    assert detail == "at 1x, 50 examples were left: margin broke 3, a second start 2"
 
 
 @pytest.mark.parametrize("again", [0, 2, 7])

@@ -258,7 +258,7 @@ def test_data_that_contradicts_itself_shows_in_the_reference():
 
 def test_a_template_without_calls_is_refused():
     tokenizer = tokenizer_with(CHAT_TEMPLATE)
-    with pytest.raises(ValueError, match="the calls can be read back: the template has to render `tool_calls`"):
+    with pytest.raises(ValueError, match="cannot be parsed: give a model whose template renders `tool_calls`"):
         ToolCaller(model(tokenizer), tokenizer, READ)
 
 
@@ -266,7 +266,9 @@ def test_prompts_that_the_model_cannot_read_are_refused():
     agent, tokenizer = caller()
     agent.config.max_position_embeddings, before = 200, agent.config.max_position_embeddings
     try:
-        with pytest.raises(ValueError, match="the model reads 200: leave such rows out, or lower `--max_new_tokens`"):
+        with pytest.raises(
+            ValueError, match="the model's context has 200: leave such rows out, or lower `--max_new_tokens`"
+        ):
             ToolCaller(agent, tokenizer, READ)
     finally:
         agent.config.max_position_embeddings = before

@@ -173,7 +173,7 @@ def test_nothing_is_fetched_for_a_schema(monkeypatch):
     fetched = []
     monkeypatch.setattr("urllib.request.urlopen", lambda request, *_, **__: fetched.append(request))
     elsewhere = tool("f", x={"$ref": "http://127.0.0.1:9/schema.json"})
-    with pytest.raises(ValueError, match="schema of the tool 'f' refers to what it does not contain"):
+    with pytest.raises(ValueError, match="schema of the tool 'f' refers to a definition that it does not contain"):
         verdict([("f", {"x": 1})], [elsewhere])
     assert not fetched
 
@@ -258,10 +258,10 @@ GOOD = calling("?", TOOLS, [("dim", {"room": "den"})])
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "There is no row"),
+        ([], "There are no rows"),
         (
             [{"prompt": [{"role": "user", "content": "?"}], "completion": [{"role": "assistant", "content": "!"}]}],
-            "No row calls a tool: give data whose messages have `tool_calls`, beside a column `tools`",
+            "No row calls a tool: give data with a column `tools` and messages with `tool_calls`",
         ),
         ([GOOD, {}], "^Row 1: `prompt` must be a list of messages with `role` and `content`; it is missing.$"),
         ([GOOD | {"prompt": "[{"}], "^Row 0: `prompt` must be JSON"),
@@ -269,7 +269,7 @@ GOOD = calling("?", TOOLS, [("dim", {"room": "den"})])
             [GOOD | {"completion": [{"role": "assistant", "tool_calls": [{"name": 1}]}]}],
             "^Row 0: `completion`.0. has `tool_calls` without the `name`",
         ),
-        ([{"messages": GOOD["completion"]}], "Row 0: `messages` has no turn of the assistant after another message"),
+        ([{"messages": GOOD["completion"]}], "Row 0: `messages` must have an assistant turn after another message"),
         ([GOOD | {"tools": [{"description": "?"}]}], "Row 0: `tools` has a schema without a `name`"),
         ([GOOD | {"tools": "{}"}], "Row 0: `tools` must be a list of schemas"),
         (

@@ -103,10 +103,10 @@ def test_the_summary_says_whom_not_to_trust(results):
 
 def test_results_of_the_old_attack_are_refused(results, tmp_path):
     del results["version"]
-    with pytest.raises(ValueError, match="old attack.*evaluate the agents anew"):
+    with pytest.raises(ValueError, match="old attack.*evaluate the agents again"):
         write_tool_call_report(results, tmp_path)
     results["version"] = 2
-    with pytest.raises(ValueError, match="of kind 'robustness', and 'tool_calls' is asked for"):
+    with pytest.raises(ValueError, match="of kind 'robustness', but 'tool_calls' is needed"):
         write_tool_call_report(results | {"kind": "robustness"}, tmp_path)
     results["runs"]["base"]["outcomes"]["worst_case_exact"]["1"].pop()
     with pytest.raises(ValueError, match="'base', field 'outcomes.worst_case_exact.1': expected 200 numbers"):

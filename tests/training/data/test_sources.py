@@ -171,11 +171,17 @@ def test_an_agent_is_made_of_every_format(tmp_path, rows):
     ("arguments", "message"),
     [
         (["--dataset_name", "nowhere.json"], "`dataset_name`: there is no file or folder nowhere.json"),
-        (["--dataset_name", "a.jsonl", "--environment", "commons"], "either `--environment` or `--dataset_name`"),
-        (["--dataset_name", "a.jsonl", "--examples", "5"], "either `--examples` or `--dataset_name`"),
+        (
+            ["--dataset_name", "a.jsonl", "--environment", "commons"],
+            "`--environment` and `--dataset_name` cannot be used together",
+        ),
+        (
+            ["--dataset_name", "a.jsonl", "--examples", "5"],
+            "`--examples` and `--dataset_name` cannot be used together",
+        ),
         (["--dataset_name", "a.jsonl", "--steps", "0"], "`--steps` must be at least 1"),
         (["--dataset_name", "a.jsonl"], "1 of 1 rows are invalid"),
-        (["--dataset_name", "tokens.jsonl"], "rows of tokens (`input_ids`) belong to a tokenizer"),
+        (["--dataset_name", "tokens.jsonl"], "the rows are tokens (`input_ids`) of another tokenizer"),
         (["--dataset_name", "a.jsonl", "--dataset_format", "xml"], "--dataset_format"),
         (["--dataset_format", "bfcl"], "`--dataset_format` needs `--dataset_name`"),
         (["--dataset_name", "parts.jsonl"], "no image can be read"),

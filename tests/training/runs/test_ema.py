@@ -86,7 +86,7 @@ def test_what_is_no_average_of_this_run_is_not_shown_as_one(tmp_path):
     run.save_final()
     assert list(with_averages({"a": str(folder)})) == ["a", "a-ema"]
     assert list(with_averages({"a": str(folder), "b": f"{folder}/ema/"})) == ["a", "b"]
-    with pytest.raises(UserError, match="a-ema is the average of a's weights"):
+    with pytest.raises(UserError, match="a-ema names the averaged weights of a"):
         with_averages({"a": str(folder), "a-ema": "another"})
     (folder / "ema" / INCOMPLETE).write_text("")
     assert list(with_averages({"a": str(folder)})) == ["a"]
