@@ -212,7 +212,7 @@ class TestWrite:
     def test_without_profiles_the_page_says_so(self, tmp_path):
         report.write_comparison(make_comparison(profile=False), tmp_path)
         assert not (tmp_path / "amplification_profile.png").exists()
-        assert "recorded no amplification by step" in (tmp_path / "comparison.html").read_text()
+        assert "no plot of the amplification at each step" in (tmp_path / "comparison.html").read_text()
 
     def test_a_failure_leaves_the_old_files(self, comparison, tmp_path, monkeypatch):
         (tmp_path / "comparison.json").write_text("old")
