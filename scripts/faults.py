@@ -140,7 +140,7 @@ FAULTS = [
         "training/data/collation.py",
         "mask[-kept:] if keep_end else mask[:kept]",
         "mask[:kept] if keep_end else mask[-kept:]",
-        "training/data/test_collation.py training/trainers/test_sft.py",
+        "training/data",
     ),
     Fault(
         "a token of the user reaches the recipe",
