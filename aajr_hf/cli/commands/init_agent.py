@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 from ...environments import WORLDS
@@ -16,6 +14,7 @@ from ...training.data.sources import DataArguments, load_data
 from ..arguments.options import ArgumentParser
 from ..arguments.validators import check_seed
 from ..common.errors import UserError, user_errors
+from ..common.new_folder import check_new_folder, new_folder
 
 DESCRIPTION = """Make a base agent from nothing: a tokenizer trained on the text of a world or of a dataset, and a Llama of 1 to
 1.5 million parameters trained on the world's experts, or for a few steps on the dataset. The folder loads as any Hugging Face
@@ -85,15 +84,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     check_seed(arguments.seed, "--seed")
-    if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
-        raise UserError(f"{arguments.output} is not empty: choose another folder, or remove it.")
-    if not os.access(home := _home(arguments.output), os.W_OK) or not home.is_dir():
-        raise UserError(f"{arguments.output} cannot be made: {home} is no folder that can be written to.")
-
-
-def _home(output: Path) -> Path:
-    """The nearest folder above `output` that is there."""
-    return next(folder for folder in output.absolute().parents if folder.exists())
+    check_new_folder(arguments.output)
 
 
 def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int) -> float:
@@ -169,13 +160,12 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
     from ...training.trainers.sft import AAJRTrainer
     from ..common.progress import TrainingProgress
 
-    # Built near its final place, on the same disk, then renamed: an interruption leaves no half-written model there.
-    with tempfile.TemporaryDirectory(dir=_home(output), prefix=f".{output.name}-") as building:
+    with new_folder(output) as whole:
         with user_errors():
             trainer = AAJRTrainer(
                 model,
                 AAJRConfig(
-                    building,
+                    str(whole.parent),
                     # Plain fine-tuning, twice over: the clean loss stands in both terms, so the clipping threshold doubles,
                     # too. Unlike SFTTrainer's, its logits are formed at action positions alone, which saves a third here.
                     epsilon=0.0,
@@ -195,13 +185,8 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
             )
         with TrainingProgress(trainer):
             result = trainer.train()
-        whole = Path(building) / "agent"
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
         # Where `aajr train` leaves it too, and `aajr evaluate` finds it.
         (whole / "train_results.json").write_text(json.dumps(result.metrics, indent=4) + "\n")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.exists():
-            output.rmdir()
-        os.replace(whole, output)
     return trainer.state.log_history
