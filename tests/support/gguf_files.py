@@ -73,6 +73,8 @@ def write_gguf(
     *,
     architecture: str = "llama",
     template: str | None = TEMPLATE,
+    tokenizer: bool = True,
+    begins: bool = False,
     without: str | None = None,
     more: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Tensor]:
@@ -81,6 +83,8 @@ def write_gguf(
 
     Args:
         kind: The type of the matrices.
+        tokenizer: Whether the file has one.
+        begins: Whether the tokenizer begins every text with its first token.
         without: llama.cpp's name of a tensor that the file is to lack.
         more: Further tensors by their names.
 
@@ -89,7 +93,9 @@ def write_gguf(
     """
     model = tiny_llama() if model is None else model
     writer = GGUFWriter(file, architecture)
-    _write_settings(writer, model.config, template)
+    _write_settings(writer, model.config)
+    if tokenizer:
+        _write_tokenizer(writer, template, begins)
     held: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         weight = parameter.detach().numpy()
@@ -110,7 +116,7 @@ def write_gguf(
     return held
 
 
-def _write_settings(writer: GGUFWriter, config: LlamaConfig, template: str | None) -> None:
+def _write_settings(writer: GGUFWriter, config: LlamaConfig) -> None:
     writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -121,6 +127,9 @@ def _write_settings(writer: GGUFWriter, config: LlamaConfig, template: str | Non
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
+
+
+def _write_tokenizer(writer: GGUFWriter, template: str | None, begins: bool) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(TOKENS)
@@ -129,7 +138,7 @@ def _write_settings(writer: GGUFWriter, config: LlamaConfig, template: str | Non
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(begins)
     if template is not None:
         writer.add_chat_template(template)
 

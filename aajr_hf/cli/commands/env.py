@@ -10,7 +10,7 @@ from ..arguments.options import ArgumentParser
 
 PACKAGES = (
     *("aajr-hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors"),
-    *("tokenizers", "pettingzoo", "deepspeed", "bitsandbytes", "tensorboard", "trackio", "wandb"),
+    *("tokenizers", "pettingzoo", "deepspeed", "bitsandbytes", "gguf", "tensorboard", "trackio", "wandb"),
 )
 # Those that the package can be exact with, and those that models are often loaded with. Not flex_attention: torch would be two seconds
 # about loading its compiler.

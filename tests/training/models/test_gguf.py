@@ -67,6 +67,14 @@ def test_the_tokenizer_splits_and_renders_as_the_file_says(tmp_path):
     assert tokenizer.apply_chat_template(chat, tokenize=False) == "user: hello\n"
 
 
+def test_the_first_token_of_every_text_is_kept(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", begins=True)
+    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer("a").input_ids == [1, TOKENS.index("a")]
+    assert len(tokenizer) == len(TOKENS)
+
+
 def test_what_lies_beside_the_file_is_not_read(tmp_path):
     write_gguf(tmp_path / "tiny.gguf")
     for name in ("config.json", "tokenizer.json", "adapter_config.json", "generation_config.json"):
@@ -132,6 +140,7 @@ def refused(tmp_path, message):
 UNREADABLE = {
     "architecture": ({"architecture": "mamba9"}, "architecture is mamba9.*: give a model of an architecture"),
     "encoder": ({"architecture": "t5encoder"}, "architecture is t5encoder"),
+    "no tokenizer": ({"tokenizer": False}, "cannot read the tokenizer of"),
     "numbers": (
         {"more": {"table": np.ones((2, 32), np.float64)}},
         "quantisation F64, which cannot be read: give the same model with another one",
