@@ -10,7 +10,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import Interrupted, UserError
+from .errors import UserError
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends the work as Ctrl-C does. No handler of ordinary errors catches it."""
+
+    status = 128 + signal.SIGTERM
 
 
 def check_new_folder(output: Path) -> None:
@@ -44,7 +50,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         The path of the folder to make. Its parent is a temporary folder, for whatever else the work needs.
 
     Raises:
-        Interrupted: by SIGTERM.
+        Terminated: by SIGTERM.
     """
     prefix = f".{output.name}-"
     with _interrupted_by_sigterm(), tempfile.TemporaryDirectory(dir=_home(output), prefix=prefix) as building:
@@ -60,8 +66,8 @@ def new_folder(output: Path) -> Iterator[Path]:
 def _interrupted_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does: by an exception, so that temporary files are removed."""
 
-    def interrupt(number: int, _) -> None:
-        raise Interrupted("", number)
+    def interrupt(*_) -> None:
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():  # no other thread may change signals
         yield

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -170,7 +170,10 @@ def _check_memory(file: Path, numbers: int) -> None:
 def _load_tokenizer(file: Path, header: GGUFReader) -> PreTrainedTokenizerBase:
     with _readable(file, header, "tokenizer") as (folder, name):
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    if _text(header, "tokenizer.ggml.pre") == "smollm":
+    for flag in ("add_bos_token", "add_eos_token"):  # before 5.23, Transformers ignores them
+        if _value(header, f"tokenizer.ggml.{flag}"):
+            setattr(tokenizer, flag, True)
+    if _value(header, "tokenizer.ggml.pre") == "smollm":
         # Transformers takes GPT-2's rule. SmolLM's also splits numbers into digits, which matters after several spaces.
         digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
@@ -225,14 +228,15 @@ def _readable(file: Path, header: GGUFReader, what: str) -> Iterator[tuple[str, 
         try:
             yield empty, str(file.absolute())
         except Exception as error:  # what Transformers does not know can raise any error
-            architecture = _text(header, "general.architecture")
+            architecture = _value(header, "general.architecture")
             raise ValueError(
                 f"Transformers cannot read the {what} of {file}, whose architecture is {architecture} "
                 f"({type(error).__name__}: {one_line(error)}): give a model of an architecture that it knows, such as llama."
             ) from error
 
 
-def _text(header: GGUFReader, key: str) -> str | None:
+def _value(header: GGUFReader, key: str) -> Any:
+    """A setting of the file; None if it has no such setting."""
     field = header.get_field(key)
     return None if field is None else field.contents()
 

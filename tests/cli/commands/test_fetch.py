@@ -13,7 +13,7 @@ import sys
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from aajr_hf.cli.main import main
 from aajr_hf.training.models import gguf, named_models
@@ -227,14 +227,17 @@ def test_a_wrong_command_writes_nothing(tmp_path, refused, arguments, message):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_leaves_nothing(tmp_path, file, capsys, monkeypatch, number, status):
-    convert, handlers = gguf.convert_gguf, [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+@pytest.mark.parametrize("method", ["from_pretrained", "save_pretrained"])
+def test_an_interruption_leaves_nothing(tmp_path, file, capsys, monkeypatch, method, number, status):
+    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    owner = AutoTokenizer if method == "from_pretrained" else PreTrainedTokenizerFast
+    work = getattr(owner, method)
 
-    def interrupted(*arguments):
-        convert(*arguments)
+    def interrupted(*arguments, **kwargs):
         os.kill(os.getpid(), number)
+        return work(*arguments, **kwargs)
 
-    monkeypatch.setattr(gguf, "convert_gguf", interrupted)
+    monkeypatch.setattr(owner, method, interrupted)
     assert main(["fetch", "--gguf", str(file), str(tmp_path / "model")]) == status
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
     assert not list(tmp_path.iterdir())
