@@ -1,4 +1,4 @@
-"""Fixtures of all tests: fixed seeds, a deterministic hypothesis profile, and tiny causal language models."""
+"""Fixtures of all tests: fixed seeds, a deterministic hypothesis profile, tiny causal language models, and a real one."""
 
 from __future__ import annotations
 
@@ -41,3 +41,11 @@ def tiny_causal_lm():
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def real_model():
+    """The folder of SmolLM2-135M-Instruct, for tests marked `real_model`, which do not write to it."""
+    from .support.real_model import folder
+
+    return folder()

@@ -9,6 +9,7 @@ import traceback
 
 COMMANDS = {
     "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
+    "fetch": ("fetch", "write a real language model to a folder, from the Hub or without it"),
     "train": ("train", "fine-tune an agent from a recipe"),
     "inspect": ("inspect", "show which tokens of a training example are perturbed, and which are actions"),
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),

@@ -232,7 +232,9 @@ def test_a_run_is_not_replaced_unasked_and_leaves_nothing_when_it_is(agent, tmp_
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     capsys.readouterr()
     for value in ("auto", "false"):
-        assert "contains a model" in fails(capsys, "train", "--config", recipe, *where, "--resume_from_checkpoint", value)
+        assert "contains a model" in fails(
+            capsys, "train", "--config", recipe, *where, "--resume_from_checkpoint", value
+        )
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+TOKEN = "hf_aTokenThatNobodyMaySee"  # of the user who talks to the server
+
 
 @dataclass
 class Fault:

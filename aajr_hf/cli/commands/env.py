@@ -10,7 +10,7 @@ from ..arguments.options import ArgumentParser
 
 PACKAGES = (
     *("aajr-hf", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "huggingface_hub", "safetensors"),
-    *("tokenizers", "pettingzoo", "deepspeed", "bitsandbytes", "tensorboard", "trackio", "wandb"),
+    *("tokenizers", "pettingzoo", "deepspeed", "bitsandbytes", "gguf", "tensorboard", "trackio", "wandb"),
 )
 # Attention kernels for which the penalty can be exact, and common others. flex_attention is left out, because torch
 # needs two seconds to load its compiler.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 from ...environments import WORLDS
@@ -16,6 +14,7 @@ from ...training.data.sources import DataArguments, load_data
 from ..arguments.options import ArgumentParser
 from ..arguments.validators import check_seed
 from ..common.errors import UserError, user_errors
+from ..common.new_folder import check_new_folder, new_folder
 
 DESCRIPTION = """Make a base agent from nothing: a tokenizer trained on the text of a world or of a dataset, and a Llama of 1 to
 1.5 million parameters trained on the world's experts, or for a few steps on the dataset. The folder loads as any Hugging Face
@@ -85,17 +84,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     check_seed(arguments.seed, "--seed")
-    if arguments.output.exists() and (not arguments.output.is_dir() or any(arguments.output.iterdir())):
-        raise UserError(f"`OUT`: {arguments.output} is not an empty folder: choose another one, or remove it.")
-    if not os.access(home := _home(arguments.output), os.W_OK) or not home.is_dir():
-        raise UserError(
-            f"`OUT`: {arguments.output} cannot be created, because {home} is not a writable folder: choose another one."
-        )
-
-
-def _home(output: Path) -> Path:
-    """Return the nearest existing folder above `output`."""
-    return next(folder for folder in output.absolute().parents if folder.exists())
+    check_new_folder(arguments.output)
 
 
 def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int) -> float:
@@ -174,13 +163,12 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
     from ...training.trainers.sft import AAJRTrainer
     from ..common.progress import TrainingProgress
 
-    # Build the folder on the same disk, then rename it, so that an interruption leaves no partial model.
-    with tempfile.TemporaryDirectory(dir=_home(output), prefix=f".{output.name}-") as building:
+    with new_folder(output) as whole:
         with user_errors():
             trainer = AAJRTrainer(
                 model,
                 AAJRConfig(
-                    building,
+                    str(whole.parent),
                     # Plain fine-tuning with a doubled loss: both terms are the clean loss, so the clipping threshold
                     # is doubled, too. Unlike SFTTrainer, it computes logits only at action positions, which saves a
                     # third.
@@ -201,13 +189,8 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
             )
         with TrainingProgress(trainer):
             result = trainer.train()
-        whole = Path(building) / "agent"
         model.save_pretrained(whole)
         tokenizer.save_pretrained(whole)
         # `aajr train` writes the same file, and `aajr evaluate` reads it.
         (whole / "train_results.json").write_text(json.dumps(result.metrics, indent=4) + "\n")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        if output.exists():
-            output.rmdir()
-        os.replace(whole, output)
     return trainer.state.log_history

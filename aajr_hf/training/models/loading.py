@@ -10,19 +10,33 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 def check_model_name(name: str, tried: bool = False) -> None:
     """
     Refuse a name that can only mean a local folder, if this folder does not exist. The Hub's library would take the
-    name for a model on the Hub, and its error would be about the form of the name or about the network.
+    name for a model on the Hub, and its error would be about the form of the name or about the network. Also refuse
+    GGUF files, which have to be converted first.
 
     Args:
         tried: Whether loading has failed already. Then a name also means a folder if its first part is an existing
             folder.
 
     Raises:
-        ValueError: if there is no such folder.
+        ValueError: if there is no such folder, or its weights are a GGUF file.
     """
     path = Path(name)
     is_local = path.is_absolute() or name.startswith((".", "~")) or (tried and Path(*path.parts[:1]).is_dir())
     if not name.strip() or (is_local and not path.exists()):
         raise ValueError(f"There is no folder {name!r}: give the folder of a model, or its name on the Hub.")
+    if (file := _gguf_alone(path)) is not None:
+        raise ValueError(
+            f"{file} is a GGUF file: make a model folder of it with `aajr fetch --gguf {file} OUT`, and give that folder."
+        )
+
+
+def _gguf_alone(path: Path) -> Path | None:
+    """The GGUF file that a path is, or that a folder holds in place of weights that are loaded here; None if there is none."""
+    if path.is_dir():
+        if any(file.suffix in (".safetensors", ".bin") for file in path.iterdir()):
+            return None
+        return min(path.glob("*.gguf"), default=None)
+    return path if path.is_file() and path.suffix.lower() == ".gguf" else None
 
 
 def load_tokenizer(name: str, **kwargs) -> PreTrainedTokenizerBase:
