@@ -29,7 +29,7 @@ def check_new_folder(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is not empty: choose another folder, or remove it.")
     if not os.access(home := _home(output), os.W_OK) or not home.is_dir():
-        raise UserError(f"{output} cannot be made: {home} is no folder that can be written to.")
+        raise UserError(f"{output} cannot be made, because {home} is not a writable folder: choose another one.")
 
 
 def _home(output: Path) -> Path:

@@ -219,7 +219,7 @@ def test_without_the_package_gguf_nothing_is_downloaded(index, refused, monkeypa
         (["--gguf", "x.gguf", "held"], "held is not empty: choose another folder"),
         ([NAME, "held"], "held is not empty: choose another folder"),
         ([NAME, "held/notes.txt"], "held/notes.txt is not empty"),
-        ([NAME, "held/notes.txt/model"], "cannot be made: "),
+        ([NAME, "held/notes.txt/model"], "cannot be made, because "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
