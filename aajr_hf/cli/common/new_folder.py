@@ -27,9 +27,11 @@ def check_new_folder(output: Path) -> None:
         UserError: if `output` is a file or a folder that is not empty, or nothing can be written there.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is not empty: choose another folder, or remove it.")
+        raise UserError(f"`OUT`: {output} is not an empty folder: choose another one, or remove it.")
     if not os.access(home := _home(output), os.W_OK) or not home.is_dir():
-        raise UserError(f"{output} cannot be made, because {home} is not a writable folder: choose another one.")
+        raise UserError(
+            f"`OUT`: {output} cannot be made, because {home} is not a writable folder: choose another one."
+        )
 
 
 def _home(output: Path) -> Path:
