@@ -218,7 +218,7 @@ def test_without_the_package_gguf_nothing_is_downloaded(index, refused, monkeypa
         (["--gguf", "held/notes.txt", "out"], "`--gguf`: held/notes.txt is not a GGUF file"),
         (["--gguf", "x.gguf", "held"], "held is not an empty folder: choose another one"),
         ([NAME, "held"], "held is not an empty folder: choose another one"),
-        ([NAME, "held/notes.txt"], "held/notes.txt is not empty"),
+        ([NAME, "held/notes.txt"], "held/notes.txt is not an empty folder"),
         ([NAME, "held/notes.txt/model"], "cannot be made, because "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
