@@ -280,6 +280,8 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
                 count_tokens(self, round(values.pop("tokens") * len(processes)))
             for name, value in values.items():
                 recorded(self)[name].append(value)
+            if self.accelerator.is_main_process:
+                self._balance.check(values, self._lambda if self.args.penalty_active else 0.0)
             if self.args.follows_success:
                 self.schedules.observe(values["aajr/adversarial_success"])
             if self.budget is not None and "aajr/budget_excess" in values:

@@ -15,6 +15,7 @@ from ..config.sft import AAJRConfigMixin
 from ..models.adapters import adapter_config
 from ..models.loading import text_tokenizer
 from ..policy.policy import check_text_only, uses_dropout
+from ..runs.balance import LossBalance
 from ..runs.state import Memory
 from ..runs.step_metrics import StepMetrics
 
@@ -76,6 +77,7 @@ class PreparationMixin:
             )
             self.add_callback(self.budget)
         self._step_metrics = StepMetrics()
+        self._balance = LossBalance(args.radius_field)
         self._norms_unchecked = True
         self.draw_offset = self.accelerator.process_index
 
