@@ -326,8 +326,9 @@ def _check_templates(agents: list[Agent], system_prompt: str | None) -> None:
     """Check that the chat template of each agent renders the system prompt, if there is one."""
     for agent in agents:
         try:
-            check_system_role(agent.tokenizer, system_prompt)
-        except ValueError as error:
+            with user_errors():
+                check_system_role(agent.tokenizer, system_prompt)
+        except UserError as error:
             raise UserError(f"{agent.name}: {error}") from error
 
 

@@ -43,14 +43,16 @@ def check_system_role(tokenizer: PreTrainedTokenizerBase, system_prompt: str | N
 
     Raises:
         ValueError: if the template refuses system messages or leaves them out.
+        jinja2.TemplateError: if it does not even render a question without a system message.
     """
     if system_prompt is None:
         return
 
-    def render(text: str) -> str:
-        messages = [{"role": "system", "content": text}, {"role": "user", "content": "a"}]
+    def render(*system: str) -> str:
+        messages = [{"role": "system", "content": text} for text in system] + [{"role": "user", "content": "a"}]
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
+    render()
     remedy = "give no `system_prompt`, or a model whose template renders system messages."
     try:
         # Templates may change the text, so only look whether it has any effect.
