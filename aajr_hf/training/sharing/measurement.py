@@ -82,7 +82,7 @@ def trust_sentence(results: Results) -> str:
     sentences = [_lost_sentence(lost)] if lost else []
     if len(lost) < len(runs):
         rest = {name: run for name, run in runs.items() if name not in lost}
-        sentences.append(_checks_sentence(rest, "every other run" if lost else "every run"))
+        sentences.append(_checks_sentence(rest, are_all=not lost))
     return " ".join(sentences)
 
 
@@ -100,12 +100,15 @@ def _lost_sentence(runs: dict[str, Run]) -> str:
     )
 
 
-def _checks_sentence(runs: dict[str, Run], everyone: str) -> str:
+def _checks_sentence(runs: dict[str, Run], are_all: bool) -> str:
     reasons = {name: _why_not(run) for name, run in runs.items()}
     doubtful = [f"{name}, which {reason}" for name, reason in reasons.items() if reason]
     if not doubtful:
-        who = everyone if len(reasons) > 1 else next(iter(reasons))
-        return f"The success under attack can be trusted: {who} passes all checks of the attack."
+        only = next(iter(reasons)) if len(reasons) == 1 else None
+        if are_all:
+            return f"The success under attack can be trusted: {only or 'every run'} passes all checks of the attack."
+        whose, pass_ = (only, "it passes") if only else ("the other runs", "they pass")
+        return f"The success of {whose} under attack can be trusted: {pass_} all checks of the attack."
     others = "; the other runs pass all checks" if len(doubtful) < len(reasons) else ""
     return f"Do not trust the success under attack of {', nor of '.join(doubtful)}{others}."
 

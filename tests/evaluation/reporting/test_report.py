@@ -141,7 +141,7 @@ class TestTrust:
                 some["runs"][name]["nominal_success"] = share
             return report.summary_sentences(some)
 
-        trusted = "The success under attack can be trusted: every other run passes all checks of the attack."
+        trusted = "The success of the other runs under attack can be trusted: they pass all checks of the attack."
         assert first(("sft", 4.9))[0] == (
             "sft answers almost no observation correctly, even without attack (4.9%), so its success under attack says "
             f"nothing. {trusted}"
@@ -152,6 +152,9 @@ class TestTrust:
         assert "so their success under attack says nothing. The success" in several
         assert "almost no" not in first(("sft", 5.0))[0]
         names = list(results["runs"])
+        assert first(*((name, 0.0) for name in names[1:]))[0].endswith(
+            f" The success of {names[0]} under attack can be trusted: it passes all checks of the attack."
+        )
         alone = first(*((name, 0.0) for name in names))
         assert alone[0].endswith("says nothing.") and not any("Most robust" in sentence for sentence in alone)
         # Whether the others can be trusted is said as before.
