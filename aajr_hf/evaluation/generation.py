@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,18 +81,51 @@ def end_tokens(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict[str, Any] | None = None
 ) -> list[int]:
     """
-    Return the tokens that end an answer: the end tokens of model and tokenizer, and the last special token that the
-    template writes after an answer (the row's completion, or a short text). Many tokenizers do not list the latter.
+    Return the tokens that end an answer: the end tokens of model and tokenizer, and the tokens that the template writes
+    after an answer, which many tokenizers do not list. After a short text, these are all tokens of markup, special or
+    not. After the row's completion, it is only the last special token, because a call itself can end with markup.
     """
     config = model.generation_config
     known = [] if config is None or config.eos_token_id is None else config.eos_token_id
     ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
-    if row is None:
-        row = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
     # `all_special_ids` is not used, because it lists only special tokens that have a role.
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    written = [number for number in render_prompts(tokenizer, [row])[1][0] if number in special]
-    return sorted(ends | set(written[-1:]))
+    added = tokenizer.added_tokens_decoder
+    if row is not None:
+        written = [
+            token for token in render_prompts(tokenizer, [row])[1][0] if token in added and added[token].special
+        ]
+        return sorted(ends | set(written[-1:]))
+    row = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
+    after = reversed(render_prompts(tokenizer, [row])[1][0])
+    written = itertools.takewhile(lambda token: token in added or not tokenizer.decode([token]).strip(), after)
+    return sorted(ends | (set(written) & set(added)))
+
+
+def end_mark(tokenizer: PreTrainedTokenizerBase) -> str:
+    """
+    Return the text with which the template ends an answer, if this text is not a token of its own: for a tokenizer
+    without the token `<|im_end|>`, a template in ChatML ends answers with several tokens that together read so. Return
+    an empty text if there is none.
+    """
+    said = "\U000f0000"  # which no template writes
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
+    mark = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(said)[2].lstrip()
+    for token in tokenizer.added_tokens_decoder.values():
+        mark = mark.partition(token.content)[0]
+    return mark.strip()
+
+
+def end_of_answer(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: list[int], mark: str) -> int | None:
+    """Return the index of the first token of `ends`, or of the token that completes the `mark`; None without either."""
+    end = next((i for i, token in enumerate(tokens) if token in ends), None)
+    if not mark or mark not in decoded(tokenizer, tokens[:end]):
+        return end
+    return next(i for i in range(len(tokens)) if mark in decoded(tokenizer, tokens[: i + 1]))
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
+    """Return the text of tokens as it is, with special tokens and all spaces."""
+    return tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
 
 
 @contextlib.contextmanager

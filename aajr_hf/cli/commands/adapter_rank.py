@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..._compat.transformers import CHECKPOINTING
 from ...training.config.sft import AAJRConfig
-from ...training.data.sources import load_data
+from ...training.data.sources import load_data, system_prompt_of
+from ...training.data.system_prompts import with_system_prompt
 from ..arguments.checks import check_seeds
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser
@@ -143,6 +144,7 @@ def _held_out(examples: int, data: TrainArguments):
 
     if data.environment is not None:
         # Take one of the ten observations of each round, as `aajr evaluate` does.
-        return Dataset.from_list(held_out_rows(data.environment, examples, seed=data.environment_seed))
+        rows = held_out_rows(data.environment, examples, seed=data.environment_seed)
+        return Dataset.from_list(with_system_prompt(rows, system_prompt_of(data)))
     rows = load_data(data).read(data.dataset_test_split, "dataset_test_split")
     return rows.select(range(min(examples, len(rows))))

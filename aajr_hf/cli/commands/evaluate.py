@@ -11,7 +11,9 @@ from ...environments import expert_rows, held_out_rows
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
 from ...evaluation.attacks.suite import ATTACKS, MAIN
 from ...evaluation.reporting.results import new_results
+from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ..arguments.options import ArgumentParser
+from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.threat import add_threat, threat_of
 from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
 from ..arguments.validators import check_output, check_seed
@@ -65,6 +67,7 @@ def run(argv: list[str]) -> int:
 def add_measurement(parser: ArgumentParser) -> None:
     """Add the options of the measurement and of the attacks."""
     parser.add_argument("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
+    add_system_prompt(parser)
     parser.add_argument(
         "--multiples",
         type=float,
@@ -246,18 +249,19 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     _check_others(arguments, models)
     if arguments.surrogate:
         check_surrogates(models, arguments.transfer_from, arguments.output)
-    rows = held_out_rows(world, arguments.examples, seed=settings.seed)
+    system_prompt = system_prompt_for(models.values(), arguments.system_prompt)
+    rows = with_system_prompt(held_out_rows(world, arguments.examples, seed=settings.seed), system_prompt)
     agents = load_agents(models)
     with user_errors():
         budgets = {agent.name: settings.budget or budget_of(agent.folder) for agent in agents}
     sources = load_sources(arguments.transfer_from, models)
+    _check_templates([*agents, *sources], system_prompt)
     check_transfers(agents, sources, rows)
     _check_rows(agents, rows, settings)
     if arguments.surrogate:  # done last, because it takes minutes
         check_train_seconds(agents)
-        sources += make_surrogates(
-            agents, expert_rows(world, EXAMPLES, seed=settings.seed), settings, arguments.output
-        )
+        examples = with_system_prompt(expert_rows(world, EXAMPLES, seed=settings.seed), system_prompt)
+        sources += make_surrogates(agents, examples, settings, arguments.output)
     runs = measure_together(
         agents,
         progress_steps(settings, len(rows)),
@@ -269,6 +273,8 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     threat = recorded.pop("threat")
     if settings.budget is None:  # each agent has its own budget
         del recorded["budget"]
+    if system_prompt is not None:
+        recorded["system_prompt"] = system_prompt
     if sources:
         recorded["transfer_from"] = [source.name for source in sources]
     return new_results("robustness", runs, threat, recorded)
@@ -314,6 +320,16 @@ def _check_others(arguments, models: dict[str, str]) -> None:
             f"`--attacks`: {', '.join(asked)} needs perturbations found on other models, and there are none: evaluate "
             "several agents, or give `--transfer_from` or `--surrogate`."
         )
+
+
+def _check_templates(agents: list[Agent], system_prompt: str | None) -> None:
+    """Check that the chat template of each agent renders the system prompt, if there is one."""
+    for agent in agents:
+        try:
+            with user_errors():
+                check_system_role(agent.tokenizer, system_prompt)
+        except UserError as error:
+            raise UserError(f"{agent.name}: {error}") from error
 
 
 def _check_rows(agents: list[Agent], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:

@@ -16,7 +16,7 @@ from ..common.measuring import load_agents, measure_each, weights_of
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
 _ONLY_HERE = (*_DATA, "skip_invalid_rows", "max_new_tokens")
-_ONLY_WORLDS = ("environment", "transfer_from", "surrogate", "token_trials", "budget")
+_ONLY_WORLDS = ("environment", "system_prompt", "transfer_from", "surrogate", "token_trials", "budget")
 
 
 def add_options(parser: ArgumentParser) -> None:

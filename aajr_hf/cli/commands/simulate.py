@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ...environments import WORLDS
 from ...evaluation.episodes.players import ALONE, SUITE
 from ..arguments.options import ArgumentParser
+from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.threat import FIELDS, add_threat, threat_of
 from ..arguments.validators import check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
@@ -38,6 +39,9 @@ def run(argv: list[str]) -> int:
     _check(arguments)
     models = [model for model in (arguments.model, arguments.opponent) if model not in (None, SCRIPTED)]
     world = world_for(models, arguments.environment)
+    if arguments.system_prompt and not models:
+        raise UserError(f"`--system_prompt` has no effect on {SCRIPTED} experts: give a model, too, or leave it out.")
+    arguments.system_prompt = system_prompt_for(models, arguments.system_prompt)  # the text, not the file
     if arguments.opponent is None and WORLDS[world].two_sided:
         arguments.opponent = SCRIPTED
     if arguments.attack is not None:
@@ -66,6 +70,7 @@ def _parser() -> ArgumentParser:
         "worlds (default there: no other side)",
     )
     add("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
+    add_system_prompt(parser)
     add("--agents", type=int, default=10, help="number of agents in an episode (default: %(default)s)")
     add("--episodes", type=int, default=20, help="number of episodes (default: %(default)s)")
     add("--steps", type=int, help="steps of an episode (default: as the world says)")
@@ -136,7 +141,7 @@ def simulate(arguments, name: str) -> None:
     """
     from rich.console import Console
 
-    from ...evaluation.episodes.play import simulation_table
+    from ...evaluation.episodes.play import malformed_sentences, simulation_table
 
     worlds = _worlds(name, arguments)
     with user_errors():
@@ -156,6 +161,8 @@ def simulate(arguments, name: str) -> None:
     seconds = time.monotonic() - began
     steps = sum(side["answers"] for record in records for side in record["sides"].values())
     console = Console()
+    for sentence in malformed_sentences(records):
+        console.print(sentence, soft_wrap=True, highlight=False)
     console.print(simulation_table(records))
     console.print(f"{steps} agent steps in {seconds:.1f} s: {steps / seconds:.0f} per second.", highlight=False)
     console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
@@ -219,7 +226,7 @@ def _players(arguments, world) -> list[Any]:
     def player(path: str | None, attack: AttackSettings | None):
         if path in (None, SCRIPTED):
             return Experts() if path else None
-        settings = {"temperature": arguments.temperature, "batch_size": arguments.batch_size}
+        settings = {name: getattr(arguments, name) for name in ("temperature", "batch_size", "system_prompt")}
         model = ModelPlayer(*load(path), attack=attack, **settings)
         model.check(list(world.rows().values()))
         return model
@@ -232,6 +239,7 @@ def _players(arguments, world) -> list[Any]:
 def _settings(arguments, name: str) -> EpisodeSettings:
     """Return the settings, which are written in every line so that lines of several runs can be combined."""
     kept = ["model", "opponent", "agents", "shock", "magnitude", "temperature", "attack"]
+    kept += ["system_prompt"] if arguments.system_prompt is not None else []
     kept += ["attack_steps", "attack_restarts"] if arguments.attack is not None else []
     threat = asdict(arguments.threat) if arguments.attack is not None else {}
     return {"kind": "episodes", "world": name} | {field: getattr(arguments, field) for field in kept} | threat

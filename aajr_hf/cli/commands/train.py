@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...training.config.sft import AAJRConfig
-from ...training.data.sources import load_data
+from ...training.data.sources import load_data, system_prompt_of
+from ...training.data.system_prompts import check_system_role
 from ...training.runs.checkpoints import DiskFullError, newest_checkpoint
 from ...training.runs.ema import remove_average
 from ...training.sharing.model_card import DATA, EVALUATION
@@ -114,6 +115,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             quantization_config=get_quantization_config(arguments),
             peft_config=get_peft_config(arguments),
         )
+        check_system_role(trainer.processing_class, system_prompt_of(arguments))
     trainer.describe_run(recipe, dataset.skipped[arguments.dataset_train_split])
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:

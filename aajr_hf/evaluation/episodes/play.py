@@ -18,6 +18,8 @@ from .players import Player
 # Far from any seed that counts up from 0, so that no episode repeats training data.
 _FIRST_SEED = 3 * 10**6
 MODEL, OPPONENT = "model", "opponent"
+# Share of malformed answers above which the metrics of a world are those of a player that does nothing.
+_ALMOST_ALL = 0.95
 
 
 def episode_seeds(episodes: int, seed: int) -> list[int]:
@@ -132,6 +134,21 @@ def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
             answers[number][agent] = answer
     for episode, seen, given in zip(episodes, rows, answers, strict=True):
         episode.step(seen, given)
+
+
+def malformed_sentences(records: list[EpisodeNumbers]) -> list[str]:
+    """Return a sentence for each player of whose answers almost all are malformed: the metrics say nothing about it."""
+    sentences = []
+    for side in records[0]["sides"]:
+        answers, malformed = (
+            sum(record["sides"][side][name] for record in records) for name in ("answers", "malformed")
+        )
+        if malformed > _ALMOST_ALL * max(answers, 1):
+            sentences.append(
+                f"Almost all answers of the {side} ({100 * malformed / answers:.1f}%) are malformed, and a malformed answer "
+                f"counts as no action: the numbers below say nothing about the {side}."
+            )
+    return sentences
 
 
 def simulation_table(records: list[EpisodeNumbers]) -> Table:

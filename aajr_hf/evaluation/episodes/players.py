@@ -12,13 +12,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ...training.data.batch import AgentBatch
 from ...training.data.collation import encode_examples
+from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ...training.policy.policy import frozen_parameters
 from ..attacks.run import UnderAttack
 from ..attacks.search import Search
 from ..attacks.suite import ATTACKS, Attack
 from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
-from ..generation import check_lengths, end_tokens, generate, render_prompts
+from ..generation import check_lengths, end_mark, end_of_answer, end_tokens, generate, render_prompts
 
 SUITE = "suite"
 ALONE = tuple(name for name, attack in ATTACKS.items() if not attack.from_others)
@@ -68,6 +69,7 @@ class ModelPlayer:
         temperature: Sampling temperature; samples come from torch's global generator. 0 decodes greedily.
         attack: If given, the embeddings of every prompt are perturbed before the answer is generated.
         batch_size: Maximum number of prompts per forward pass.
+        system_prompt: If given, it is put before every observation as a system message.
 
     Raises:
         jinja2.TemplateError: if the chat template does not render a question and its answer.
@@ -81,11 +83,12 @@ class ModelPlayer:
         temperature: float = 0.0,
         attack: AttackSettings | None = None,
         batch_size: int = 128,
+        system_prompt: str | None = None,
     ):
         self.model, self.tokenizer = model.eval(), tokenizer
-        self.attack, self.batch_size = attack, batch_size
+        self.attack, self.batch_size, self.system_prompt = attack, batch_size, system_prompt
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
-        self._ends = end_tokens(model, tokenizer)
+        self._ends, self._mark = end_tokens(model, tokenizer), end_mark(tokenizer)
         self.model.generation_config = GenerationConfig(
             pad_token_id=tokenizer.pad_token_id, eos_token_id=self._ends, **sampling
         )
@@ -95,8 +98,10 @@ class ModelPlayer:
         Check, before the episodes start, that `answer` accepts the rows.
 
         Raises:
-            ValueError: for the same reasons as `answer`.
+            ValueError: for the same reasons as `answer`, and if the chat template does not render the system prompt.
         """
+        check_system_role(self.tokenizer, self.system_prompt)
+        rows = with_system_prompt(rows, self.system_prompt)
         self._prompts(rows)
         if self.attack is not None:
             _encoded(self.model, self.tokenizer, rows, self.attack)
@@ -110,7 +115,7 @@ class ModelPlayer:
             ValueError: if a prompt and its answer are longer than the model's context, and, under attack, if no single
                 token distinguishes the actions.
         """
-        answers: list[str] = []
+        rows, answers = with_system_prompt(rows, self.system_prompt), []
         for start in range(0, len(rows), self.batch_size):
             answers += self._answer(rows[start : start + self.batch_size])
         return answers
@@ -125,12 +130,15 @@ class ModelPlayer:
         """Return the tokens of each prompt and the length limit of its answer, independent of the rest of the batch."""
         prompts, references = render_prompts(self.tokenizer, rows)
         budgets = [2 * len(reference) for reference in references]
-        check_lengths(self.model, prompts, budgets, "use fewer agents")
+        shorter = "" if self.system_prompt is None else " or a shorter system prompt"
+        check_lengths(self.model, prompts, budgets, f"use fewer agents{shorter}")
         return prompts, budgets
 
     def _text(self, tokens: list[int], budget: int) -> str:
-        end = next((i for i, token in enumerate(tokens[:budget]) if token in self._ends), None)
-        text = self.tokenizer.decode(tokens[: budget if end is None else end], skip_special_tokens=True)
+        end = end_of_answer(self.tokenizer, tokens[:budget], self._ends, self._mark)
+        said = tokens[:budget] if end is None else tokens[: end + 1]
+        text = self.tokenizer.decode([token for token in said if token not in self._ends], skip_special_tokens=True)
+        text = text.partition(self._mark)[0] if self._mark else text
         # Thinking before the answer is not part of the answer. Some templates also render an empty thought.
         text = text.rpartition("</think>")[2].strip()
         return text if end is not None else f"{text} …"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...training.sharing.measurement import trust_sentence
+from ...training.sharing.measurement import is_lost_without_attack, trust_sentence
 from ...training.sharing.results import RobustnessResults, RobustnessRun
 from .membership import membership_sentences
 from .results import (
@@ -22,7 +22,8 @@ from .results import (
 def summary_sentences(results: RobustnessResults) -> list[str]:
     """
     Return the sentences, in this order: whether the success under attack can be trusted; whether regularization helped
-    and what it cost (run "aajr" against "adversarial", "sft" and "base", if they exist); the most robust run; budgets.
+    and what it cost (run "aajr" against "adversarial", "sft" and "base", if they exist); the most robust run, unless no
+    run does anything right without attack; budgets.
 
     Raises:
         ValueError: If a number is missing or not finite; names the run and the field.
@@ -32,7 +33,8 @@ def summary_sentences(results: RobustnessResults) -> list[str]:
     sentences = [trust_sentence(results)]
     if "aajr" in runs:
         sentences += [_comparison(runs, name, top) for name in ("adversarial", "sft", "base") if name in runs]
-    sentences.append(_most_robust(runs, top))
+    if not all(map(is_lost_without_attack, runs.values())):
+        sentences.append(_most_robust(runs, top))
     return sentences + membership_sentences(results)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..generation import check_lengths, end_tokens, generate, render_prompts
+from ..generation import check_lengths, end_mark, end_of_answer, end_tokens, generate, render_prompts
 from .judge import UNREADABLE, Verdict, judge
 from .parsing import AnswerParser
 from .rows import reference_calls
@@ -45,7 +45,8 @@ class ToolCaller:
         example = next(row for row in rows if reference_calls(row["completion"]))
         # Some templates end calls and plain answers with different tokens.
         self.ends = sorted({*end_tokens(model, tokenizer), *end_tokens(model, tokenizer, example)})
-        self.parser = AnswerParser(tokenizer, self.ends)
+        self.mark = end_mark(tokenizer)
+        self.parser = AnswerParser(tokenizer, self.ends, self.mark)
         model.generation_config = GenerationConfig(
             pad_token_id=tokenizer.pad_token_id, eos_token_id=self.ends, do_sample=False
         )
@@ -73,17 +74,17 @@ class ToolCaller:
         said = generate(self.model, self.tokenizer.pad_token_id, prompts, deltas, max(budgets))
         return [
             # An answer that reaches the length limit is no answer, whatever it contains so far.
-            self._verdict(row, prompt, tokens) if self._ended(tokens[:budget]) else Verdict("unfinished", False)
+            Verdict("unfinished", False) if self._end(tokens[:budget]) is None else self._verdict(row, prompt, tokens)
             for row, prompt, tokens, budget in zip(rows, prompts, said, budgets, strict=True)
         ]
 
     def _budgets(self, references: list[list[int]]) -> list[int]:
         return [self.max_new_tokens or 2 * len(reference) + 32 for reference in references]
 
-    def _ended(self, tokens: list[int]) -> bool:
-        return any(token in self.ends for token in tokens)
+    def _end(self, tokens: list[int]) -> int | None:
+        return end_of_answer(self.tokenizer, tokens, self.ends, self.mark)
 
     def _verdict(self, row: dict[str, Any], prompt: list[int], tokens: list[int]) -> Verdict:
-        """Judge the tokens up to and including the first end token, or all tokens if there is none."""
-        end = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
-        return judge(self.parser(tokens[: end + 1], prompt, row["tools"]), row)
+        """Judge the tokens up to and including the end of the answer, or all tokens if there is none."""
+        end = self._end(tokens)
+        return judge(self.parser(tokens if end is None else tokens[: end + 1], prompt, row["tools"]), row)

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import add_response_schema, parse_response
 
+from ..generation import decoded
 from .judge import JSON, Answer, read_call
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
@@ -26,10 +27,11 @@ class AnswerParser:
     Args:
         tokenizer: The tokenizer; it is not changed.
         ends: The tokens that end an answer.
+        mark: Text that ends an answer, if no single token does (see [`end_mark`]).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: list[int]):
-        self.tokenizer, self.ends = copy.copy(tokenizer), set(ends)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: list[int], mark: str = ""):
+        self.tokenizer, self.ends, self.mark = copy.copy(tokenizer), set(ends), mark
         if getattr(tokenizer, "response_template", None) is None:
             with contextlib.suppress(ValueError):  # a template that TRL does not know
                 add_response_schema(self.tokenizer)
@@ -50,7 +52,8 @@ class AnswerParser:
         """
         if self.template is None:
             said = tokens[:-1] if tokens and tokens[-1] in self.ends else tokens
-            return parse_text(self.tokenizer.decode(said, clean_up_tokenization_spaces=False))
+            text = decoded(self.tokenizer, said)
+            return parse_text(text.partition(self.mark)[0] if self.mark else text)
         try:
             message = parse_response(self.tokenizer, tokens, prompt, None if self.typed else tools)
             calls = [read_call(call) for call in message.get("tool_calls") or []]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ..._errors import one_line
 from ...environments import WORLDS
 from .formats import FORMATS
+from .system_prompts import read_system_prompt, with_system_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +39,13 @@ class DataArguments:
     )
     environment_examples: int = field(default=8000, metadata={"help": "Number of examples that the world generates."})
     environment_seed: int = field(default=0, metadata={"help": "Seed of the generated examples."})
+    system_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text file (UTF-8) with a system prompt, put before every observation of `environment`. Set `perturbed_tokens` "
+            "to observation, so that the adversary does not perturb the system prompt itself."
+        },
+    )
     dataset_name: str | None = field(
         default=None,
         metadata={
@@ -146,7 +154,11 @@ def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
                 raise DataError(
                     f"`{name}` works only with `dataset_name`, but `environment` is given: unset `{name}`."
                 )
-        return Data(arguments.environment, _of_world(arguments))
+        return Data(arguments.environment, _of_world(arguments, system_prompt_of(arguments)))
+    if arguments.system_prompt:
+        raise DataError(
+            "`system_prompt` works only with `environment`, because the rows of a dataset have their own: unset it."
+        )
     if not arguments.dataset_name.strip():
         raise DataError("`dataset_name` is empty: set it to a dataset on the Hub, a folder or a file.")
     if arguments.dataset_config and (arguments.dataset_format == "bfcl" or Path(arguments.dataset_name).is_file()):
@@ -176,14 +188,30 @@ def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
     return Data(arguments.dataset_name, splits, arguments.skip_invalid_rows)
 
 
-def _of_world(arguments: DataArguments) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
+def system_prompt_of(arguments: DataArguments) -> str | None:
+    """
+    Return the text of the system prompt, or None.
+
+    Raises:
+        DataError: if its file cannot be used.
+    """
+    try:
+        return read_system_prompt(arguments.system_prompt) if arguments.system_prompt else None
+    except ValueError as error:
+        raise DataError(f"`system_prompt`: {error}") from error
+
+
+def _of_world(
+    arguments: DataArguments, system_prompt: str | None
+) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
     from datasets import Dataset
 
     from ...environments import expert_rows
     from .files import RowCount
 
     def generated(examples: int, seed: int):
-        dataset = Dataset.from_list(expert_rows(arguments.environment, examples, seed=seed))
+        rows = expert_rows(arguments.environment, examples, seed=seed)
+        dataset = Dataset.from_list(with_system_prompt(rows, system_prompt))
         return dataset, RowCount(valid=len(dataset))
 
     examples, seed = arguments.environment_examples, arguments.environment_seed

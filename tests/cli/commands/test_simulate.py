@@ -60,6 +60,32 @@ def test_an_untrained_model_answers_nothing_that_the_world_knows(agent, simulate
     assert all(record["opponent"] is None and record["attack"] is None for record in records)
 
 
+def test_the_system_prompt_is_that_of_the_recipe_and_is_recorded(agent, simulate, tmp_path, capsys):
+    assert "system_prompt" not in simulate("--model", agent, *SHORT)[0]
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "Almost all answers of the model (100.0%) are malformed, and a malformed answer counts as no"
+    )
+    plain = simulate("--model", agent, "--transcript", *SHORT)
+    (tmp_path / "prompt.txt").write_text("Be brief.\n")
+    trained = tmp_path / "trained"
+    shutil.copytree(agent, trained)
+    recipe = {"environment": "congestion", "system_prompt": "prompt.txt"}
+    (trained / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for asked in (["--model", agent, "--system_prompt", "prompt.txt"], ["--model", trained]):
+        records = simulate(*asked, "--transcript", *SHORT)
+        assert [record["system_prompt"] for record in records] == ["Be brief."] * 3
+        # The model answers otherwise, to the same observations.
+        for mine, other in zip(records, plain, strict=True):
+            first, second = mine["transcript"][0], other["transcript"][0]
+            assert {a: said["sees"] for a, said in first.items()} == {a: said["sees"] for a, said in second.items()}
+        assert [record["transcript"] for record in records] != [record["transcript"] for record in plain]
+    assert "system_prompt" not in simulate("--model", trained, "--system_prompt", "", *SHORT)[0]
+    capsys.readouterr()
+    simulate("--model", "scripted", *SHORT)
+    assert "malformed answer counts" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_an_attack_of_radius_zero_changes_nothing_and_a_wide_one_does(agent, simulate):
     def answers(*attack):

@@ -7,22 +7,25 @@ import json
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import AddedToken, GenerationConfig
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation.attacks.losses import LOSSES
 from aajr_hf.evaluation.attacks.target import success
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.episodes import players
-from aajr_hf.evaluation.episodes.play import episode_seeds, play, simulation_table
+from aajr_hf.evaluation.episodes.play import episode_seeds, malformed_sentences, play, simulation_table
 from aajr_hf.evaluation.episodes.players import ALONE, SUITE, AttackSettings, Experts, ModelPlayer, worst_prompts
+from aajr_hf.evaluation.generation import decoded, end_mark, end_of_answer, generate, render_prompts
 from aajr_hf.evaluation.reporting.statistics import mean_interval, student_t
 from aajr_hf.training.data.batch import AgentBatch
 from aajr_hf.training.data.collation import encode_examples
+from aajr_hf.training.data.system_prompts import with_system_prompt
 from aajr_hf.training.policy.policy import AgentPolicy
 from tests.support.families import TINY_FAMILIES
 from tests.support.known_policies import Visited
 from tests.support.small_agents import TOKENIZER, fit, model
+from tests.support.templates import CHATML
 
 # Of unequal lengths: more agents, longer prompts.
 ROWS = [
@@ -89,6 +92,67 @@ def test_the_token_after_an_answer_ends_it_whatever_the_tokenizer_calls_its_end(
     agent = model()
     agent.generation_config.eos_token_id = None
     assert {end, tokenizer.eos_token_id} <= set(ModelPlayer(agent, tokenizer)._ends)
+
+
+@pytest.mark.parametrize("end", ["special", "added", "pieces"])
+@pytest.mark.parametrize("same", [True, False], ids=["as the model's end", "unlike the model's end"])
+def test_what_a_model_says_after_its_answer_is_cut_off(end, same):
+    """A template in ChatML, whose end of a turn is a token, special or not, or several tokens that together read so."""
+    tokenizer, mark = copy.deepcopy(TOKENIZER), "<|im_end|>"
+    tokenizer.chat_template = CHATML
+    if end != "pieces":
+        tokenizer.add_tokens([AddedToken(mark, special=end == "special", normalized=False)])
+    knows = ROWS[:3]
+    rambles = [
+        row | {"completion": [{"role": "assistant", "content": f"{row['completion'][0]['content']}{mark} and so on"}]}
+        for row in knows
+    ]
+    agent = model(tokenizer)
+    fit(agent, tokenizer, rambles)
+    if same and end != "pieces":
+        tokenizer.eos_token = mark
+        agent.generation_config.eos_token_id = tokenizer.eos_token_id
+    prompts, references = render_prompts(tokenizer, knows)
+    said = generate(agent, tokenizer.pad_token_id, prompts, None, 40)
+    # By itself it goes on, or it would prove nothing.
+    if not same:
+        assert all(f"{mark} and" in decoded(tokenizer, tokens) for tokens in said)
+    answers = ModelPlayer(agent, tokenizer).answer(knows)
+    assert answers == [row["completion"][0]["content"] for row in knows]
+    assert end_mark(tokenizer) == (mark if end == "pieces" else "")
+
+
+def test_a_mark_in_pieces_ends_an_answer_before_an_end_token_does_and_after_none():
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = CHATML
+    said, eos = tokenizer("take 1<|im_end|> a b")["input_ids"], tokenizer.eos_token_id
+    end = end_of_answer(tokenizer, [*said, eos], [eos], "<|im_end|>")
+    assert decoded(tokenizer, said[: end + 1]).endswith("<|im_end|>") and end < len(said)
+    assert end_of_answer(tokenizer, [eos, *said], [eos], "<|im_end|>") == 0
+    assert end_of_answer(tokenizer, said[:end], [eos], "<|im_end|>") is None
+
+
+def test_a_system_prompt_stands_before_every_observation_that_a_model_reads(agent, monkeypatch):
+    seen, text = [], "You are one of several agents."
+    monkeypatch.setattr(
+        players,
+        "worst_prompts",
+        lambda model, tokenizer, rows, attack: seen.append(rows) or torch.zeros(len(rows), 1, 16),
+    )
+    player = ModelPlayer(agent, TOKENIZER, attack=ATTACK, system_prompt=text)
+    player.check(ROWS)
+    plain, led = ModelPlayer(agent, TOKENIZER)._prompts(ROWS)[0], []
+    monkeypatch.setattr(
+        players, "generate", lambda *asked: led.extend(asked[2]) or [[TOKENIZER.eos_token_id]] * len(ROWS)
+    )
+    player.answer(ROWS)
+    assert seen == [with_system_prompt(ROWS, text)]
+    system = TOKENIZER(f"<|system|>{text}<|end|>")["input_ids"]
+    assert led == [system + prompt for prompt in plain]
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.chat_template = "{%- for m in messages if m.role != 'system' -%}{{- m.content -}}{%- endfor -%}"
+    with pytest.raises(ValueError, match="leaves out system messages"):
+        ModelPlayer(agent, tokenizer, system_prompt=text).check(ROWS)
 
 
 def test_sampling_follows_the_probabilities(agent):
@@ -348,6 +412,20 @@ def test_the_table_has_the_worlds_metrics_and_each_sides_answers():
     shares = [record["sides"]["model"]["malformed"] / record["sides"]["model"]["answers"] for record in records]
     assert means[names.index("model: answers malformed, %")].strip() == f"{50 * sum(shares):.3f}"
     assert means[names.index("opponent: answers equal to the expert's, %")].strip() == "100.000"
+
+
+def test_a_player_that_says_nothing_is_named_and_one_that_says_something_is_not():
+    def sentences(player, opponent=None):
+        [records] = play([WORLDS["commons"](4, steps=2) for _ in range(2)], [1, 2], player, opponent)
+        return malformed_sentences(records)
+
+    mute = type("Mute", (), {"answer": lambda self, rows: ["no idea"] * len(rows)})()
+    assert sentences(Experts()) == sentences(Says()) == []
+    (said,) = sentences(mute)
+    assert said.startswith("Almost all answers of the model (100.0%) are malformed")
+    assert said.endswith("the numbers below say nothing about the model.")
+    (said,) = sentences(Experts(), mute)
+    assert "of the opponent" in said and len(sentences(mute, mute)) == 2
 
 
 def test_an_attack_alone_goes_to_the_end_as_often_as_it_is_asked_to(agent, monkeypatch):

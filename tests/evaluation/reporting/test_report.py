@@ -134,6 +134,35 @@ class TestTrust:
         assert 'and "more steps break little more" (much much' in sentence and "…)" in sentence
         assert sentence.endswith("nor of sft, which was not checked.") and len(sentence) < 400
 
+    def test_a_run_that_answers_nothing_without_attack_is_named_first(self, results):
+        def first(*lost):
+            some = copy.deepcopy(results)
+            for name, share in lost:
+                some["runs"][name]["nominal_success"] = share
+            return report.summary_sentences(some)
+
+        trusted = "The success of the other runs under attack can be trusted: they pass all checks of the attack."
+        assert first(("sft", 4.9))[0] == (
+            "sft answers almost no observation correctly, even without attack (4.9%), so its success under attack says "
+            f"nothing. {trusted}"
+        )
+        (several, *_) = first(("sft", 0.0), ("adversarial", 1.0))
+        one, two = (name for name in results["runs"] if name in ("sft", "adversarial"))
+        assert several.startswith(f"{one} and {two} answer almost no observation correctly, even without attack (")
+        assert "so their success under attack says nothing. The success" in several
+        assert "almost no" not in first(("sft", 5.0))[0]
+        names = list(results["runs"])
+        assert first(*((name, 0.0) for name in names[1:]))[0].endswith(
+            f" The success of {names[0]} under attack can be trusted: it passes all checks of the attack."
+        )
+        alone = first(*((name, 0.0) for name in names))
+        assert alone[0].endswith("says nothing.") and not any("Most robust" in sentence for sentence in alone)
+        # Whether the others can be trusted is said as before.
+        results["runs"]["adversarial"]["trust"] = []
+        assert first(("sft", 0.0))[0].endswith(
+            "Do not trust the success under attack of adversarial, which was not checked; the other runs pass all checks."
+        )
+
     @pytest.mark.parametrize(
         ("change", "line"),
         [

@@ -8,17 +8,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import AddedToken
 
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.generation import generate, render_prompts
+from aajr_hf.evaluation.tool_calls import caller as caller_module
 from aajr_hf.evaluation.tool_calls import evaluate
 from aajr_hf.evaluation.tool_calls.caller import ToolCaller
 from aajr_hf.evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls, worse
 from aajr_hf.evaluation.tool_calls.judge import FAILURES, Verdict
 from aajr_hf.evaluation.tool_calls.rows import read_rows
-from aajr_hf.training.models.base_agent import CHAT_TEMPLATE
+from aajr_hf.training.models.base_agent import CHAT_TEMPLATE, train_tokenizer
 from aajr_hf.training.policy.system_losses import nll
 from tests.support.known_policies import Visited
 from tests.support.small_agents import model
@@ -87,6 +89,25 @@ def test_attacked_answers_are_those_to_the_perturbed_embeddings():
             end = next((j + 1 for j, token in enumerate(tokens) if token in asked.ends), length)
             assert tokens[:end] == greedy(agent, prompt, length, None if delta is None else delta[i])[:end]
     assert asked.answer(READ, deltas) != asked.answer(READ) == [Verdict(None, True)] * len(READ)
+
+
+@pytest.mark.parametrize("end", ["special", "added", "pieces"])
+def test_what_comes_after_the_calls_is_no_part_of_the_answer(end, monkeypatch):
+    """The end of a turn is not the end that model and tokenizer name: another token, or several that read so together."""
+    tokenizer, mark = train_tokenizer([], 512), "<|im_end|>"
+    tokenizer.chat_template = HERMES
+    if end != "pieces":
+        tokenizer.add_tokens([AddedToken(mark, special=end == "special", normalized=False)])
+    asked = ToolCaller(model(tokenizer), tokenizer, READ)
+    assert asked.reference_verdicts == [Verdict(None, True)] * len(READ)
+    references = render_prompts(tokenizer, READ)[1]
+    after = tokenizer(" and so on", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(caller_module, "generate", lambda *_: [tokens + after for tokens in references])
+    assert asked.answer(READ) == [Verdict(None, True)] * len(READ)
+    # Without its end, an answer is none, however right its beginning.
+    cut = [tokens[: asked._end(tokens)] for tokens in references]
+    monkeypatch.setattr(caller_module, "generate", lambda *_: cut)
+    assert asked.answer(READ) == [Verdict("unfinished", False)] * len(READ)
 
 
 def test_the_adversary_sees_the_tools_and_the_answer_that_is_asked_for():

@@ -41,6 +41,13 @@ def read(reader, text, tools=TOOLS) -> Answer:
     return parser(tokenizer(text, add_special_tokens=False)["input_ids"] + end, prompt, tools)
 
 
+def test_a_mark_of_several_tokens_is_no_part_of_a_call():
+    tokenizer = tokenizer_with(HERMES)
+    tokens = tokenizer(DIM + "[end]", add_special_tokens=False)["input_ids"]
+    assert AnswerParser(tokenizer, [], "[end]")(tokens, [], TOOLS) == Answer([CALL])
+    assert AnswerParser(tokenizer, [])(tokens, [], TOOLS) == Answer([], "unparsable")
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_what_a_template_renders_is_read_back(template):
     tokenizer, parser = reader(template)

@@ -30,12 +30,13 @@ class EpisodeNumbers(TypedDict):
 
 
 class EpisodeSettings(TypedDict):
-    """The settings of the episodes and, if there is an attack, its settings."""
+    """The settings of the episodes and, if there are any, the text of the system prompt and the settings of the attack."""
 
     kind: Literal["episodes"]
     world: str
     model: str
     opponent: str | None
+    system_prompt: NotRequired[str]
     agents: int
     shock: str | None
     magnitude: int | None

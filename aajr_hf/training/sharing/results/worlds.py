@@ -130,7 +130,10 @@ class RobustnessRun(RobustnessNumbers):
 
 
 class WorldSettings(Settings):
+    """`system_prompt`: the text before every observation, if there was one."""
+
     environment: str
+    system_prompt: NotRequired[str]
     ascent_steps: int
     spectral_examples: int
     power_iterations: int
