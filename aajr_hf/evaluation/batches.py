@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..training.data.batch import AgentBatch
 from ..training.data.collation import encode_examples
+from .generation import template_ends
 
 
 def batches_by_length(
@@ -32,7 +34,8 @@ def read_batch(
     first: int = 0,
 ) -> AgentBatch:
     """
-    Encode rows as one batch.
+    Encode rows as one batch. White space that the chat template writes after the end of an answer, such as the line
+    break after `<|im_end|>` in ChatML, does not belong to the action: no generated answer gets so far.
 
     Args:
         perturbed_tokens: Which tokens the adversary moves, as in `AAJRConfig`.
@@ -44,5 +47,13 @@ def read_batch(
             distinguish.
     """
     inputs = encode_examples(tokenizer, rows, candidates=candidates, perturbed_tokens=perturbed_tokens)
+    inputs["labels"] = _without_tail(inputs["labels"], template_ends(tokenizer))
     inputs = {name: value.to(device) for name, value in inputs.items()}
     return AgentBatch.from_inputs(inputs, perturbed_tokens, first=first)
+
+
+def _without_tail(labels: Tensor, ends: set[int]) -> Tensor:
+    """Ignore the labels after the last token of each row that ends an answer."""
+    is_end = torch.isin(labels, torch.tensor(sorted(ends), dtype=labels.dtype))
+    from_here_on = is_end.flip(1).cumsum(dim=1).flip(1) > 0  # an end comes here or later
+    return labels.masked_fill(~from_here_on & is_end.any(dim=1, keepdim=True), -100)

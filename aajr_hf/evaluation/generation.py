@@ -95,10 +95,15 @@ def end_tokens(
             token for token in render_prompts(tokenizer, [row])[1][0] if token in added and added[token].special
         ]
         return sorted(ends | set(written[-1:]))
+    return sorted(ends | template_ends(tokenizer))
+
+
+def template_ends(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the tokens of markup that the chat template writes after a short answer."""
     row = {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]}
-    after = reversed(render_prompts(tokenizer, [row])[1][0])
+    added, after = tokenizer.added_tokens_decoder, reversed(render_prompts(tokenizer, [row])[1][0])
     written = itertools.takewhile(lambda token: token in added or not tokenizer.decode([token]).strip(), after)
-    return sorted(ends | (set(written) & set(added)))
+    return set(written) & set(added)
 
 
 def end_mark(tokenizer: PreTrainedTokenizerBase) -> str:
