@@ -119,7 +119,8 @@ def test_the_adversary_sees_the_tools_and_the_answer_that_is_asked_for():
         assert "heat" in tokenizer.decode(prompt)
         ids = prompt + reference
         assert batch.input_ids[i, : len(ids)].tolist() == ids and batch.attention_mask[i].sum() == len(ids)
-        assert batch.action_labels[i][batch.action_mask[i]].tolist() == reference
+        action = tokenizer.decode(batch.action_labels[i][batch.action_mask[i]])
+        assert action == tokenizer.decode(reference).rstrip() and action.endswith("<|im_end|>")
         assert batch.perturbable[i].tolist() == [j < len(prompt) for j in range(batch.input_ids.shape[1])]
 
 
