@@ -106,6 +106,18 @@ def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, ca
     assert "aajr replay" in caplog.text
 
 
+def test_the_same_step_of_an_earlier_run_is_replaced(tmp_path):
+    """An earlier run, which had two processes and an adapter."""
+    folder = tmp_path / "_nonfinite-2"
+    folder.mkdir()
+    for name in ("batch-1.safetensors", "adapter_config.json"):
+        (folder / name).touch()
+    with pytest.raises(FloatingPointError):
+        poisoned(tmp_path).train()
+    assert not (folder / "adapter_config.json").exists()
+    assert len(read_dump(folder)[1]) == 1 and replay(folder).reproduced
+
+
 def test_what_cannot_be_kept_does_not_hide_why(tmp_path, monkeypatch):
     run = poisoned(tmp_path)
     monkeypatch.setattr(run, "save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left")))
