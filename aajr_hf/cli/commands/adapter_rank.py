@@ -9,10 +9,11 @@ from pathlib import Path
 
 from ..._compat.transformers import CHECKPOINTING
 from ...training.config.sft import AAJRConfig
+from ...training.config.without_effects import WITHOUT_EFFECTS
 from ...training.data.sources import load_data
 from ..arguments.checks import check_seeds
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
-from ..arguments.parsing import RecipeParser
+from ..arguments.parsing import RecipeParser, options_of
 from ..arguments.validators import check_output
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments
@@ -51,9 +52,8 @@ def run(argv: list[str]) -> int:
     )
     with tempfile.TemporaryDirectory() as folder:
         # Measure the model as it is, with its adapter merged. The trainer needs a folder, but writes nothing.
-        fixed = {"adapter": "full", CHECKPOINTING: "false", "bf16": "false", "output_dir": folder}
-        arguments, data, _, config = parser.parse(argv + [part for k, v in fixed.items() for part in (f"--{k}", v)])
-        config.adapter_options = None
+        fixed = WITHOUT_EFFECTS | {CHECKPOINTING: False, "bf16": False, "output_dir": folder}
+        arguments, data, _, config = parser.parse([*argv, *options_of(fixed)])
         config.per_device_train_batch_size = arguments.batch_size
         rank(arguments, data, config)
     return 0

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from ..config.sft import AAJRConfig
+from ..config.without_effects import WITHOUT_EFFECTS
 from ..models.adapters import load_adapter
 from ..models.loading import load_tokenizer
 from ..runs.nonfinite import CUDA_RNG, NUM_ITEMS, RNG, read_dump
 from .sft import AAJRTrainer
 
-# Settings that are not needed to run one step on one process, without any output.
+# Settings of a run that one step on one process, with data that is prepared already, must not have.
 _NOT_AGAIN = (
-    *("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter"),
-    *("load_best_model_at_end", "save_strategy", "resume_from_checkpoint"),
+    *("output_dir", "resume_from_checkpoint", "fsdp", "fsdp_config", "deepspeed"),
     *("assistant_only_loss", "completion_only_loss", "packing", "padding_free"),
 )
 _NOT_DATA = (RNG, CUDA_RNG, NUM_ITEMS)
@@ -115,7 +115,7 @@ def _culprit(processes: list[dict[str, str]]) -> int:
 def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str) -> AAJRTrainer:
     known = {field.name for field in dataclasses.fields(AAJRConfig)} - set(_NOT_AGAIN)
     settings = {name: value for name, value in settings.items() if name in known}
-    config = AAJRConfig(output, **settings | {"report_to": "none", "on_nonfinite": "skip", "disable_tqdm": True})
+    config = AAJRConfig(output, **settings | WITHOUT_EFFECTS | {"on_nonfinite": "skip"})
     options = {"dtype": "auto"} | (config.model_init_kwargs or {})
     if (folder / "adapter_config.json").is_file():
         model = load_adapter(str(folder), is_trainable=True, **options)
