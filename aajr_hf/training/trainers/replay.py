@@ -126,7 +126,9 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
     rows = {name: batch[name].tolist() for name in ("input_ids", "labels", "observation_mask") if name in batch}
     tokenizer = load_tokenizer(str(folder))
     # The dataset is never read, but a trainer cannot be made without rows.
-    return AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
+    trainer = AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
+    trainer._replayable = False  # otherwise the step would be saved a second time
+    return trainer
 
 
 def _watch(name: str, found: list[str]):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
+import tempfile
 
 import pytest
 import torch
@@ -104,6 +106,17 @@ def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, ca
     run.train()
     assert run.memory.numbers["skipped_steps"] == 1 and caplog.text.count("is skipped") == 1
     assert "aajr replay" in caplog.text
+
+
+def test_the_replay_saves_nothing(tmp_path, monkeypatch):
+    run = poisoned(tmp_path / "run")
+    with pytest.raises(FloatingPointError):
+        run.train()
+    output = tmp_path / "replay"
+    output.mkdir()
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: contextlib.nullcontext(str(output)))
+    assert replay(tmp_path / "run" / "_nonfinite-2").reproduced
+    assert list(output.iterdir()) == []
 
 
 def test_the_same_step_of_an_earlier_run_is_replaced(tmp_path):
