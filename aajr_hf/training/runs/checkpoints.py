@@ -61,7 +61,10 @@ def _is_damaged(file: Path) -> bool:
         # The index of a zip file is at its end, so a truncated file has none.
         return not zipfile.is_zipfile(file)
     if file.name.endswith(".safetensors.index.json"):
-        shards = set(json.loads(file.read_text())["weight_map"].values())
+        try:
+            shards = set(json.loads(file.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return True
         return not all((file.parent / shard).is_file() for shard in shards)
     if file.suffix == ".safetensors":
         try:
