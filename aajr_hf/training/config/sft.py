@@ -153,9 +153,10 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             )
         if self.follows_success and self.aajr_warmup_ratio == 0:
             raise ValueError("`aajr_warmup_ratio` is 0, but it is the length of the `curriculum`: set it above 0.")
-        for name, (value, supported) in self._unsupported().items():
+        for name, (value, supported, *condition) in self._unsupported().items():
             if value != supported:
-                raise ValueError(f"`{name}` must be {supported} while AAJR is active{_where(name)}; got {value}.")
+                where = " ".join(["while AAJR is active", *condition])
+                raise ValueError(f"`{name}` must be {supported} {where}; got {value}.")
 
     def _check_penalty_radius(self) -> None:
         if self.regularizer in GLOBAL_REGULARIZERS:
@@ -183,8 +184,11 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 f"`aajr_warmup_ratio` must be at most 0.5 with an `amplification_budget`; got {self.aajr_warmup_ratio}."
             )
 
-    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
-        """Fields of TRL that must have a certain value: each name maps to (value, supported value)."""
+    def _unsupported(self) -> dict[str, tuple[Any, ...]]:
+        """
+        Fields that must have a certain value: each name maps to (value, supported value), or, if another field is the
+        reason, to (value, supported value, "with ...").
+        """
         return {}
 
 
@@ -214,24 +218,18 @@ class AAJRConfig(AAJRConfigMixin, ActionLossField, SFTConfig):
         """Whether training differs from `SFTTrainer`."""
         return super().is_active or self.system_loss != "nll"
 
-    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
+    def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         fields = {
             "loss_type": (self.loss_type, "nll"),
             "label_smoothing_factor": (self.label_smoothing_factor, 0.0),
         }
         if self.packing:
             # Other strategies cut documents anywhere, so an action could lose its prompt.
-            fields["packing_strategy"] = (self.packing_strategy, "bfd")
-            fields["system_loss"] = (self.system_loss, "nll")
+            fields["packing_strategy"] = (self.packing_strategy, "bfd", "with `packing`")
+            fields["system_loss"] = (self.system_loss, "nll", "with `packing`")
         if self.system_loss == "expected_cost":
-            fields["truncation_mode"] = (self.truncation_mode, "keep_start")
+            fields["truncation_mode"] = (self.truncation_mode, "keep_start", "with `system_loss` expected_cost")
         return fields
-
-
-def _where(name: str) -> str:
-    if name == "truncation_mode":
-        return " with `system_loss` expected_cost"
-    return " with `packing`" if name in ("packing_strategy", "system_loss") else ""
 
 
 def _require(config: AAJRConfigMixin, name: str, holds, requirement: str) -> None:
