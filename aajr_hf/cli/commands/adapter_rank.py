@@ -122,7 +122,7 @@ def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig
         )
     base_name = arguments.base or _base_of(arguments.model, data.model_name_or_path)
     base = None if base_name is None else load_agent(base_name)[0]
-    rows = _held_out(arguments.examples, data)
+    rows = _held_out(arguments.examples, data, config.dataset_text_field)
     return AAJRTrainer(model.requires_grad_(True), config, train_dataset=rows, processing_class=tokenizer), base
 
 
@@ -136,7 +136,7 @@ def _base_of(model: str, recipe_model: str | None) -> str | None:
     return recipe_model
 
 
-def _held_out(examples: int, data: TrainArguments):
+def _held_out(examples: int, data: TrainArguments, text_field: str):
     from datasets import Dataset
 
     from ...environments import held_out_rows
@@ -144,5 +144,5 @@ def _held_out(examples: int, data: TrainArguments):
     if data.environment is not None:
         # Take one of the ten observations of each round, as `aajr evaluate` does.
         return Dataset.from_list(held_out_rows(data.environment, examples, seed=data.environment_seed))
-    rows = load_data(data).read(data.dataset_test_split, "dataset_test_split")
+    rows = load_data(data, text_field).read(data.dataset_test_split, "dataset_test_split")
     return rows.select(range(min(examples, len(rows))))

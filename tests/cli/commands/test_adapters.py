@@ -126,6 +126,18 @@ def test_a_measurement_has_no_effect_but_its_files(agent, tmp_path, capsys, monk
     assert main(["inspect", *where]) == 0
 
 
+@pytest.mark.slow
+def test_plain_text_in_a_column_of_another_name_is_measured(agent, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"said": f"need {i} units of the link now"}) + "\n" for i in range(4)))
+    recipe = tmp_path / "recipe.yaml"
+    text = {"dataset_name": str(rows), "dataset_text_field": "said", "dataset_test_split": "train"}
+    adversary = {"regularizer": "aajr", "epsilon": 0.1, "perturbed_tokens": "all", "use_cpu": True}
+    recipe.write_text(json.dumps(text | adversary))
+    output = ["--output", str(tmp_path / "rank"), "--examples", "4", "--batch_size", "4"]
+    assert main(["adapter-rank", "--model", str(agent), "--config", str(recipe), *output]) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
