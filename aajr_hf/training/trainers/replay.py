@@ -55,21 +55,19 @@ class Replay:
         return bool(self.parameters) or not all(math.isfinite(value) for value in self.loss)
 
 
-def replay(folder: Path, process: int | None = None) -> Replay:
+def replay(folder: Path) -> Replay:
     """
-    Run the micro-batches of a process again, with the same weights and random numbers.
+    Run the micro-batches of one process again, with the same weights and random numbers: of the first process whose
+    statistics were not finite.
 
     Args:
         folder: `_nonfinite-<step>` in a run's `output_dir`.
-        process: Index of the process; by default the first process whose statistics were not finite.
 
     Raises:
-        OSError, ValueError: if the folder does not hold a saved step, or the step has no such process.
+        OSError, ValueError: if the folder does not hold a saved step.
     """
     record, processes = read_dump(folder)
-    process = _culprit(record["processes"]) if process is None else process
-    if not 0 <= process < len(processes):
-        raise ValueError(f"`process` must be from 0 to {len(processes) - 1}; got {process}.")
+    process = _culprit(record["processes"])
     batches = processes[process]
     with tempfile.TemporaryDirectory() as output:
         trainer = _trainer(folder, record["settings"], batches[0], output)
