@@ -175,7 +175,7 @@ def _step_size(
         # Gradients shrink as their argument grows: if the state doubles, eta must grow fourfold.
         return config.ascent_step_size * epsilon_fraction * unit**2
     # The total length of all steps does not depend on their number.
-    longer = config.ascent_steps / steps if steps else 1
+    longer = config.ascent_steps / steps
     size = config.ascent_step_size * longer * epsilon_fraction * unit
     # A normalized step has one norm for the whole gradient; a sign step has this size in every coordinate.
     return size * extent if config.ascent_step_rule == "normalized" else size
