@@ -20,8 +20,6 @@ from ...training.sharing.results import (
 )
 from .statistics import PairedDifference, paired_difference, with_intervals
 
-__all__ = ["RESULTS_VERSION"]  # version of the results that this release reads and writes
-
 # Fields of nominal and worst-case success for each way of decoding. A model can reduce a penalty on logits by making
 # all logits smaller. Greedy answers then stay the same, and only sampled answers show the change.
 DECODINGS = {
