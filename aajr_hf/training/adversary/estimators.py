@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from ...objective import directional_jacobian, random_unit_direction
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..data.batch import AgentBatch
 from ..policy.forward_mode import forward_ad_ready
 from ..policy.outputs import PenalisedOutput

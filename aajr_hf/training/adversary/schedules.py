@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..runs.state import Memory
 
 # Decay of the running mean of success over optimizer steps.

@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import DPOConfig
 
-from .sft import AAJRConfigMixin, documented
+from .base import AAJRConfigMixin, documented
 
 
 @documented

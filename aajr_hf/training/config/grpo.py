@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from .sft import AAJRConfigMixin, documented
+from .base import AAJRConfigMixin, documented
 
 _LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 

@@ -11,7 +11,7 @@ from transformers import logging
 from ..adversary.budget import AmplificationBudget
 from ..adversary.estimators import no_forward_mode
 from ..adversary.schedules import Schedules
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..models.adapters import adapter_config
 from ..models.loading import text_tokenizer
 from ..policy.policy import check_text_only, uses_dropout

@@ -26,7 +26,7 @@ def test_a_new_run_replaces_the_old_model_and_nothing_else(agent, tmp_path, firs
     assert train(agent, output, *first) == train(agent, fresh, *second) == 0
     (output / "_nonfinite-1").mkdir()
     (output / "model-00001-of-00002.safetensors").write_text("an old shard")
-    users = {name: b"mine" for name in ("notes.md", "model-best.safetensors", "checkpoint-list.txt", "my/config.json")}
+    users = dict.fromkeys(("notes.md", "model-best.safetensors", "checkpoint-list.txt", "my/config.json"), b"mine")
     for name, content in users.items():
         (output / name).parent.mkdir(exist_ok=True)
         (output / name).write_bytes(content)
