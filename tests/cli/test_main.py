@@ -21,7 +21,7 @@ from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.episodes.players import ALONE
 from aajr_hf.training.config.sft import AAJRConfig
-from aajr_hf.training.sharing.measurement import trust_sentence
+from aajr_hf.training.sharing.reading import trust_sentence
 from tests.support import ROOT
 
 from ..support.commands import FAST, fails

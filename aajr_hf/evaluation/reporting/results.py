@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ...training.sharing.measurement import RESULTS_VERSION, interval_text, version_problem
+from ...training.sharing.reading import RESULTS_VERSION, interval_text, version_problem
 from ...training.sharing.results import (
     Configuration,
     EvaluationResults,
@@ -74,7 +74,7 @@ def check_results(results: RobustnessResults) -> None:
         ValueError: If the version or kind is wrong, there is no run or no radius, or a number is missing or not
             finite; names the run and the field.
     """
-    check_measurement(results, "robustness")
+    check_common(results, "robustness")
     radii = multiples(results)
     if not radii:
         raise ValueError(f"run {next(iter(results['runs']))!r}, field 'worst_case_success': no attack radius")
@@ -90,7 +90,7 @@ def check_results(results: RobustnessResults) -> None:
         check_shares(name, run, SUCCESS, SUCCESS_UNDER_ATTACK, radii)
 
 
-def check_measurement(results: EvaluationResults, kind: str) -> None:
+def check_common(results: EvaluationResults, kind: str) -> None:
     """
     Check what results of every kind need: the current version, the kind, runs with checks of the attack, a threat
     model, finite settings.

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..config.recipe import GRPO_TRAINER, recipe_in, with_radius
 from ..config.sft import AAJRConfig
 from .hub_names import is_hub_name
-from .measurement import no_results, read_results, version_problem
+from .reading import no_results, read_results, version_problem
 from .results import Results, Run
 from .tool_call_card import TOOL_CALL_PLOT, tool_call_results, tool_call_section
 from .world_card import world_results, world_section

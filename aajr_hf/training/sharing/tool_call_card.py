@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult
 
 from .hub_names import is_hub_name
-from .measurement import threat_model_line, trust_sentence
+from .reading import threat_model_line, trust_sentence
 from .results import ToolCallResults
 from .world_card import attack_names, share_table
 
