@@ -11,9 +11,9 @@ from ..._compat.transformers import CHECKPOINTING
 from ...training.config.sft import AAJRConfig
 from ...training.config.without_effects import WITHOUT_EFFECTS
 from ...training.data.sources import load_data
-from ..arguments.checks import check_seeds
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser, options_of
+from ..arguments.train_checks import check_seeds
 from ..arguments.validators import check_output
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments

@@ -16,9 +16,9 @@ from ...training.data.sources import load_data
 from ...training.runs.checkpoints import DiskFullError, newest_checkpoint
 from ...training.runs.ema import remove_average
 from ...training.sharing.model_card import DATA, EVALUATION, is_own_card
-from ..arguments.checks import check_arguments
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser
+from ..arguments.train_checks import check_arguments
 from ..common.errors import Interrupted, RunError, UserError, user_errors
 from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from ..launching.worker import shard_on_cpu
