@@ -11,6 +11,7 @@ from ...training.config.without_effects import WITHOUT_EFFECTS
 from ...training.data.sources import load_data
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser, options_of
+from ..arguments.validators import check_model_given
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments
 
@@ -53,10 +54,7 @@ def run(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:  # so that nothing is written to the folder of the run
         fixed = WITHOUT_EFFECTS | _FOR_TOKENS | {"output_dir": folder}
         shown, arguments, _, config = parser.parse([*argv, *options_of(fixed)])
-        if not arguments.model_name_or_path:
-            raise UserError(
-                "`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name."
-            )
+        check_model_given(arguments.model_name_or_path)
         with user_errors():
             tokenizer, inputs = _prepared(arguments, config, shown.example)
             show(Console(), tokenizer, inputs, config, shown.example)

@@ -18,6 +18,7 @@ from ...training.sharing.results import (
     ThreatModelFields,
     ToolCallNumbers,
 )
+from ..radii import nearest_to_one
 from .statistics import PairedDifference, paired_difference, with_intervals
 
 # Fields of nominal and worst-case success for each way of decoding. A model can reduce a penalty on logits by making
@@ -192,7 +193,8 @@ def multiples(results: Results) -> list[str]:
 
 def headline(results: Results) -> str:
     """Return the radius that the summary sentences use: the multiple nearest to 1."""
-    return min(multiples(results), key=lambda multiple: abs(float(multiple) - 1))
+    by_size = {float(multiple): multiple for multiple in multiples(results)}
+    return by_size[nearest_to_one(by_size)]
 
 
 def times(multiple: str) -> str:
