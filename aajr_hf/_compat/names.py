@@ -72,7 +72,7 @@ _TRAINER = _of(
     (
         "current_gradient_accumulation_steps",
         "to divide a mean over examples by the accumulation steps",
-        (_BASE, _GRPO),
+        (_BASE, _GRPO, "training/trainers/replay.py"),
     ),
     ("push_in_progress", "to see which uploads have failed", (_HUB,)),
 )
@@ -155,7 +155,11 @@ _TRL_NAMES = (
     ),
     *_of(
         "trl.data_utils",
-        ("common_prefix_length", "to split prompts and completions as TRL does", ("training/data/collation.py",)),
+        (
+            "common_prefix_length",
+            "to split prompts and completions as TRL does",
+            ("training/data/collation.py", "evaluation/generation.py"),
+        ),
     ),
     *_of(
         "trl.trainer.sft_trainer",

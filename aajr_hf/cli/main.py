@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
         if (text := written_help(command)) is not None:
             print(text, end="")
-            raise SystemExit(0)  # as argparse does
+            return 0
     return _run(command, argv[1:])
 
 
@@ -87,6 +87,10 @@ def _run(command: str, argv: list[str]) -> int:
         if not hand_up(str(error)):
             print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except SystemExit as end:
+        if end.code:
+            raise
+        return 0  # argparse has printed a help text
     except (Interrupted, KeyboardInterrupt) as interrupt:
         if is_first():
             print(f"\ninterrupted{': ' + str(interrupt) if str(interrupt) else ''}", file=sys.stderr)

@@ -30,11 +30,8 @@ import contextlib, io, json, sys
 from aajr_hf.cli.main import COMMANDS, main
 
 def status(*arguments):
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return main([*arguments])
-    except SystemExit as stop:
-        return stop.code
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return main([*arguments])
 
 calls = [[], ["--help"], ["--version"], ["trian"], ["rank", "-h"], *([command, "--help"] for command in COMMANDS)]
 print(json.dumps([[call, status(*call), [name for name in sys.modules if "." not in name]] for call in calls]))
@@ -69,6 +66,4 @@ def test_there_is_no_help_text_of_a_command_that_is_gone():
 
 def test_with_other_versions_of_the_libraries_the_parser_answers(monkeypatch, capsys):
     monkeypatch.setattr(help_texts, "version", lambda package: "0.1")
-    with pytest.raises(SystemExit) as stop:
-        main(["adapter-rank", "--help"])
-    assert stop.value.code == 0 and "--lora_r" in capsys.readouterr().out
+    assert main(["adapter-rank", "--help"]) == 0 and "--lora_r" in capsys.readouterr().out

@@ -19,6 +19,8 @@ from aajr_hf._compat.names import NAMES, Name
 PACKAGE = Path(aajr_hf.__file__).parent
 # Of named tuples, whose documentation has them.
 PUBLIC = {"_asdict", "_replace", "_fields", "_make"}
+# Names in the table that objects of the package, or public objects, have as well.
+OF_OTHERS = {"__init__", "aux_loss", "chat_template", "loss_type", "padding_free", "temperature"}
 
 
 def is_private(name: object) -> bool:
@@ -165,6 +167,29 @@ def test_no_file_relies_on_a_private_name_that_the_table_lacks():
     }
     missing = sorted((foreign_names(modules()) | shared_names(classes())) - known)
     assert [f"aajr_hf/{file} uses `{name}`, which aajr_hf/_compat/names.py lacks." for file, name in missing] == []
+
+
+def tabled_names(sources: dict[str, str]) -> set[tuple[str, str]]:
+    """(file, name) for each name of the table that a file reads or sets on an object, or imports."""
+    known, found = {entry.name for entry in NAMES} - OF_OTHERS, set()
+    for file, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Attribute):
+                found.add((file, node.attr))
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found |= {(file, alias.name) for alias in node.names}
+    return {(file, name) for file, name in found if name in known}
+
+
+def test_the_table_has_every_file_that_uses_one_of_its_names():
+    """Names without an underscore, too, which look public."""
+    listed = {(file, entry.name) for entry in NAMES for file in entry.files}
+    assert sorted(tabled_names(modules()) - listed) == []
+
+
+def test_an_import_and_an_attribute_are_uses():
+    text = "from trl.data_utils import common_prefix_length\ntrainer.push_in_progress = None\nfrom .here import get_tp_size"
+    assert tabled_names({"f.py": text}) == {("f.py", "common_prefix_length"), ("f.py", "push_in_progress")}
 
 
 def test_every_file_of_the_table_uses_the_name():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -80,6 +81,15 @@ def _fits(value: object, hint: object) -> bool:
     if (origin or hint) in (list, tuple):
         return isinstance(value, list) and all(_fits(item, arguments[0]) for item in value if arguments)
     return isinstance(value, origin or hint) if isinstance(origin or hint, type) else True
+
+
+def options_of(fields: dict[str, Any]) -> list[str]:
+    """Return the command line that sets these fields: after the user's own options, it has priority."""
+    return [
+        part
+        for name, value in fields.items()
+        for part in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
+    ]
 
 
 class RecipeParser(TrlParser):

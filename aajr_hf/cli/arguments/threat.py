@@ -8,8 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from ...evaluation.attacks.threat_model import ThreatModel
+from ...training.config.fields import CHOICES
 from ...training.config.recipe import RECIPE, recipe_in, with_radius
-from ...training.config.sft import CHOICES, AAJRConfig
+from ...training.config.sft import AAJRConfig
 from ..common.errors import UserError, user_errors
 from .options import ArgumentParser
 

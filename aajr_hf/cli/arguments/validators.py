@@ -30,6 +30,17 @@ def check_output(folder: Path, field: str) -> None:
                 path.rmdir()
 
 
+def check_model_given(model: str | None) -> None:
+    """
+    Check that a recipe or the command line gives a model.
+
+    Raises:
+        UserError: if not.
+    """
+    if not model:
+        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
+
+
 def check_seed(seed: int, field: str) -> None:
     """
     Check that all random generators accept a seed (numpy's legacy generator has the smallest range).

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from ...environments import WORLDS
+from ...training.config.recipe import RECIPE
 from ..common.errors import UserError
 
 WORLD_HELP = f"world: {', '.join(WORLDS)} (default: the one that the agents were made for)"
@@ -48,7 +49,7 @@ def _made_for(folder: Path) -> str | None:
     Raises:
         UserError: if the world does not exist, because in another world the results would be meaningless.
     """
-    for name, key in (("recipe.yaml", "environment"), ("config.json", "aajr_environment")):
+    for name, key in ((RECIPE, "environment"), ("config.json", "aajr_environment")):
         # Ignore unreadable files here: loading the model reports them.
         with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
             content = yaml.safe_load((folder / name).read_text(encoding="utf-8"))

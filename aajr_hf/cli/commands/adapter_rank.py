@@ -9,11 +9,12 @@ from pathlib import Path
 
 from ..._compat.transformers import CHECKPOINTING
 from ...training.config.sft import AAJRConfig
+from ...training.config.without_effects import WITHOUT_EFFECTS
 from ...training.data.sources import load_data, system_prompt_of
 from ...training.data.system_prompts import with_system_prompt
-from ..arguments.checks import check_seeds
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
-from ..arguments.parsing import RecipeParser
+from ..arguments.parsing import RecipeParser, options_of
+from ..arguments.train_checks import check_seeds
 from ..arguments.validators import check_output
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments
@@ -52,9 +53,8 @@ def run(argv: list[str]) -> int:
     )
     with tempfile.TemporaryDirectory() as folder:
         # Measure the model as it is, with its adapter merged. The trainer needs a folder, but writes nothing.
-        fixed = {"adapter": "full", CHECKPOINTING: "false", "bf16": "false", "output_dir": folder}
-        arguments, data, _, config = parser.parse(argv + [part for k, v in fixed.items() for part in (f"--{k}", v)])
-        config.adapter_options = None
+        fixed = WITHOUT_EFFECTS | {CHECKPOINTING: False, "bf16": False, "output_dir": folder}
+        arguments, data, _, config = parser.parse([*argv, *options_of(fixed)])
         config.per_device_train_batch_size = arguments.batch_size
         rank(arguments, data, config)
     return 0
@@ -123,7 +123,7 @@ def _prepared(arguments: RankArguments, data: TrainArguments, config: AAJRConfig
         )
     base_name = arguments.base or _base_of(arguments.model, data.model_name_or_path)
     base = None if base_name is None else load_agent(base_name)[0]
-    rows = _held_out(arguments.examples, data)
+    rows = _held_out(arguments.examples, data, config.dataset_text_field)
     return AAJRTrainer(model.requires_grad_(True), config, train_dataset=rows, processing_class=tokenizer), base
 
 
@@ -137,7 +137,7 @@ def _base_of(model: str, recipe_model: str | None) -> str | None:
     return recipe_model
 
 
-def _held_out(examples: int, data: TrainArguments):
+def _held_out(examples: int, data: TrainArguments, text_field: str):
     from datasets import Dataset
 
     from ...environments import held_out_rows
@@ -146,5 +146,5 @@ def _held_out(examples: int, data: TrainArguments):
         # Take one of the ten observations of each round, as `aajr evaluate` does.
         rows = held_out_rows(data.environment, examples, seed=data.environment_seed)
         return Dataset.from_list(with_system_prompt(rows, system_prompt_of(data)))
-    rows = load_data(data).read(data.dataset_test_split, "dataset_test_split")
+    rows = load_data(data, text_field).read(data.dataset_test_split, "dataset_test_split")
     return rows.select(range(min(examples, len(rows))))

@@ -108,8 +108,8 @@ def _refuse_measuring(parser: ArgumentParser, arguments) -> None:
 
 def _measured(evaluation: Path, runs: dict[str, str]) -> RobustnessResults:
     """Read the numbers of an evaluation for these runs, by name."""
-    from ...training.sharing.measurement import read_results
     from ...training.sharing.model_card import run_of, weights_digest
+    from ...training.sharing.reading import read_results
 
     file = evaluation / RESULTS
     if not file.is_file():
@@ -136,7 +136,7 @@ def _measured(evaluation: Path, runs: dict[str, str]) -> RobustnessResults:
 
 def _refuse_other_evaluations(found: RobustnessResults, file: Path) -> None:
     """Reject evaluations of an older version, without one of the runs, or of tool calls."""
-    from ...training.sharing.measurement import version_problem
+    from ...training.sharing.reading import version_problem
 
     if problem := version_problem(found):
         raise UserError(f"`--evaluation`: {file} is {problem}: evaluate the runs again with `aajr evaluate`.")

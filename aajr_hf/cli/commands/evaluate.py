@@ -171,6 +171,9 @@ def check_measurement(arguments) -> None:
         raise UserError("`--epsilon` must be above 0, because it is the unit of the attack radii; got 0.")
     if not all(0 < multiple < float("inf") for multiple in arguments.multiples):
         raise UserError(f"`--multiples` must be finite numbers above 0; got {arguments.multiples}.")
+    keys = {f"{multiple:g}" for multiple in arguments.multiples}  # as the results have them
+    if len(keys) < len(arguments.multiples):
+        raise UserError(f"`--multiples` must differ in their first six digits; got {arguments.multiples}.")
     if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
         raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
     _check_attacks(arguments)

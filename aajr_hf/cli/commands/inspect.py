@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...training.config.sft import AAJRConfig
+from ...training.config.without_effects import WITHOUT_EFFECTS
 from ...training.data.sources import load_data
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
-from ..arguments.parsing import RecipeParser
+from ..arguments.parsing import RecipeParser, options_of
+from ..arguments.validators import check_model_given
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments
 
@@ -25,19 +27,8 @@ action (what the loss asks for), or neither. Only the tokenizer of the model is 
     aajr inspect --config recipes/congestion/aajr.yaml --perturbed_tokens observation --example 3
 """
 _STYLES = {"perturbed": "black on yellow", "action": "black on green", "neither": "dim"}
-# Settings that avoid slow work or special hardware without changing tokens, and keep each row one example.
-_NOT_FOR_TOKENS = {
-    "use_cpu": "true",
-    "bf16": "false",
-    "fp16": "false",
-    "packing": "false",
-    "padding_free": "false",
-    "push_to_hub": "false",
-    "eval_strategy": "no",
-    "report_to": "none",
-    "adapter": "full",
-    "disable_tqdm": "true",
-}
+# Settings that avoid special hardware without changing tokens, and keep each row one example.
+_FOR_TOKENS = {"use_cpu": True, "bf16": False, "fp16": False, "packing": False, "padding_free": False}
 
 
 @dataclass
@@ -61,13 +52,9 @@ def run(argv: list[str]) -> int:
     )
     argv = parser.check(argv)
     with tempfile.TemporaryDirectory() as folder:  # so that nothing is written to the folder of the run
-        asked = {"output_dir": folder} | _NOT_FOR_TOKENS
-        argv = [*argv, *(part for name, value in asked.items() for part in (f"--{name}", value))]
-        shown, arguments, _, config = parser.parse(argv)
-        if not arguments.model_name_or_path:
-            raise UserError(
-                "`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name."
-            )
+        fixed = WITHOUT_EFFECTS | _FOR_TOKENS | {"output_dir": folder}
+        shown, arguments, _, config = parser.parse([*argv, *options_of(fixed)])
+        check_model_given(arguments.model_name_or_path)
         with user_errors():
             tokenizer, inputs = _prepared(arguments, config, shown.example)
             show(Console(), tokenizer, inputs, config, shown.example)

@@ -55,8 +55,8 @@ def _check(folder: Path) -> None:
 
 def _add_evaluation(folder: Path, evaluation: Path) -> None:
     """Copy the results and plots of an evaluation of this agent into its folder."""
-    from ...training.sharing.measurement import read_results
     from ...training.sharing.model_card import EVALUATION, run_of
+    from ...training.sharing.reading import read_results
 
     file = evaluation / "results.json"
     if not file.is_file():

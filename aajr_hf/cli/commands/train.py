@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...training.config.recipe import RECIPE
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import load_data, system_prompt_of
 from ...training.data.system_prompts import check_system_role
 from ...training.runs.checkpoints import DiskFullError, newest_checkpoint
 from ...training.runs.ema import remove_average
-from ...training.sharing.model_card import DATA, EVALUATION
-from ..arguments.checks import check_arguments
+from ...training.sharing.model_card import DATA, EVALUATION, is_own_card
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser
+from ..arguments.train_checks import check_arguments
 from ..common.errors import Interrupted, RunError, UserError, user_errors
 from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from ..launching.worker import shard_on_cpu
@@ -35,6 +37,13 @@ Any field below may stand in the recipe or on the command line; the command line
 """
 # These fields say where a run starts; they are not part of its recipe.
 _NOT_OF_THE_RUN = ("resume_from_checkpoint", "overwrite")
+# What a run writes into its folder: the model (in one file or in shards) or the adapter, the tokenizer, and records.
+_FOLDERS = re.compile(r"(checkpoint|_nonfinite)-\d+")
+_MODEL_FILES = re.compile(
+    r"(adapter_config|config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
+    r"|(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?|chat_template\.jinja"
+)
+_RECORDS = (RECIPE, DATA, "training_args.bin", "trainer_state.json", "train_results.json", "all_results.json")
 
 
 def run(argv: list[str]) -> int:
@@ -121,7 +130,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     if trainer.accelerator.is_main_process:
         Console().print(report.table())
         if resume is None:
-            _clear(output)
+            _clear(output, arguments.model_name_or_path)
     try:
         with StopOnSignal() as stop, TrainingProgress(trainer):
             trainer.add_callback(stop)
@@ -144,12 +153,22 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     trainer.accelerator.end_training()
 
 
-def _clear(output: Path) -> None:
-    """Remove files of a replaced run, such as checkpoints, which would be mistaken for files of the new run."""
-    for stale in (*output.glob("checkpoint-*"), output / EVALUATION):
-        shutil.rmtree(stale, ignore_errors=True)
+def _clear(output: Path, model: str) -> None:
+    """
+    Remove the files of a replaced run, which would be mistaken for files of the new run: its weights, for example,
+    because an adapter in a folder is loaded before other weights. Files that no run writes stay, and so does a model
+    that the new run starts from, because an adapter needs it.
+    """
+    starts_here = Path(model).resolve() == output.resolve()
+    for path in list(output.iterdir()) if output.is_dir() else ():
+        if path.is_dir():
+            if path.name == EVALUATION or _FOLDERS.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+        elif path.name in _RECORDS or (_MODEL_FILES.fullmatch(path.name) and not starts_here):
+            path.unlink()
     remove_average(output)
-    (output / DATA).unlink(missing_ok=True)
+    if is_own_card(output):
+        (output / "README.md").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .suite import ATTACKS
@@ -46,8 +45,3 @@ class RobustnessSettings:
     seed: int = 0
     token_trials: int = 64
     budget: float | None = None
-
-
-def nearest_to_one(multiples: Iterable[float]) -> float:
-    """Return the multiple of epsilon that is nearest to 1; the smaller one if two are equally near."""
-    return min(multiples, key=lambda multiple: (abs(multiple - 1), multiple))

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ...training.sharing.measurement import threat_model_line
+from ...training.sharing.reading import threat_model_line
 from ...training.sharing.results import ComparisonResults, MatchedPair
 from ..reporting.attack_report import attack_cells, trust_cells
 from ..reporting.report import json_text, points_text, render_page, replace_file

@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ...training.config.fields import CHOICES
 from ...training.config.recipe import RECIPE, recipe_in, with_radius
-from ...training.config.sft import CHOICES, AAJRConfig
+from ...training.config.sft import AAJRConfig
 from ...training.runs.checkpoints import INCOMPLETE
 from ...training.runs.ema import is_average
 from ...training.sharing.results import GradientNorms, Training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...training.sharing.measurement import trust_sentence
+from ...training.sharing.reading import trust_sentence
 from ...training.sharing.results import AtNominal, AtWorstCase, ComparisonResults, MatchedPair
 from ..reporting.results import DECODINGS, difference, headline, number_text, percent_text, times
 from ..reporting.statistics import PairedDifference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ...training.sharing.measurement import attack_name
+from ...training.sharing.reading import attack_name
 from ...training.sharing.results import AttackTally, EvaluationResults, Results, RobustnessResults, TokenOutcome
 from .results import interval_text, multiples, percent_text, times
 from .statistics import wilson

@@ -15,7 +15,7 @@ from rich.console import Group
 from rich.text import Text
 
 from ... import __version__
-from ...training.sharing.measurement import threat_model_line
+from ...training.sharing.reading import threat_model_line
 from ...training.sharing.results import RobustnessResults, RobustnessRun
 from .attack_report import attack_cells, token_cells, trust_cells
 from .membership import HEADERS, membership_cells

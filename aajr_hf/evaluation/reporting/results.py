@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ...training.sharing.measurement import RESULTS_VERSION, interval_text, version_problem
+from ...training.sharing.reading import RESULTS_VERSION, interval_text, version_problem
 from ...training.sharing.results import (
     Configuration,
     EvaluationResults,
@@ -18,9 +18,8 @@ from ...training.sharing.results import (
     ThreatModelFields,
     ToolCallNumbers,
 )
+from ..radii import nearest_to_one
 from .statistics import PairedDifference, paired_difference, with_intervals
-
-__all__ = ["RESULTS_VERSION"]  # version of the results that this release reads and writes
 
 # Fields of nominal and worst-case success for each way of decoding. A model can reduce a penalty on logits by making
 # all logits smaller. Greedy answers then stay the same, and only sampled answers show the change.
@@ -76,7 +75,7 @@ def check_results(results: RobustnessResults) -> None:
         ValueError: If the version or kind is wrong, there is no run or no radius, or a number is missing or not
             finite; names the run and the field.
     """
-    check_measurement(results, "robustness")
+    check_common(results, "robustness")
     radii = multiples(results)
     if not radii:
         raise ValueError(f"run {next(iter(results['runs']))!r}, field 'worst_case_success': no attack radius")
@@ -92,7 +91,7 @@ def check_results(results: RobustnessResults) -> None:
         check_shares(name, run, SUCCESS, SUCCESS_UNDER_ATTACK, radii)
 
 
-def check_measurement(results: EvaluationResults, kind: str) -> None:
+def check_common(results: EvaluationResults, kind: str) -> None:
     """
     Check what results of every kind need: the current version, the kind, runs with checks of the attack, a threat
     model, finite settings.
@@ -194,7 +193,8 @@ def multiples(results: Results) -> list[str]:
 
 def headline(results: Results) -> str:
     """Return the radius that the summary sentences use: the multiple nearest to 1."""
-    return min(multiples(results), key=lambda multiple: abs(float(multiple) - 1))
+    by_size = {float(multiple): multiple for multiple in multiples(results)}
+    return by_size[nearest_to_one(by_size)]
 
 
 def times(multiple: str) -> str:

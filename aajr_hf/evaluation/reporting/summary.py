@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...training.sharing.measurement import is_lost_without_attack, trust_sentence
+from ...training.sharing.reading import is_lost_without_attack, trust_sentence
 from ...training.sharing.results import RobustnessResults, RobustnessRun
 from .membership import membership_sentences
 from .results import (

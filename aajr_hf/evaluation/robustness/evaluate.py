@@ -17,11 +17,12 @@ from ...training.sharing.results import RobustnessNumbers
 from ..agents import Agent
 from ..attacks.run import Tallies, UnderAttack, attack_within
 from ..attacks.search import Search
-from ..attacks.settings import TOKEN, RobustnessSettings, nearest_to_one
+from ..attacks.settings import TOKEN, RobustnessSettings
 from ..attacks.suite import ATTACKS
 from ..attacks.target import Target, success
 from ..batches import batches_by_length, read_batch
 from ..means import Means
+from ..radii import nearest_to_one
 from .amplification import add_amplification
 from .membership import examples_of
 from .ray import add_ray, ray_numbers

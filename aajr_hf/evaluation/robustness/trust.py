@@ -10,7 +10,7 @@ from typing import TypedDict
 from scipy.stats import binomtest
 
 from ...objective import PerturbationSet
-from ...training.sharing.measurement import attack_name
+from ...training.sharing.reading import attack_name
 from ...training.sharing.results import TrustRule
 from ..attacks.ascent import Ascent
 from ..attacks.run import Tallies

@@ -16,12 +16,12 @@ from ...training.policy.system_losses import nll
 from ...training.sharing.results import ToolCallNumbers
 from ..attacks.run import Tallies, Tally
 from ..attacks.search import Search
-from ..attacks.settings import nearest_to_one
 from ..attacks.suite import ATTACKS, Attack
 from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
 from ..batches import batches_by_length, read_batch
 from ..means import Means
+from ..radii import nearest_to_one
 from ..robustness.tallies import tally_numbers
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller

@@ -8,14 +8,14 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ...training.sharing.measurement import threat_model_line, trust_sentence
+from ...training.sharing.reading import threat_model_line, trust_sentence
 from ...training.sharing.results import ToolCallResults, ToolCallRun
 from ...training.sharing.tool_call_card import TOOL_CALL_PLOT
 from ..reporting.attack_report import attack_cells, attack_tables, trust_cells
 from ..reporting.plots import WIDE, draw_by_radius, render
 from ..reporting.report import json_text, render_page, replace_file
 from ..reporting.results import (
-    check_measurement,
+    check_common,
     check_numbers,
     check_shares,
     difference,
@@ -105,7 +105,7 @@ def check_tool_call_results(results: ToolCallResults) -> None:
     Raises:
         ValueError: if the version or kind is wrong, or a number is missing or not finite; names the run and the field.
     """
-    check_measurement(results, "tool_calls")
+    check_common(results, "tool_calls")
     radii = multiples(results)
     nominal, worst = zip(*_KINDS.values(), strict=True)
     for name, run in results["runs"].items():

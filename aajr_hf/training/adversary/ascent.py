@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ...objective import AscentTrajectory, PerturbationSet, RecordedProducts, projected_gradient_ascent
-from ..config.sft import LOCAL_REGULARIZERS, AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
+from ..config.fields import LOCAL_REGULARIZERS
 from ..policy.monitoring import LogitRecorder
 from ..policy.policy import AgentPolicy, embedding_norm, frozen_parameters
 from ..policy.system_losses import SystemLoss
@@ -175,7 +176,7 @@ def _step_size(
         # Gradients shrink as their argument grows: if the state doubles, eta must grow fourfold.
         return config.ascent_step_size * epsilon_fraction * unit**2
     # The total length of all steps does not depend on their number.
-    longer = config.ascent_steps / steps if steps else 1
+    longer = config.ascent_steps / steps
     size = config.ascent_step_size * longer * epsilon_fraction * unit
     # A normalized step has one norm for the whole gradient; a sign step has this size in every coordinate.
     return size * extent if config.ascent_step_rule == "normalized" else size

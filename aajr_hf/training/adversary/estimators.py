@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from ..._errors import first_line
 from ...objective import directional_jacobian, random_unit_direction
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..data.batch import AgentBatch
 from ..policy.forward_mode import forward_ad_ready
 from ..policy.outputs import PenalisedOutput
@@ -77,7 +78,7 @@ def jvp_failure(model: nn.Module) -> str | None:
             gradients = torch.autograd.grad(tangent.square().sum(), parameters, allow_unused=True)
     except (RuntimeError, ValueError) as error:
         # The trainer shows this reason in its error, or in the warning about finite differences.
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     if all(g is None or not bool(g.any()) for g in gradients):
         return "the gradient through the tangent is zero for every parameter"
     return None

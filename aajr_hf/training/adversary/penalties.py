@@ -15,7 +15,8 @@ from ...objective import (
     top_singular_direction,
     trajectory_amplification,
 )
-from ..config.sft import LOCAL_REGULARIZERS, AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
+from ..config.fields import LOCAL_REGULARIZERS
 from ..policy.forward_mode import forward_ad_ready
 from ..policy.outputs import PenalisedOutput
 from .ascent import PromptAscent

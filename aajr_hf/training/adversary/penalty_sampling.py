@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..policy.outputs import PenalisedOutput
 from .ascent import PromptAscent
 from .penalties import budgeted

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState
 
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..runs.state import Memory
 
 # Decay of the running mean of success over optimizer steps.
@@ -50,7 +50,8 @@ class Schedules(TrainerCallback):
     def ascent_steps(self) -> int:
         """Current number of ascent steps, from 1 to K."""
         # Round first, so that a rounding error does not add a step.
-        return math.ceil(round(self._fraction(self.config.ascent_steps_schedule) * self.config.ascent_steps, 9))
+        steps = self._fraction(self.config.ascent_steps_schedule) * self.config.ascent_steps
+        return max(math.ceil(round(steps, 9)), 1)
 
     def observe(self, success: float) -> None:
         """Record the share of right answers under attack in a micro-batch of all processes."""

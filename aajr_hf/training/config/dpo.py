@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import DPOConfig
 
-from .sft import AAJRConfigMixin, documented
+from .base import AAJRConfigMixin, documented
 
 
 @documented
@@ -23,7 +23,7 @@ class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
     Parameters:
     """
 
-    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
+    def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         loss_types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
         return {
             "loss_type": (loss_types, ["sigmoid"]),

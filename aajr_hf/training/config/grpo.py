@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from .sft import AAJRConfigMixin, documented
+from .base import AAJRConfigMixin, documented
 
 _LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
@@ -51,7 +51,7 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
                 f"`loss_type` must be one of {', '.join(_LOSS_TYPES)} while AAJR is active; got {self.loss_type}."
             )
 
-    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
+    def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         return {
             "use_vllm": (self.use_vllm, False),
             "use_liger_kernel": (self.use_liger_kernel, False),

@@ -2,199 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-import math
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 from trl import SFTConfig
 
-from ..._compat.transformers import use_new_names
-from .fields import (
-    CHOICES,
-    GLOBAL_REGULARIZERS,
-    LOCAL_REGULARIZERS,
-    SCHEDULES,
-    ActionLossField,
-    AdversaryFields,
-    RegularizerFields,
-)
-from .recipe import is_secret, without_secrets
-
-
-@dataclass
-class AAJRConfigMixin(RegularizerFields, AdversaryFields):
-    """
-    Mixin for the configuration of a TRL trainer: the fields of Adversarially-Aligned Jacobian Regularization and their
-    validation.
-
-    Raises:
-        ValueError: for an invalid value; the message names the field and the remedy.
-    """
-
-    # Name of the field with the ball's radius: in TRL's GRPO, `epsilon` has another meaning.
-    radius_field = "epsilon"
-
-    def __post_init__(self):
-        self._read_options()
-        self._check_choices()
-        self._check_numbers()
-        self._resolve_step_size()
-        if self.amplification_budget is not None:
-            self._check_budget()
-        if self.is_active:
-            self._check_combinations()
-        use_new_names(self)
-        super().__post_init__()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """
-        Return the fields without the user's access tokens, because Trainer pickles its arguments beside the weights.
-        """
-        return {name: None if is_secret(name) else without_secrets(value) for name, value in vars(self).items()}
-
-    @property
-    def penalty_active(self) -> bool:
-        """Whether a Jacobian is penalised."""
-        return self.regularizer != "none" and (self.regularizer_lambda > 0 or self.amplification_budget is not None)
-
-    @property
-    def is_active(self) -> bool:
-        """Whether training differs from TRL's own trainer."""
-        return self.radius > 0 or self.penalty_active or self.clean_loss_weight > 0
-
-    @property
-    def follows_success(self) -> bool:
-        """Whether a schedule waits for success under attack."""
-        return any(getattr(self, name) == "curriculum" for name in SCHEDULES)
-
-    @property
-    def radius(self) -> float:
-        """Radius of the perturbation ball, in units of `epsilon_mode`."""
-        return getattr(self, self.radius_field)
-
-    def _read_options(self) -> None:
-        options = self.adapter_options
-        if isinstance(options, str):
-            try:
-                options = self.adapter_options = json.loads(options)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"`adapter_options` must be a mapping, or a mapping as JSON: {error}.") from None
-        if not isinstance(options, dict | None):
-            raise ValueError(f"`adapter_options` must be a mapping; got {options!r}.")
-
-    def _check_choices(self) -> None:
-        for name, choices in CHOICES.items():
-            if hasattr(self, name) and getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
-
-    def _check_numbers(self) -> None:
-        for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
-            _require(self, name, lambda x: x >= 0, "at least 0")
-        at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank")
-        for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
-            _require(self, name, lambda x: x >= 1, "at least 1")
-        _require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
-        _require(self, "aajr_warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1")
-        _require(self, "curriculum_threshold", lambda x: 0 < x <= 1, "above 0 and at most 1")
-        if self.ema_decay is not None:
-            _require(self, "ema_decay", lambda x: 0 < x < 1, "between 0 and 1")
-        if self.amplification_budget is not None:
-            _require(self, "amplification_budget", lambda x: x > 0, "above 0")
-
-    def _resolve_step_size(self) -> None:
-        if self.ascent_step_size is None:
-            auto = self.ascent_step_rule == "gradient"
-            self.ascent_step_size = "auto" if auto else 2.5 * self.radius / max(self.ascent_steps, 1)
-        if self.ascent_step_size == "auto":
-            if self.ascent_step_rule != "gradient":
-                raise ValueError(
-                    "`ascent_step_size=auto` needs plain gradient steps: set `ascent_step_rule` to gradient, or "
-                    "`ascent_step_size` to a number."
-                )
-            return
-        try:
-            self.ascent_step_size = float(self.ascent_step_size)
-        except ValueError:
-            raise ValueError(f"`ascent_step_size` must be a number or auto; got {self.ascent_step_size!r}.") from None
-        _require(self, "ascent_step_size", lambda x: x >= 0, "at least 0")
-        if self.radius > 0 and self.ascent_step_size == 0:
-            raise ValueError(
-                f"`ascent_step_size` is 0, so the ascent would not move: set it above 0, or set "
-                f"`{self.radius_field}` to 0."
-            )
-
-    def _check_combinations(self) -> None:
-        if self.ascent_steps == 0 and self.radius > 0:
-            name = self.radius_field
-            raise ValueError(
-                f"`ascent_steps` must be at least 1 if `{name}` is above 0: raise it, or set `{name}` to 0."
-            )
-        if self.ascent_steps == 0 and self.penalty_active and self.regularizer in LOCAL_REGULARIZERS:
-            raise ValueError(
-                f"`ascent_steps` must be at least 1 with the regularizer {self.regularizer}, which is evaluated along "
-                "the ascent: raise it, or set `regularizer` to none."
-            )
-        if self.penalty_radius > 1 and self.penalty_active:
-            self._check_penalty_radius()
-        if self.neftune_noise_alpha:
-            raise ValueError(
-                "`neftune_noise_alpha` adds different noise in every pass, so ascent, loss and Jacobian would belong "
-                "to different functions: unset it while AAJR is active."
-            )
-        penalised = max(round(self.penalty_fraction * self.per_device_train_batch_size), 1)
-        alone = penalised == 1 and not getattr(self, "packing", False)
-        if alone and self.penalty_active and self.regularizer in GLOBAL_REGULARIZERS:
-            raise ValueError(
-                f"`regularizer` {self.regularizer} is evaluated between observations of a batch, but only one is "
-                "penalised: raise `per_device_train_batch_size` or `penalty_fraction`."
-            )
-        if self.follows_success and self.aajr_warmup_ratio == 0:
-            raise ValueError("`aajr_warmup_ratio` is 0, but it is the length of the `curriculum`: set it above 0.")
-        for name, (value, supported) in self._unsupported().items():
-            if value != supported:
-                raise ValueError(f"`{name}` must be {supported} while AAJR is active{_where(name)}; got {value}.")
-
-    def _check_penalty_radius(self) -> None:
-        if self.regularizer in GLOBAL_REGULARIZERS:
-            raise ValueError(
-                f"`penalty_radius` must be 1 with the regularizer {self.regularizer}, which is not evaluated along "
-                f"the ascent: set it to 1, or `regularizer` to one of {', '.join(LOCAL_REGULARIZERS)}."
-            )
-        if self.radius == 0:
-            name = self.radius_field
-            raise ValueError(
-                f"`penalty_radius` must be 1 if `{name}` is 0, because there is no ball: set it to 1, or "
-                f"raise `{name}`."
-            )
-
-    def _check_budget(self) -> None:
-        if self.regularizer != "aajr":
-            raise ValueError(
-                "`amplification_budget` works only with the regularizer aajr: unset it, or set `regularizer` to aajr."
-            )
-        # The budget raises lambda only after the end of lambda's warm-up.
-        if self.lambda_schedule == "curriculum":
-            raise ValueError("`lambda_schedule` must be linear, cosine or constant with an `amplification_budget`.")
-        if self.lambda_schedule != "constant" and self.aajr_warmup_ratio > 0.5:
-            raise ValueError(
-                f"`aajr_warmup_ratio` must be at most 0.5 with an `amplification_budget`; got {self.aajr_warmup_ratio}."
-            )
-
-    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
-        """Fields of TRL that must have a certain value: each name maps to (value, supported value)."""
-        return {}
-
-
-def documented(cls: type) -> type:
-    """Decorator that adds the paragraphs of the inherited fields to a configuration's docstring, for `help()`."""
-    shared = [base for base in cls.__mro__ if base in (AdversaryFields, ActionLossField, RegularizerFields)]
-    for base in reversed(shared):
-        paragraphs = inspect.cleandoc(base.__doc__).partition("Parameters:\n")[2]
-        cls.__doc__ = cls.__doc__.rstrip() + "\n\n" + textwrap.indent(paragraphs, " " * 4) + "\n    "
-    return cls
+from .base import AAJRConfigMixin, documented
+from .fields import ActionLossField
 
 
 @documented
@@ -214,27 +28,15 @@ class AAJRConfig(AAJRConfigMixin, ActionLossField, SFTConfig):
         """Whether training differs from `SFTTrainer`."""
         return super().is_active or self.system_loss != "nll"
 
-    def _unsupported(self) -> dict[str, tuple[Any, Any]]:
+    def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         fields = {
             "loss_type": (self.loss_type, "nll"),
             "label_smoothing_factor": (self.label_smoothing_factor, 0.0),
         }
         if self.packing:
             # Other strategies cut documents anywhere, so an action could lose its prompt.
-            fields["packing_strategy"] = (self.packing_strategy, "bfd")
-            fields["system_loss"] = (self.system_loss, "nll")
+            fields["packing_strategy"] = (self.packing_strategy, "bfd", "with `packing`")
+            fields["system_loss"] = (self.system_loss, "nll", "with `packing`")
         if self.system_loss == "expected_cost":
-            fields["truncation_mode"] = (self.truncation_mode, "keep_start")
+            fields["truncation_mode"] = (self.truncation_mode, "keep_start", "with `system_loss` expected_cost")
         return fields
-
-
-def _where(name: str) -> str:
-    if name == "truncation_mode":
-        return " with `system_loss` expected_cost"
-    return " with `packing`" if name in ("packing_strategy", "system_loss") else ""
-
-
-def _require(config: AAJRConfigMixin, name: str, holds, requirement: str) -> None:
-    value = getattr(config, name)
-    if not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
-        raise ValueError(f"`{name}` must be a finite number, {requirement}; got {value}.")

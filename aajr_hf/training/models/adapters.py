@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 if TYPE_CHECKING:
-    from ..config.sft import AAJRConfigMixin
+    from ..config.base import AAJRConfigMixin
 
 # Name of a linear layer to its (out_features, in_features).
 Shapes = dict[str, tuple[int, int]]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..data.batch import AgentBatch
 from .policy import AgentPolicy
 

@@ -61,7 +61,10 @@ def _is_damaged(file: Path) -> bool:
         # The index of a zip file is at its end, so a truncated file has none.
         return not zipfile.is_zipfile(file)
     if file.name.endswith(".safetensors.index.json"):
-        shards = set(json.loads(file.read_text())["weight_map"].values())
+        try:
+            shards = set(json.loads(file.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return True
         return not all((file.parent / shard).is_file() for shard in shards)
     if file.suffix == ".safetensors":
         try:
@@ -89,7 +92,9 @@ class CheckpointMixin:
         self._limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._writing = True
         try:
-            self._marked(folder, lambda: super(CheckpointMixin, self)._save_checkpoint(model, trial), is_new=True)
+            self._marked(
+                folder, lambda: super(CheckpointMixin, self)._save_checkpoint(model, trial), is_checkpoint=True
+            )
         finally:
             self._writing = False
             self.args.save_total_limit = self._limit
@@ -108,11 +113,11 @@ class CheckpointMixin:
         """
         output = Path(self.args.output_dir)
         # Without `_internal_call`, Trainer would also push the model.
-        self._marked(output, lambda: self.save_model(str(output), _internal_call=True), is_new=False)
+        self._marked(output, lambda: self.save_model(str(output), _internal_call=True), is_checkpoint=False)
 
-    def _marked(self, folder: Path, save, is_new: bool) -> None:
+    def _marked(self, folder: Path, save, is_checkpoint: bool) -> None:
         """Save into a folder that is marked meanwhile; if one process fails, all processes fail."""
-        needed, error = _bytes_needed(self, is_new), None
+        needed, error = _bytes_needed(self, is_checkpoint), None
         try:
             if self.args.should_save:
                 _begin(folder, needed)
@@ -127,7 +132,7 @@ class CheckpointMixin:
         except (Exception, torch.distributed.checkpoint.api.CheckpointException) as failure:
             error = _full(folder, needed) if _is_full(folder, failure) else failure
         if not self._agree(error):
-            if self.args.should_save and is_new:
+            if self.args.should_save and is_checkpoint:
                 shutil.rmtree(folder, ignore_errors=True)
             raise error or _full(folder, needed)
         if self.args.should_save:

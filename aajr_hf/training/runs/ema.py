@@ -72,7 +72,7 @@ class AverageMixin:
             self.save_model(str(folder), _internal_call=True)
 
         with self.average.in_place():
-            self._marked(folder, save, is_new=False)
+            self._marked(folder, save, is_checkpoint=False)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,10 @@ class FiniteMixin:
         if not self._replayable:
             return ""
         said = f"`aajr replay {folder}` runs the step again. "
+        # The folder may hold the same step of an earlier run, which had more processes or an adapter.
+        if self.accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
         try:
             self._write_dump(folder, what)
         except (OSError, SafetensorError) as error:

@@ -15,7 +15,8 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..config.recipe import GRPO_TRAINER, recipe_in, with_radius
 from ..config.sft import AAJRConfig
-from .measurement import no_results, read_results, version_problem
+from .hub_names import is_hub_name
+from .reading import no_results, read_results, version_problem
 from .results import Results, Run
 from .tool_call_card import TOOL_CALL_PLOT, tool_call_results, tool_call_section
 from .world_card import world_results, world_section
@@ -100,8 +101,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     """
     recipe = recipe_in(folder)
     base = str(recipe.get("model_name_or_path") or "")
-    dataset = recipe.get("dataset_name")
-    on_hub = dataset is not None and not Path(dataset).exists()
+    dataset = str(recipe.get("dataset_name") or "")
     is_adapter = (folder / "adapter_config.json").is_file()
     results = _results_of(folder)
     measured = results is not None and not version_problem(results)
@@ -109,11 +109,11 @@ def write_model_card(folder: Path, repo_id: str) -> None:
     trainer = recipe.get("trainer")
     data = ModelCardData(
         model_name=repo_id.split("/")[-1],
-        base_model=None if _is_local(base) else base or None,
+        base_model=base if is_hub_name(base) else None,
         library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["trl", _METHODS.get(trainer, "sft"), "aajr", "robustness"],
-        datasets=[dataset] if on_hub else None,
+        datasets=[dataset] if is_hub_name(dataset) else None,
         eval_results=(tool_call_results if on_tools else world_results)(results) if measured else None,
     )
     defaults = AAJRConfig.__dataclass_fields__
@@ -122,8 +122,8 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         template_str=_TEMPLATE,
         mark=_MARK,
         name=repo_id.split("/")[-1],
-        base=(Path(base).name if _is_local(base) else base) or "A model without a name",
-        local_base=is_adapter and _is_local(base),
+        base=(base if is_hub_name(base) else Path(base).name) or "A model without a name",
+        local_base=is_adapter and base != "" and not is_hub_name(base),
         snippet=_snippet(repo_id, is_adapter),
         results=_section(results),
         plots=[
@@ -161,10 +161,6 @@ def weights_digest(folder: Path) -> str | None:
         with file.open("rb") as content:
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest() if files else None
-
-
-def _is_local(model: str) -> bool:
-    return Path(model).exists() or model.count("/") != 1 and "/" in model
 
 
 def _version(package: str) -> str:

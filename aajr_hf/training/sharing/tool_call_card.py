@@ -6,7 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult
 
-from .measurement import threat_model_line, trust_sentence
+from .hub_names import is_hub_name
+from .reading import threat_model_line, trust_sentence
 from .results import ToolCallResults
 from .world_card import attack_names, share_table
 
@@ -66,4 +67,4 @@ def tool_call_section(results: ToolCallResults) -> str:
 def _dataset(results: ToolCallResults) -> str:
     """The name of a dataset on the Hub, or the last part of a path."""
     name = results["settings"]["dataset_name"]
-    return Path(name).name if Path(name).exists() or name.count("/") != 1 else name
+    return name if is_hub_name(name) else Path(name).name

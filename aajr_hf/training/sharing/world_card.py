@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult
 
-from .measurement import attack_name, interval_text, threat_model_line, trust_sentence
+from .reading import attack_name, interval_text, threat_model_line, trust_sentence
 from .results import EvaluationResults, RobustnessResults, Run
 
 

@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 
 from ..config.grpo import AAJRGRPOConfig
 from ..data.batch import AgentBatch
+from ..policy.row_layout import position_failure
 from ..policy.system_losses import token_nll
 from .base import AAJRMixin
 from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
@@ -80,27 +81,6 @@ class PolicyLoss(TRLSystemLoss):
 
     def _with_old(self) -> dict[str, Any]:
         return self.inputs if self._old is None else self.inputs | {"old_per_token_logps": self._old}
-
-
-@torch.no_grad()
-def position_failure(model: nn.Module) -> str | None:
-    """
-    Why this model treats left-padded rows, as TRL scores them, differently from right-padded rows; None if it treats
-    them alike.
-    """
-    ids = torch.tensor([[1, 2, 3, 0, 0], [0, 0, 1, 2, 3]], device=model.device)
-    mask = (ids > 0).long()
-    was_training = model.training
-    model.eval()
-    try:
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-    finally:
-        model.train(was_training)
-    right, left = logits[0, :3], logits[1, 2:]
-    change = float((right - left).norm() / right.norm())
-    found = f"padding before a prompt changes its logits by {change:.1e} of their norm"
-    rounding = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)  # rotary angles are float32
-    return found if change > rounding**0.5 else None
 
 
 def _right_padded(inputs: dict[str, Tensor]) -> AgentBatch:

@@ -11,7 +11,7 @@ from transformers import logging
 from ..adversary.budget import AmplificationBudget
 from ..adversary.estimators import no_forward_mode
 from ..adversary.schedules import Schedules
-from ..config.sft import AAJRConfigMixin
+from ..config.base import AAJRConfigMixin
 from ..models.adapters import adapter_config
 from ..models.loading import text_tokenizer
 from ..policy.policy import check_text_only, uses_dropout
@@ -29,6 +29,26 @@ class PreparationMixin:
     """
 
     _config_class: type[AAJRConfigMixin]
+
+    # Set by [`_set_up`].
+    # Of the Jacobian products; None without a penalty.
+    estimator: str | None
+    # Whether exact products work with this model, even if they are not used.
+    _exact_is_valid: bool
+    # What a resumed run needs beside Trainer's own state.
+    memory: Memory
+    schedules: Schedules
+    # Of the amplification; None without one.
+    budget: AmplificationBudget | None
+    # Added to the seeds of the draws, so that each process draws other ones.
+    draw_offset: int
+    # Whether the model uses dropout, whose masks depend on the batch.
+    _dropout: bool
+    _step_metrics: StepMetrics
+    # Warns if one term of the loss is far larger than another.
+    _balance: LossBalance
+    # Whether the gradients of several processes have not been compared yet.
+    _norms_unchecked: bool
 
     def _resolved(
         self, model: str | nn.Module, args: AAJRConfigMixin | None, kwargs: dict[str, Any]
@@ -63,7 +83,7 @@ class PreparationMixin:
         if args.freeze_embeddings:
             self.model.get_input_embeddings().weight.requires_grad_(False)
         self._begin_average()
-        self.estimator = self._choose_estimator() if args.penalty_active else None
+        self.estimator, self._exact_is_valid = self._choose_estimator() if args.penalty_active else (None, False)
         self.memory = Memory(type(self).__name__, lambda: self.state)
         self.schedules = Schedules(args, lambda: self.state, self.memory)
         self.add_callback(self.schedules)
@@ -114,13 +134,13 @@ class PreparationMixin:
                 f"only {rows} embeddings."
             )
 
-    def _choose_estimator(self) -> str:
+    def _choose_estimator(self) -> tuple[str, bool]:
         """
-        Return the estimator of the Jacobian products: the configured one, or with `auto` the exact one if it is valid.
+        Return the estimator of the Jacobian products, and whether the exact one is valid. The estimator is the
+        configured one, or with `auto` the exact one if it is valid.
         """
         wanted = self.args.jacobian_estimator
         reason = no_forward_mode(self.model, self.accelerator, self.compute_loss_context_manager)
-        self._exact_is_valid = reason is None
         if wanted == "jvp" and reason is not None:
             raise ValueError(
                 f"`jacobian_estimator=jvp` does not work here: set it to auto or finite_difference. Reason: {reason}."
@@ -132,9 +152,9 @@ class PreparationMixin:
                 else "because `jacobian_estimator` is finite_difference"
             )
             self._announce("The Jacobian is estimated by central finite differences", why, logging.WARNING)
-            return "finite_difference"
+            return "finite_difference", reason is None
         self._announce("The Jacobian products are exact", "torch.func.jvp works with this model", logging.INFO)
-        return "jvp"
+        return "jvp", True
 
     def _announce(self, choice: str, why: str, level: int) -> None:
         if self.accelerator.is_main_process:

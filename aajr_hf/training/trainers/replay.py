@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from ..config.sft import AAJRConfig
+from ..config.without_effects import WITHOUT_EFFECTS
 from ..models.adapters import load_adapter
 from ..models.loading import load_tokenizer
 from ..runs.nonfinite import CUDA_RNG, NUM_ITEMS, RNG, read_dump
 from .sft import AAJRTrainer
 
-# Settings that are not needed to run one step on one process, without any output.
+# Settings of a run that one step on one process, with data that is prepared already, must not have.
 _NOT_AGAIN = (
-    *("output_dir", "report_to", "fsdp", "fsdp_config", "deepspeed", "push_to_hub", "eval_strategy", "adapter"),
-    *("load_best_model_at_end", "save_strategy", "resume_from_checkpoint"),
+    *("output_dir", "resume_from_checkpoint", "fsdp", "fsdp_config", "deepspeed"),
     *("assistant_only_loss", "completion_only_loss", "packing", "padding_free"),
 )
 _NOT_DATA = (RNG, CUDA_RNG, NUM_ITEMS)
@@ -55,21 +55,19 @@ class Replay:
         return bool(self.parameters) or not all(math.isfinite(value) for value in self.loss)
 
 
-def replay(folder: Path, process: int | None = None) -> Replay:
+def replay(folder: Path) -> Replay:
     """
-    Run the micro-batches of a process again, with the same weights and random numbers.
+    Run the micro-batches of one process again, with the same weights and random numbers: of the first process whose
+    statistics were not finite.
 
     Args:
         folder: `_nonfinite-<step>` in a run's `output_dir`.
-        process: Index of the process; by default the first process whose statistics were not finite.
 
     Raises:
-        OSError, ValueError: if the folder does not hold a saved step, or the step has no such process.
+        OSError, ValueError: if the folder does not hold a saved step.
     """
     record, processes = read_dump(folder)
-    process = _culprit(record["processes"]) if process is None else process
-    if not 0 <= process < len(processes):
-        raise ValueError(f"`process` must be from 0 to {len(processes) - 1}; got {process}.")
+    process = _culprit(record["processes"])
     batches = processes[process]
     with tempfile.TemporaryDirectory() as output:
         trainer = _trainer(folder, record["settings"], batches[0], output)
@@ -115,7 +113,7 @@ def _culprit(processes: list[dict[str, str]]) -> int:
 def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str) -> AAJRTrainer:
     known = {field.name for field in dataclasses.fields(AAJRConfig)} - set(_NOT_AGAIN)
     settings = {name: value for name, value in settings.items() if name in known}
-    config = AAJRConfig(output, **settings | {"report_to": "none", "on_nonfinite": "skip", "disable_tqdm": True})
+    config = AAJRConfig(output, **settings | WITHOUT_EFFECTS | {"on_nonfinite": "skip"})
     options = {"dtype": "auto"} | (config.model_init_kwargs or {})
     if (folder / "adapter_config.json").is_file():
         model = load_adapter(str(folder), is_trainable=True, **options)
@@ -126,7 +124,9 @@ def _trainer(folder: Path, settings: dict, batch: dict[str, Tensor], output: str
     rows = {name: batch[name].tolist() for name in ("input_ids", "labels", "observation_mask") if name in batch}
     tokenizer = load_tokenizer(str(folder))
     # The dataset is never read, but a trainer cannot be made without rows.
-    return AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
+    trainer = AAJRTrainer(model, config, train_dataset=Dataset.from_dict(rows), processing_class=tokenizer)
+    trainer._replayable = False  # otherwise the step would be saved a second time
+    return trainer
 
 
 def _watch(name: str, found: list[str]):

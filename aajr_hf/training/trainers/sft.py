@@ -15,8 +15,9 @@ from ..config.sft import AAJRConfig
 from ..data.batch import EXTRA_COLUMNS, AgentBatch
 from ..data.chat_spans import OBSERVED_ROLES
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
-from ..data.packing import pack, packing_failure
+from ..data.packing import pack
 from ..models.loading import text_tokenizer
+from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
 from .base import AAJRMixin
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aajr_hf.cli.main import main
 from aajr_hf.training.sharing.results import RankResults
+from aajr_hf.training.trainers.sft import AAJRTrainer
 from tests.support import ROOT
 from tests.support.commands import FAST, fails
 from tests.support.typed import mismatches
@@ -105,6 +106,36 @@ def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):
     # A LoRA of rank 2 has changed every linear layer by a matrix of rank 2.
     assert len(result["update"]) == len(result["penalty_gradient"])
     assert all(update["coverage"]["2"] == pytest.approx(1, abs=1e-6) for update in result["update"].values())
+
+
+@pytest.mark.slow
+def test_a_measurement_has_no_effect_but_its_files(agent, tmp_path, capsys, monkeypatch):
+    """Whatever the recipe asks of a training: an upload, evaluations, an adapter of some kind."""
+    uploads = []
+    monkeypatch.setattr(AAJRTrainer, "init_hf_repo", lambda *args, **kwargs: uploads.append(args))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        Path(RECIPE).read_text()
+        + "push_to_hub: true\neval_strategy: steps\nload_best_model_at_end: true\n"
+        + "adapter: lora\nadapter_options: {lora_alpha: 1}\n"
+    )
+    output = ["--output", str(tmp_path / "rank"), "--examples", "4", "--batch_size", "4"]
+    where = ["--config", str(recipe), "--model_name_or_path", str(agent), "--use_cpu", "true"]
+    assert main(["adapter-rank", "--model", str(agent), *where, *output]) == 0
+    assert uploads == [] and {path.name for path in tmp_path.iterdir()} == {"recipe.yaml", "rank"}
+    assert main(["inspect", *where]) == 0
+
+
+@pytest.mark.slow
+def test_plain_text_in_a_column_of_another_name_is_measured(agent, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"said": f"need {i} units of the link now"}) + "\n" for i in range(4)))
+    recipe = tmp_path / "recipe.yaml"
+    text = {"dataset_name": str(rows), "dataset_text_field": "said", "dataset_test_split": "train"}
+    adversary = {"regularizer": "aajr", "epsilon": 0.1, "perturbed_tokens": "all", "use_cpu": True}
+    recipe.write_text(json.dumps(text | adversary))
+    output = ["--output", str(tmp_path / "rank"), "--examples", "4", "--batch_size", "4"]
+    assert main(["adapter-rank", "--model", str(agent), "--config", str(recipe), *output]) == 0
 
 
 @pytest.mark.parametrize(

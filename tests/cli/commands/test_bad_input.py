@@ -302,6 +302,8 @@ OTHERS = [
     (["compare", "nowhere", "here", "--epsilon", "0"], "`--epsilon` must be above 0"),
     (["simulate", "--model", "nowhere", "--attack", "pga"], "argument --attack: invalid choice: 'pga'"),
     (["evaluate", "nowhere", "--multiples", "nan"], "`--multiples`"),
+    (["evaluate", "nowhere", "--multiples", "1", "1.0"], "`--multiples` must differ"),
+    (["evaluate", "nowhere", "--multiples", "1", "1.0000001"], "`--multiples` must differ"),
     (["init-agent"], "required"),
     (["merge", "nowhere", "out"], "no adapter in nowhere"),
     (["rank", "--config", str(RECIPE)], "`model` is missing"),

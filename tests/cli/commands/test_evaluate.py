@@ -27,7 +27,7 @@ from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.robustness import evaluate as robustness
 from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
 from aajr_hf.training.models.loading import load_tokenizer
-from aajr_hf.training.sharing.measurement import RESULTS_VERSION, trust_sentence
+from aajr_hf.training.sharing.reading import RESULTS_VERSION, trust_sentence
 from aajr_hf.training.sharing.results import RobustnessResults
 from tests.support import ROOT
 from tests.support.commands import FAST, fails

@@ -16,8 +16,8 @@ from aajr_hf.cli.main import main
 from aajr_hf.evaluation.tool_calls import evaluate as tool_call_robustness
 from aajr_hf.evaluation.tool_calls.evaluate import ON_CALLS
 from aajr_hf.training.config.recipe import RECIPE
-from aajr_hf.training.sharing.measurement import trust_sentence
 from aajr_hf.training.sharing.model_card import write_model_card
+from aajr_hf.training.sharing.reading import trust_sentence
 from aajr_hf.training.sharing.results import ToolCallResults
 from tests.support.commands import fails
 from tests.support.tool_callers import ROWS, caller

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aajr_hf.evaluation.reporting import plots, report
-from aajr_hf.training.sharing.measurement import threat_model_line
+from aajr_hf.training.sharing.reading import threat_model_line
 
 from ...support.pages import page, piped
 

@@ -36,6 +36,11 @@ def test_each_schedule_grows_as_its_formula_says():
     assert (constant.epsilon_fraction, constant.lambda_fraction, constant.ascent_steps) == (1, 1, 3)
 
 
+def test_the_first_of_very_many_steps_has_an_ascent():
+    found, _, _ = schedules(max_steps=10**6, ascent_steps_schedule="cosine")
+    assert found.ascent_steps == 1
+
+
 def test_a_curriculum_grows_only_while_the_agent_succeeds():
     found, _, kept = schedules(epsilon_schedule="curriculum")
     means = []

@@ -65,7 +65,6 @@ FAMILIES = {
 }
 # Bloom's GELU is a function of its own, without forward mode.
 ESTIMATED = ("bloom",)
-MIXTURES = ("qwen3-moe", "mixtral", "gpt-oss")
 
 
 def model_of(family: str, dtype: torch.dtype = torch.float32, **overrides):

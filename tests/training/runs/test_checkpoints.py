@@ -161,6 +161,14 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path):
     assert newest_checkpoint(tmp_path) == checkpoints[0]
 
 
+@pytest.mark.parametrize("text", ['{"weight_map": {"wei', "[]", "{}", '{"weight_map": [1]}'])
+def test_an_index_that_cannot_be_read_is_damaged(tmp_path, text):
+    older, newer = (make_checkpoint(tmp_path, step) for step in (1, 2))
+    (newer / "model.safetensors.index.json").write_text(text)
+    assert "index.json is damaged" in why_incomplete(newer)
+    assert newest_checkpoint(tmp_path) == older
+
+
 def test_a_mark_stands_while_it_is_written_and_older_ones_go_after_it(tmp_path, monkeypatch):
     run = run_in(tmp_path, max_steps=4, save_total_limit=1)
     seen = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
+import tempfile
 
 import pytest
 import torch
@@ -106,6 +108,29 @@ def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, ca
     assert "aajr replay" in caplog.text
 
 
+def test_the_replay_saves_nothing(tmp_path, monkeypatch):
+    run = poisoned(tmp_path / "run")
+    with pytest.raises(FloatingPointError):
+        run.train()
+    output = tmp_path / "replay"
+    output.mkdir()
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: contextlib.nullcontext(str(output)))
+    assert replay(tmp_path / "run" / "_nonfinite-2").reproduced
+    assert list(output.iterdir()) == []
+
+
+def test_the_same_step_of_an_earlier_run_is_replaced(tmp_path):
+    """An earlier run, which had two processes and an adapter."""
+    folder = tmp_path / "_nonfinite-2"
+    folder.mkdir()
+    for name in ("batch-1.safetensors", "adapter_config.json"):
+        (folder / name).touch()
+    with pytest.raises(FloatingPointError):
+        poisoned(tmp_path).train()
+    assert not (folder / "adapter_config.json").exists()
+    assert len(read_dump(folder)[1]) == 1 and replay(folder).reproduced
+
+
 def test_what_cannot_be_kept_does_not_hide_why(tmp_path, monkeypatch):
     run = poisoned(tmp_path)
     monkeypatch.setattr(run, "save_model", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("No space left")))
@@ -174,7 +199,8 @@ def test_bf16_and_clipping_are_checked_too(tmp_path):
 def test_an_adapter_is_kept_as_one(tmp_path, adapter):
     base = tmp_path / "base"
     tiny_model(torch.float32).save_pretrained(base)
-    run = trainer(tmp_path / "run", str(base), dataset(16), adapter=adapter, adapter_rank=2, **SETTINGS)
+    settings = SETTINGS | {"adapter_options": {"target_modules": ["q_proj"]}}
+    run = trainer(tmp_path / "run", str(base), dataset(16), adapter=adapter, adapter_rank=2, **settings)
     weight = next(p for name, p in run.model.named_parameters() if p.requires_grad)
     weight.data.fill_(float("inf"))
     with pytest.raises(FloatingPointError):

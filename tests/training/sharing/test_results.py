@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import pytest
 
-from aajr_hf.training.sharing.measurement import read_results
+from aajr_hf.training.sharing.reading import read_results
 from tests.support.results import as_results, make_run
 from tests.support.typed import mismatches
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import peft
 import pytest
 import torch
@@ -233,6 +235,7 @@ def test_what_has_no_adversary_is_refused_by_name(tmp_path, overrides, field):
     with pytest.raises(ValueError, match=f"`{field}`") as error:
         AAJRDPOConfig(**trainer_arguments(tmp_path, **overrides))
     assert "\n" not in str(error.value)
+    assert set(re.findall(r"`(\w+)`", str(error.value))) <= AAJRDPOConfig.__dataclass_fields__.keys()
 
 
 def test_without_an_adversary_all_losses_are_trls_business(tmp_path):

@@ -1,4 +1,4 @@
-"""Properties of results: version, kind, threat model, and whether they can be trusted."""
+"""Read results, and say in words which they are: version, kind, threat model, and whether they can be trusted."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from ...training.data.sources import DataArguments
 from ...training.runs.checkpoints import newest_checkpoint, why_incomplete
 from ..common.errors import UserError
 from .model_and_data import TrainArguments
-from .validators import check_seed
+from .validators import check_model_given, check_seed
 from .worlds import world_for
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
     Raises:
         UserError: if a check fails; names the field.
     """
-    if not arguments.model_name_or_path:
-        raise UserError("`model_name_or_path` is missing: give a model folder (see aajr init-agent) or a Hub name.")
+    check_model_given(arguments.model_name_or_path)
     _check_places(config)
     check_seeds(arguments, config)
     if arguments.environment is not None:
