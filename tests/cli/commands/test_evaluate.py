@@ -425,7 +425,7 @@ def test_an_agent_is_measured_with_the_system_prompt_that_it_was_trained_with(ag
 
 
 def test_the_rank_of_an_adapter_is_measured_with_the_system_prompt(prompt):
-    rows = adapter_rank._held_out(3, TrainArguments(environment="congestion", system_prompt=prompt))
+    rows = adapter_rank._held_out(3, TrainArguments(environment="congestion", system_prompt=prompt), "text")
     assert [row["prompt"][0] for row in rows] == [{"role": "system", "content": SYSTEM}] * 3
 
 
