@@ -10,6 +10,7 @@ from transformers import logging
 
 from ..adversary.budget import AmplificationBudget
 from ..adversary.estimators import no_forward_mode
+from ..adversary.penalty_scale import PenaltyScale
 from ..adversary.schedules import Schedules
 from ..config.sft import AAJRConfigMixin
 from ..models.adapters import adapter_config
@@ -75,6 +76,7 @@ class PreparationMixin:
                 may_grow=lambda: self.schedules.lambda_fraction == 1,
             )
             self.add_callback(self.budget)
+        self.penalty_scale = PenaltyScale(self.memory) if args.lambda_mode == "relative" else None
         self._step_metrics = StepMetrics()
         self._norms_unchecked = True
         self.draw_offset = self.accelerator.process_index
