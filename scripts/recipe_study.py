@@ -107,7 +107,7 @@ def train(name: str, seed: int, work: Path, steps: int | None) -> None:
     fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed} | fields
     fields |= {"overwrite": "true"} | ({"max_steps": steps} if steps else {})
     options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-    _run(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
+    run_command(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
     print(f"trained {name}, seed {seed}", flush=True)
 
 
@@ -117,13 +117,15 @@ def evaluate(names: list[str], seed: int, work: Path, examples: int) -> dict[str
     models = [f"{slug(name)}={folder_of(work, name, seed)}" for name in names]
     file, asked = output / "results.json", output / "asked.json"
     if not (file.is_file() and json.loads(asked.read_text()) == [models, examples]):
-        _run(["evaluate", *models, "--examples", str(examples), "--seed", str(seed), "--output", str(output)], output)
+        run_command(
+            ["evaluate", *models, "--examples", str(examples), "--seed", str(seed), "--output", str(output)], output
+        )
         asked.write_text(json.dumps([models, examples]))
     runs = json.loads(file.read_text())["runs"]
     return {name: runs[slug(name)] for name in names}
 
 
-def _run(command: list[str], folder: Path) -> None:
+def run_command(command: list[str], folder: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     folder.parent.mkdir(parents=True, exist_ok=True)
     log = folder.with_suffix(".log")
@@ -149,11 +151,11 @@ def page(runs: list[dict]) -> str:
     final = [run for run in runs if run["seed"] != TUNING_SEED]
     lines = [INTRODUCTION, ""]
     if final:
-        lines += ["## Five seeds", "", *_table(final), ""]
+        lines += ["## Five seeds", "", *table(final), ""]
         for reference in (*FINALISTS[:2], CHOSEN):
             lines += [*_differences(final, reference), ""]
     if tuning:
-        lines += ["## All that was tried, on one seed", "", *_table(tuning), ""]
+        lines += ["## All that was tried, on one seed", "", *table(tuning), ""]
     lines += ["## Settings", "", "| setting | recipe | fields |", "|---|---|---|"]
     for name in dict.fromkeys(run["setting"] for run in runs):
         recipe, fields = SETTINGS[name]
@@ -162,7 +164,7 @@ def page(runs: list[dict]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _table(runs: list[dict]) -> list[str]:
+def table(runs: list[dict]) -> list[str]:
     """Return a table of means over seeds, with 95 % intervals if there are several seeds."""
     radii = list(runs[0]["worst_case_success"])
     headers = ["setting", "nominal", *(f"{m}x" for m in radii), "sampled nominal", "sampled 1x", "ampl.", "train s"]

@@ -174,6 +174,10 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             raise ValueError(
                 "`amplification_budget` works only with the regularizer aajr: unset it, or set `regularizer` to aajr."
             )
+        if self.lambda_mode == "relative":
+            raise ValueError(
+                "`lambda_mode` must be absolute with an `amplification_budget`, which finds lambda itself."
+            )
         # The budget raises lambda only after the end of lambda's warm-up.
         if self.lambda_schedule == "curriculum":
             raise ValueError("`lambda_schedule` must be linear, cosine or constant with an `amplification_budget`.")

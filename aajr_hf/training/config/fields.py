@@ -23,6 +23,7 @@ CHOICES = {
         "random_direction",
         "none",
     ),
+    "lambda_mode": ("absolute", "relative"),
     "penalty_output": ("logits", "centered_logits", "log_probs", "probs", "fisher", "margin"),
     "penalty_reduction": ("sum", "token_mean"),
     "jacobian_estimator": ("auto", "jvp", "finite_difference"),
@@ -159,7 +160,13 @@ class RegularizerFields:
             value, at the points of the ascent. `"global_frobenius"`: its Frobenius norm, at the points of `"global_spectral"`.
             `"random_direction"`: its products with random directions, at the points of the ascent. `"none"`: no penalty.
         regularizer_lambda (`float`, *optional*, defaults to `1e-3`):
-            Weight lambda of the penalty. With `0` and no `amplification_budget`, training is adversarial training alone.
+            Weight lambda of the penalty, in units of `lambda_mode`. With `0` and no `amplification_budget`, training is
+            adversarial training alone.
+        lambda_mode (`str`, *optional*, defaults to `"absolute"`):
+            `"absolute"`: the loss contains lambda times the penalty R (the paper). `"relative"`: lambda times R over R's running
+            mean, a constant for the gradient, which is then that of `lambda log(mean R)`. Lambda is the increase of the loss that
+            a division of R by e may cost, so one value carries over between models, outputs and regularizers. The first optimizer
+            step measures R and does not penalise it.
         amplification_budget (`float`, *optional*):
             Largest mean amplification gamma_adv, in units of `aajr/amplification`. If set, training finds lambda, beginning with
             `regularizer_lambda`, so that the mean amplification stays at most gamma_adv. The penalty is then
@@ -256,6 +263,11 @@ class RegularizerFields:
             "help": "Weight of the penalty; with amplification_budget, its first value. 0 without a budget: adversarial training "
             "alone."
         },
+    )
+    lambda_mode: str = _choice(
+        "lambda_mode",
+        "absolute",
+        "Unit of regularizer_lambda; relative: the running mean of the penalty, so that one value carries over between models.",
     )
     amplification_budget: float | None = field(
         default=None,

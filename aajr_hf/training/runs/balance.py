@@ -21,7 +21,10 @@ class LossBalance:
     """
 
     def __init__(self, radius_field: str):
-        self._fields = {"penalty": "regularizer_lambda", "adversarial loss": radius_field}
+        self._remedies = {
+            "penalty": "lower `regularizer_lambda`, or set `lambda_mode` to relative",
+            "adversarial loss": f"lower `{radius_field}`",
+        }
         self._warned: set[str] = set()
 
     def check(self, metrics: dict[str, float], weight: float) -> None:
@@ -42,5 +45,5 @@ class LossBalance:
                 self._warned.add(name)
                 logger.warning(
                     f"The {name} ({term:,.3g}) is {term / clean:,.0f} times the clean loss ({clean:.2g}), so training "
-                    f"hardly depends on the task: lower `{self._fields[name]}`."
+                    f"hardly depends on the task: {self._remedies[name]}."
                 )

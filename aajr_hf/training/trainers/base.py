@@ -196,6 +196,8 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
     def _lambda(self) -> float:
         """The penalty's weight in this optimizer step."""
         weight = self.args.regularizer_lambda if self.budget is None else self.budget.weight
+        if self.penalty_scale is not None:
+            weight *= self.penalty_scale.weight
         return self.schedules.lambda_fraction * weight
 
     def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
@@ -270,6 +272,7 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         keep them for the next log, and pass them to the schedules and the budget. If a loss is not finite, stop the
         run or skip the step.
         """
+        penalties = []
         for processes in self._step_metrics.gather(self.accelerator):
             values = mean_over_processes(processes)
             losses = {name: values[name] for name in _MUST_BE_FINITE if name in values}
@@ -288,6 +291,11 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
                 seen = ("aajr/budget_excess", "aajr/budget_slack", "aajr/loss_magnitude")
                 self.budget.observe(*(values[name] for name in seen))
                 recorded(self)["aajr/lambda"].append(self._lambda)
+            if self.penalty_scale is not None and "aajr/penalty" in values:
+                penalties.append(values["aajr/penalty"])
+                recorded(self)["aajr/lambda"].append(self._lambda)
+        if penalties:
+            self.penalty_scale.observe(penalties)
 
     def _get_grad_norm(self, model, grad_norm=None):
         self.settle_metrics()

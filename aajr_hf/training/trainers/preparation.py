@@ -10,6 +10,7 @@ from transformers import logging
 
 from ..adversary.budget import AmplificationBudget
 from ..adversary.estimators import no_forward_mode
+from ..adversary.penalty_scale import PenaltyScale
 from ..adversary.schedules import Schedules
 from ..config.base import AAJRConfigMixin
 from ..models.adapters import adapter_config
@@ -40,6 +41,8 @@ class PreparationMixin:
     schedules: Schedules
     # Of the amplification; None without one.
     budget: AmplificationBudget | None
+    # The unit of a relative lambda; None with an absolute one.
+    penalty_scale: PenaltyScale | None
     # Added to the seeds of the draws, so that each process draws other ones.
     draw_offset: int
     # Whether the model uses dropout, whose masks depend on the batch.
@@ -96,6 +99,7 @@ class PreparationMixin:
                 may_grow=lambda: self.schedules.lambda_fraction == 1,
             )
             self.add_callback(self.budget)
+        self.penalty_scale = PenaltyScale(self.memory) if args.lambda_mode == "relative" else None
         self._step_metrics = StepMetrics()
         self._balance = LossBalance(args.radius_field)
         self._norms_unchecked = True

@@ -45,6 +45,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     - `aajr/delta_norm`, `aajr/embedding_norm`: mean norms of `delta_K` and of the perturbed embeddings.
     - `aajr/gradient_norm`, `aajr/gradient_norm_squared`: means over all steps, before clipping; the variance follows from them.
 
+    With a relative `lambda_mode`: `aajr/lambda`, the weight of R in force, lambda over the running mean of R.
+
     With an `amplification_budget` gamma, for the steps in which the penalty is evaluated:
 
     - `aajr/lambda`: the weight in force: the product of schedule, multiplier and augmentation.

@@ -1,0 +1,156 @@
+"""
+Does one lambda carry over? The study behind `lambda_mode: relative`. It trains agents in two worlds with absolute and
+relative lambdas, and, if `--model` gives the folder of a real language model, this model in `congestion`. All agents of
+a world are attacked together, each also with what was found on the others.
+
+    aajr fetch smollm2-135m
+    python scripts/lambda_study.py --model outputs/smollm2-135m     # some hours on two cores
+
+Agents and evaluations that exist in `--work` are not made again. The script writes lambda.json and lambda.md to
+`--output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipe_study import EVERY, K1, K3, ROOT, SAMPLED, run_command, runs_of, slug, table
+
+
+def _relative(weight: float, regularizer: str = "aajr", **fields) -> tuple[str, dict]:
+    shape = SAMPLED if regularizer in ("aajr", "random_direction") else EVERY
+    return "aajr", shape | K1 | {
+        "lambda_mode": "relative",
+        "regularizer_lambda": weight,
+        "regularizer": regularizer,
+    } | fields
+
+
+# Name -> recipe of congestion, and the fields that are set instead of the recipe's.
+SETTINGS: dict[str, tuple[str, dict]] = {
+    "adversarial, K = 1": ("adversarial", K1),
+    "adversarial, K = 3": ("adversarial", K3),
+    "AAJR, absolute 6e-5": ("aajr", SAMPLED | K1 | {"regularizer_lambda": 6e-5}),
+    "AAJR, relative 0.01": _relative(0.01),
+    "AAJR, relative 0.03": _relative(0.03),
+    "random direction, absolute 0.03": (
+        "aajr",
+        SAMPLED | K1 | {"regularizer_lambda": 0.03, "regularizer": "random_direction"},
+    ),
+    "random direction, relative 0.03": _relative(0.03, "random_direction"),
+    "global spectral, relative 0.03": _relative(0.03, "global_spectral"),
+}
+# What is tried where an agent costs more.
+FEW = ["adversarial, K = 1", "adversarial, K = 3", "AAJR, relative 0.03", "random direction, relative 0.03"]
+SEED = 0
+INTRODUCTION = """# Does one lambda carry over?
+
+`python scripts/lambda_study.py --model outputs/smollm2-135m` makes this page and `lambda.json`. With
+`lambda_mode: relative`, the loss contains lambda times the penalty over its own running mean. The gradient is then that
+of `lambda log(mean R)`: lambda is the price, in nats per token of the loss, for dividing the mean squared amplification
+by e. One base agent of each world (`docs/results/agents`), and SmolLM2-135M-Instruct after 50 steps of plain
+fine-tuning on `congestion`, are trained with each setting; one seed. All agents of a table are attacked together, by
+every attack of `aajr evaluate`, and each agent also with what was found on the others, so numbers of different tables
+cannot be compared. Success is in percent of held-out observations; 1x is the training radius. *ampl.* is the mean
+`||J u||` along the ascent. Times were measured beside other work."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """
+    A base agent and how it is trained.
+
+    Attributes:
+        name: Name of the table, and of the folder in `--work`.
+        base: Folder of the base agent.
+        fields: Fields for all recipes.
+        settings: Names of the settings that are tried.
+        examples: Number of held-out observations.
+    """
+
+    name: str
+    base: Path
+    fields: dict
+    settings: list[str]
+    examples: int
+
+    def agent(self, work: Path, name: str) -> Path:
+        return work / self.name / slug(name)
+
+    def train(self, work: Path, name: str) -> None:
+        """Train one agent, in a new process with one thread."""
+        folder = self.agent(work, name)
+        if not (folder / "train_results.json").is_file():
+            recipe, fields = SETTINGS[name]
+            _train(folder, recipe, {"model_name_or_path": self.base} | self.fields | fields)
+
+    def evaluate(self, work: Path) -> list[dict]:
+        """Return the numbers of all agents, attacked together."""
+        output = work / self.name / "evaluation"
+        models = [f"{slug(name)}={self.agent(work, name)}" for name in self.settings]
+        options = ["--examples", str(self.examples), "--seed", str(SEED), "--output", str(output)]
+        if not (output / "results.json").is_file():
+            run_command(["evaluate", *models, *options], output)
+        runs = json.loads((output / "results.json").read_text())["runs"]
+        named = {name: runs[slug(name)] for name in self.settings}
+        return [run | {"setup": self.name} for run in runs_of(named, SEED)]
+
+
+def _train(folder: Path, recipe: str, fields: dict) -> None:
+    fields = {"output_dir": folder, "overwrite": "true", "seed": SEED} | fields
+    options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
+    run_command(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
+    print(f"trained {folder.parent.name}: {folder.name}", flush=True)
+
+
+def setups(worlds: list[str], model: Path | None, work: Path) -> list[Setup]:
+    """Return the base agents that are asked for; fine-tune the language model first."""
+    agents = ROOT / "docs" / "results" / "agents"
+    chosen = []
+    for world in worlds:
+        names = list(SETTINGS) if world == "congestion" else [*FEW, "AAJR, absolute 6e-5"]
+        chosen.append(Setup(world, agents / world, {"environment": world}, names, 128))
+    if model is not None:
+        shape = {"bf16": "true", "use_cpu": "true", "perturbed_tokens": "observation", "logging_steps": 2}
+        tuned = work / "smollm2" / "sft"
+        if not (tuned / "train_results.json").is_file():
+            steps = {"max_steps": 50, "per_device_train_batch_size": 16, "learning_rate": 2e-4, "warmup_steps": 5}
+            _train(tuned, "sft", {"model_name_or_path": model} | shape | steps)
+        steps = {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 1e-4, "warmup_steps": 4}
+        chosen.append(Setup("smollm2", tuned, shape | steps | {"environment_seed": 1}, FEW, 32))
+    return chosen
+
+
+def page(runs: list[dict]) -> str:
+    lines = [INTRODUCTION, ""]
+    for setup in dict.fromkeys(run["setup"] for run in runs):
+        lines += [f"## {setup}", "", *table([run for run in runs if run["setup"] == setup]), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "lambda-study", help="folder of the agents")
+    parser.add_argument("--worlds", nargs="*", default=["congestion", "hide_and_seek"], help="worlds of small agents")
+    parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once (default: %(default)s)")
+    arguments = parser.parse_args()
+    runs: list[dict] = []
+    for setup in setups(arguments.worlds, arguments.model, arguments.work):
+        with ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(lambda name, setup=setup: setup.train(arguments.work, name), setup.settings))
+        runs += setup.evaluate(arguments.work)
+        print(f"evaluated {setup.name}", flush=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
+    (arguments.output / "lambda.json").write_text(f"[\n{lines}\n]\n")
+    (arguments.output / "lambda.md").write_text(page(runs))
+
+
+if __name__ == "__main__":
+    main()
