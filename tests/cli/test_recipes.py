@@ -201,7 +201,15 @@ def test_the_recipes_of_a_model_differ_in_what_they_compare_alone(folder):
     """FSDP2 may train all weights, where one GPU trains an adapter; a step sees as many examples on either."""
     recipes = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
     assert set(recipes) == {"sft", "aajr", "aajr-fsdp2"}
-    of_aajr = {"perturbed_tokens", "epsilon", "ascent_steps", "clean_loss_weight", "aajr_warmup_ratio", "regularizer"}
+    of_aajr = {
+        "perturbed_tokens",
+        "epsilon",
+        "ascent_steps",
+        "clean_loss_weight",
+        "aajr_warmup_ratio",
+        "regularizer",
+        "lambda_mode",
+    }
     of_aajr |= {name for name in recipes["aajr"] if name.startswith(("regularizer_", "penalty_"))}
 
     def without(name, left_out):
