@@ -4,7 +4,7 @@ relative lambdas, and, if `--model` gives the folder of a real language model, t
 a world are attacked together, each also with what was found on the others.
 
     aajr fetch smollm2-135m
-    python scripts/lambda_study.py --model outputs/smollm2-135m     # some hours on two cores
+    python scripts/lambda_study.py --model outputs/smollm2-135m     # two hours on two cores
 
 Agents and evaluations that exist in `--work` are not made again. The script writes lambda.json and lambda.md to
 `--output`.
@@ -21,13 +21,10 @@ from pathlib import Path
 from recipe_study import EVERY, K1, K3, ROOT, SAMPLED, run_command, runs_of, slug, table
 
 
-def _relative(weight: float, regularizer: str = "aajr", **fields) -> tuple[str, dict]:
-    shape = SAMPLED if regularizer in ("aajr", "random_direction") else EVERY
-    return "aajr", shape | K1 | {
-        "lambda_mode": "relative",
-        "regularizer_lambda": weight,
-        "regularizer": regularizer,
-    } | fields
+def _relative(weight: float, regularizer: str = "aajr") -> tuple[str, dict]:
+    points = EVERY if regularizer == "global_spectral" else SAMPLED
+    fields = {"lambda_mode": "relative", "regularizer_lambda": weight, "regularizer": regularizer}
+    return "aajr", points | K1 | fields
 
 
 # Name -> recipe of congestion, and the fields that are set instead of the recipe's.
@@ -46,6 +43,10 @@ SETTINGS: dict[str, tuple[str, dict]] = {
 }
 # What is tried where an agent costs more.
 FEW = ["adversarial, K = 1", "adversarial, K = 3", "AAJR, relative 0.03", "random direction, relative 0.03"]
+# A gradient of the language model takes a second per observation.
+FEW_OF_MODEL = ["adversarial, K = 1", "AAJR, relative 0.03", "random direction, relative 0.03"]
+CHEAP = ["--attacks", "nll", "tempered_nll", "margin", "transferred", "--attack_steps", "5", "--multiples", "0.5", "1"]
+CHEAP += ["--batch_size", "8"]
 SEED = 0
 INTRODUCTION = """# Does one lambda carry over?
 
@@ -53,9 +54,10 @@ INTRODUCTION = """# Does one lambda carry over?
 `lambda_mode: relative`, the loss contains lambda times the penalty over its own running mean. The gradient is then that
 of `lambda log(mean R)`: lambda is the price, in nats per token of the loss, for dividing the mean squared amplification
 by e. One base agent of each world (`docs/results/agents`), and SmolLM2-135M-Instruct after 50 steps of plain
-fine-tuning on `congestion`, are trained with each setting; one seed. All agents of a table are attacked together, by
-every attack of `aajr evaluate`, and each agent also with what was found on the others, so numbers of different tables
-cannot be compared. Success is in percent of held-out observations; 1x is the training radius. *ampl.* is the mean
+fine-tuning on `congestion`, are trained with each setting; one seed. All agents of a table are attacked together, and
+each agent also with what was found on the others, so numbers of different tables cannot be compared. The small agents
+are attacked on 128 observations by every attack of `aajr evaluate`. A gradient of the language model takes a second per
+observation, so it is attacked on 16 observations by four attacks with 5 steps each: its intervals are wide. Success is in percent of held-out observations; 1x is the training radius. *ampl.* is the mean
 `||J u||` along the ascent. Times were measured beside other work."""
 
 
@@ -67,16 +69,20 @@ class Setup:
     Attributes:
         name: Name of the table, and of the folder in `--work`.
         base: Folder of the base agent.
-        fields: Fields for all recipes.
+        recipes: Folder of the recipes.
+        fields: Fields that are set instead of the recipes'.
         settings: Names of the settings that are tried.
         examples: Number of held-out observations.
+        attacks: Further options of `aajr evaluate`.
     """
 
     name: str
     base: Path
+    recipes: Path
     fields: dict
     settings: list[str]
     examples: int
+    attacks: list[str]
 
     def agent(self, work: Path, name: str) -> Path:
         return work / self.name / slug(name)
@@ -86,7 +92,7 @@ class Setup:
         folder = self.agent(work, name)
         if not (folder / "train_results.json").is_file():
             recipe, fields = SETTINGS[name]
-            _train(folder, recipe, {"model_name_or_path": self.base} | self.fields | fields)
+            _train(folder, self.recipes / f"{recipe}.yaml", {"model_name_or_path": self.base} | self.fields | fields)
 
     def evaluate(self, work: Path) -> list[dict]:
         """Return the numbers of all agents, attacked together."""
@@ -94,34 +100,31 @@ class Setup:
         models = [f"{slug(name)}={self.agent(work, name)}" for name in self.settings]
         options = ["--examples", str(self.examples), "--seed", str(SEED), "--output", str(output)]
         if not (output / "results.json").is_file():
-            run_command(["evaluate", *models, *options], output)
+            run_command(["evaluate", *models, *options, *self.attacks], output)
         runs = json.loads((output / "results.json").read_text())["runs"]
         named = {name: runs[slug(name)] for name in self.settings}
         return [run | {"setup": self.name} for run in runs_of(named, SEED)]
 
 
-def _train(folder: Path, recipe: str, fields: dict) -> None:
+def _train(folder: Path, recipe: Path, fields: dict) -> None:
     fields = {"output_dir": folder, "overwrite": "true", "seed": SEED} | fields
     options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-    run_command(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
+    run_command(["train", "--config", str(recipe), *options], folder)
     print(f"trained {folder.parent.name}: {folder.name}", flush=True)
 
 
 def setups(worlds: list[str], model: Path | None, work: Path) -> list[Setup]:
     """Return the base agents that are asked for; fine-tune the language model first."""
-    agents = ROOT / "docs" / "results" / "agents"
+    agents, recipes = ROOT / "docs" / "results" / "agents", ROOT / "recipes"
     chosen = []
     for world in worlds:
         names = list(SETTINGS) if world == "congestion" else [*FEW, "AAJR, absolute 6e-5"]
-        chosen.append(Setup(world, agents / world, {"environment": world}, names, 128))
+        chosen.append(Setup(world, agents / world, recipes / "congestion", {"environment": world}, names, 128, []))
     if model is not None:
-        shape = {"bf16": "true", "use_cpu": "true", "perturbed_tokens": "observation", "logging_steps": 2}
-        tuned = work / "smollm2" / "sft"
+        folder, tuned = recipes / "smollm2-135m" / "congestion", work / "smollm2-135m" / "sft"
         if not (tuned / "train_results.json").is_file():
-            steps = {"max_steps": 50, "per_device_train_batch_size": 16, "learning_rate": 2e-4, "warmup_steps": 5}
-            _train(tuned, "sft", {"model_name_or_path": model} | shape | steps)
-        steps = {"max_steps": 40, "per_device_train_batch_size": 8, "learning_rate": 1e-4, "warmup_steps": 4}
-        chosen.append(Setup("smollm2", tuned, shape | steps | {"environment_seed": 1}, FEW, 32))
+            _train(tuned, folder / "sft.yaml", {"model_name_or_path": model})
+        chosen.append(Setup("smollm2-135m", tuned, folder, {}, FEW_OF_MODEL, 16, CHEAP))
     return chosen
 
 

@@ -26,7 +26,7 @@ from aajr_hf.training.config.sft import AAJRConfig
 from aajr_hf.training.data.sources import DataArguments, load_data
 from aajr_hf.training.models import base_agent
 from tests.support import ROOT
-from tests.support.templates import SMOLLM3, shipped
+from tests.support.templates import CHATML, SMOLLM3, shipped
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 OF_MODELS = sorted((ROOT / "recipes").glob("*/tool-calling"))
@@ -54,6 +54,8 @@ MODELS = {
     "outputs/agent": ("llama", {}, base_agent.CHAT_TEMPLATE, ["<|end|>"]),
     "outputs/commons-agent": ("llama", {}, base_agent.CHAT_TEMPLATE, ["<|end|>"]),
     "outputs/tool-agent": ("llama", {}, base_agent.TOOL_CHAT_TEMPLATE, ["<|end|>"]),
+    "outputs/smollm2-135m": ("llama", {}, CHATML, ["<|im_end|>", "<|im_start|>"]),
+    "outputs/smollm2-135m-congestion-sft": ("llama", {}, CHATML, ["<|im_end|>", "<|im_start|>"]),
     "Qwen/Qwen3-0.6B": ("qwen3", {}, shipped("qwen3"), ["<|im_end|>", "<|im_start|>"]),
     "HuggingFaceTB/SmolLM3-3B": ("smollm3", {"no_rope_layers": [1, 0]}, SMOLLM3, ["<|im_end|>", "<|im_start|>"]),
     "meta-llama/Llama-3.2-1B-Instruct": (
@@ -114,7 +116,7 @@ def write(path: Path, rows: list[dict]) -> None:
 def tiny_model(folder: Path, name: str, texts: list[str]) -> Path:
     """A random model of the named one's architecture, and a tokenizer of the texts' words with its chat template."""
     model_type, fields, template, special = MODELS[name]
-    if model_type == "llama" and not fields:
+    if model_type == "llama" and not fields:  # of the models that are made here
         special = [*special, base_agent.PAD]
     cut = pre_tokenizers.Whitespace()
     words = sorted({word for text in texts for word, _ in cut.pre_tokenize_str(text)})
@@ -146,8 +148,7 @@ def test_recipes_open_with_what_they_do_and_hold_valid_fields(recipe):
     arguments, launch, config = parsed(recipe)
     assert launch == LaunchArguments()  # on how many processes is no part of it
     assert not config.trust_remote_code and arguments.model_name_or_path in MODELS
-    task = place.parts[1]
-    assert arguments.environment == (task if task in WORLDS else None)
+    assert arguments.environment == next((part for part in place.parts if part in WORLDS), None)
     assert (arguments.environment is None) == (arguments.dataset_name is not None)
     if arguments.dataset_name in ROWS:
         assert "# Data: " in head and arguments.dataset_name in head

@@ -1,0 +1,47 @@
+"""scripts/lambda_study.py: its settings are recipes' and fields', and its page has a table for each base agent."""
+
+from __future__ import annotations
+
+import lambda_study
+from lambda_study import FEW, FEW_OF_MODEL, SETTINGS, page, setups
+
+from aajr_hf.training.config.sft import AAJRConfig
+
+
+def run(setup, name, worst):
+    shares = {"nominal_success": 95.0, "sampled_success": 90.0, "amplification": 10.0, "train_seconds": 60.0}
+    return shares | {
+        "setup": setup,
+        "setting": name,
+        "seed": 0,
+        "worst_case_success": {"0.5": 90.0, "1": worst},
+        "sampled_worst_case_success": {"0.5": 80.0, "1": worst - 5},
+    }
+
+
+def test_settings_are_fields_of_the_configuration():
+    assert {*FEW, *FEW_OF_MODEL} <= SETTINGS.keys()
+    for name, (recipe, fields) in SETTINGS.items():
+        assert (lambda_study.ROOT / "recipes" / "congestion" / f"{recipe}.yaml").is_file()
+        assert all(hasattr(AAJRConfig, field) for field in fields)
+        assert ("relative" in name) == (fields.get("lambda_mode") == "relative")
+
+
+def test_the_base_agents_are_there(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(lambda_study, "_train", lambda folder, recipe, fields: trained.append((folder, recipe)))
+    congestion, hiders, model = setups(["congestion", "hide_and_seek"], tmp_path / "model", tmp_path)
+    assert congestion.base.is_dir() and hiders.base.is_dir() and hiders.fields == {"environment": "hide_and_seek"}
+    assert congestion.settings == list(SETTINGS) and set(hiders.settings) < set(SETTINGS)
+    # The language model learns the world first, and is attacked with less.
+    assert [(folder, recipe.is_file()) for folder, recipe in trained] == [(model.base, True)]
+    model.train(tmp_path, "AAJR, relative 0.03")
+    assert trained[-1][1] == model.recipes / "aajr.yaml" and model.examples < congestion.examples
+
+
+def test_the_page_has_a_table_for_each_base_agent():
+    runs = [run("congestion", "AAJR, relative 0.03", 70.0), run("congestion", "adversarial, K = 1", 50.0)]
+    text = page([*runs, run("smollm2-135m", "AAJR, relative 0.03", 30.0)])
+    first, second = text[text.index("## congestion") :].split("## smollm2-135m")
+    assert first.index("| AAJR, relative 0.03 | 95.0 | 90.0 | 70.0 |") < first.index("| adversarial, K = 1 |")
+    assert "| AAJR, relative 0.03 | 95.0 | 90.0 | 30.0 | 90.0 | 25.0 | 10.0 | 60.0 |" in second
