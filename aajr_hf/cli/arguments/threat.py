@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ...evaluation.attacks.threat_model import ThreatModel
-from ...training.config.fields import CHOICES
+from ...training.config.choices import CHOICES
 from ...training.config.recipe import RECIPE, recipe_in, with_radius
 from ...training.config.sft import AAJRConfig
 from ..common.errors import UserError, user_errors

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..._errors import one_line
+from ..arguments.measurement import add_measurement, by_name, check_measurement
 from ..arguments.options import ArgumentParser
 from ..arguments.worlds import world_for
 from ..common.errors import UserError, user_errors
-from .evaluate import add_measurement, by_name, check_measurement, measure
+from .evaluate import measure
 
 if TYPE_CHECKING:
     from ...training.sharing.results import RobustnessResults

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ...training.config.fields import CHOICES
+from ...training.config.choices import CHOICES
 from ...training.config.recipe import RECIPE, recipe_in, with_radius
 from ...training.config.sft import AAJRConfig
 from ...training.runs.checkpoints import INCOMPLETE

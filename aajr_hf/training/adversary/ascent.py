@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...objective import AscentTrajectory, PerturbationSet, RecordedProducts, projected_gradient_ascent
 from ..config.base import AAJRConfigMixin
-from ..config.fields import LOCAL_REGULARIZERS
+from ..config.choices import LOCAL_REGULARIZERS
 from ..policy.monitoring import LogitRecorder
 from ..policy.policy import AgentPolicy, embedding_norm, frozen_parameters
 from ..policy.system_losses import SystemLoss

@@ -16,7 +16,7 @@ from ...objective import (
     trajectory_amplification,
 )
 from ..config.base import AAJRConfigMixin
-from ..config.fields import LOCAL_REGULARIZERS
+from ..config.choices import LOCAL_REGULARIZERS
 from ..policy.forward_mode import forward_ad_ready
 from ..policy.outputs import PenalisedOutput
 from .ascent import PromptAscent

@@ -10,15 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..._compat.transformers import use_new_names
-from .fields import (
-    CHOICES,
-    GLOBAL_REGULARIZERS,
-    LOCAL_REGULARIZERS,
-    SCHEDULES,
-    ActionLossField,
-    AdversaryFields,
-    RegularizerFields,
-)
+from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
+from .fields import ActionLossField, AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
 
 

@@ -5,38 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from .adapter_names import ADAPTERS
+from .choices import CHOICES
 
 _GROUP = "adversary, regularizer and adapter (AAJRConfig)"
-SCHEDULES = ("epsilon_schedule", "lambda_schedule", "ascent_steps_schedule")
-CHOICES = {
-    "epsilon_mode": ("relative", "absolute"),
-    "perturbation_norm": ("l2", "linf"),
-    "perturbation_scope": ("sequence", "token"),
-    "perturbed_tokens": ("prompt", "observation", "user", "tool", "all"),
-    "ascent_step_rule": ("normalized", "gradient", "sign"),
-    "regularizer": (
-        "aajr",
-        "global_spectral",
-        "local_spectral",
-        "global_frobenius",
-        "random_direction",
-        "none",
-    ),
-    "lambda_mode": ("absolute", "relative"),
-    "penalty_output": ("logits", "centered_logits", "log_probs", "probs", "fisher", "margin"),
-    "penalty_reduction": ("sum", "token_mean"),
-    "jacobian_estimator": ("auto", "jvp", "finite_difference"),
-    "penalty_trajectory": ("all", "last", "sample"),
-    **dict.fromkeys(SCHEDULES, ("constant", "linear", "cosine", "curriculum")),
-    "system_loss": ("nll", "expected_cost"),
-    "adapter": ADAPTERS,
-    "on_nonfinite": ("stop", "skip"),
-}
-# Regularizers that are evaluated along the ascent, and so need an ascent.
-LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction")
-# Regularizers that are evaluated at interpolations between the observations of a batch.
-GLOBAL_REGULARIZERS = ("global_spectral", "global_frobenius")
 
 
 def _choice(name: str, default: str, text: str):

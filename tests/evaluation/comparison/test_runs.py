@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from aajr_hf.evaluation.comparison.runs import METHODS, gradient_norms, read_run
-from aajr_hf.training.config.fields import CHOICES
+from aajr_hf.training.config.choices import CHOICES
 
 
 def folder_of(path, recipe=None, history=None):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from aajr_hf import AAJRConfig, AAJRTrainer
-from aajr_hf.cli.commands.evaluate import with_averages
+from aajr_hf.cli.arguments.measurement import with_averages
 from aajr_hf.cli.common.errors import UserError
 from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.comparison.runs import read_run
