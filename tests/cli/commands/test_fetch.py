@@ -229,6 +229,15 @@ def test_a_wrong_command_writes_nothing(tmp_path, refused, arguments, message):
     assert message in refused("fetch", *arguments)
 
 
+@pytest.fixture
+def heard():
+    """A shell starts its background jobs, these tests perhaps, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("method", ["from_pretrained", "save_pretrained"])
 def test_an_interruption_leaves_nothing(tmp_path, file, capsys, monkeypatch, method, number, status):
