@@ -43,22 +43,25 @@ SETTINGS: dict[str, tuple[str, dict]] = {
 }
 # What is tried where an agent costs more.
 FEW = ["adversarial, K = 1", "adversarial, K = 3", "AAJR, relative 0.03", "random direction, relative 0.03"]
+# What is trained with five seeds.
+FINALISTS = ["adversarial, K = 3", "AAJR, absolute 6e-5", "AAJR, relative 0.03", "random direction, absolute 0.03"]
 # A gradient of the language model takes a second per observation.
 FEW_OF_MODEL = ["adversarial, K = 1", "AAJR, relative 0.03", "random direction, relative 0.03"]
 CHEAP = ["--attacks", "nll", "tempered_nll", "margin", "transferred", "--attack_steps", "5", "--multiples", "0.5", "1"]
 CHEAP += ["--batch_size", "8"]
-SEED = 0
+SEEDS = (1, 2, 3, 4, 5)
 INTRODUCTION = """# Does one lambda carry over?
 
 `python scripts/lambda_study.py --model outputs/smollm2-135m` makes this page and `lambda.json`. With
-`lambda_mode: relative`, the loss contains lambda times the penalty over its own running mean. The gradient is then that
-of `lambda log(mean R)`: lambda is the price, in nats per token of the loss, for dividing the mean squared amplification
-by e. One base agent of each world (`docs/results/agents`), and SmolLM2-135M-Instruct after 50 steps of plain
-fine-tuning on `congestion`, are trained with each setting; one seed. All agents of a table are attacked together, and
+`lambda_mode: relative`, the loss contains lambda times the penalty over its own running mean. The gradient is then
+that of `lambda log(mean R)`: lambda is the price, in nats per token of the loss, for dividing the mean squared
+amplification by e. One base agent of each world (`docs/results/agents`), and SmolLM2-135M-Instruct after 50 steps of
+plain fine-tuning on `congestion`, are trained with each setting. All agents of a table are attacked together, and
 each agent also with what was found on the others, so numbers of different tables cannot be compared. The small agents
-are attacked on 128 observations by every attack of `aajr evaluate`. A gradient of the language model takes a second per
-observation, so it is attacked on 16 observations by four attacks with 5 steps each: its intervals are wide. Success is in percent of held-out observations; 1x is the training radius. *ampl.* is the mean
-`||J u||` along the ascent. Times were measured beside other work."""
+are attacked on 128 observations by every attack of `aajr evaluate`. A gradient of the language model takes a second
+per observation, so it is attacked on 16 observations by four attacks with 5 steps each: its intervals are wide.
+Success is in percent of held-out observations; 1x is the training radius. *ampl.* is the mean `||J u||` along the
+ascent. Times were measured beside other work."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Setup:
     A base agent and how it is trained.
 
     Attributes:
-        name: Name of the table, and of the folder in `--work`.
+        name: Name of the folder in `--work`.
+        table: Title of the table.
+        seed: Seed of training, of its examples, and of the observations.
         base: Folder of the base agent.
         recipes: Folder of the recipes.
         fields: Fields that are set instead of the recipes'.
@@ -77,6 +82,8 @@ class Setup:
     """
 
     name: str
+    table: str
+    seed: int
     base: Path
     recipes: Path
     fields: dict
@@ -92,22 +99,23 @@ class Setup:
         folder = self.agent(work, name)
         if not (folder / "train_results.json").is_file():
             recipe, fields = SETTINGS[name]
-            _train(folder, self.recipes / f"{recipe}.yaml", {"model_name_or_path": self.base} | self.fields | fields)
+            common = {"model_name_or_path": self.base, "seed": self.seed} | self.fields
+            _train(folder, self.recipes / f"{recipe}.yaml", common | fields)
 
     def evaluate(self, work: Path) -> list[dict]:
         """Return the numbers of all agents, attacked together."""
         output = work / self.name / "evaluation"
         models = [f"{slug(name)}={self.agent(work, name)}" for name in self.settings]
-        options = ["--examples", str(self.examples), "--seed", str(SEED), "--output", str(output)]
+        options = ["--examples", str(self.examples), "--seed", str(self.seed), "--output", str(output)]
         if not (output / "results.json").is_file():
             run_command(["evaluate", *models, *options, *self.attacks], output)
         runs = json.loads((output / "results.json").read_text())["runs"]
         named = {name: runs[slug(name)] for name in self.settings}
-        return [run | {"setup": self.name} for run in runs_of(named, SEED)]
+        return [run | {"setup": self.table} for run in runs_of(named, self.seed)]
 
 
 def _train(folder: Path, recipe: Path, fields: dict) -> None:
-    fields = {"output_dir": folder, "overwrite": "true", "seed": SEED} | fields
+    fields = {"output_dir": folder, "overwrite": "true"} | fields
     options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
     run_command(["train", "--config", str(recipe), *options], folder)
     print(f"trained {folder.parent.name}: {folder.name}", flush=True)
@@ -119,12 +127,19 @@ def setups(worlds: list[str], model: Path | None, work: Path) -> list[Setup]:
     chosen = []
     for world in worlds:
         names = list(SETTINGS) if world == "congestion" else [*FEW, "AAJR, absolute 6e-5"]
-        chosen.append(Setup(world, agents / world, recipes / "congestion", {"environment": world}, names, 128, []))
+        small = agents / world, recipes / "congestion"
+        chosen.append(Setup(world, f"{world}, one seed", 0, *small, {"environment": world}, names, 128, []))
+        if world == "congestion":
+            for seed in SEEDS:
+                fields = {"environment": world, "environment_seed": seed}
+                title = f"{world}, five seeds"
+                chosen.append(Setup(f"{world}-{seed}", title, seed, *small, fields, FINALISTS, 128, []))
     if model is not None:
         folder, tuned = recipes / "smollm2-135m" / "congestion", work / "smollm2-135m" / "sft"
         if not (tuned / "train_results.json").is_file():
             _train(tuned, folder / "sft.yaml", {"model_name_or_path": model})
-        chosen.append(Setup("smollm2-135m", tuned, folder, {}, FEW_OF_MODEL, 16, CHEAP))
+        name = "smollm2-135m"
+        chosen.append(Setup(name, f"{name}, one seed", 0, tuned, folder, {}, FEW_OF_MODEL, 16, CHEAP))
     return chosen
 
 
