@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from ..arguments.options import ArgumentParser
 from ..common.errors import UserError, user_errors
+from ..common.new_folder import new_folder
 
 DESCRIPTION = """Write an adapter into the weights of its base model: an ordinary model folder that needs no PEFT.
 
@@ -73,15 +73,10 @@ def merge(adapter: str, output: Path) -> float:
             f"The adapter in {adapter} cannot be merged exactly (logits change by {difference:.1e} of the largest): use it "
             "unmerged."
         )
-    with user_errors():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        # Write beside the output, then rename, so that an interruption leaves no partial model.
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as folder:
-            whole = Path(folder) / output.name
-            merged.to(dtype).save_pretrained(whole)
-            tokenizer.save_pretrained(whole)
-            for name in (RECIPE, DATA):
-                if (Path(adapter) / name).is_file():
-                    shutil.copy(Path(adapter) / name, whole)
-            whole.rename(output)
+    with user_errors(), new_folder(output) as whole:
+        merged.to(dtype).save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        for name in (RECIPE, DATA):
+            if (Path(adapter) / name).is_file():
+                shutil.copy(Path(adapter) / name, whole)
     return difference

@@ -8,8 +8,12 @@ import sys
 import warnings
 
 _BARS = ("TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
-# Warning of torch about a default of Transformers on machines without an accelerator.
-_WARNINGS = ("'pin_memory' argument is set as true but no accelerator is found",)
+# Warnings that no user can act on: of torch about a default of Transformers on machines without an accelerator, and of
+# Transformers about an old name that PEFT reads.
+_WARNINGS = (
+    "'pin_memory' argument is set as true but no accelerator is found",
+    "`is_gradient_checkpointing` is deprecated",
+)
 
 
 def be_quiet() -> None:

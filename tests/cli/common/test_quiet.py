@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from aajr_hf.cli.common.quiet import be_quiet
 from tests.support import ROOT
+from tests.support.tiny import tiny_model
 
 # In this order and in one process, because imports take longer than all the rest; without `--use_cpu`, which silences one warning.
 _COMMANDS = """
@@ -61,3 +64,14 @@ def test_what_deepspeed_logs_is_no_result(capsys):
         logger.propagate = before
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "The optimizer has no kernel.\n")
+
+
+def test_a_name_that_peft_reads_is_no_warning_for_the_user():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        be_quiet()
+        get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
+        warnings.warn("another old name is deprecated", FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in caught if warning.category is FutureWarning] == [
+        "another old name is deprecated"
+    ]
