@@ -116,7 +116,9 @@ def ascend(
     if config.radius == 0 and not along_ascent:
         return ascent
 
-    loss_of = _recorded_losses(ascent, system)
+    with frozen_parameters(policy.model):
+        # The jvp reuses whole passes, so what it reuses must have no prefix.
+        loss_of = _recorded_losses(ascent, system, policy if keep_products else policy.with_cached_prefix())
     climb = functools.partial(
         projected_gradient_ascent,
         loss_of(None),
@@ -139,14 +141,16 @@ def ascend(
     return ascent
 
 
-def _recorded_losses(ascent: PromptAscent, system: SystemLoss) -> Callable[[Tensor | None], Callable]:
+def _recorded_losses(
+    ascent: PromptAscent, system: SystemLoss, policy: AgentPolicy
+) -> Callable[[Tensor | None], Callable]:
     """
     Return a function that maps rows (n,), or None for all, to their losses as a function of delta. Each evaluation
     records the logits and, if they are kept, the outputs of the linear layers.
     """
 
     def loss_of(rows: Tensor | None) -> Callable[[Tensor], Tensor]:
-        part = ascent.policy if rows is None else ascent.policy.select(rows)
+        part = policy if rows is None else policy.select(rows)
 
         def evaluate(delta: Tensor) -> Tensor:
             with contextlib.ExitStack() as stack:

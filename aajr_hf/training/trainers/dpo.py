@@ -39,6 +39,10 @@ class PairPolicy:
         """The same policy on some of the pairs."""
         return PairPolicy(self.rows.select(torch.cat([pairs, pairs + len(self.batch)])), self.batch.select(pairs))
 
+    def with_cached_prefix(self) -> PairPolicy:
+        """The same policy for as long as no weight changes, as [`AgentPolicy.with_cached_prefix`]."""
+        return PairPolicy(self.rows.with_cached_prefix(), self.batch)
+
     def embeddings(self) -> Tensor:
         """The unperturbed state of the chosen examples, (N, L, d); the rejected ones have the same prompts."""
         return self.rows.embeddings().chunk(2)[0]
