@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +43,7 @@ class PromptAscent:
     recorder: LogitRecorder
     trajectory: AscentTrajectory | None = None
     beyond: AscentTrajectory | None = None
-    products: list[RecordedProducts] | None = None
+    products: list[RecordedProducts | None] | None = None
     moves: bool = True
 
     @property
@@ -68,6 +68,12 @@ class PromptAscent:
         if self.trajectory is not None:
             all_losses = torch.cat([self.trajectory.losses[:-1], losses.detach()[None]])
             self.trajectory = replace(self.trajectory, losses=all_losses)
+
+    def forget_products(self, steps: Sequence[int]) -> None:
+        """Free what was kept at some steps."""
+        if self.products is not None:
+            for t in steps:
+                self.products[t] = None
 
     def select(self, rows: Tensor, steps: Tensor | None = None) -> PromptAscent:
         """
