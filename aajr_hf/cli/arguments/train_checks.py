@@ -14,6 +14,7 @@ from trl import ModelConfig
 from ..._errors import one_line
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import DataArguments
+from ...training.models.bfloat16 import slow_bfloat16
 from ...training.runs.checkpoints import newest_checkpoint, why_incomplete
 from ..common.errors import UserError
 from .model_and_data import TrainArguments
@@ -63,6 +64,10 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
                     f"`{item.name}` belongs to TRL and needs `use_peft`: set `use_peft` to true, or use `adapter`, "
                     "`adapter_rank` and `adapter_options`."
                 )
+    if config.bf16 and config.device.type == "cpu" and slow_bfloat16():
+        logger.warning(
+            "This CPU has no fast instructions for bfloat16: training takes several times as long as with `bf16` false."
+        )
     attention = arguments.attn_implementation or ""
     packages = ("flash_attn", "flash_attn_interface", "kernels")
     if attention.startswith("flash_attention") and not any(map(find_spec, packages)):
