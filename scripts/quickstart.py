@@ -13,15 +13,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 
+from aajr_hf.cli.common.quiet import be_quiet
 from aajr_hf.cli.main import main as aajr
-from aajr_hf.training.models.bfloat16 import slow_bfloat16
-from aajr_hf.training.models.named_models import NAMED_MODELS
-from aajr_hf.training.runs.checkpoints import INCOMPLETE
 
 ROOT = Path(__file__).resolve().parent.parent
+REAL_MODELS = ("smollm2-135m",)
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class Stage:
     @property
     def done(self) -> bool:
         """Whether the model is complete."""
+        from aajr_hf.training.runs.checkpoints import INCOMPLETE
+
         folder = self.folder
         return folder is not None and (folder / "config.json").is_file() and not (folder / INCOMPLETE).exists()
 
@@ -74,6 +74,10 @@ def real_model(name: str, output: Path) -> list[Stage]:
     A language model that learns the world, and then trains without an adversary, with one, and with the penalty, for
     the same number of steps. What is complete is not made again, and an interrupted training is resumed.
     """
+    import torch
+
+    from aajr_hf.training.models.bfloat16 import slow_bfloat16
+
     recipes, model, learned = ROOT / "recipes" / name / "congestion", output / "model", output / "base"
 
     def training(title: str, recipe: str, start: Path, folder: Path, minutes: float, *options: str) -> Stage:
@@ -127,7 +131,7 @@ def run(stages: list[Stage]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=tuple(NAMED_MODELS), help="a real language model (default: a new agent)")
+    parser.add_argument("--model", choices=REAL_MODELS, help="a real language model (default: a new agent)")
     parser.add_argument(
         "--output",
         help="folder (default: outputs/quickstart, or outputs/quickstart-MODEL). With --model, a second run goes on "
@@ -136,6 +140,7 @@ def main() -> None:
     options = parser.parse_args()
     output = Path(options.output or "-".join(filter(None, ("outputs/quickstart", options.model))))
     started = time.monotonic()
+    be_quiet()  # before anything imports torch
     run(small_agent(output) if options.model is None else real_model(options.model, output))
     print(f"Finished in {(time.monotonic() - started) / 60:.1f} minutes; report: {output / 'report.html'}")
 
