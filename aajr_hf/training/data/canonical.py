@@ -57,7 +57,7 @@ def is_conversation(value: object) -> bool:
 def _messages_of_text(name: str, text: str) -> Any:
     """Return the messages of which a column holds the JSON text; prompts and completions may be any other text."""
     if name in ("messages", "conversations"):
-        return parsed(f"`{name}`", text)
+        return parsed(f"`{name}` must be a list of messages, and as a text", text)
     if not (text.lstrip().startswith("[") and '"role"' in text):
         return text
     try:
