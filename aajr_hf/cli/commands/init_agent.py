@@ -158,7 +158,9 @@ def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int)
     return next(log["aajr/clean_loss"] for log in reversed(logged) if "aajr/clean_loss" in log)
 
 
-def _train(model, tokenizer, dataset, output: Path, skip_invalid_rows: bool = False, **settings) -> list[dict[str, float]]:
+def _train(
+    model, tokenizer, dataset, output: Path, skip_invalid_rows: bool = False, **settings
+) -> list[dict[str, float]]:
     """Fine-tune without adversary or penalty, save the agent in `output`, and return the log history."""
     from ...training.config.sft import AAJRConfig
     from ...training.trainers.sft import AAJRTrainer

@@ -136,7 +136,9 @@ def _calls(where: str, message: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(calls, list):
         raise RowError(f"{where} must have a list of calls as its `tool_calls`; it has {kind_of(calls)}")
     if calls and message["role"] != "assistant":
-        raise RowError(f"{where} has `tool_calls`, but its role is {message['role']!r}: only the assistant calls tools")
+        raise RowError(
+            f"{where} has `tool_calls`, but its role is {message['role']!r}: only the assistant calls tools"
+        )
     return [_call(where, call) for call in calls]
 
 

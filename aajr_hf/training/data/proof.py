@@ -79,9 +79,13 @@ def _remedy(part: Part, template: Template, messages: Messages) -> str:
 
 
 def _check_order(rendering: Rendering, template: Template, messages: Messages, places: list[str]) -> None:
-    """Results of one turn's calls may change places among each other, because templates group them."""
+    """
+    Templates may put what the system says first into another turn, and group the results of one turn's calls.
+    """
     groups: list[list[int]] = []
     for number, message in enumerate(messages):
+        if not groups and message["role"] in ("system", "developer"):
+            continue
         if groups and message["role"] == "tool" and messages[number - 1]["role"] == "tool":
             groups[-1].append(number)
         else:
@@ -90,12 +94,16 @@ def _check_order(rendering: Rendering, template: Template, messages: Messages, p
     for group in groups:
         spans = [part.span for number in group for part in rendering.of_message(number)]
         if min((begin for begin, _ in spans), default=reached) < reached:
-            raise RowError(f"{places[group[0]]} is not written in its place by {template.name}: correct the row's order")
+            raise RowError(
+                f"{places[group[0]]} is not written in its place by {template.name}: correct the row's order"
+            )
         reached = max((end for _, end in spans), default=reached)
         calls = {part.call for part in rendering.of_message(group[0]) if part.call is not None}
         ends = [_extent(rendering, group[0], call) for call in sorted(calls)]
         if any(end > begin for (_, end), (begin, _) in zip(ends, ends[1:], strict=False)):
-            raise RowError(f"{places[group[0]]} has calls that {template.name} mixes up: give each call its own message")
+            raise RowError(
+                f"{places[group[0]]} has calls that {template.name} mixes up: give each call its own message"
+            )
 
 
 def _extent(rendering: Rendering, message: int, call: int) -> tuple[int, int]:
@@ -157,7 +165,9 @@ def _check_results(template: Template, messages: Messages, places: list[str]) ->
             )
         name = answered["function"]["name"]
         if message.get("name", name) != name:
-            raise RowError(f"{places[number]} has the `name` {message['name']!r}, but is the result of {name}: correct it")
+            raise RowError(
+                f"{places[number]} has the `name` {message['name']!r}, but is the result of {name}: correct it"
+            )
         calls.remove(answered)
 
 

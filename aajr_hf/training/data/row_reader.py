@@ -143,7 +143,11 @@ def read_dataset(
     removed = [column for column in _REMOVED if column in first]
     if isinstance(dataset, IterableDataset):
         return _streamed(dataset, reader, removed, skip_invalid_rows), RowCount()
-    made = {column: List(Json()) for column in (*columns, "tools") if column != "tools" or {"tools", "functions"} & first.keys()}
+    made = {
+        column: List(Json())
+        for column in (*columns, "tools")
+        if column != "tools" or {"tools", "functions"} & first.keys()
+    }
     made |= {"chat_template_kwargs": Json()} if "chat_template_kwargs" in first else {}
     made |= {"action_mask": List(Value("int8")), _REPORT: Value("string")}
     kept = {column: feature for column, feature in features.items() if column not in removed}
@@ -158,9 +162,7 @@ def read_dataset(
     return _reported(dataset, read, name, skip_invalid_rows)
 
 
-def _reported(
-    given: Dataset, read: Dataset, name: str, skip_invalid_rows: bool
-) -> tuple[Dataset, RowCount]:
+def _reported(given: Dataset, read: Dataset, name: str, skip_invalid_rows: bool) -> tuple[Dataset, RowCount]:
     """Act on the reports of the rows."""
     count, valid, unread, left = RowCount(), [], {}, []
     changed = False
@@ -212,7 +214,8 @@ def _conversation_columns(row: dict[str, Any], only_prompts: bool) -> tuple[str,
     """The columns that hold messages in the canonical form, judged by the first row."""
     if only_prompts:
         return ("prompt",) if _holds_messages("prompt", row.get("prompt")) else ()
-    row = {"messages": row[name] for name in ("conversations",) if row.get(name)} | row
+    if row.get("messages") is None and row.get("conversations"):
+        row = row | {"messages": row["conversations"]}
     found = [name for name in CONVERSATIONS if _holds_messages(name, row.get(name))]
     if "chosen" in found and row.get("prompt") is None:
         found.append("prompt")

@@ -123,7 +123,9 @@ def check_preference(row: dict[str, Any]) -> None:
                     "says: move the messages before the last turn to the `prompt`"
                 )
             if message.get("weight") == 0:
-                raise RowError(f"`{name}`[{number}] has the `weight` 0, but every answer of a pair is compared: remove it")
+                raise RowError(
+                    f"`{name}`[{number}] has the `weight` 0, but every answer of a pair is compared: remove it"
+                )
         if not any(map(_says_something, row[name])):
             raise RowError(f"`{name}` is empty")
 

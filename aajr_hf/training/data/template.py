@@ -117,10 +117,12 @@ class Template:
         return False, False
 
     def _writes(self, messages: Messages) -> bool:
+        """Whether the template writes the probe's text, and not the notation of the object that holds it."""
         try:
-            return "aajr_value" in self.render(messages)
+            text = self.render(messages)
         except RowError:
             return False
+        return "aajr_value" in text and not any(quoted in text for quoted in ("'text'", '"text"'))
 
     @functools.cached_property
     def writes_call_ids(self) -> bool:
