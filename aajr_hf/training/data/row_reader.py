@@ -60,7 +60,7 @@ class RowReader:
         try:
             read = canonical_row(without_nulls(given) if self.invented_nulls else given)
             if "chosen" in read and "prompt" not in read:
-                read = extract_prompt(read)
+                read |= extract_prompt(read)
             self._check(read)
             report, kept["action_mask"] = self._prove(read)
         except RowError as error:

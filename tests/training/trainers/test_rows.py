@@ -8,7 +8,7 @@ import logging
 
 import pytest
 from datasets import Dataset, IterableDataset
-from trl import DPOConfig, DPOTrainer, GRPOConfig, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from aajr_hf import (
     AAJRConfig,
@@ -73,7 +73,11 @@ def test_rows_that_trl_reads_right_are_the_same_tokens(tmp_path, rows, settings)
 
 @pytest.mark.parametrize("epsilon", [0.1, 0.0], ids=["active", "plain"])
 def test_tool_results_in_a_completion_are_no_actions_unlike_in_trl(tmp_path, epsilon):
-    row = {"prompt": [question()], "completion": [calling({"n": 7}), RESULT | {"content": "sunny"}, ANSWER], "tools": [TOOL]}
+    row = {
+        "prompt": [question()],
+        "completion": [calling({"n": 7}), RESULT | {"content": "sunny"}, ANSWER],
+        "tools": [TOOL],
+    }
     ((ids, actions),) = examples(made(tmp_path, [row], epsilon=epsilon, regularizer_lambda=epsilon))
     ((same, theirs),) = examples(made(tmp_path, [row], "trl"))
     assert ids == same and "sunny" in theirs
@@ -89,7 +93,10 @@ def test_calls_of_a_table_have_their_own_arguments_unlike_in_trl(tmp_path):
 
 
 def test_a_null_of_a_json_text_is_a_value(tmp_path):
-    rows = [{"prompt": [question()], "completion": [calling('{"a": null}')]}, {"prompt": [question()], "completion": [calling('{"b": 1}')]}]
+    rows = [
+        {"prompt": [question()], "completion": [calling('{"a": null}')]},
+        {"prompt": [question()], "completion": [calling('{"b": 1}')]},
+    ]
     said = [actions for _, actions in examples(made(tmp_path, rows))]
     assert '{"a": null}' in said[0] and '{"b": 1}' in said[1]
 
@@ -121,7 +128,10 @@ def test_answers_that_are_cut_are_counted(tmp_path, caplog):
         run = made(tmp_path, rows, max_length=200)
     lengths = [len(example["labels"]) for example in made(tmp_path, rows).train_dataset]
     lost = sum(max(length - 200, 0) for length in lengths)
-    assert lost and f"cuts the answers of 2 of 3 examples (first of example 1 of the train data): {lost} tokens" in caplog.text
+    assert (
+        lost
+        and f"cuts the answers of 2 of 3 examples (first of example 1 of the train data): {lost} tokens" in caplog.text
+    )
     assert max(len(example["labels"]) for example in run.train_dataset) == 200
 
 
@@ -144,7 +154,11 @@ def preferences(folder, rows, trainer=AAJRDPOTrainer, config=AAJRDPOConfig, **se
 
 def test_pairs_are_read_in_the_same_form(tmp_path, caplog):
     as_object = {"prompt": [question()], "chosen": [calling({"n": 7})], "rejected": [ANSWER], "tools": [TOOL]}
-    as_text = {"chosen": [question(), calling('{"n": 7}', content=None)], "rejected": [question(), ANSWER], "tools": [TOOL]}
+    as_text = {
+        "chosen": [question(), calling('{"n": 7}', content=None)],
+        "rejected": [question(), ANSWER],
+        "tools": [TOOL],
+    }
     as_text["rejected"][1] = ANSWER | {"content": [{"type": "text", "text": ANSWER["content"]}]}
     parts = [{"type": "text", "text": "7 "}, {"type": "text", "text": "apples?"}]
     as_text["rejected"][0] = question(content=parts)
