@@ -12,6 +12,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Json, List, Value
 
+from .canonical import canonical_row
 from .exact_json import use_exact_json
 from .schema import check_row
 from .tool_schema import RowError, no_constant
@@ -153,6 +154,7 @@ def valid_rows(
         try:
             if isinstance(row, RowError):
                 raise row
+            row = canonical_row(row) if isinstance(row, dict) else row
             kind = check_row(row, text_field)
         except RowError as error:
             count.add(place, error)
