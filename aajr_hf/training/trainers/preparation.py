@@ -13,7 +13,9 @@ from ..adversary.estimators import no_forward_mode
 from ..adversary.penalty_scale import PenaltyScale
 from ..adversary.schedules import Schedules
 from ..config.base import AAJRConfigMixin
+from ..data.lengths import check_lengths
 from ..models.adapters import adapter_config
+from ..models.embeddings import embedding_shape, position_limit
 from ..models.loading import text_tokenizer
 from ..policy.policy import check_text_only, uses_dropout
 from ..runs.balance import LossBalance
@@ -76,6 +78,7 @@ class PreparationMixin:
         """Check that model, data and arguments fit together, and prepare training. Called after TRL's `__init__`."""
         args = self.args
         self._check_vocabulary()
+        self._check_lengths()
         self._dropout = uses_dropout(self.model)
         if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
             raise ValueError(
@@ -84,7 +87,7 @@ class PreparationMixin:
         if args.is_active:
             self._check_support()
         if args.freeze_embeddings:
-            self.model.get_input_embeddings().weight.requires_grad_(False)
+            self._freeze_embeddings()
         self._begin_average()
         self.estimator, self._exact_is_valid = self._choose_estimator() if args.penalty_active else (None, False)
         self.memory = Memory(type(self).__name__, lambda: self.state)
@@ -131,12 +134,30 @@ class PreparationMixin:
 
     def _check_vocabulary(self) -> None:
         largest = max(text_tokenizer(self.processing_class).get_vocab().values(), default=0)
-        rows = self.model.get_input_embeddings().num_embeddings
+        rows, _ = embedding_shape(self.model)
         if largest >= rows:
             raise ValueError(
                 f"The tokenizer does not match the model: the tokenizer has tokens up to {largest}, but the model has "
                 f"only {rows} embeddings."
             )
+
+    def _check_lengths(self) -> None:
+        limit, is_fixed = position_limit(self.model)
+        if limit is None:
+            return
+        longest = getattr(self.args, "max_length", None)  # GRPO has no such field, and its examples are not tokens yet
+        self.train_dataset = check_lengths(self.train_dataset, limit, is_fixed, longest, "training")
+        held_out = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
+        for name, dataset in held_out.items():
+            if dataset is not None:
+                check_lengths(dataset, limit, is_fixed, longest, name)
+
+    def _freeze_embeddings(self) -> None:
+        embedding = self.model.get_input_embeddings()
+        own = [name for name, parameter in embedding.named_parameters() if parameter.requires_grad and name != "weight"]
+        embedding.requires_grad_(False)
+        if own and self.accelerator.is_main_process:
+            logger.warning("`freeze_embeddings` is true, so the adapter of the embeddings is not trained either.")
 
     def _choose_estimator(self) -> tuple[str, bool]:
         """
