@@ -9,18 +9,24 @@ from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from trl import ModelConfig
+from trl import ModelConfig, get_peft_config
 
 from ..._errors import one_line
+from ...training.config.late_settings import check_attention, check_settings
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import DataArguments
+from ...training.models.saved_adapters import differing_field, saved_adapter, why_another
 from ...training.runs.checkpoints import newest_checkpoint, why_incomplete
-from ..common.errors import UserError
+from ..common.errors import UserError, user_errors
 from .model_and_data import TrainArguments
 from .validators import check_model_given, check_seed
 from .worlds import world_for
 
 logger = logging.getLogger(__name__)
+
+# Fields of PEFT's LoRA that must be those of a checkpoint -> their names in TRL.
+_OF_LORA = {"r": "lora_r", "lora_alpha": "lora_alpha", "use_dora": "use_dora", "use_rslora": "use_rslora"}
+_OF_LORA |= {"target_modules": "lora_target_modules"}
 
 
 def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
@@ -63,17 +69,52 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
                     f"`{item.name}` belongs to TRL and needs `use_peft`: set `use_peft` to true, or use `adapter`, "
                     "`adapter_rank` and `adapter_options`."
                 )
-    attention = arguments.attn_implementation or ""
-    packages = ("flash_attn", "flash_attn_interface", "kernels")
-    if attention.startswith("flash_attention") and not any(map(find_spec, packages)):
-        raise UserError(
-            f"`attn_implementation` {attention} needs a GPU and kernels: install them (pip install kernels), or set it "
-            "to sdpa, for which the penalty is exact."
-        )
+    with user_errors():
+        check_attention(arguments.attn_implementation)
+        check_settings(config)
+    _check_evaluation(config)
+    with user_errors():
+        _check_adapter(arguments, config, resume)
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
     return resume
+
+
+def _check_adapter(arguments: TrainArguments, config: AAJRConfig, resume: str | None) -> None:
+    """Check the settings of the adapter against the adapter that training goes on with, or is resumed with."""
+    model = arguments.model_name_or_path
+    start = saved_adapter(model)
+    if start is not None and arguments.use_peft:
+        raise UserError(
+            f"`use_peft` adds an adapter, but `model_name_or_path` {model} is an adapter: unset `use_peft` to go on "
+            f"training that one, or write that one into its base model with aajr merge {model} OUT."
+        )
+    if start is not None and config.adapter != "full":
+        reason, remedy = why_another(config, start.base_model_name_or_path, start), ", or unset `adapter`"
+    elif resume is not None and start is None:
+        held = saved_adapter(resume)
+        if arguments.use_peft and held is not None:
+            names = {name: f"`{option}`" for name, option in _OF_LORA.items()}
+            reason = differing_field(get_peft_config(arguments), held, names)
+        else:
+            reason = None if arguments.use_peft else why_another(config, model, held)
+        remedy = f" to resume from {resume}"
+    else:
+        return
+    if reason is not None:
+        raise UserError(f"{reason}: choose the saved one{remedy}.")
+
+
+def _check_evaluation(config: AAJRConfig) -> None:
+    """Check the settings of evaluations during training, which need `eval_strategy`."""
+    if config.eval_on_start and config.eval_strategy == "no":
+        raise UserError("`eval_on_start` needs evaluations: set `eval_strategy` to steps or epoch, or set it to false.")
+    is_used = config.load_best_model_at_end or config.save_strategy == "best"
+    if is_used and config.eval_strategy == "no":
+        raise UserError("`save_strategy` best and `load_best_model_at_end` need `eval_strategy`: set it to steps or epoch.")
+    if is_used and config.metric_for_best_model not in ("loss", "eval_loss"):
+        raise UserError(f"`metric_for_best_model` must be loss, the only metric of evaluations; got {config.metric_for_best_model}.")
 
 
 def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...training.config.late_settings import check_machine
 from ...training.config.recipe import RECIPE
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import load_data, system_prompt_of
@@ -89,6 +90,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
 
     from ...training.models.adapter_report import adapter_report
     from ...training.models.loading import load_tokenizer
+    from ...training.models.saved_adapters import tokenizer_folder
     from ...training.runs.interruption import StopOnSignal
     from ...training.trainers.sft import AAJRTrainer
     from ..common.progress import TrainingProgress
@@ -96,6 +98,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     output = Path(config.output_dir)
     resume = check_arguments(arguments, config)
     with user_errors(), _no_empty_folder(output):
+        check_machine(config, arguments.attn_implementation)
         dataset = load_data(arguments, config.dataset_text_field)
         if not isinstance(config.model_init_kwargs, dict | None):
             raise UserError(f"`model_init_kwargs` must be a mapping; got {config.model_init_kwargs!r}.")
@@ -108,10 +111,9 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             **(config.model_init_kwargs or {}),
         }
         tokenizer = load_tokenizer(
-            arguments.model_name_or_path,
+            tokenizer_folder(arguments.model_name_or_path),
             revision=arguments.model_revision,
             trust_remote_code=config.trust_remote_code,
-            padding_side="right",
         )
         trainer = AAJRTrainer(
             arguments.model_name_or_path,
@@ -125,6 +127,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             peft_config=get_peft_config(arguments),
         )
         check_system_role(trainer.processing_class, system_prompt_of(arguments))
+        trainer.check_checkpoint(resume)
     trainer.describe_run(recipe, dataset.skipped[arguments.dataset_train_split])
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:

@@ -131,7 +131,7 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         *positional,
         **kwargs,
     ):
-        args, kwargs = self._resolved(model, args, kwargs)
+        model, args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, ref_model, args, *positional, **kwargs)
         self._set_up()
 

@@ -133,7 +133,7 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
     def __init__(
         self, model: str | nn.Module, reward_funcs=None, args: AAJRGRPOConfig | None = None, *positional, **kwargs
     ):
-        args, kwargs = self._resolved(model, args, kwargs)
+        model, args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self._set_up()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import is_peft_model
@@ -13,12 +14,15 @@ from ..adversary.estimators import no_forward_mode
 from ..adversary.penalty_scale import PenaltyScale
 from ..adversary.schedules import Schedules
 from ..config.base import AAJRConfigMixin
+from ..config.late_settings import check_machine, check_settings
 from ..data.lengths import check_lengths
 from ..models.adapters import adapter_config
 from ..models.embeddings import embedding_shape, position_limit
 from ..models.loading import text_tokenizer
+from ..models.saved_adapters import load_to_train_on, saved_adapter, why_other_weights
 from ..policy.policy import check_text_only, uses_dropout
 from ..runs.balance import LossBalance
+from ..runs.checkpoints import newest_checkpoint
 from ..runs.state import Memory
 from ..runs.step_metrics import StepMetrics
 
@@ -32,6 +36,8 @@ class PreparationMixin:
     """
 
     _config_class: type[AAJRConfigMixin]
+    # The `model_init_kwargs` with which the base model of a saved adapter was loaded.
+    _used_init_kwargs: dict[str, Any] | None = None
 
     # Set by [`_set_up`].
     # Of the Jacobian products; None without a penalty.
@@ -57,26 +63,77 @@ class PreparationMixin:
 
     def _resolved(
         self, model: str | nn.Module, args: AAJRConfigMixin | None, kwargs: dict[str, Any]
-    ) -> tuple[AAJRConfigMixin, dict[str, Any]]:
+    ) -> tuple[str | nn.Module, AAJRConfigMixin, dict[str, Any]]:
         """
-        Return the arguments for TRL's `__init__`: `args` or its defaults, and `kwargs` with the adapter that `args`
-        names.
+        Return the arguments for TRL's `__init__`: the model, which is loaded already if its name is the folder of an
+        adapter; `args` or its defaults; and `kwargs` with the adapter that `args` names.
         """
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, self._config_class):
             raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
+        check_settings(args)
+        check_machine(args)
+        if isinstance(model, str) and saved_adapter(model) is not None:
+            return self._saved(model, args, kwargs), args, kwargs
         peft_config = adapter_config(args, model)
         if peft_config is None:
-            return args, kwargs
+            return model, args, kwargs
         if kwargs.get("peft_config") is not None:
             raise ValueError("Give either `adapter` or `peft_config`, not both.")
-        return args, kwargs | {"peft_config": peft_config}
+        return model, args, kwargs | {"peft_config": peft_config}
+
+    def _saved(self, folder: str, args: AAJRConfigMixin, kwargs: dict[str, Any]) -> nn.Module:
+        """Load the adapter in a folder, to go on training it. Takes the quantization of its base out of `kwargs`."""
+        if kwargs.get("peft_config") is not None:
+            raise ValueError(
+                f"`peft_config` (with aajr train, `use_peft`) adds an adapter, but the model {folder} is an adapter: "
+                "leave it out to go on training that one, or write that one into its base model with `aajr merge`."
+            )
+        quantization = kwargs.pop("quantization_config", None)
+        model = load_to_train_on(folder, args, **({"quantization_config": quantization} if quantization else {}))
+        base = model.active_peft_config.base_model_name_or_path
+        logger.info(f"Training goes on with the adapter in {folder}, on the base model {base}.")
+        # TRL would warn that they are ignored.
+        self._used_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None
+        return model
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        Train as [`~transformers.Trainer.train`] does.
+
+        Raises:
+            ValueError: if the checkpoint is of another model or adapter, see [`check_checkpoint`].
+        """
+        self.check_checkpoint(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def check_checkpoint(self, checkpoint: str | bool | None) -> None:
+        """
+        Refuse a checkpoint with other weights than the model's, by their names and shapes, before it is loaded.
+
+        Raises:
+            ValueError: if the weights differ; names the fields of the adapter.
+        """
+        if checkpoint is True:
+            checkpoint = newest_checkpoint(self.args.output_dir)
+        if not checkpoint or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return
+        reason = why_other_weights(self.model, Path(checkpoint))
+        if reason is not None:
+            raise ValueError(
+                f"`resume_from_checkpoint`: {checkpoint} does not fit this run: {reason}. Give the model, the `adapter`, "
+                "the `adapter_rank` and the `adapter_options` of the run that wrote it."
+            )
 
     def _set_up(self) -> None:
         """Check that model, data and arguments fit together, and prepare training. Called after TRL's `__init__`."""
         args = self.args
+        if self._used_init_kwargs is not None:
+            args.model_init_kwargs = self._used_init_kwargs
+        if args.eval_on_start and self.eval_dataset is None:
+            raise ValueError("`eval_on_start` needs an `eval_dataset`: give one, or set `eval_on_start` to false.")
         self._check_vocabulary()
         self._check_lengths()
         self._dropout = uses_dropout(self.model)

@@ -84,7 +84,7 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     _config_class = AAJRConfig
 
     def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):
-        args, kwargs = self._resolved(model, args, kwargs)
+        model, args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, args, *positional, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         self._set_up()
