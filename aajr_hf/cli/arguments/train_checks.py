@@ -15,7 +15,8 @@ from ..._errors import one_line
 from ...training.config.late_settings import check_attention, check_settings
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import DataArguments
-from ...training.models.saved_adapters import differing_field, saved_adapter, why_another
+from ...training.models.loading import check_weights
+from ...training.models.saved_adapters import base_model, differing_field, saved_adapter, why_another
 from ...training.runs.checkpoints import newest_checkpoint, why_incomplete
 from ..common.errors import UserError, user_errors
 from .model_and_data import TrainArguments
@@ -24,6 +25,7 @@ from .worlds import world_for
 
 logger = logging.getLogger(__name__)
 
+ALLOW_PICKLED = "set `model_init_kwargs` to {use_safetensors: false}"
 # Fields of PEFT's LoRA that must be those of a checkpoint -> their names in TRL.
 _OF_LORA = {"r": "lora_r", "lora_alpha": "lora_alpha", "use_dora": "use_dora", "use_rslora": "use_rslora"}
 _OF_LORA |= {"target_modules": "lora_target_modules"}
@@ -47,11 +49,8 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
         world_for([arguments.model_name_or_path], arguments.environment, "`environment`")
     if arguments.environment_examples < 1:
         raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
-    template = config.chat_template_path
-    if template is not None and template.endswith((".jinja", ".j2")) and not Path(template).is_file():
-        raise UserError(
-            f"`chat_template_path`: there is no file {template}: give a file, relative to the working directory."
-        )
+    if not isinstance(config.model_init_kwargs, dict | None):
+        raise UserError(f"`model_init_kwargs` must be a mapping; got {config.model_init_kwargs!r}.")
     resume = checkpoint_to_resume(config)
     held = _held(Path(config.output_dir))
     if held and resume is None and not arguments.overwrite:
@@ -75,6 +74,8 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
     _check_evaluation(config)
     with user_errors():
         _check_adapter(arguments, config, resume)
+        if (config.model_init_kwargs or {}).get("use_safetensors", True):
+            check_weights(base_model(arguments.model_name_or_path), ALLOW_PICKLED)
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
@@ -109,12 +110,18 @@ def _check_adapter(arguments: TrainArguments, config: AAJRConfig, resume: str | 
 def _check_evaluation(config: AAJRConfig) -> None:
     """Check the settings of evaluations during training, which need `eval_strategy`."""
     if config.eval_on_start and config.eval_strategy == "no":
-        raise UserError("`eval_on_start` needs evaluations: set `eval_strategy` to steps or epoch, or set it to false.")
+        raise UserError(
+            "`eval_on_start` needs evaluations: set `eval_strategy` to steps or epoch, or set it to false."
+        )
     is_used = config.load_best_model_at_end or config.save_strategy == "best"
     if is_used and config.eval_strategy == "no":
-        raise UserError("`save_strategy` best and `load_best_model_at_end` need `eval_strategy`: set it to steps or epoch.")
+        raise UserError(
+            "`save_strategy` best and `load_best_model_at_end` need `eval_strategy`: set it to steps or epoch."
+        )
     if is_used and config.metric_for_best_model not in ("loss", "eval_loss"):
-        raise UserError(f"`metric_for_best_model` must be loss, the only metric of evaluations; got {config.metric_for_best_model}.")
+        raise UserError(
+            f"`metric_for_best_model` must be loss, the only metric of evaluations; got {config.metric_for_best_model}."
+        )
 
 
 def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:

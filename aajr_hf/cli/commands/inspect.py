@@ -29,8 +29,14 @@ action (what the loss asks for), or neither. Only the tokenizer of the model is 
 _STYLES = {"perturbed": "black on yellow", "action": "black on green", "neither": "dim"}
 # Settings that avoid special hardware without changing tokens, and keep each row one example.
 _FOR_TOKENS = {
-    **{"use_cpu": True, "bf16": False, "fp16": False, "packing": False, "padding_free": False},
-    **{"optim": "adamw_torch", "use_liger_kernel": False, "activation_offloading": False},
+    "use_cpu": True,
+    "bf16": False,
+    "fp16": False,
+    "packing": False,
+    "padding_free": False,
+    "optim": "adamw_torch",
+    "use_liger_kernel": False,
+    "activation_offloading": False,
 }
 
 

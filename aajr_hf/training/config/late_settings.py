@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.training_args import ParallelMode
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.training_args import ParallelMode
 
 from ..._errors import first_line
 from .base import AAJRConfigMixin
@@ -19,7 +20,9 @@ from .base import AAJRConfigMixin
 # Names in `report_to` whose packages have other names.
 _PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
 _ATTENTION_PACKAGES = ("flash_attn", "flash_attn_interface", "kernels")
+_TEMPLATES, _TEXTS = (".jinja", ".j2"), (".jinja2", ".txt", ".json", ".html")
 _SMALLEST = {
+    "eval_accumulation_steps": 1,
     "per_device_eval_batch_size": 1,
     "dataloader_num_workers": 0,
     "pad_to_multiple_of": 1,
@@ -41,8 +44,12 @@ def check_settings(args: AAJRConfigMixin) -> None:
     _check_optimizer(args)
     _check_schedule(args)
     if args.use_liger_kernel and find_spec("liger_kernel") is None:
-        raise ValueError("`use_liger_kernel` needs Liger: pip install liger-kernel, or set `use_liger_kernel` to false.")
+        raise ValueError(
+            "`use_liger_kernel` needs Liger: pip install liger-kernel, or set `use_liger_kernel` to false."
+        )
     check_attention(_own_attention(args))
+    if (path := getattr(args, "chat_template_path", None)) is not None:
+        _check_template_path(path)
 
 
 def check_machine(args: AAJRConfigMixin, attention: str | None = None) -> None:
@@ -62,7 +69,9 @@ def check_machine(args: AAJRConfigMixin, attention: str | None = None) -> None:
         return
     kernel = next((name for name in (attention, _own_attention(args)) if _has_no_cpu_kernel(name)), None)
     if kernel is not None:
-        raise ValueError(f"`attn_implementation` {kernel} needs a GPU: set it to sdpa, for which the penalty is exact.")
+        raise ValueError(
+            f"`attn_implementation` {kernel} needs a GPU: set it to sdpa, for which the penalty is exact."
+        )
     for name in ("activation_offloading", "use_liger_kernel"):
         if getattr(args, name, False):
             raise ValueError(f"`{name}` needs a GPU, and training runs on the CPU: set `{name}` to false.")
@@ -82,6 +91,18 @@ def check_attention(attention: str | None) -> None:
         raise ValueError(
             f"`attn_implementation` {attention} needs a GPU and kernels: install them (pip install kernels), or set it "
             "to sdpa, for which the penalty is exact."
+        )
+
+
+def _check_template_path(path: str) -> None:
+    """TRL takes every path that is not of a template's file for the name of a model on the Hub."""
+    file = Path(path)
+    if file.is_file() and file.suffix not in _TEMPLATES:
+        raise ValueError(f"`chat_template_path`: {path} must end in .jinja to be read as a chat template: rename it.")
+    is_local = file.is_absolute() or path.startswith((".", "~")) or file.suffix in (*_TEMPLATES, *_TEXTS)
+    if is_local and not file.exists():
+        raise ValueError(
+            f"`chat_template_path`: there is no file {path}: give a file, relative to the working directory, or a model."
         )
 
 

@@ -57,7 +57,9 @@ def _tell(subject: str, where: str, limit: int, is_fixed: bool) -> None:
     remedy = f"set `max_length` to {limit} or less"
     if is_fixed:
         raise ValueError(f"{message}, and it has no further ones: {remedy}, or use a model with a longer context.")
-    logger.warning(f"{message}; it was not trained on such lengths, so {remedy} unless you mean to extend its context.")
+    logger.warning(
+        f"{message}; it was not trained on such lengths, so {remedy} unless you mean to extend its context."
+    )
 
 
 def _lengths(dataset: Dataset, max_length: int | None) -> Iterator[int]:

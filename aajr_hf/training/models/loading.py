@@ -39,6 +39,22 @@ def _gguf_alone(path: Path) -> Path | None:
     return path if path.is_file() and path.suffix.lower() == ".gguf" else None
 
 
+def check_weights(name: str, remedy: str) -> None:
+    """
+    Refuse a local folder whose weights are pickled, without a copy as safetensors.
+
+    Raises:
+        ValueError: if so; the message ends with the `remedy`.
+    """
+    path = Path(name)
+    pickled = min(path.glob("pytorch_model*.bin"), default=None) if path.is_dir() else None
+    if pickled is not None and not any(path.glob("*.safetensors")):
+        raise ValueError(
+            f"The weights in {name} are pickled ({pickled.name}), and reading pickled files can run code, so only "
+            f"safetensors are read: if you trust them, {remedy}."
+        )
+
+
 def load_tokenizer(name: str, **kwargs) -> PreTrainedTokenizerBase:
     """
     Load the tokenizer of a folder or a Hub name.

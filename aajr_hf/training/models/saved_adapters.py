@@ -37,11 +37,15 @@ def saved_adapter(name: str | Path) -> PeftConfig | None:
         raise ValueError(f"The adapter in {name} cannot be read: {error}") from error
 
 
+def base_model(name: str) -> str:
+    """The base model of an adapter in a local folder, or else the model itself."""
+    adapter = saved_adapter(name)
+    return name if adapter is None else adapter.base_model_name_or_path
+
+
 def tokenizer_folder(name: str) -> str:
     """Where a model's tokenizer is: of an adapter that was saved without one, at its base model."""
-    adapter = saved_adapter(name)
-    has_own = adapter is None or (Path(name) / "tokenizer_config.json").is_file()
-    return name if has_own else adapter.base_model_name_or_path
+    return name if (Path(name) / "tokenizer_config.json").is_file() else base_model(name)
 
 
 def load_to_train_on(folder: str, args: AAJRConfigMixin, **options) -> PeftModel:
@@ -90,7 +94,7 @@ def why_another(args: AAJRConfigMixin, base: str | nn.Module, found: PeftConfig 
     wanted = adapter_config(args, base)
     options = args.adapter_options or {}
     return differing_field(wanted, found, {name: f"`adapter_options`: {name}" for name in options}) or differing_field(
-        wanted, found, {name: "`adapter_rank`" for name in _sized(wanted)}, args.adapter_rank
+        wanted, found, dict.fromkeys(_sized(wanted), "`adapter_rank`"), args.adapter_rank
     )
 
 

@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 
 from ..config.grpo import AAJRGRPOConfig
 from ..data.batch import AgentBatch
+from ..data.preferences import check_prompts
 from ..policy.row_layout import position_failure
 from ..policy.system_losses import token_nll
 from .base import AAJRMixin
@@ -134,6 +135,8 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
         self, model: str | nn.Module, reward_funcs=None, args: AAJRGRPOConfig | None = None, *positional, **kwargs
     ):
         model, args, kwargs = self._resolved(model, args, kwargs)
+        if (dataset := positional[0] if positional else kwargs.get("train_dataset")) is not None:
+            check_prompts(dataset)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self._set_up()
 

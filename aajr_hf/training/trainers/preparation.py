@@ -211,7 +211,9 @@ class PreparationMixin:
 
     def _freeze_embeddings(self) -> None:
         embedding = self.model.get_input_embeddings()
-        own = [name for name, parameter in embedding.named_parameters() if parameter.requires_grad and name != "weight"]
+        own = [
+            name for name, parameter in embedding.named_parameters() if parameter.requires_grad and name != "weight"
+        ]
         embedding.requires_grad_(False)
         if own and self.accelerator.is_main_process:
             logger.warning("`freeze_embeddings` is true, so the adapter of the embeddings is not trained either.")

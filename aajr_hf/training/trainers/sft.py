@@ -16,6 +16,7 @@ from ..data.batch import EXTRA_COLUMNS, AgentBatch
 from ..data.chat_spans import OBSERVED_ROLES
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from ..data.packing import pack
+from ..models.generation_marks import check_generation_marks
 from ..models.loading import text_tokenizer
 from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
@@ -85,6 +86,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
 
     def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):
         model, args, kwargs = self._resolved(model, args, kwargs)
+        name = model if isinstance(model, str) else model.config.name_or_path
+        check_generation_marks(args, name, positional[3] if len(positional) > 3 else kwargs.get("processing_class"))
         super().__init__(model, args, *positional, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         self._set_up()
