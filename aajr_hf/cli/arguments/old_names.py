@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Former name -> what to write today. Names of Transformers before 5, of TRL before 1, and of arguments in Python.
 _RENAMED = {
-    "warmup_ratio": "`warmup_steps`, which is a share of all steps if it is below 1",
+    "warmup_ratio": "`warmup_steps` (below 1 it is a share of all steps)",
     "torch_dtype": "`dtype`",
     "evaluation_strategy": "`eval_strategy`",
     "max_seq_length": "`max_length`",
@@ -33,10 +33,10 @@ _RENAMED = {
     "skip_prepare_dataset": "`dataset_kwargs`: {skip_prepare_dataset: true}",
     "model": "`model_name_or_path`",
     "model_name": "`model_name_or_path`",
-    "processing_class": "`model_name_or_path`, whose folder has the tokenizer",
-    "tokenizer": "`model_name_or_path`, whose folder has the tokenizer",
-    "tokenizer_name": "`model_name_or_path`, whose folder has the tokenizer",
-    "tokenizer_name_or_path": "`model_name_or_path`, whose folder has the tokenizer",
+    "processing_class": "`model_name_or_path` (the tokenizer is in the model's folder)",
+    "tokenizer": "`model_name_or_path` (the tokenizer is in the model's folder)",
+    "tokenizer_name": "`model_name_or_path` (the tokenizer is in the model's folder)",
+    "tokenizer_name_or_path": "`model_name_or_path` (the tokenizer is in the model's folder)",
     "dataset": "`dataset_name`",
     "dataset_path": "`dataset_name`",
     "train_file": "`dataset_name`",
@@ -70,7 +70,7 @@ def today(name: str) -> str | None:
     """What replaces a field's former name, as a sentence without its full stop; None if it is not a former name."""
     name = name.replace("-", "_")
     if name in _RENAMED:
-        return f"its place has been taken by {_RENAMED[name]}"
+        return f"set {_RENAMED[name]} instead"
     if name in _REMOVED:
         return ": ".join(filter(None, ["Transformers or TRL has removed it", _REMOVED[name]]))
     return None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 
 from .collation import column_names
@@ -14,7 +16,7 @@ _KINDS = {str: "a text", list: "messages", type(None): "empty"}
 def check_pairs(dataset: Dataset | IterableDataset) -> None:
     """
     Refuse data that are not pairs: `chosen` and `rejected`, both texts or both messages, and optionally their `prompt`
-    of the same kind. Tokenized pairs pass.
+    of the same kind.
 
     Raises:
         ValueError: if a column is missing, empty in some rows, or of another kind than the others; names the column.
@@ -79,11 +81,26 @@ def _remedy(kinds: dict[str, str]) -> str:
 
 def _check_filled(dataset: Dataset | IterableDataset, names: list[str]) -> None:
     """Refuse rows without a value in a column; of a streamed dataset, only the first row is read."""
-    rows: Any = dataset.select_columns(names) if isinstance(dataset, Dataset) else [next(iter(dataset))]
-    for name in names:
-        empty = [row for row, example in enumerate(rows) if not example[name]]
-        if empty:
+    empty: dict[str, list[int]] = {name: [] for name in names}
+    if isinstance(dataset, Dataset):
+        batches = dataset.select_columns(names).with_format("arrow").iter(1000)
+        for start, batch in zip(itertools.count(0, 1000), batches):
+            for name in names:
+                empty[name] += [start + row for row, length in enumerate(_lengths(batch[name])) if not length]
+    else:
+        empty = {name: [] if next(iter(dataset))[name] else [0] for name in names}
+    for name, rows in empty.items():
+        if rows:
             raise ValueError(
-                f"`{name}` is empty in {len(empty)} row{'s' * (len(empty) > 1)} (the first is row {empty[0]}): fill it, "
+                f"`{name}` is empty in {len(rows)} row{'s' * (len(rows) > 1)} (the first is row {rows[0]}): fill it, "
                 "or leave these rows out."
             )
+
+
+def _lengths(column: pa.ChunkedArray) -> list[int | None]:
+    """Numbers of characters or messages; None where there is no value."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return pc.utf8_length(column).to_pylist()
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        return pc.list_value_length(column).to_pylist()
+    return [None if value is None else 1 for value in column.to_pylist()]
