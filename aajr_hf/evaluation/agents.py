@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from ..training.data.collation import encode_examples
 from ..training.models.adapters import load_adapter
 from ..training.models.embeddings import embedding_shape, merging_changes_the_head
-from ..training.models.loading import check_model_name, check_weights, load_tokenizer
+from ..training.models.loading import SAVE_AGAIN, check_model_name, check_weights, load_tokenizer
 from ..training.runs.checkpoints import INCOMPLETE
 
 
@@ -49,7 +49,7 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise ValueError(f"{path} is a file: give the folder of the model.")
     if (Path(path) / INCOMPLETE).exists():
         raise ValueError(f"The model in {path} is incomplete: resume its run, or give another model.")
-    check_weights(path, "load the model with Transformers (`use_safetensors=False`) and save it again")
+    check_weights(path, SAVE_AGAIN)
     try:
         if (Path(path) / "adapter_config.json").is_file():
             model = _with_adapter(path)

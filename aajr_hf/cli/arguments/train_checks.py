@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from peft import PeftType
 from trl import ModelConfig, get_peft_config
 
 from ..._errors import one_line
@@ -27,8 +28,13 @@ logger = logging.getLogger(__name__)
 
 ALLOW_PICKLED = "set `model_init_kwargs` to {use_safetensors: false}"
 # Fields of PEFT's LoRA that must be those of a checkpoint -> their names in TRL.
-_OF_LORA = {"r": "lora_r", "lora_alpha": "lora_alpha", "use_dora": "use_dora", "use_rslora": "use_rslora"}
-_OF_LORA |= {"target_modules": "lora_target_modules"}
+_OF_LORA = {
+    "r": "`lora_r`",
+    "lora_alpha": "`lora_alpha`",
+    "use_dora": "`use_dora`",
+    "use_rslora": "`use_rslora`",
+    "target_modules": "`lora_target_modules`",
+}
 
 
 def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
@@ -93,18 +99,25 @@ def _check_adapter(arguments: TrainArguments, config: AAJRConfig, resume: str | 
         )
     if start is not None and config.adapter != "full":
         reason, remedy = why_another(config, start.base_model_name_or_path, start), ", or unset `adapter`"
-    elif resume is not None and start is None:
-        held = saved_adapter(resume)
-        if arguments.use_peft and held is not None:
-            names = {name: f"`{option}`" for name, option in _OF_LORA.items()}
-            reason = differing_field(get_peft_config(arguments), held, names)
-        else:
-            reason = None if arguments.use_peft else why_another(config, model, held)
-        remedy = f" to resume from {resume}"
+    elif start is None and resume is not None:
+        reason, remedy = _why_not_resumed(arguments, config, Path(resume)), f" to resume from {resume}"
     else:
         return
     if reason is not None:
         raise UserError(f"{reason}: choose the saved one{remedy}.")
+
+
+def _why_not_resumed(arguments: TrainArguments, config: AAJRConfig, checkpoint: Path) -> str | None:
+    """Which field describes other weights than those of a checkpoint; None if none does, as far as it tells."""
+    held = saved_adapter(checkpoint)
+    if held is None and not (checkpoint / "config.json").is_file():
+        return None  # the shards of several processes
+    if not arguments.use_peft:
+        return why_another(config, arguments.model_name_or_path, held)
+    if held is None or held.peft_type != PeftType.LORA:
+        found = "a whole model" if held is None else held.peft_type.value
+        return f"`use_peft` trains a LoRA, but the weights that were saved are those of {found}"
+    return differing_field(get_peft_config(arguments), held, _OF_LORA)
 
 
 def _check_evaluation(config: AAJRConfig) -> None:

@@ -5,11 +5,13 @@ step. Here they are refused before that, by the name of the field.
 
 from __future__ import annotations
 
+import inspect
 import os
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.training_args import ParallelMode
@@ -20,6 +22,9 @@ from .base import AAJRConfigMixin
 # Names in `report_to` whose packages have other names.
 _PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
 _ATTENTION_PACKAGES = ("flash_attn", "flash_attn_interface", "kernels")
+# Options of checkpointing that Transformers and TRL add to PyTorch's, and one that PyTorch's signature does not show.
+_CHECKPOINTING = ("every_n_layers", "offload", "selective", "preserve_rng_state")
+# Suffixes of files that TRL reads as chat templates, and of files that users take for them.
 _TEMPLATES, _TEXTS = (".jinja", ".j2"), (".jinja2", ".txt", ".json", ".html")
 _SMALLEST = {
     "eval_accumulation_steps": 1,
@@ -40,6 +45,7 @@ def check_settings(args: AAJRConfigMixin) -> None:
         ValueError: if a setting does not work; names the field.
     """
     _check_numbers(args)
+    _check_checkpointing(args)
     _check_reporting(args)
     _check_optimizer(args)
     _check_schedule(args)
@@ -127,6 +133,14 @@ def _check_numbers(args: TrainingArguments) -> None:
         raise ValueError(
             "`dataloader_persistent_workers` needs workers: set `dataloader_num_workers` above 0, or set it to false."
         )
+
+
+def _check_checkpointing(args: TrainingArguments) -> None:
+    known = {*inspect.signature(checkpoint).parameters, *_CHECKPOINTING} - {"function", "args", "kwargs"}
+    for field in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        for name in getattr(args, field, None) or ():
+            if name not in known:
+                raise ValueError(f"`{field}` has no option {name!r}, only {', '.join(sorted(known))}.")
 
 
 def _check_reporting(args: TrainingArguments) -> None:

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .embeddings import embedding_shape
+from .loading import SAVE_AGAIN, check_weights
 
 if TYPE_CHECKING:
     from ..config.base import AAJRConfigMixin
@@ -245,16 +246,17 @@ def load_adapter(folder: str, **kwargs) -> PeftModel:
     Load the adapter in a local folder on its base model, in float32 unless `dtype` says otherwise.
 
     Raises:
-        ValueError: if its weights are pickled, because reading them can run code.
+        ValueError: if its weights, or those of its base model, are pickled, because reading them can run code.
     """
     if not (Path(folder) / "adapter_model.safetensors").is_file() and (Path(folder) / "adapter_model.bin").is_file():
         raise ValueError(
             f"The weights in {folder} are pickled (adapter_model.bin), and reading pickled files can run code: if you "
             "trust the adapter, load it with PEFT and save it again."
         )
-    return AutoPeftModelForCausalLM.from_pretrained(
-        folder, **{"dtype": torch.float32, "use_safetensors": True} | kwargs
-    )
+    options = {"dtype": torch.float32, "use_safetensors": True} | kwargs
+    if options["use_safetensors"]:
+        check_weights(PeftConfig.from_pretrained(folder).base_model_name_or_path or "", SAVE_AGAIN)
+    return AutoPeftModelForCausalLM.from_pretrained(folder, **options)
 
 
 def _targeted(layers: Shapes, config: PeftConfig) -> Shapes:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
+# What to do with pickled weights where no field allows them.
+SAVE_AGAIN = "load the model with Transformers (`use_safetensors=False`) and save it again"
+
 
 def check_model_name(name: str, tried: bool = False) -> None:
     """

@@ -94,7 +94,8 @@ class PreparationMixin:
         quantization = kwargs.pop("quantization_config", None)
         model = load_to_train_on(folder, args, **({"quantization_config": quantization} if quantization else {}))
         base = model.active_peft_config.base_model_name_or_path
-        logger.info(f"Training goes on with the adapter in {folder}, on the base model {base}.")
+        if args.process_index == 0:
+            logger.info(f"Training goes on with the adapter in {folder}, on the base model {base}.")
         # TRL would warn that they are ignored.
         self._used_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None
         return model
@@ -200,7 +201,8 @@ class PreparationMixin:
 
     def _check_lengths(self) -> None:
         limit, is_fixed = position_limit(self.model)
-        if limit is None:
+        # Every process refuses, but one is enough to warn.
+        if limit is None or not (is_fixed or self.accelerator.is_main_process):
             return
         longest = getattr(self.args, "max_length", None)  # GRPO has no such field, and its examples are not tokens yet
         self.train_dataset = check_lengths(self.train_dataset, limit, is_fixed, longest, "training")

@@ -104,6 +104,14 @@ def test_a_run_is_resumed_with_its_own_adapter_alone(left, adapter, refused, mor
 
 
 @pytest.mark.slow
+def test_a_run_without_an_adapter_is_resumed_without_one(left, tmp_path, refused):
+    run = tmp_path / "run"
+    assert main(command(left, run, "--save_strategy", "steps", "--save_steps", "2")) == 0
+    for more, message in ((LORA, "`adapter` is lora"), (["--use_peft", "true"], "`use_peft` trains a LoRA")):
+        assert message in refused(*command(left, run, *more, "--resume_from_checkpoint", "auto"))
+
+
+@pytest.mark.slow
 def test_pickled_weights_are_read_if_they_are_trusted(agent, tmp_path, refused):
     folder, output = tmp_path / "pickled", tmp_path / "run"
     shutil.copytree(agent, folder)

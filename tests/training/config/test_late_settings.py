@@ -27,6 +27,7 @@ REFUSED = [
     ({"eval_accumulation_steps": 0}, "eval_accumulation_steps"),
     ({"pad_to_multiple_of": 0}, "pad_to_multiple_of"),
     ({"max_length": -1}, "max_length"),
+    ({"gradient_checkpointing_kwargs": {"speed": 1}}, "gradient_checkpointing_kwargs"),
     ({"max_steps": 0}, "max_steps"),
     ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs"),
     ({"chat_template_path": "nowhere.jinja"}, "chat_template_path"),

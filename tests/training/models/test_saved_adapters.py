@@ -10,6 +10,8 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from aajr_hf import AAJRConfig, AAJRDPOConfig, AAJRDPOTrainer, AAJRTrainer
+from aajr_hf.training.models.adapters import FAMILIES, adapter_config
+from aajr_hf.training.models.saved_adapters import saved_adapter, why_another
 from tests.support.completions import pairs
 from tests.support.tiny import WORDS, dataset, tiny_model, trainer_arguments
 
@@ -76,6 +78,19 @@ OTHERS = [
 def test_settings_of_another_adapter_are_refused(saved, tmp_path, settings, message):
     with pytest.raises(ValueError, match=f"{message}.*aajr merge"):
         train(str(saved), tmp_path, **settings)
+
+
+@pytest.mark.parametrize("adapter", FAMILIES)
+def test_every_family_is_known_again_by_its_rank(tmp_path, adapter):
+    model = tiny_model(torch.float32)
+
+    def args(rank):
+        return AAJRConfig(**trainer_arguments(tmp_path, adapter=adapter, adapter_rank=rank))
+
+    adapter_config(args(2), model).save_pretrained(tmp_path)
+    found = saved_adapter(tmp_path)
+    assert why_another(args(2), model, found) is None
+    assert why_another(args(8), model, found).startswith("`adapter_rank` is 8, but the adapter that was saved has ")
 
 
 def test_a_second_adapter_on_it_is_refused(saved, tmp_path):
