@@ -80,15 +80,19 @@ def _remedy(kinds: dict[str, str]) -> str:
 
 
 def _check_filled(dataset: Dataset | IterableDataset, names: list[str]) -> None:
-    """Refuse rows without a value in a column; of a streamed dataset, only the first row is read."""
+    """
+    Refuse rows without a value or without messages in a column; TRL trains on empty texts. Of a streamed dataset, only
+    the first row is read.
+    """
     empty: dict[str, list[int]] = {name: [] for name in names}
     if isinstance(dataset, Dataset):
         batches = dataset.select_columns(names).with_format("arrow").iter(1000)
         for start, batch in zip(itertools.count(0, 1000), batches):
             for name in names:
-                empty[name] += [start + row for row, length in enumerate(_lengths(batch[name])) if not length]
+                empty[name] += [start + row for row, is_empty in enumerate(_empty(batch[name])) if is_empty]
     else:
-        empty = {name: [] if next(iter(dataset))[name] else [0] for name in names}
+        first = next(iter(dataset))
+        empty = {name: [0] if first[name] is None or first[name] == [] else [] for name in names}
     for name, rows in empty.items():
         if rows:
             raise ValueError(
@@ -97,10 +101,8 @@ def _check_filled(dataset: Dataset | IterableDataset, names: list[str]) -> None:
             )
 
 
-def _lengths(column: pa.ChunkedArray) -> list[int | None]:
-    """Numbers of characters or messages; None where there is no value."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return pc.utf8_length(column).to_pylist()
+def _empty(column: pa.ChunkedArray) -> list[bool]:
+    """Whether each value is null or an empty list."""
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        return pc.list_value_length(column).to_pylist()
-    return [None if value is None else 1 for value in column.to_pylist()]
+        return [not length for length in pc.list_value_length(column).to_pylist()]
+    return pc.is_null(column).to_pylist()

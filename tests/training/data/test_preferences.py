@@ -54,25 +54,27 @@ def test_other_rows_are_refused_by_the_column(tmp_path, row, message):
 
 
 @settings(max_examples=40)
-@given(st.lists(st.sampled_from(["", None, "text"]), min_size=1, max_size=8), st.sampled_from(sorted(TEXT)))
+@given(
+    st.lists(st.sampled_from(["", None, "text", [], [USER]]), min_size=1, max_size=8), st.sampled_from(sorted(TEXT))
+)
 def test_empty_rows_are_counted(values, name):
-    empty = [row for row, value in enumerate(values) if not value]
-    data = Dataset.from_list([TEXT | {name: value or ""} for value in values])
-    if None in values:
-        data = Dataset.from_dict({**data.to_dict(), name: values})
+    talks = any(isinstance(value, list) for value in values)
+    values = [value for value in values if value is None or isinstance(value, list) == talks]
+    empty = [row for row, value in enumerate(values) if value is None or value == []]
+    whole = {key: [[YES]] * len(values) if talks else ["text"] * len(values) for key in TEXT}
+    data = Dataset.from_dict(whole | {name: values})
     if not empty:
-        return check_pairs(data)
+        return
     rows = f"is empty in {len(empty)} row{'s' * (len(empty) > 1)} .the first is row {empty[0]}."
     with pytest.raises(ValueError, match=f"`{name}` {rows}"):
         check_pairs(data)
-    return None
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"messages": [USER]}, "the column `prompt`.*only messages"),
-        ({"prompt": ""}, "`prompt` is empty in 2 rows"),
+        ({"prompt": None}, "`prompt` is empty in 2 rows"),
         ({"prompt": 3}, "`prompt` must be a text or a list of messages"),
         ({"prompt": ["Rain?"]}, "`prompt` must be a text or a list of messages"),
     ],
