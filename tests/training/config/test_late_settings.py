@@ -64,9 +64,7 @@ def test_they_are_refused_before_the_data_are_prepared(tmp_path, monkeypatch, ov
 )
 def test_what_works_passes(tmp_path, overrides):
     args = AAJRConfig(**trainer_arguments(tmp_path, **overrides))
-    check_settings(args)
-    check_machine(args)
-    assert trainer(tmp_path, **overrides).train().global_step > 0
+    assert check_settings(args) is check_machine(args) is None
 
 
 @pytest.mark.parametrize("name", [item.value for item in OptimizerNames])

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -34,6 +34,7 @@ def rows(lengths: list[int], kind: str) -> Dataset:
     return Dataset.from_dict({"input_ids": [[1] * n for n in lengths]})
 
 
+@settings(max_examples=40)
 @given(LENGTHS, st.integers(1, 12), st.sampled_from(["tokens", "packed", "pairs"]))
 def test_the_first_longer_example_and_their_number_are_named(lengths, limit, kind):
     longer = [row for row, length in enumerate(lengths) if length > limit]
@@ -45,6 +46,7 @@ def test_the_first_longer_example_and_their_number_are_named(lengths, limit, kin
         check_lengths(rows(lengths, kind), limit, True, None, "training")
 
 
+@settings(max_examples=10)
 @given(LENGTHS)
 def test_a_row_order_that_was_changed_is_followed(lengths):
     data = rows(lengths, "tokens").select(range(len(lengths) - 1, -1, -1))

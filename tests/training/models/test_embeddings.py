@@ -58,7 +58,7 @@ def test_the_policy_sees_the_embeddings_of_the_merged_model(tmp_path, kind, tied
 
 @pytest.mark.parametrize("kind", WRAPPERS)
 def test_they_are_trained(tmp_path, kind):
-    settings = trainer_arguments(tmp_path, max_steps=2, learning_rate=1e-2, optim="adamw_torch")
+    settings = trainer_arguments(tmp_path, learning_rate=1e-2, optim="adamw_torch")
     run = AAJRTrainer(
         tiny_model(torch.float32),
         AAJRConfig(**settings),

@@ -16,7 +16,7 @@ from tests.support.completions import pairs
 from tests.support.tiny import WORDS, dataset, tiny_model, trainer_arguments
 
 LORA = {"adapter": "lora", "adapter_rank": 4}
-ADAM = {"learning_rate": 1e-2, "optim": "adamw_torch"}
+ADAM = {"learning_rate": 1e-2, "optim": "adamw_torch", "epsilon": 0.0, "regularizer": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,7 @@ def test_a_checkpoint_of_other_weights_is_refused(saved, tmp_path, settings, rea
         run.train(resume_from_checkpoint=str(saved / "checkpoint-2"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_whole_model(saved, tmp_path):
     base = str(saved.parent / "base")
     whole = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
