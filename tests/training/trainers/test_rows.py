@@ -62,6 +62,7 @@ def examples(run):
     ],
     ids=["messages", "completions", "calls", "texts", "text", "cut", "cut-at-the-begin"],
 )
+@pytest.mark.filterwarnings("ignore:The .* truncation mode is deprecated")
 def test_rows_that_trl_reads_right_are_the_same_tokens(tmp_path, rows, settings):
     mine = made(tmp_path, rows, **settings).train_dataset
     settings.pop("perturbed_tokens", None)
