@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 from datasets import Dataset, LargeList, List
 
-from .files import Item, RowCount, dataset_of, valid_rows
-from .formats import in_trl_format
-from .schema import PER_TOKEN, remedy
-from .tool_schema import RowError
+from .formats.table import has_a_format, in_trl_format, readable
+from .reading.values import Item, RowError
+from .row_datasets import RowCount, dataset_of, valid_rows
+from .schema import remedy
 
 # Columns with objects whose fields can differ in each row.
-_CHOSEN = {"tool_calls", "tools", "accepted", "chat_template_kwargs"}
-
-
-# Columns that must be converted for TRL.
-_REWRITTEN = {"conversations", "chat_template_kwargs"}
+_CHOSEN = {"tool_calls", "tools", "functions", "answers", "accepted", "chat_template_kwargs"}
 
 
 def check_rows(
-    dataset: Dataset, name: str, dataset_format: str = "trl", text_field: str = "text"
+    dataset: Dataset, name: str, dataset_format: str = "auto", text_field: str = "text"
 ) -> tuple[Dataset, RowCount]:
     """
     Return the valid rows of a dataset, in one of TRL's formats for fine-tuning, and the numbers of rows.
@@ -33,25 +30,37 @@ def check_rows(
     Raises:
         ValueError: if the columns match no format; the message names the columns.
     """
-    columns, filled = set(dataset.column_names), _has_structs(dataset.features)
-    formats = ({"input_ids"}, {"prompt", "completion"}, {"messages"}, {text_field})
-    if dataset_format == "trl" and not any(wanted <= columns for wanted in (*formats, {"conversations"})):
-        fields = ", ".join(dataset.column_names)
-        raise ValueError(f"{name} has the columns {fields}: {remedy(columns, text_field)}")
-    checked = [c for c in dataset.column_names if c in {*set().union(*formats), *PER_TOKEN, "tools"}]
-    if dataset_format != "trl" or filled or columns & _REWRITTEN:
-        kept = dataset.select_columns(
-            [c for c in dataset.column_names if c in {*checked, *_REWRITTEN, "id", "accepted"}]
-        )
-        return dataset_of(lambda: in_trl_format(_items(kept, name, filled), dataset_format), text_field)
-    count, kept, held = RowCount(), [], set()
-    for number, row in valid_rows(_items(dataset.select_columns(checked), name), count, text_field):
+    columns = dataset.column_names
+    if dataset_format in ("auto", "trl") and not has_a_format(columns, text_field):
+        raise ValueError(f"{name} has the columns {', '.join(columns)}: {remedy(columns, text_field)}")
+    read = dataset.select_columns(readable(columns, text_field))
+    unread = {column: name for column in columns if column not in read.column_names}
+    filled = _has_structs(read.features)
+
+    convert = functools.partial(in_trl_format, dataset_format=dataset_format, text_field=text_field, unread=unread)
+    count, kept, held, changed = RowCount(), [], set(), filled or "chat_template_kwargs" in columns
+
+    def watched() -> Iterator[Item]:
+        nonlocal changed
+        for place, row in _items(read, name):
+            ((_, made),) = convert([(place, row)])
+            changed |= isinstance(made, dict) and any(row.get(key) != value for key, value in made.items())
+            if changed:
+                return
+            yield place, made
+
+    for number, row in valid_rows(watched(), count, text_field):
         kept.append(number)
-        held |= {column for column in checked if row[column] is not None}
-    dataset = dataset.select(kept) if count.invalid else dataset
-    # TRL recognises formats by their columns, even if these are empty.
-    empty = [column for column in checked if kept and column not in held]
-    return dataset.remove_columns(empty) if empty else dataset, count
+        held |= row.keys()
+    if changed:
+        made, count = dataset_of(lambda: convert(_items(read, name, filled)), text_field)
+    else:
+        made = dataset.select(kept) if count.invalid else dataset
+        # TRL recognises formats by their columns, even if these are empty.
+        left = [column for column in columns if kept and column not in held]
+        made = made.remove_columns(left) if left else made
+    count.unread = unread
+    return made, count
 
 
 def _has_structs(feature: object, chosen: bool = False) -> bool:

@@ -8,9 +8,11 @@ import pytest
 from datasets import Dataset, load_dataset
 
 from aajr_hf.training.data.exact_json import use_exact_json
-from aajr_hf.training.data.files import RowCount, csv_rows, dataset_of, json_rows, valid_rows
 from aajr_hf.training.data.hub_rows import check_rows
-from aajr_hf.training.data.tool_schema import RowError
+from aajr_hf.training.data.reading.csv_files import csv_rows
+from aajr_hf.training.data.reading.json_files import json_rows
+from aajr_hf.training.data.reading.values import RowError
+from aajr_hf.training.data.row_datasets import RowCount, dataset_of, valid_rows
 
 
 def places(items) -> list[tuple[str, object]]:

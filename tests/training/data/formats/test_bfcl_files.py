@@ -7,8 +7,8 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from aajr_hf.training.data.files import dataset_of
-from aajr_hf.training.data.formats import bfcl_rows
+from aajr_hf.training.data.formats.bfcl import bfcl_rows
+from aajr_hf.training.data.row_datasets import dataset_of
 from tests.support.shared_data import bfcl
 
 PARTS = {"simple_python": 400, "multiple": 200, "parallel": 200, "live_simple": 258}
