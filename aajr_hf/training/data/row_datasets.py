@@ -48,7 +48,7 @@ class RowCount:
     def shown(self) -> list[str]:
         """The first reasons: the place and the error of the first row, and the number of further rows."""
         return [
-            first if rows == 1 else f"{first} (and {rows - 1} more rows like it)"
+            first if rows == 1 else f"{first} (and {rows - 1} more like it)"
             for first, rows in list(self.reasons.values())[:_SHOWN]
         ]
 
