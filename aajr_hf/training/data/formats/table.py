@@ -80,10 +80,11 @@ def trl_row(row: dict[str, Any], dataset_format: str, text_field: str = "text") 
             del row[name]  # an empty cell of a table
         elif isinstance(row[name], str) and name in _JSON:
             row[name] = parsed(f"`{name}`", row[name])
-    name, columns = _named(row, dataset_format, text_field), set(row)
+    name, columns, used, replaced = _named(row, dataset_format, text_field), set(row), set(), set()
     if name in _CONVERTED:
-        others = {column for needs, _ in _trl(text_field) for column in needs} - set(_CONVERTED[name].needs)
-        row = _CONVERTED[name].convert({column: value for column, value in row.items() if column not in others})
+        used = {*_CONVERTED[name].needs, *_CONVERTED[name].may_have}
+        replaced = {column for needs, _ in _trl(text_field) for column in needs} & columns - used
+        row = _CONVERTED[name].convert({column: value for column, value in row.items() if column not in replaced})
     made = _trl_columns(row, text_field)
     if not made:
         return row, []
@@ -95,8 +96,7 @@ def trl_row(row: dict[str, Any], dataset_format: str, text_field: str = "text") 
         row = with_system(row)
         columns.discard("system")
     kept = {column: value for column, value in row.items() if column in (*made, *_BESIDE)}
-    used = _CONVERTED[name].needs + _CONVERTED[name].may_have if name in _CONVERTED else ()
-    return kept, sorted(columns - {*used, *kept})
+    return kept, sorted(columns - used - kept.keys() | replaced)
 
 
 def has_a_format(columns: Collection[str], text_field: str = "text") -> bool:
