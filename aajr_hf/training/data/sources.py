@@ -225,28 +225,33 @@ def _of_world(
 
 
 def _of_bfcl(path: Path) -> Callable[[], tuple[Dataset, RowCount]]:
-    from .row_datasets import dataset_of
-
     files = bfcl_files(path)
-    return lambda: dataset_of(lambda: itertools.chain.from_iterable(map(bfcl_rows, files)))
+    return _read(lambda unread: itertools.chain.from_iterable(bfcl_rows(file, unread) for file in files))
 
 
 def _of_files(split: str, files: list[Path], arguments: DataArguments, text_field: str):
     from .reading.csv_files import csv_rows
     from .reading.json_files import json_rows
-    from .row_datasets import dataset_of
 
     if kind_of_file(files[0]) == "parquet":
         return _of_dataset(_parquet(split, files), split, arguments, text_field)
-    unread: dict[str, str] = {}
 
-    def rows():
+    def rows(unread: dict[str, str]):
         for file in files:
             found = csv_rows(file) if kind_of_file(file) == "csv" else json_rows(file, unread)
             yield from in_trl_format(found, arguments.dataset_format, text_field, unread)
 
-    def load():
-        dataset, count = dataset_of(rows, text_field)
+    return _read(rows, text_field)
+
+
+def _read(rows: Callable[[dict[str, str]], Iterable], text_field: str = "text"):
+    """A function that reads the rows; `rows` receives a dictionary for the columns that nothing reads."""
+
+    def load() -> tuple[Dataset, RowCount]:
+        from .row_datasets import dataset_of
+
+        unread: dict[str, str] = {}
+        dataset, count = dataset_of(lambda: rows(unread), text_field)
         count.unread = unread
         return dataset, count
 

@@ -59,13 +59,14 @@ def test_folders_of_save_to_disk_are_read_as_they_were_saved(tmp_path, caplog):
         read(tmp_path / "one", dataset_config="en")
 
 
-def test_questions_with_answers_are_recognised_and_questions_alone_are_not(tmp_path):
-    (tmp_path / "X.json").write_text(lines(QUESTION))
+def test_questions_with_answers_are_recognised_and_questions_alone_are_not(tmp_path, caplog):
+    (tmp_path / "X.json").write_text(lines(QUESTION | {"level": 3}))
     with pytest.raises(DataError, match="set `dataset_format` to bfcl"):
         read(tmp_path)
     (tmp_path / "X.answers.json").write_text(lines({"id": "one", "ground_truth": [ANSWER]}))
     for path in (tmp_path, tmp_path / "X.json"):
         assert list(read(path)) == list(read(path, dataset_format="bfcl")) and len(read(path)) == 1
+    assert caplog.messages == ["Nothing reads `level` (from X.json line 1 on): left out."] * 6
 
 
 def test_columns_and_fields_that_nothing_reads_are_named_once(tmp_path, caplog):

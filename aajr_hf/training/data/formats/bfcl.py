@@ -51,10 +51,13 @@ def answers_of(questions: Path) -> Path:
     return beside if beside.is_file() else questions.parent / "possible_answer" / questions.name
 
 
-def bfcl_rows(questions: Path) -> Iterator[Item]:
+def bfcl_rows(questions: Path, unread: dict[str, str] | None = None) -> Iterator[Item]:
     """
     Join one file of questions with its answers by `id`. The rows have `prompt`, `completion`, and two JSON texts:
     `tools` holds schemas, and `accepted` holds `{name: {argument: [accepted values]}}` for each call.
+
+    Args:
+        unread: Receives the other columns of the questions, each with the place of the first.
     """
     file, answers = answers_of(questions), {}
     for place, row in json_rows(file) if file.is_file() else ():
@@ -78,6 +81,8 @@ def bfcl_rows(questions: Path) -> Iterator[Item]:
             asked[name] = place
             if name not in answers:
                 raise RowError(f"has the id {name!r}, but {file.parent.name}/{file.name} has no answer to it")
+            for column in row.keys() - {"id", "question", "function"} if unread is not None else ():
+                unread.setdefault(column, place)
             yield place, bfcl_row(row, answers[name][1])
         except RowError as error:
             yield place, error

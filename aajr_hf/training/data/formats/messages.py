@@ -21,29 +21,28 @@ _CALLS = ("function_call", "tool_call")
 
 def message_of(name: str, turn: object) -> Any:
     """
-    Return the message of a turn of `from` and `value`. Other fields of the turn stay fields of the message, and a
-    message with a `role` stays as it is.
+    Return the message of a turn of `from` and `value`. Other fields of the turn stay fields of the message, and
+    whatever has neither `from` nor `value` stays as it is.
 
     Raises:
-        RowError: if it is neither; the message calls it `name`.
+        RowError: if the turn is invalid; the message calls it `name`.
     """
-    if not isinstance(turn, dict) or turn.get("from") is None and turn.get("role") is not None:
-        return turn if not isinstance(turn, dict) else _without_nulls(turn, ("from", "value"))
-    turn = _without_nulls(turn, ("role", "content"))
-    role, value = turn.get("from"), turn.get("value")
+    if not isinstance(turn, dict) or not {"from", "value"} & turn.keys():
+        return turn
+    for one, other in (("from", "role"), ("value", "content")):
+        if turn.get(one) is not None and turn.get(other) is not None:
+            raise RowError(f"{name} has both `{one}` and `{other}`: keep one of them")
+    role = turn.get("from")
+    value = turn["value"] if turn.get("value") is not None else turn.get("content")
+    rest = {key: part for key, part in turn.items() if key not in ("from", "value", "role", "content")}
+    if role is None and isinstance(turn.get("role"), str):
+        return {"role": turn["role"], "content": value, **rest}
     if role not in (*_ROLES, *_CALLS) or not isinstance(value, str if role in _ROLES else str | list | dict):
         known = ", ".join((*_ROLES, *_CALLS))
         raise RowError(f"{name} must have `from`, one of {known}, and a text `value`; it has {str(turn)[:80]}")
-    if both := {"role", "content"} & turn.keys():
-        raise RowError(f"{name} has `from` and `value`, and a `{min(both)}`, too: keep one of them")
-    message = {"role": _ROLES.get(role, "assistant"), "content": value if role in _ROLES else ""}
     if role in _CALLS:
-        message["tool_calls"] = as_calls(name, value)
-    return message | {key: part for key, part in turn.items() if key not in ("from", "value")}
-
-
-def _without_nulls(turn: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in turn.items() if key not in names or value is not None}
+        return {"role": "assistant", "content": "", "tool_calls": as_calls(name, value), **rest}
+    return {"role": _ROLES[role], "content": value, **rest}
 
 
 def messages_of_texts(row: dict[str, Any]) -> dict[str, Any]:

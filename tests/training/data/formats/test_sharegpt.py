@@ -53,7 +53,7 @@ def test_a_turn_function_call_is_a_message_with_calls(value, calls):
         ({"from": "user"}, "`conversations`[0] must have"),
         ({"from": "user", "value": {"a": 1}}, "`conversations`[0] must have"),
         ("a", "`conversations`[0] must have"),
-        ({"from": "user", "value": "a", "content": "b"}, "and a `content`, too"),
+        ({"from": "user", "value": "a", "content": "b"}, "has both `value` and `content`"),
         ({"from": "function_call", "value": "f(x)"}, "`conversations`[0] must be JSON"),
         ({"from": "function_call", "value": "[]"}, "`conversations`[0] must be a call"),
         ({"from": "function_call", "value": '{"arguments": {}}'}, "has a call without a `name`"),
@@ -80,3 +80,5 @@ def test_turns_may_be_messages_already_and_columns_of_tables_have_nulls():
     said = {"role": "assistant", "content": "b", "from": None, "value": None}
     made = sharegpt_row({"conversations": [{"from": "human", "value": "a", "role": None, "content": None}, said]})
     assert made["messages"] == [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    mixed = [{"role": "user", "value": "a"}, {"from": "gpt", "content": "b"}]
+    assert sharegpt_row({"conversations": mixed})["messages"] == made["messages"]

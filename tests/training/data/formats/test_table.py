@@ -90,6 +90,8 @@ def test_messages_may_be_json_texts_and_texts_are_not_messages():
     empty = {"messages": CHAT, "tools": "", "functions": " "}
     assert trl_row(empty, "auto") == ({"messages": CHAT}, [])
     assert trl_row({"messages": TURNS}, "auto")[0] == {"messages": CHAT}
+    wrong = {"messages": [{"content": "a"}, 5]}
+    assert trl_row(wrong, "auto")[0] == wrong  # `check_row` says what is wrong with them
 
 
 def test_rows_of_no_format_and_no_rows_stay_as_they_are():
