@@ -117,7 +117,8 @@ class Data:
             raise DataError(f"`dataset_name`: the split {split!r} of {self.name} has {none}.")
         if count.unread:
             columns = f"`{'`, `'.join(count.unread)}`"
-            logger.warning(f"Nothing reads {columns} (from {next(iter(count.unread.values()))} on): left out.")
+            first = next(iter(count.unread.values()))
+            logger.warning(f"Columns that nothing uses are left out: {columns} (first in {first}).")
         self.skipped[split] = count.invalid
         return dataset
 

@@ -66,7 +66,7 @@ def test_questions_with_answers_are_recognised_and_questions_alone_are_not(tmp_p
     (tmp_path / "X.answers.json").write_text(lines({"id": "one", "ground_truth": [ANSWER]}))
     for path in (tmp_path, tmp_path / "X.json"):
         assert list(read(path)) == list(read(path, dataset_format="bfcl")) and len(read(path)) == 1
-    assert caplog.messages == ["Nothing reads `level` (from X.json line 1 on): left out."] * 6
+    assert caplog.messages == ["Columns that nothing uses are left out: `level` (first in X.json line 1)."] * 6
 
 
 def test_columns_and_fields_that_nothing_reads_are_named_once(tmp_path, caplog):
@@ -74,4 +74,4 @@ def test_columns_and_fields_that_nothing_reads_are_named_once(tmp_path, caplog):
     file.write_text(json.dumps({"version": 1, "data": [row | {"score": 1, "id": 2} for row in TEXTS]}))
     assert read(file).column_names == ["prompt", "completion", "id"]
     said = [record.message for record in caplog.records]
-    assert said == ["Nothing reads `version`, `score` (from a.json line 1 on): left out."]
+    assert said == ["Columns that nothing uses are left out: `version`, `score` (first in a.json line 1)."]
