@@ -14,8 +14,8 @@ from aajr_hf.training.data.formats.table import in_trl_format, trl_row
 from aajr_hf.training.data.hub_rows import check_rows
 from aajr_hf.training.data.reading.json_files import json_rows
 from aajr_hf.training.data.schema import check_row
-from tests.support.conversations import WRITERS, Talk, canonical, messages, talks
 from tests.support.shared_data import bfcl
+from tests.support.talks import WRITERS, Talk, canonical, messages, talks
 
 
 def same(left, right) -> bool:
