@@ -98,7 +98,7 @@ _TRL_NAMES = (
         ("_is_vision_dataset", "to refuse images", (_SFT,)),
         (
             "_prepare_dataset",
-            "to add the adversary's columns before TRL tokenizes, and to pack afterwards",
+            "to read the rows and add the adversary's columns before TRL tokenizes, and to pack afterwards",
             (_SFT,),
             ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"),
         ),
@@ -107,6 +107,7 @@ _TRL_NAMES = (
         ("_paper", "to cite the paper", (_BASE,)),
         ("padding_free", "to test whether the model separates documents in one row", (_SFT,)),
         ("chat_template", "to find observations in the text that TRL renders", (_SFT,)),
+        ("completion_only_loss", "to know whether TRL trains on completions alone", (_SFT,)),
         ("aux_loss_enabled", "to add the router's loss", (_BASE,)),
         ("router_aux_loss_coef", "to weight the router's loss", (_BASE,)),
     ),
@@ -116,7 +117,7 @@ _TRL_NAMES = (
         ("_total_train_tokens", "to count tokens once", (_TRL,)),
         (
             "_prepare_dataset",
-            "to refuse pairs without tokens",
+            "to read the rows, and to refuse pairs without tokens",
             (_DPO,),
             ("dataset", "processing_class", "args", "dataset_name"),
         ),
@@ -136,6 +137,8 @@ _TRL_NAMES = (
         ("_metrics", "to record TRL's metrics once when a loss is evaluated more than once", (_TRL,)),
         ("_total_train_tokens", "to count tokens once", (_TRL,)),
         ("_tag_names", "to tag uploaded models", (_GRPO,)),
+        ("chat_template", "to read prompts as TRL renders them", (_GRPO,)),
+        ("chat_template_kwargs", "to read prompts as TRL renders them", (_GRPO,)),
         *(
             (name, "to compute TRL's loss of one completion", (_GRPO,))
             for name in ("beta", "temperature", "epsilon_low", "epsilon_high", "loss_type", "max_completion_length")

@@ -14,6 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.data_utils import common_prefix_length
 
+from ..training.data.template import template_of
+
 
 def render_prompts(
     tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]]
@@ -31,8 +33,9 @@ def render_prompts(
     prompts, references = [], []
     for row in rows:
         render = functools.partial(tokenizer.apply_chat_template, tools=row.get("tools"), return_dict=False)
-        prompt = render(row["prompt"], add_generation_prompt=True)
-        whole = render(row["prompt"] + row["completion"])
+        said = template_of(tokenizer).adapted(row["prompt"] + row["completion"])
+        prompt = render(said[: len(row["prompt"])], add_generation_prompt=True)
+        whole = render(said)
         prompts.append(prompt)
         references.append(whole[common_prefix_length(prompt, whole) :])
     return prompts, references

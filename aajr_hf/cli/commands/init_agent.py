@@ -152,12 +152,15 @@ def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int)
         logging_steps=max(steps // 10, 1),
         max_length=context,
         assistant_only_loss="messages" in dataset.column_names,
+        skip_invalid_rows=data.skip_invalid_rows,
         perturbed_tokens="all",  # nothing is perturbed, but plain texts have no prompt to select
     )
     return next(log["aajr/clean_loss"] for log in reversed(logged) if "aajr/clean_loss" in log)
 
 
-def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str, float]]:
+def _train(
+    model, tokenizer, dataset, output: Path, skip_invalid_rows: bool = False, **settings
+) -> list[dict[str, float]]:
     """Fine-tune without adversary or penalty, save the agent in `output`, and return the log history."""
     from ...training.config.sft import AAJRConfig
     from ...training.trainers.sft import AAJRTrainer
@@ -186,6 +189,7 @@ def _train(model, tokenizer, dataset, output: Path, **settings) -> list[dict[str
                 ),
                 train_dataset=dataset,
                 processing_class=tokenizer,
+                skip_invalid_rows=skip_invalid_rows,
             )
         with TrainingProgress(trainer):
             result = trainer.train()

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from ...training.data.cuts import Cut
+
 DESCRIPTION = """Print one training example of a recipe, each token coloured by what it is to training: perturbed by the adversary,
-action (what the loss asks for), or neither. Only the tokenizer of the model is loaded.
+action (what the loss asks for), both, or neither. Only the tokenizer of the model is loaded.
 
     aajr inspect --config recipes/congestion/aajr.yaml
     aajr inspect --config recipes/congestion/aajr.yaml --perturbed_tokens observation --example 3
 """
-_STYLES = {"perturbed": "black on yellow", "action": "black on green", "neither": "dim"}
+_STYLES = {"perturbed": "black on yellow", "action": "black on green", "both": "black on magenta", "neither": "dim"}
 # Settings that avoid special hardware without changing tokens, and keep each row one example.
 _FOR_TOKENS = {"use_cpu": True, "bf16": False, "fp16": False, "packing": False, "padding_free": False}
 
@@ -56,13 +58,16 @@ def run(argv: list[str]) -> int:
         shown, arguments, _, config = parser.parse([*argv, *options_of(fixed)])
         check_model_given(arguments.model_name_or_path)
         with user_errors():
-            tokenizer, inputs = _prepared(arguments, config, shown.example)
-            show(Console(), tokenizer, inputs, config, shown.example)
+            tokenizer, inputs, cut = _prepared(arguments, config, shown.example)
+            show(Console(), tokenizer, inputs, config, shown.example, cut)
     return 0
 
 
 def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tuple:
-    """Return the tokenizer and the collated example, made by the usual trainer with a tiny model."""
+    """
+    Return the tokenizer, the collated example, made by the usual trainer with a tiny model, and what `max_length` cuts
+    off it.
+    """
     from datasets import disable_progress_bars
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -83,11 +88,16 @@ def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tu
     rows = max(tokenizer.get_vocab().values()) + 1
     model = LlamaForCausalLM(LlamaConfig(vocab_size=rows, bos_token_id=None, eos_token_id=None, **size))
     trainer = AAJRTrainer(model, config, train_dataset=data.select([example]), processing_class=tokenizer)
-    return tokenizer, trainer.data_collator([trainer.train_dataset[0]])
+    return tokenizer, trainer.data_collator([trainer.train_dataset[0]]), trainer.cuts["train"]
 
 
 def show(
-    console: Console, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Tensor], config: AAJRConfig, example: int
+    console: Console,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: dict[str, Tensor],
+    config: AAJRConfig,
+    example: int,
+    cut: Cut | None = None,
 ) -> None:
     """Print the example: in colours on a terminal, or else one line for each group of adjacent tokens of one kind."""
     from rich.text import Text
@@ -98,8 +108,8 @@ def show(
         if not runs or runs[-1][0] != kind:
             runs.append((kind, []))
         runs[-1][1].append(token)
-    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _STYLES)
-    console.print(f"Example {example}, {len(ids)} tokens: {counts}. {_what(config)}", markup=False, soft_wrap=True)
+    head = f"Example {example}, {len(ids)} tokens: {_counts(kinds)}. {_what(config)}{_lost(cut)}"
+    console.print(head, markup=False, soft_wrap=True)
     if not console.is_terminal:
         for kind, tokens in runs:
             console.print(f"{kind:<10}{tokenizer.decode(tokens)!r}", markup=False, highlight=False, soft_wrap=True)
@@ -109,7 +119,7 @@ def show(
 
 
 def token_kinds(inputs: dict[str, Tensor], config: AAJRConfig) -> list[str]:
-    """Return `perturbed`, `action` or `neither` for each token of a collated example; `perturbed` has priority."""
+    """Return `perturbed`, `action`, `both` or `neither` for each token of a collated example."""
     from ...training.data.batch import AgentBatch
 
     actions = (inputs["labels"][0] != -100).tolist()
@@ -117,9 +127,23 @@ def token_kinds(inputs: dict[str, Tensor], config: AAJRConfig) -> list[str]:
     if config.epsilon > 0 or config.penalty_active:
         perturbed = AgentBatch.from_inputs(inputs, config.perturbed_tokens).perturbable[0].tolist()
     return [
-        "perturbed" if touched else "action" if acts else "neither"
+        "both" if touched and acts else "perturbed" if touched else "action" if acts else "neither"
         for touched, acts in zip(perturbed, actions, strict=True)
     ]
+
+
+def _counts(kinds: list[str]) -> str:
+    """The numbers of tokens; a token that is perturbed and an action counts as each of them."""
+    both = kinds.count("both")
+    counts = [f"{kinds.count(kind) + both} {kind}" for kind in ("perturbed", "action")]
+    return ", ".join([*counts, f"{kinds.count('neither')} neither", *([f"{both} of them both"] if both else [])])
+
+
+def _lost(cut: Cut | None) -> str:
+    """What `max_length` cuts off the example."""
+    if cut is None or not cut.tokens:
+        return ""
+    return f" `max_length` = {cut.max_length} cuts off {cut.tokens} tokens, {cut.actions} of them action."
 
 
 def _what(config: AAJRConfig) -> str:

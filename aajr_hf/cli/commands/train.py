@@ -123,9 +123,10 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             processing_class=tokenizer,
             quantization_config=get_quantization_config(arguments),
             peft_config=get_peft_config(arguments),
+            skip_invalid_rows=arguments.skip_invalid_rows,
         )
         check_system_role(trainer.processing_class, system_prompt_of(arguments))
-    trainer.describe_run(recipe, dataset.skipped[arguments.dataset_train_split])
+    trainer.describe_run(recipe, dataset.skipped[arguments.dataset_train_split] + trainer.skipped_rows)
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
         Console().print(report.table())

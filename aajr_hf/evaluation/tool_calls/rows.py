@@ -8,8 +8,9 @@ from typing import Any
 from jsonschema import Draft202012Validator, SchemaError
 from jsonschema.validators import validator_for
 
+from ...training.data.canonical import canonical_row
 from ...training.data.schema import check_messages
-from ...training.data.tool_schema import as_tools, offered_tools, parsed
+from ...training.data.tool_schema import parsed
 from .judge import ToolCall, as_accepted, read_call, short
 
 
@@ -24,8 +25,7 @@ def read_rows(rows: list[dict[str, Any]], numbers: Sequence[int] | None = None) 
 
     Returns:
         Rows with `prompt`, `completion` (with `messages`, the last turn that calls a tool), `tools` (a list or None)
-        and `accepted` (default: the completion's own calls). The arguments of calls are objects, and messages have no
-        null fields.
+        and `accepted` (default: the completion's own calls), in the form of [`canonical_row`].
 
     Raises:
         ValueError: if there are no rows, or a row cannot be used; names the row, the column and the problem.
@@ -52,28 +52,21 @@ def reference_calls(completion: list[dict[str, Any]]) -> list[ToolCall]:
 
 
 def _read_row(row: dict[str, Any]) -> dict[str, Any]:
-    if row.get("messages") is not None and row.get("completion") is None:
-        prompt, completion = _last_calls(_messages("messages", row["messages"]))
-    else:
-        prompt, completion = (_messages(name, row.get(name)) for name in ("prompt", "completion"))
-    tools = as_tools(row.get("tools"))
-    offered_tools(tools)  # checks that each tool has a name
-    tools = [{"type": "function", "function": tool.get("function", tool)} for tool in tools or []]
-    _check_schemas(tools)
+    row = canonical_row({name: value for name, value in row.items() if value is not None})
+    by_turns = "messages" in row and "completion" not in row
+    for name in ("messages",) if by_turns else ("prompt", "completion"):
+        check_messages(name, row.get(name))
+    prompt, completion = _last_calls(row["messages"]) if by_turns else (row["prompt"], row["completion"])
+    # None instead of an empty list, because some templates announce even an empty list of tools.
+    tools = row.get("tools")
+    _check_schemas(tools or [])
     accepted = row.get("accepted")
     accepted = parsed("`accepted`", accepted) if isinstance(accepted, str) else accepted
     if accepted is None:
         accepted = as_accepted(reference_calls(completion))
     elif not _are_accepted(accepted):
         raise ValueError(f"`accepted` must be a list of {{name: {{argument: [values]}}}}; got {short(accepted)}")
-    # Use None instead of an empty list, because some templates announce even an empty list of tools.
-    return {"prompt": prompt, "completion": completion, "tools": tools or None, "accepted": accepted}
-
-
-def _messages(name: str, value: Any) -> list[dict[str, Any]]:
-    value = parsed(f"`{name}`", value) if isinstance(value, str) else value
-    check_messages(name, value)
-    return list(map(_message, value))
+    return {"prompt": prompt, "completion": completion, "tools": tools, "accepted": accepted}
 
 
 def _last_calls(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -115,14 +108,3 @@ def _are_accepted(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(call, dict) and len(call) == 1 and is_object(*call.values()) for call in value
     )
-
-
-def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """
-    Remove null fields from a message, and convert the arguments of its calls to objects. Tables store missing fields
-    as nulls, which templates would take for values. Templates write objects as JSON.
-    """
-    message = {key: value for key, value in message.items() if value is not None or key == "content"}
-    if calls := [read_call(call) for call in message.pop("tool_calls", [])]:
-        message["tool_calls"] = [{"type": "function", "function": call._asdict()} for call in calls]
-    return message

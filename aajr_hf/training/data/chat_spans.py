@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Collection
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .tool_schema import as_tools
+from .canonical import canonical_row
+from .template import template_of
 
 _USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
 # For each choice of `perturbed_tokens` that selects by role: the names of these roles in chat templates.
@@ -26,15 +26,17 @@ def chat_renderer(
     tokenizer: PreTrainedTokenizerBase, example: dict[str, Any], chat_template: str | None = None
 ) -> Callable[..., str]:
     """
-    Return a function from messages to text, as TRL renders it, with the tools and the template arguments of the
-    example.
+    Return a function from canonical messages to text, as TRL renders it, with the tools and the template arguments of
+    the example.
     """
-    options = {
-        "chat_template": chat_template,
-        "tools": as_tools(example.get("tools")),
-        **(example.get("chat_template_kwargs") or {}),
-    }
-    return functools.partial(tokenizer.apply_chat_template, tokenize=False, **options)
+    tools = canonical_row({"messages": [{"role": "user", "content": ""}], "tools": example.get("tools")})["tools"]
+    options = {"chat_template": chat_template, "tools": tools, **(example.get("chat_template_kwargs") or {})}
+    template = template_of(tokenizer, chat_template)
+
+    def render(messages: Messages, **more) -> str:
+        return tokenizer.apply_chat_template(template.adapted(messages), tokenize=False, **options, **more)
+
+    return render
 
 
 def said_by(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from datasets import Dataset, LargeList, List
+from datasets import Dataset
 
 from .formats.table import has_a_format, in_trl_format, readable
+from .nulls import has_structs, without_nulls
 from .reading.values import Item, RowError
 from .row_datasets import RowCount, dataset_of, valid_rows
 from .schema import remedy
-
-# Columns with objects whose fields can differ in each row.
-_CHOSEN = {"tool_calls", "tools", "functions", "answers", "accepted", "chat_template_kwargs"}
 
 
 def check_rows(
@@ -35,26 +32,15 @@ def check_rows(
         raise ValueError(f"{name} has the columns {', '.join(columns)}: {remedy(columns, text_field)}")
     read = dataset.select_columns(readable(columns, text_field))
     unread = {column: name for column in columns if column not in read.column_names}
-    filled = _has_structs(read.features)
-
     convert = functools.partial(in_trl_format, dataset_format=dataset_format, text_field=text_field, unread=unread)
-    count, kept, held, changed = RowCount(), [], set(), filled or "chat_template_kwargs" in columns
-
-    def watched() -> Iterator[Item]:
-        nonlocal changed
-        for place, row in _items(read, name):
-            ((_, made),) = convert([(place, row)])
-            changed |= isinstance(made, dict) and any(row.get(key) != value for key, value in made.items())
-            if changed:
-                return
-            yield place, made
-
-    for number, row in valid_rows(watched(), count, text_field):
-        kept.append(number)
-        held |= row.keys()
-    if changed:
+    filled, count = has_structs(read.features), RowCount()
+    found = (
+        None if filled or "chat_template_kwargs" in columns else _as_they_are(read, name, convert, count, text_field)
+    )
+    if found is None:
         made, count = dataset_of(lambda: convert(_items(read, name, filled)), text_field)
     else:
+        kept, held = found
         made = dataset.select(kept) if count.invalid else dataset
         # TRL recognises formats by their columns, even if these are empty.
         left = [column for column in columns if kept and column not in held]
@@ -63,24 +49,33 @@ def check_rows(
     return made, count
 
 
-def _has_structs(feature: object, chosen: bool = False) -> bool:
-    """Whether objects whose fields differ in each row are stored as Arrow structs, with the fields of all rows."""
-    if isinstance(feature, dict):
-        return chosen or any(_has_structs(part, name in _CHOSEN) for name, part in feature.items())
-    return isinstance(feature, List | LargeList) and _has_structs(feature.feature, chosen)
+def _as_they_are(
+    dataset: Dataset, name: str, convert: Callable, count: RowCount, text_field: str
+) -> tuple[list[int], set[str]] | None:
+    """
+    The numbers of the valid rows and the columns that they have, if the conversion changes no column of any row; None
+    if it does. `count` counts the rows.
+    """
+    changed, columns = False, []
+
+    def watched() -> Iterator[Item]:
+        nonlocal changed
+        for place, row in _items(dataset, name):
+            ((_, made),) = convert([(place, row)])
+            changed = isinstance(made, dict) and any(row.get(key) != value for key, value in made.items())
+            if changed:
+                return
+            columns.append(set(made) if isinstance(made, dict) else set())
+            yield place, made
+
+    kept = [number for number, _ in valid_rows(watched(), count, text_field)]
+    return None if changed else (kept, set().union(*(columns[number] for number in kept)))
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        said = {"content"} & value.keys() if "role" in value else set()  # templates look it up in every message
-        return {name: _without_nulls(part) for name, part in value.items() if part is not None or name in said}
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
-
-
-def _items(dataset: Dataset, name: str, without_nulls: bool = False) -> Iterator[Item]:
+def _items(dataset: Dataset, name: str, filled: bool = False) -> Iterator[Item]:
     for number in range(len(dataset)):
         place = f"row {number} of {name}"
         try:
-            yield place, _without_nulls(dataset[number]) if without_nulls else dataset[number]
+            yield place, without_nulls(dataset[number]) if filled else dataset[number]
         except UnicodeDecodeError as error:
             yield place, RowError(f"is not UTF-8: {error.reason} at byte {error.start}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Json, List, Value
 
+from .canonical import canonical_row
 from .exact_json import use_exact_json
 from .reading.values import Item, RowError
 from .schema import check_row
@@ -72,6 +73,7 @@ def valid_rows(
         try:
             if isinstance(row, RowError):
                 raise row
+            row = canonical_row(row) if isinstance(row, dict) else row
             kind = check_row(row, text_field)
         except RowError as error:
             count.add(place, error)

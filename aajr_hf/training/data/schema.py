@@ -16,8 +16,8 @@ PER_TOKEN = ("labels", "completion_mask", "assistant_masks")
 
 def check_row(row: object, text_field: str = "text") -> str:
     """
-    Refuse a row that is in none of TRL's formats for fine-tuning: tokens (`input_ids`), `prompt` and `completion`
-    (texts or messages), `messages`, or a text in `text_field`; `tools` are schemas, or a JSON text of them.
+    Refuse a canonical row that is in none of TRL's formats for fine-tuning: tokens (`input_ids`), `prompt` and `completion`
+    (texts or messages), `messages`, or a text in `text_field`.
 
     Returns:
         The name of the row's format. Rows of different formats cannot be trained on together.
@@ -89,8 +89,8 @@ def _check_completion(prompt: object, completion: object, offered: set[str] | No
 
 def check_messages(name: str, messages: object, offered: set[str] | None = None) -> None:
     """
-    Refuse a column `name` that is not a conversation, or that calls tools that are not `offered` (None allows any
-    tool).
+    Refuse a column `name` of a canonical row that is not a conversation, or that calls tools that are not `offered`
+    (None allows any tool).
 
     Raises:
         RowError: if the column is refused; the message names the column and the message in it.
@@ -106,16 +106,32 @@ def check_messages(name: str, messages: object, offered: set[str] | None = None)
                 f"{where} has the role {message['role']!r}, which is none of {', '.join(ROLES)} (for conversations "
                 "between human and gpt, see `dataset_format`)"
             )
-        calls = [] if message.get("tool_calls") is None else message["tool_calls"]
-        if not isinstance(calls, list):
-            raise RowError(f"{where} must have a list of calls as its `tool_calls`; it has {kind_of(calls)}")
-        content = message.get("content")
-        if not (isinstance(content, str) or is_list_of(content, dict) or content is None and calls):
-            raise RowError(f"{where} must have a text as its `content`; it has {kind_of(content)}")
-        for call in calls:
+        for call in message.get("tool_calls", []):
             check_call(where, call, offered)
 
 
+def check_preference(row: dict[str, Any]) -> None:
+    """
+    Refuse a canonical row with `prompt`, `chosen` and `rejected` if an answer holds more than turns of the assistant
+    that are trained on: every token of an answer counts for the preference.
+
+    Raises:
+        RowError: if the row is refused; the message names the column and the message in it.
+    """
+    for name in ("chosen", "rejected"):
+        for number, message in enumerate(row[name]):
+            if message["role"] != "assistant":
+                raise RowError(
+                    f"`{name}`[{number}] has the role {message['role']!r}, but an answer holds only what the assistant "
+                    "says: move the messages before the last turn to the `prompt`"
+                )
+            if message.get("weight") == 0:
+                raise RowError(
+                    f"`{name}`[{number}] has the `weight` 0, but every answer of a pair is compared: remove it"
+                )
+        if not any(map(_says_something, row[name])):
+            raise RowError(f"`{name}` is empty")
+
+
 def _says_something(message: dict[str, Any]) -> bool:
-    content = message.get("content")
-    return bool(message.get("tool_calls") or (content.strip() if isinstance(content, str) else content))
+    return message.get("weight") != 0 and bool(message.get("tool_calls") or message["content"].strip())

@@ -37,22 +37,13 @@ def offered_tools(tools: object) -> set[str] | None:
     return set(names)
 
 
-def check_call(where: str, call: object, offered: set[str] | None) -> None:
+def check_call(where: str, call: dict[str, Any], offered: set[str] | None) -> None:
     """
-    Check one tool call of a message.
+    Check one call of a canonical message.
 
     Raises:
-        RowError: if it is not a call, or calls a tool that is not `offered` (None allows any tool).
+        RowError: if it calls a tool that is not `offered` (None allows any tool).
     """
-    function = call.get("function", call) if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise RowError(f"{where} has `tool_calls` without the `name` of a `function`")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        arguments = parsed(f"the arguments of {function['name']} in {where}", arguments)
-    if not isinstance(arguments, dict | None):
-        raise RowError(f"{where} calls {function['name']} with {kind_of(arguments)}: `arguments` must be an object")
-    if offered is not None and function["name"] not in offered:
-        raise RowError(
-            f"{where} calls the tool {function['name']!r}, which is not offered: {', '.join(sorted(offered))}"
-        )
+    name = call["function"]["name"]
+    if offered is not None and name not in offered:
+        raise RowError(f"{where} calls the tool {name!r}, which is not offered: {', '.join(sorted(offered))}")

@@ -10,7 +10,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..data.tool_schema import as_tools
+from ..data.canonical import canonical_row
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("system", "user", "tool", "assistant")
@@ -98,12 +98,13 @@ def train_tool_tokenizer(rows: Iterable[dict[str, Any]], vocab_size: int = 4096)
 
 def render(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> str:
     """Render a row in any of TRL's formats, except tokens, as the text that is trained on."""
+    row = canonical_row(row)
     messages = row.get("messages")
     if row.get("prompt") is not None:
         messages = row["prompt"] + row["completion"]
     if not isinstance(messages, list):
         return row["text"] if messages is None else messages
-    return tokenizer.apply_chat_template(messages, tools=as_tools(row.get("tools")), tokenize=False)
+    return tokenizer.apply_chat_template(messages, tools=row.get("tools"), tokenize=False)
 
 
 def small_llama(tokenizer: PreTrainedTokenizerFast, seed: int, context: int = 512) -> LlamaForCausalLM:

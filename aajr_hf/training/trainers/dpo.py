@@ -15,6 +15,8 @@ from trl import DPOTrainer
 
 from ..config.dpo import AAJRDPOConfig
 from ..data.batch import AgentBatch, missing_tokens_message
+from ..data.cuts import Cut
+from ..data.template import Template
 from ..policy.policy import AgentPolicy
 from ..policy.system_losses import token_nll
 from .base import AAJRMixin
@@ -111,7 +113,7 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
     and its log-probabilities are constants. With `epsilon = 0` and `regularizer_lambda = 0`, the trainer behaves like
     [`~trl.DPOTrainer`].
 
-    Takes the arguments of [`~trl.DPOTrainer`], with an [`AAJRDPOConfig`]. Logs the metrics of [`AAJRTrainer`], and
+    Takes the arguments of [`~trl.DPOTrainer`], with an [`AAJRDPOConfig`], and `skip_invalid_rows` as [`AAJRTrainer`]. Logs the metrics of [`AAJRTrainer`], and
     TRL's own metrics at the clean prompts. Evaluation is the same as in `DPOTrainer`, without an adversary.
 
     Raises:
@@ -129,8 +131,10 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         ref_model: nn.Module | None = None,
         args: AAJRDPOConfig | None = None,
         *positional,
+        skip_invalid_rows: bool = False,
         **kwargs,
     ):
+        self._skip_invalid_rows = skip_invalid_rows
         args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, ref_model, args, *positional, **kwargs)
         self._set_up()
@@ -140,7 +144,10 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         check_trl_loss(self)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        dataset = self._read_rows(dataset, Template(processing_class), args, dataset_name)
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if isinstance(dataset, Dataset):
+            Cut.of_pairs(dataset, args.max_length, args.truncation_mode).warn(dataset_name)
         if dataset_name == "train" and args.is_active and isinstance(dataset, Dataset):
             for row, example in enumerate(dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])):
                 if not example["prompt_ids"]:

@@ -9,14 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers import logging
 from trl import GRPOTrainer
 
 from ..config.grpo import AAJRGRPOConfig
 from ..data.batch import AgentBatch
+from ..data.collation import column_names
+from ..data.template import Template
 from ..policy.row_layout import position_failure
 from ..policy.system_losses import token_nll
 from .base import AAJRMixin
 from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
+
+logger = logging.get_logger(__name__)
 
 
 class PolicyLoss(TRLSystemLoss):
@@ -117,7 +122,7 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
     completion without an advantage and without a KL term has no direction and no penalty. With
     `perturbation_epsilon = 0` and `regularizer_lambda = 0`, the trainer behaves like [`~trl.GRPOTrainer`].
 
-    Takes the arguments of [`~trl.GRPOTrainer`], with an [`AAJRGRPOConfig`]. Logs the metrics of [`AAJRTrainer`],
+    Takes the arguments of [`~trl.GRPOTrainer`], with an [`AAJRGRPOConfig`], and `skip_invalid_rows` as [`AAJRTrainer`]. Logs the metrics of [`AAJRTrainer`],
     except the metrics of smoothness, for which this loss has no bound, and TRL's own metrics at the clean prompts.
     Evaluation is the same as in `GRPOTrainer`, without an adversary.
 
@@ -131,11 +136,36 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
     _replayable = False
 
     def __init__(
-        self, model: str | nn.Module, reward_funcs=None, args: AAJRGRPOConfig | None = None, *positional, **kwargs
+        self,
+        model: str | nn.Module,
+        reward_funcs=None,
+        args: AAJRGRPOConfig | None = None,
+        *positional,
+        skip_invalid_rows: bool = False,
+        **kwargs,
     ):
+        self._skip_invalid_rows = skip_invalid_rows
         args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        self._read_prompts()
         self._set_up()
+
+    def _read_prompts(self) -> None:
+        """Read the prompts of the data, which TRL renders when it samples."""
+        template = Template(self.processing_class, self.chat_template)
+        options = {"add_generation_prompt": True, **self.chat_template_kwargs}
+        read = functools.partial(
+            self._read_rows, template=template, args=self.args, only_prompts=True, options=tuple(options.items())
+        )
+        self.train_dataset = read(self.train_dataset, name="train")
+        if isinstance(self.eval_dataset, dict):
+            self.eval_dataset = {name: read(dataset, name=name) for name, dataset in self.eval_dataset.items()}
+        elif self.eval_dataset is not None:
+            self.eval_dataset = read(self.eval_dataset, name="eval")
+        if "tools" in column_names(self.train_dataset) and not self.tools:
+            logger.warning(
+                "The column `tools` of the train data is passed to the reward functions, and is not in the prompts."
+            )
 
     def _check_support(self) -> None:
         super()._check_support()

@@ -13,6 +13,8 @@ from ..adversary.estimators import no_forward_mode
 from ..adversary.penalty_scale import PenaltyScale
 from ..adversary.schedules import Schedules
 from ..config.base import AAJRConfigMixin
+from ..data.row_reader import read_dataset
+from ..data.template import Template
 from ..models.adapters import adapter_config
 from ..models.loading import text_tokenizer
 from ..policy.policy import check_text_only, uses_dropout
@@ -50,6 +52,10 @@ class PreparationMixin:
     _step_metrics: StepMetrics
     # Warns if one term of the loss is far larger than another.
     _balance: LossBalance
+    # Whether invalid rows of the data are left out; otherwise they are an error.
+    _skip_invalid_rows: bool
+    # Number of rows of the training data that were left out because they are invalid.
+    skipped_rows: int = 0
     # Whether the gradients of several processes have not been compared yet.
     _norms_unchecked: bool
 
@@ -104,6 +110,21 @@ class PreparationMixin:
         self._balance = LossBalance(args.radius_field)
         self._norms_unchecked = True
         self.draw_offset = self.accelerator.process_index
+
+    def _read_rows(self, dataset, template: Template, args: AAJRConfigMixin, name: str, **settings):
+        """The rows of a dataset as [`read_dataset`] returns them; those of the data `train` are counted."""
+        with args.main_process_first(desc=f"reading {name} dataset"):
+            dataset, count = read_dataset(
+                dataset,
+                template,
+                name=name,
+                skip_invalid_rows=self._skip_invalid_rows,
+                num_proc=getattr(args, "dataset_num_proc", None),
+                **settings,
+            )
+        if name == "train":
+            self.skipped_rows = count.invalid
+        return dataset
 
     def _check_support(self) -> None:
         """Raise ValueError if the model or the setup cannot be trained with an adversary or a penalty."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import torch
@@ -9,13 +10,15 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import logging
-from trl import SFTTrainer, is_conversational, maybe_convert_to_chatml
+from trl import SFTTrainer
 
 from ..config.sft import AAJRConfig
 from ..data.batch import EXTRA_COLUMNS, AgentBatch
 from ..data.chat_spans import OBSERVED_ROLES
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
+from ..data.cuts import Cut, only_actions
 from ..data.packing import pack
+from ..data.template import Template
 from ..models.loading import text_tokenizer
 from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
@@ -33,7 +36,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     the mean squared amplification of the policy's logits along these ascent directions (equation 20). With `epsilon = 0` and
     `regularizer_lambda = 0`, the trainer behaves like [`~trl.SFTTrainer`].
 
-    Takes the arguments of [`~trl.SFTTrainer`], with an [`AAJRConfig`]. `eval_loss` is the loss of `SFTTrainer`, without an
+    Takes the arguments of [`~trl.SFTTrainer`], with an [`AAJRConfig`], and `skip_invalid_rows`: whether rows that cannot
+    be trained on as they are ([`read_dataset`]) are left out instead of an error. `eval_loss` is the loss of `SFTTrainer`, without an
     adversary; `aajr evaluate` measures the worst case.
 
     Metrics of each log interval:
@@ -83,7 +87,15 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     _tag_names = ["trl", "sft", "aajr"]
     _config_class = AAJRConfig
 
-    def __init__(self, model: str | nn.Module, args: AAJRConfig | None = None, *positional, **kwargs):
+    def __init__(
+        self,
+        model: str | nn.Module,
+        args: AAJRConfig | None = None,
+        *positional,
+        skip_invalid_rows: bool = False,
+        **kwargs,
+    ):
+        self._skip_invalid_rows, self.cuts = skip_invalid_rows, {}
         args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, args, *positional, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
@@ -118,26 +130,27 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        tokenizer = text_tokenizer(processing_class)
-        if tokenizer.chat_template is None and is_conversational(maybe_convert_to_chatml(next(iter(dataset), {}))):
-            raise ValueError(
-                "The data are messages, but the tokenizer has no chat template: set `chat_template_path`."
-            )
-        if dataset_name != "train" or not args.is_active:
-            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        given = dataset
-        candidates = args.system_loss == "expected_cost"
-        names = column_names(dataset)
-        by_role = args.perturbed_tokens in OBSERVED_ROLES
-        if by_role and "input_ids" in names and "observation_mask" not in names:
-            raise ValueError(
-                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, but the examples are tokens: give "
-                "messages, or set it to prompt."
-            )
-        if (by_role or candidates) and "input_ids" not in names:
-            options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
-            dataset = add_agent_columns(dataset, tokenizer, **options, chat_template=self.chat_template)
-        dataset = super()._prepare_dataset(dataset, processing_class, args, False, formatting_func, dataset_name)
+        if formatting_func is None:  # which reads the rows itself
+            template = Template(processing_class, self.chat_template)
+            completions = {"only_completions": self.completion_only_loss}
+            dataset = self._read_rows(dataset, template, args, dataset_name, **completions)
+        is_perturbed = dataset_name == "train" and args.is_active
+        if is_perturbed:
+            dataset = self._with_agent_columns(dataset, text_tokenizer(processing_class), args)
+        # First without a length limit: what it cuts off is counted, and what is no action is no reason to keep a row.
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
+        given = dataset = only_actions(dataset)
+        if isinstance(dataset, Dataset):
+            cut = self.cuts[dataset_name] = Cut.of(dataset, args.max_length, args.truncation_mode)
+            cut.warn(dataset_name)
+        pack_here = packing and is_perturbed
+        dataset = super()._prepare_dataset(
+            dataset, processing_class, args, packing and not pack_here, None, dataset_name
+        )
+        if not is_perturbed:
+            return dataset
         dataset = cut_columns(dataset, args.truncation_mode == "keep_end")
         if isinstance(dataset, Dataset):
             if len(dataset) < len(given):
@@ -146,7 +159,22 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
                     f"`max_length` = {args.max_length} cuts off their whole completions."
                 )
             check_examples(dataset, args.perturbed_tokens)
-        return pack(dataset, args) if packing else dataset
+        return pack(dataset, args) if pack_here else dataset
+
+    def _with_agent_columns(self, dataset, tokenizer, args):
+        """The training data with the columns that AAJR needs beside TRL's."""
+        candidates = args.system_loss == "expected_cost"
+        names = column_names(dataset)
+        by_role = args.perturbed_tokens in OBSERVED_ROLES
+        if by_role and "input_ids" in names and "observation_mask" not in names:
+            raise ValueError(
+                f"`perturbed_tokens={args.perturbed_tokens}` needs messages, but the examples are tokens: give "
+                "messages, or set it to prompt."
+            )
+        if not (by_role or candidates) or "input_ids" in names:
+            return dataset
+        options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
+        return add_agent_columns(dataset, tokenizer, **options, chat_template=self.chat_template)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

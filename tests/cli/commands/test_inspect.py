@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
 def inspect(capsys, folder, *options):
     status = main(["inspect", *RECIPE, "--model_name_or_path", folder, *options])
     captured = capsys.readouterr()
-    lines = [line for line in captured.out.splitlines() if line.startswith(("perturbed", "action", "neither"))]
+    kinds = ("perturbed", "action", "neither", "both")
+    lines = [line for line in captured.out.splitlines() if line.startswith(kinds)]
     return status, [tuple(line.split(maxsplit=1)) for line in lines], captured
 
 
@@ -107,3 +108,14 @@ def test_conversations_with_tools(folder, capsys, tmp_path):
         ["perturbed", "'2 kg'"],
         ["action", "'light<|end|>'"],
     ]
+
+
+def test_what_is_cut_and_what_is_both_is_shown(folder, capsys):
+    _, runs, captured = inspect(capsys, folder, "--perturbed_tokens", "all")
+    counts = dict(reversed(part.split(maxsplit=1)) for part in captured.out.split(": ")[1].split(". ")[0].split(", "))
+    total = int(captured.out.split(", ")[1].split()[0])
+    assert counts["perturbed"] == str(total) and counts["neither"] == "0"
+    assert counts["action"] == counts["of them both"] and {"both"} < {kind for kind, _ in runs} | {"perturbed"}
+    status, runs, captured = inspect(capsys, folder, "--max_length", str(total - 2))
+    assert status == 0 and f"`max_length` = {total - 2} cuts off 2 tokens, 2 of them action." in captured.out
+    assert f"Example 0, {total - 2} tokens" in captured.out

@@ -7,6 +7,7 @@ import json
 import pytest
 from datasets import Dataset, load_dataset
 
+from aajr_hf.training.data.canonical import canonical_row
 from aajr_hf.training.data.exact_json import use_exact_json
 from aajr_hf.training.data.hub_rows import check_rows
 from aajr_hf.training.data.reading.values import RowError
@@ -94,7 +95,7 @@ def test_a_dataset_holds_rows_as_they_are():
     dataset, count = dataset_of(lambda: ((str(n), row) for n, row in enumerate(ROWS)))
     assert count.valid == len(dataset) == 2
     mapped = dataset.map(lambda row: {"copy": row["messages"]})
-    for row, found in zip(ROWS, mapped, strict=True):
+    for row, found in zip(map(canonical_row, ROWS), mapped, strict=True):
         assert same(found["messages"], row["messages"]) and same(found["copy"], row["messages"])
         assert same(found["mixed"], row["mixed"]) and found["tools"] == row["tools"]
         assert found["number"] == row["number"] and found["more"] == row.get("more")
@@ -168,7 +169,7 @@ def test_calls_of_arrow_have_the_arguments_of_their_own_rows():
 
     rows = [row("f", "1"), row("g", 2), row("content", True)]
     kept, count = check_rows(Dataset.from_list(rows), "the data")
-    assert not count.invalid and all(map(same, kept, rows))
+    assert not count.invalid and all(map(same, kept, map(canonical_row, rows)))
     talk = [each | {"messages": CHAT} for each in rows]
     assert all(map(same, check_rows(Dataset.from_list(talk), "the data")[0], talk))
     plain = Dataset.from_list([{"messages": CHAT}])

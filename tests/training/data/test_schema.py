@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from aajr_hf.training.data.canonical import canonical_row
 from aajr_hf.training.data.chat_spans import OBSERVED_ROLES
 from aajr_hf.training.data.schema import check_row
 from aajr_hf.training.data.tool_schema import RowError, as_tools, offered_tools
@@ -81,13 +82,13 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("row", "kind"), SOUND, ids=str)
 def test_every_format_of_trl_is_taken(row, kind):
-    assert check_row(row) == kind
+    assert check_row(canonical_row(row)) == kind
 
 
 @pytest.mark.parametrize(("row", "reason"), MALFORMED, ids=str)
 def test_what_cannot_be_trained_on_is_refused_with_the_reason(row, reason):
     with pytest.raises(RowError) as error:
-        check_row(row)
+        check_row(canonical_row(row) if isinstance(row, dict) else row)
     assert reason in str(error.value)
 
 

@@ -184,7 +184,7 @@ def test_an_agent_is_made_of_every_format(tmp_path, rows):
         (["--dataset_name", "tokens.jsonl"], "the rows are tokens (`input_ids`) of another tokenizer"),
         (["--dataset_name", "a.jsonl", "--dataset_format", "xml"], "--dataset_format"),
         (["--dataset_format", "bfcl"], "`--dataset_format` needs `--dataset_name`"),
-        (["--dataset_name", "parts.jsonl"], "no image can be read"),
+        (["--dataset_name", "parts.jsonl"], "only parts of the type 'text' are read"),
     ],
     ids=lambda value: " ".join(value)[-20:] if isinstance(value, list) else "",
 )

@@ -53,8 +53,8 @@ def answers_of(questions: Path) -> Path:
 
 def bfcl_rows(questions: Path, unread: dict[str, str] | None = None) -> Iterator[Item]:
     """
-    Join one file of questions with its answers by `id`. The rows have `prompt`, `completion`, and two JSON texts:
-    `tools` holds schemas, and `accepted` holds `{name: {argument: [accepted values]}}` for each call.
+    Join one file of questions with its answers by `id`. The rows have `prompt`, `completion`, `tools`, and a JSON
+    text `accepted`, which holds `{name: {argument: [accepted values]}}` for each call.
 
     Args:
         unread: Receives the other columns of the questions, each with the place of the first.
@@ -128,7 +128,7 @@ def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any
         "id": question["id"],
         "prompt": turns[0],
         "completion": [{"role": "assistant", "content": "", "tool_calls": calls}],
-        "tools": json.dumps(list(tools.values()), ensure_ascii=False),
+        "tools": list(tools.values()),
         "accepted": json.dumps(accepted, ensure_ascii=False),
     }
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..reading.values import Item, RowError, field, parsed
 from .alpaca import alpaca_row
-from .messages import message_of, messages_of_texts, with_system
+from .messages import message_of
 from .sharegpt import sharegpt_row
 from .xlam import xlam_row
 
@@ -49,9 +49,9 @@ def in_trl_format(
     items: Iterable[Item], dataset_format: str, text_field: str = "text", unread: dict[str, str] | None = None
 ) -> Iterator[Item]:
     """
-    Convert rows of any format to rows that `SFTTrainer` accepts: `messages`, `prompt` and `completion`, a text in
-    `text_field`, or tokens. Rows that cannot be converted become their errors; rows of no known format stay as they
-    are.
+    Convert rows of any format to TRL's columns: `messages`, `prompt` and `completion`, a text in `text_field`, or
+    tokens, as `canonical_row` reads them. Rows that cannot be converted become their errors; rows of no known format
+    stay as they are.
 
     Args:
         unread: Receives the columns that nothing reads, each with the place of the first. They are left out.
@@ -88,14 +88,11 @@ def trl_row(row: dict[str, Any], dataset_format: str, text_field: str = "text") 
     made = _trl_columns(row, text_field)
     if not made:
         return row, []
-    row = messages_of_texts(row) if "completion" in made else row
     for column in {"messages", "prompt", "completion"} & set(made):
         if isinstance(row[column], list):
             row[column] = [message_of(f"`{column}`[{n}]", message) for n, message in enumerate(row[column])]
-    if {"messages", "completion"} & set(made):
-        row = with_system(row)
-        columns.discard("system")
-    kept = {column: value for column, value in row.items() if column in (*made, *_BESIDE)}
+    beside = (*_BESIDE, "system") if {"messages", "completion"} & set(made) else _BESIDE
+    kept = {column: value for column, value in row.items() if column in (*made, *beside)}
     return kept, sorted(columns - used - kept.keys() | replaced)
 
 

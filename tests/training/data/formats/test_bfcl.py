@@ -37,7 +37,7 @@ def test_a_question_and_its_answer_make_a_row():
     call = {"type": "function", "function": {"name": "place.find", "arguments": chosen}}
     assert made["completion"] == [{"role": "assistant", "content": "", "tool_calls": [call]}]
     assert json.loads(made["accepted"]) == [ANSWER]
-    (tool,) = json.loads(made["tools"])
+    (tool,) = made["tools"]
     assert tool["type"] == "function" and tool["function"]["description"] == "Find a place."
     assert tool["function"]["parameters"] == {
         "type": "object",

@@ -58,7 +58,7 @@ def test_the_real_files_are_read_without_loss(part):
             assert all(accepts(values[name], value) for name, value in call["arguments"].items())
             assert all("" in values[name] for name in values.keys() - call["arguments"].keys())
             assert set(schemas[call["name"]].get("required", [])) <= call["arguments"].keys()
-        for tool in json.loads(kept["tools"]):
+        for tool in kept["tools"]:
             before, after = schemas[tool["function"]["name"]], tool["function"]["parameters"]
             renamed = {"dict": "object", "float": "number", "tuple": "array", "any": None}
             assert [renamed.get(name, name) for name in types(before)] == list(types(after))
@@ -68,7 +68,7 @@ def test_chosen_calls_fit_their_schemas_where_an_accepted_one_does():
     invalid = set()
     for part in PARTS:
         for _, row in bfcl_rows(bfcl() / f"BFCL_v4_{part}.json"):
-            schemas = {t["function"]["name"]: t["function"]["parameters"] for t in json.loads(row["tools"])}
+            schemas = {t["function"]["name"]: t["function"]["parameters"] for t in row["tools"]}
             for call in row["completion"][0]["tool_calls"]:
                 schema, arguments = schemas[call["function"]["name"]], call["function"]["arguments"]
                 if not Draft202012Validator(schema).is_valid(arguments):

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from aajr_hf.training.data.canonical import canonical_row
 from aajr_hf.training.data.formats.bfcl import bfcl_row
 from aajr_hf.training.data.formats.table import FORMATS, trl_row
 from aajr_hf.training.data.reading.values import DECODER
@@ -35,6 +36,7 @@ def test_every_example_can_be_trained_on(tmp_path, name, row):
         return
     for dataset_format in ("auto", name):
         made, left = trl_row(row, dataset_format)
+        made = canonical_row(made)
         assert check_row(made) and left == []
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     assert read(tmp_path / "a.jsonl").to_list() == [made]

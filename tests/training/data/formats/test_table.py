@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
+from aajr_hf.training.data.canonical import canonical_row
 from aajr_hf.training.data.formats.table import FORMATS, in_trl_format, trl_row
 from aajr_hf.training.data.hub_rows import check_rows
 from aajr_hf.training.data.reading.values import RowError
@@ -51,6 +52,7 @@ def test_a_format_that_does_not_fit_names_the_column_it_needs(name):
         ({"input_ids": [1], "labels": [1], "attention_mask": [1]}, ["attention_mask"]),
         ({"conversations": TURNS, "category": "c", "id": 1}, ["category"]),
         ({"prompt": "a", "completion": "b", "actions": ["b"], "action_costs": [0.0]}, []),
+        ({"messages": CHAT, "system": "s", "source": "web"}, ["source"]),
         ({"question": "a"}, []),
     ],
 )
@@ -67,18 +69,25 @@ def test_columns_that_nothing_reads_are_left_out_and_named(row, left):
 
 
 def test_a_column_system_is_the_first_message_or_an_error():
-    assert trl_row({"system": "s", "messages": CHAT}, "auto")[0] == {"messages": [SYSTEM, *CHAT]}
+    def read(row):
+        made, left = trl_row(row, "auto")
+        assert left == []
+        return canonical_row(made)
+
+    assert read({"system": "s", "messages": CHAT}) == {"messages": [SYSTEM, *CHAT]}
     pair = {"prompt": CHAT[:1], "completion": CHAT[1:]}
-    assert trl_row(pair | {"system": "s"}, "auto")[0] == pair | {"prompt": [SYSTEM, CHAT[0]]}
-    assert trl_row({"system": " ", "messages": CHAT}, "auto") == ({"messages": CHAT}, [])
-    assert trl_row({"system": "s", "messages": [SYSTEM, *CHAT]}, "auto")[0] == {"messages": [SYSTEM, *CHAT]}
+    assert read(pair | {"system": "s"}) == pair | {"prompt": [SYSTEM, CHAT[0]]}
+    assert read({"system": "s", "conversations": TURNS}) == {"messages": [SYSTEM, *CHAT]}
+    assert read({"system": "s", "instruction": "a", "output": "b"}) == pair | {"prompt": [SYSTEM, CHAT[0]]}
+    assert read({"system": "", "messages": CHAT}) == {"messages": CHAT}
+    assert read({"system": "s", "messages": [SYSTEM, *CHAT]}) == {"messages": [SYSTEM, *CHAT]}
     for row, reason in (
-        ({"system": "other", "messages": [SYSTEM, *CHAT]}, "another system prompt in `messages`"),
-        ({"system": "s", "prompt": "a", "completion": "b"}, "`system` cannot stand before a text"),
+        ({"system": "other", "messages": [SYSTEM, *CHAT]}, "differs from the system message in `messages`"),
+        ({"system": "s", "prompt": "a", "completion": "b"}, "a `system` beside a `prompt` that is a text"),
         ({"system": ["s"], "messages": CHAT}, "`system` must be a text"),
     ):
         with pytest.raises(RowError, match=reason):
-            trl_row(row, "auto")
+            read(row)
 
 
 def test_messages_may_be_json_texts_and_texts_are_not_messages():
