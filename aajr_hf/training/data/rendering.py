@@ -91,9 +91,11 @@ class _Marks:
             plain.append(marked[last : found.start()])
             length, last = length + len(plain[-1]), found.end()
             part = self.rendering.parts[int(found[1])]
-            if found[2] == "b":
-                begins.setdefault(int(found[1]), length)
-            elif part.span is None and int(found[1]) in begins:
+            if part.span is not None:
+                continue
+            if found[2] == "b":  # the last one before the end: templates may write the begin of a name before the name
+                begins[int(found[1])] = length
+            elif int(found[1]) in begins:
                 part.span = (begins[int(found[1])], length)
         return "".join([*plain, marked[last:]])
 
@@ -121,7 +123,8 @@ def rendering_of(render: Render, messages: Messages, tools: list[dict[str, Any]]
 
 def written(text: str) -> set[str]:
     """The ways in which a template can write a text: as it is, or inside a JSON text or Python's notation."""
-    return {text, repr(text)[1:-1]} | {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
+    return {text, repr(text)[1:-1], quoted} | {json.dumps(text, ensure_ascii=ascii)[1:-1] for ascii in (True, False)}
 
 
 def _marked_tool(marks: _Marks, index: int, tool: dict[str, Any]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def _of_files(split: str, files: list[Path], arguments: DataArguments, text_fiel
     from .reading.json_files import json_rows
 
     if kind_of_file(files[0]) == "parquet":
-        return _of_dataset(_parquet(split, files), split, arguments, text_field)
+        return _of_dataset(_parquet(arguments.dataset_name, split, files), split, arguments, text_field)
 
     def rows(unread: dict[str, str]):
         for file in files:
@@ -279,10 +279,10 @@ def _datasets(arguments: DataArguments) -> dict[str, Callable[[], Dataset]]:
     if not files:
         loaded = load_dataset(path, name=config)
         return {split: functools.partial(loaded.__getitem__, split) for split in loaded}
-    return {str(split): _parquet(str(split), listed) for split, listed in files.items()}
+    return {str(split): _parquet(path, str(split), listed) for split, listed in files.items()}
 
 
-def _parquet(split: str, files: Iterable[str | Path]) -> Callable[[], Dataset]:
+def _parquet(name: str, split: str, files: Iterable[str | Path]) -> Callable[[], Dataset]:
     from datasets import load_dataset
 
     def load() -> Dataset:
@@ -290,6 +290,6 @@ def _parquet(split: str, files: Iterable[str | Path]) -> Callable[[], Dataset]:
             return load_dataset("parquet", data_files={split: list(map(str, files))}, split=split)
         except Exception as error:  # the library has errors of many kinds for what it cannot read
             reason = one_line(error.__cause__ or error)
-            raise ValueError(f"{', '.join(map(str, files))} cannot be loaded: {reason}") from error
+            raise ValueError(f"the split {split!r} of {name} cannot be loaded: {reason}") from error
 
     return load

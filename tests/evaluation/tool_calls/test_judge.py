@@ -264,7 +264,7 @@ GOOD = calling("?", TOOLS, [("dim", {"room": "den"})])
             "No row calls a tool: give data with a column `tools` and messages with `tool_calls`",
         ),
         ([GOOD, {}], "^Row 1: `prompt` must be a list of messages with `role` and `content`; it is missing.$"),
-        ([GOOD | {"prompt": "[{"}], "^Row 0: `prompt` must be JSON"),
+        ([GOOD | {"prompt": "[{"}], "^Row 0: `prompt` must be a list of messages"),
         (
             [GOOD | {"completion": [{"role": "assistant", "tool_calls": [{"name": 1}]}]}],
             "^Row 0: `completion`.0. has `tool_calls` without the `name`",

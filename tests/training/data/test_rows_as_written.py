@@ -211,3 +211,16 @@ def test_a_column_for_the_system_is_the_first_message():
         canonical_row(row | {"messages": [{"role": "system", "content": "Be long."}, question(), ANSWER]})
     with pytest.raises(ValueError, match="`system` beside a `prompt`"):
         canonical_row({"prompt": "a", "completion": "b", "system": "c"})
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "value"),
+    [("lfm2_v2", "f", "it's a 'b' \\ c\nd"), ("muse_glimmer", "shop.open", "it's")],
+)
+def test_templates_that_quote_texts_and_split_names_lose_nothing(template, name, value):
+    call = calling({"n": value})["tool_calls"][0]["function"] | {"name": name}
+    row = {
+        "messages": [question(), calling({}, tool_calls=[{"function": call}])],
+        "tools": [TOOL["function"] | {"name": name}],
+    }
+    assert "error" not in read(Template(with_template(shipped(template))), row)[1]
