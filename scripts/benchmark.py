@@ -4,6 +4,7 @@ random weights. This needs no network and no GPU; `--device cuda` measures on a 
 
     python scripts/benchmark.py --preset quick --output benchmark.json     # minutes on two cores
     python scripts/benchmark.py --preset full --markdown benchmark.md      # over length, K, vocabulary and model size
+    python scripts/benchmark.py --preset smollm2                           # SmolLM2-135M, beside C-AdvTrain's loop
 
 Time: each way of training has its own process, and only one process runs at a time. In each round, every process trains
 for a block of steps, in rotating order. A ratio is the median over rounds of the ratio within a round, so that changes
@@ -215,7 +216,12 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[Case]]:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=("quick", "full"), default="quick", help="one case, or all of them")
+    parser.add_argument(
+        "--preset",
+        choices=("quick", "full", "smollm2"),
+        default="quick",
+        help="one case, all of them, or the shape of a real model",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--only", nargs="+", metavar="CASE", help="cases of the preset, by name")
     parser.add_argument(

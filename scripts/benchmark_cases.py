@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "congestion"
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 class Model(NamedTuple):
@@ -18,6 +18,7 @@ class Model(NamedTuple):
     hidden: int
     intermediate: int
     heads: int
+    key_value_heads: int | None = None  # as many as heads, if None
 
 
 MODELS = {
@@ -26,6 +27,7 @@ MODELS = {
     "60M": Model(12, 640, 1728, 10),
     "0.5B": Model(24, 1280, 3456, 20),
     "1B": Model(20, 2048, 5504, 16),
+    "smollm2-135m": Model(30, 576, 1536, 9, 3),
 }
 
 
@@ -41,6 +43,7 @@ class Case:
     batch: int = 16
     action_tokens: int = 8
     ascent_steps: int = 3
+    prefix: int = 0  # tokens that all examples share and nothing perturbs, such as a system prompt
 
     @property
     def accelerated(self) -> bool:
@@ -52,13 +55,17 @@ class Case:
         Number of weights of the linear layers, without embeddings and LM head: attention has four matrices, the MLP
         three.
         """
-        _, hidden, intermediate, _ = self.model
-        return self.model.layers * (4 * hidden**2 + 3 * hidden * intermediate)
+        layers, hidden, intermediate, heads, key_value_heads = self.model
+        keys = hidden * (key_value_heads or heads) // heads
+        return layers * (2 * hidden * (hidden + keys) + 3 * hidden * intermediate)
 
-    def layer_flops(self) -> int:
-        """One forward of all layers on one batch; attention's two products are counted without the causal half."""
-        linear = 2 * self.layer_parameters * self.batch * self.length
-        return linear + 4 * self.model.layers * self.batch * self.length**2 * self.model.hidden
+    def layer_flops(self, first: int = 0) -> int:
+        """
+        One forward of all layers on the tokens of one batch from `first` on; attention's two products are counted
+        without the causal half.
+        """
+        tokens = self.batch * (self.length - first)
+        return tokens * (2 * self.layer_parameters + 4 * self.model.layers * self.length * self.model.hidden)
 
     def head_flops(self, positions: int) -> int:
         """Return the operations of the LM head at some positions of each example."""
@@ -84,6 +91,7 @@ class Variant:
     fields: dict  # fields of AAJRConfig; None stands for TRL's own trainer and configuration
     checkpointing: bool = False
     timed: bool = True
+    sign_loop: bool = False  # C-AdvTrain's loop of sign steps on TRL's trainer
 
     @property
     def penalised(self) -> bool:
@@ -114,13 +122,19 @@ def recipe_fields(recipe: str, *names: str) -> dict:
 
 def variants(preset: str) -> list[Variant]:
     """Return the ways of training of a preset: `quick` leaves out the ways that its ratios do not need."""
+    if preset == "smollm2":
+        return _smollm2_variants()
     adversarial = {"epsilon": 0.25, "regularizer": "none", "regularizer_lambda": 0.0}
     exact = adversarial | {"regularizer": "aajr", "regularizer_lambda": 1e-3, "jacobian_estimator": "jvp"}
-    amortised = recipe_fields("aajr-amortised", "penalty_trajectory", "penalty_fraction", "penalty_interval")
+    amortised = recipe_fields(
+        "congestion/aajr-amortised", "penalty_trajectory", "penalty_fraction", "penalty_interval"
+    )
     # The recipe's penalty takes its control variate from the clean pass, so both sides of the comparison have a clean
     # pass.
-    clean = recipe_fields("aajr-amortised", "clean_loss_weight")
-    spectral = recipe_fields("global", "regularizer", "power_iterations", "penalty_fraction", "penalty_interval")
+    clean = recipe_fields("congestion/aajr-amortised", "clean_loss_weight")
+    spectral = recipe_fields(
+        "congestion/global", "regularizer", "power_iterations", "penalty_fraction", "penalty_interval"
+    )
     chosen = [
         Variant("sft", None),
         Variant("plain", {"epsilon": 0.0, "regularizer_lambda": 0.0}),
@@ -137,20 +151,49 @@ def variants(preset: str) -> list[Variant]:
     return chosen
 
 
+def _smollm2_variants() -> list[Variant]:
+    """Ways of training a real model. There is no room for more of them in 24 GiB."""
+    adversarial = {"epsilon": 0.25, "regularizer": "none", "regularizer_lambda": 0.0}
+    exact = adversarial | {"regularizer": "aajr", "regularizer_lambda": 1e-3, "jacobian_estimator": "jvp"}
+    fields = ("penalty_trajectory", "penalty_fraction", "clean_loss_weight")
+    recipe = recipe_fields("smollm2-135m/congestion/aajr", *fields)
+    lora = {"adapter": "lora", "adapter_rank": 16}
+    return [
+        Variant("sft", None),
+        Variant("sign_loop", None, sign_loop=True),
+        Variant("adversarial", adversarial),
+        Variant("exact", exact),
+        Variant("adversarial_and_clean", adversarial | {"clean_loss_weight": recipe["clean_loss_weight"]}),
+        Variant("amortised", exact | recipe),
+        Variant("lora_adversarial", adversarial | lora),
+        Variant("lora_exact", exact | lora),
+        Variant("adversarial_checkpointed", adversarial, checkpointing=True, timed=False),
+        Variant("exact_checkpointed", exact, checkpointing=True, timed=False),
+    ]
+
+
 def theoretical_flops(case: Case, variant: Variant) -> float:
     """
     Return the operations of one optimizer step, averaged over the penalty's interval. A forward with a backward for all
     weights takes 3F, an input gradient 2F, and a jvp with its backward 6F. The two evaluations of a central difference
     with their backward also take 6F. With activation checkpointing, a pass runs its layers a second time, and a jvp
     runs its layers and their tangents a second time. Without checkpointing, a jvp at all points of all examples reuses
-    the forwards of the ascent, which saves F for each point.
+    the forwards of the ascent, which saves F for each point. If it reuses nothing, the ascent computes a common prefix
+    once, without checkpointing also for one example only. With LoRA, a pass computes almost no gradients of weights.
     """
     forward = case.forward_flops()
     again = case.layer_flops() if variant.checkpointing else 0
+    if variant.sign_loop:
+        # Ten steps and the outer pass, each with the gradients of all weights.
+        return 11 * 3 * case.sft_forward_flops()
     if not variant.ascends:
         return 3 * case.sft_forward_flops() + again
     passes = 2 if variant.fields.get("clean_loss_weight", 0.0) > 0 else 1
-    flops = case.ascent_steps * (2 * forward + again) + passes * (3 * forward + again)
+    gradient = 2 if "adapter" in variant.fields else 3
+    known = case.prefix if not variant.checkpointing and not (variant.penalised and variant.shares_forwards) else 0
+    ascent = 2 * (case.layer_flops(known) + case.head_flops(case.action_tokens)) + again
+    flops = case.ascent_steps * ascent + passes * (gradient * forward + again)
+    flops += (case.layer_flops() - case.layer_flops(known)) / case.batch
     if not variant.penalised:
         return flops
     fields = variant.fields
@@ -159,7 +202,7 @@ def theoretical_flops(case: Case, variant: Variant) -> float:
         penalty = forward + 3 * forward * fields["power_iterations"] + 6 * forward + 2 * again
     else:
         points = case.ascent_steps if fields.get("penalty_trajectory", "all") == "all" else 1
-        penalty = points * ((5 if variant.shares_forwards else 6) * forward + 2 * again)
+        penalty = points * ((2 * gradient - variant.shares_forwards) * forward + 2 * again)
     rows = max(round(fields.get("penalty_fraction", 1.0) * case.batch), 1)
     return flops + penalty * rows / case.batch / variant.interval
 
@@ -167,7 +210,13 @@ def theoretical_flops(case: Case, variant: Variant) -> float:
 def cases(preset: str, device: str) -> list[Case]:
     """
     Return the cases of a preset: `quick` is the base alone, `full` also changes one dimension of the base at a time.
+    `smollm2` has the shape of SmolLM2-135M on the world `congestion`: 28 tokens of a system prompt, then an observation
+    of 36 tokens and an action.
     """
+    if preset == "smollm2":
+        shape = {"vocabulary": 49_152, "length": 72, "batch": 8, "prefix": 28}
+        real = Case("smollm2-135m", device, MODELS["smollm2-135m"], ascent_steps=1, **shape)
+        return [real, *(replace(real, name=f"smollm2-135m-K-{steps}", ascent_steps=steps) for steps in (3, 5))]
     if device == "cpu":
         base = Case("base", device, MODELS["15M"])
         lengths, models = (64, 128), ("5M", "60M")

@@ -57,14 +57,14 @@ class Blocks(TrainerCallback):
 
 def make_model(case: Case) -> LlamaForCausalLM:
     torch.manual_seed(0)
-    layers, hidden, intermediate, heads = case.model
+    layers, hidden, intermediate, heads, key_value_heads = case.model
     config = LlamaConfig(
         vocab_size=case.vocabulary,
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=key_value_heads or heads,
         max_position_embeddings=case.length,
         tie_word_embeddings=True,
         use_cache=False,
@@ -74,12 +74,36 @@ def make_model(case: Case) -> LlamaForCausalLM:
 
 
 def make_dataset(case: Case) -> datasets.Dataset:
-    """Return random tokens without padding; the last tokens are the action, the others are the perturbed prompt."""
+    """
+    Return random tokens without padding: a prefix that all rows share, the perturbed prompt, and the action.
+    """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, case.vocabulary, (64 * case.batch, case.length), generator=generator)
+    ids[:, : case.prefix] = ids[0, : case.prefix]
     labels = ids.clone()
     labels[:, : -case.action_tokens] = -100
-    return datasets.Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
+    observed = torch.zeros_like(ids)
+    observed[:, case.prefix : -case.action_tokens] = 1
+    columns = {"input_ids": ids, "labels": labels, "observation_mask": observed}
+    return datasets.Dataset.from_dict({name: column.tolist() for name, column in columns.items()})
+
+
+class SignLoop(SFTTrainer):
+    """
+    The adversary's loop of C-AdvTrain (arXiv 2405.15589) on TRL's trainer: ten sign steps on the embeddings, each with
+    a pass of the whole model and its backward pass, then the loss at the perturbed embeddings.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        clean = model.get_input_embeddings()(inputs["input_ids"])
+        rest = {"attention_mask": inputs["attention_mask"], "labels": inputs["labels"], "use_cache": False}
+        delta = torch.zeros_like(clean)
+        for _ in range(10):
+            delta = delta.detach().requires_grad_(True)
+            model(inputs_embeds=clean.detach() + delta, **rest).loss.backward()
+            delta = delta.detach() + 1e-3 * delta.grad.sign()
+            model.zero_grad()
+        return model(inputs_embeds=clean + delta, **rest).loss
 
 
 def make_trainer(case: Case, variant: Variant, folder: str, model, script: Script) -> SFTTrainer:
@@ -99,11 +123,13 @@ def make_trainer(case: Case, variant: Variant, folder: str, model, script: Scrip
         "disable_tqdm": True,
     }
     if variant.fields is None:
-        trainer_class, config = SFTTrainer, SFTConfig(**arguments)
+        trainer_class, config = (SignLoop if variant.sign_loop else SFTTrainer), SFTConfig(**arguments)
     else:
         trainer_class = AAJRTrainer
         # No warm-up: it takes a tenth of max_steps, and epsilon and lambda would stay near zero in the measured steps.
         arguments |= {"aajr_warmup_ratio": 0.0, "ascent_steps": case.ascent_steps}
+        if case.prefix:
+            arguments["perturbed_tokens"] = "observation"
         config = AAJRConfig(**arguments | variant.fields)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "<pad>": 1, "<eos>": 2}, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")

@@ -88,16 +88,16 @@ FAULTS = [
     ),
     Fault(
         "lambda is not divided over accumulated micro-batches",
-        "training/trainers/base.py",
+        "training/trainers/penalty.py",
         "weight = self._lambda / self._accumulation(num_items)",
         "weight = self._lambda",
         "training/trainers/test_sft.py",
     ),
     Fault(
         "a control variate is added and not taken away again",
-        "training/trainers/base.py",
-        "rest = (values if known is None else values - known[points.rows]).mean()",
-        "rest = values.mean()",
+        "training/trainers/penalty.py",
+        "rest = rest - known[penalised.rows].mean()",
+        "rest = rest - 0 * known[penalised.rows].mean()",
         "training/adversary/test_penalty_sampling.py",
     ),
     Fault(

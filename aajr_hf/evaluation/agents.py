@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from ..training.data.collation import encode_examples
 from ..training.models.adapters import load_adapter
-from ..training.models.loading import check_model_name, load_tokenizer
+from ..training.models.embeddings import embedding_shape, merging_changes_the_head
+from ..training.models.loading import SAVE_AGAIN, check_model_name, check_weights, load_tokenizer
 from ..training.runs.checkpoints import INCOMPLETE
 
 
@@ -48,6 +49,7 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise ValueError(f"{path} is a file: give the folder of the model.")
     if (Path(path) / INCOMPLETE).exists():
         raise ValueError(f"The model in {path} is incomplete: resume its run, or give another model.")
+    check_weights(path, SAVE_AGAIN)
     try:
         if (Path(path) / "adapter_config.json").is_file():
             model = _with_adapter(path)
@@ -68,8 +70,11 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def _with_adapter(path: str) -> nn.Module:
     load = functools.partial(load_adapter, path)
+    model = load()
+    if merging_changes_the_head(model):
+        return model
     try:
-        return load().merge_and_unload()
+        return model.merge_and_unload()
     except (AttributeError, NotImplementedError, ValueError):
         # Load the adapter again, because some of its layers may be merged already.
         return load()
@@ -80,7 +85,7 @@ def why_not(source: Agent, target: Agent, rows: list[dict[str, Any]]) -> str | N
     Return why perturbations of `source` cannot be used on `target`. Return None if they can: both tokenizers give the
     same tokens, and both models have embeddings of the same width.
     """
-    widths = [agent.model.get_input_embeddings().embedding_dim for agent in (source, target)]
+    widths = [embedding_shape(agent.model)[1] for agent in (source, target)]
     if widths[0] != widths[1]:
         return (
             f"its embeddings have width {widths[0]}, and the embeddings of the attacked model have width {widths[1]}"

@@ -5,6 +5,7 @@ template of its family and a few rows that are made up in the columns of its dat
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.support import ROOT
 from tests.support.templates import CHATML, SMOLLM3, shipped
 
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
-OF_MODELS = sorted((ROOT / "recipes").glob("*/tool-calling"))
+OF_MODELS = sorted(path.parent for path in (ROOT / "recipes").glob("*/tool-calling/aajr-fsdp2.yaml"))
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 32,
@@ -56,6 +57,7 @@ MODELS = {
     "outputs/tool-agent": ("llama", {}, base_agent.TOOL_CHAT_TEMPLATE, ["<|end|>"]),
     "outputs/smollm2-135m": ("llama", {}, CHATML, ["<|im_end|>", "<|im_start|>"]),
     "outputs/smollm2-135m-congestion-sft": ("llama", {}, CHATML, ["<|im_end|>", "<|im_start|>"]),
+    "outputs/smollm2-135m-tool-calling-sft": ("llama", {}, CHATML, ["<|im_end|>", "<|im_start|>"]),
     "Qwen/Qwen3-0.6B": ("qwen3", {}, shipped("qwen3"), ["<|im_end|>", "<|im_start|>"]),
     "HuggingFaceTB/SmolLM3-3B": ("smollm3", {"no_rope_layers": [1, 0]}, SMOLLM3, ["<|im_end|>", "<|im_start|>"]),
     "meta-llama/Llama-3.2-1B-Instruct": (
@@ -249,6 +251,38 @@ def test_the_template_of_llama_renders_as_llamas_own_does():
                     for template in (own, shipped("llama3_2"))
                 ]
                 assert rendered[0] == rendered[1]
+
+
+# In the tokenizer of SmolLM2-135M-Instruct.
+_SMOLLM2 = """{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+' }}{% endif %}{{'<|im_start|>' + message['role'] + '
+' + message['content'] + '<|im_end|>' + '
+'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant
+' }}{% endif %}"""
+
+
+def test_the_template_of_smollm2_renders_as_its_own_does_and_tools_in_addition():
+    file = ROOT / "recipes" / "smollm2-135m" / "tool-calling" / "chat_template.jinja"
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>")))
+    render = functools.partial(tokenizer.apply_chat_template, tokenize=False)
+    conversation = [_ASKED[0], _ANSWERED[1], _ASKED[0]]
+    for system in ([], [{"role": "system", "content": "answer"}]):
+        for length in range(1, 4):
+            own, theirs = (
+                render(system + conversation[:length], chat_template=template, add_generation_prompt=length % 2 == 1)
+                for template in (file.read_text(), _SMOLLM2)
+            )
+            assert own == theirs
+    call = {"type": "function", "function": {"name": "rain", "arguments": {"town": "Tromsø"}}}
+    called = {"role": "assistant", "content": "", "tool_calls": [call, call]}
+    text = render([_ASKED[0], called, _ANSWERED[0]], chat_template=file.read_text(), tools=[_TOOL])
+    assert json.dumps(_TOOL) in text
+    assert text.endswith(
+        "<|im_start|>assistant\n"
+        + 2 * '<tool_call>{"name": "rain", "arguments": {"town": "Tromsø"}}</tool_call>'
+        + "<|im_end|>\n<|im_start|>tool\n7 mm in NAME<|im_end|>\n"
+    )
 
 
 def test_of_a_dataset_with_many_splits_only_the_one_that_is_named_is_read(tmp_path):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import benchmark
 import pytest
@@ -157,6 +158,22 @@ def test_a_failing_worker_names_its_case(monkeypatch):
 
 
 def test_targets_name_measured_variants():
+    known = VARIANTS.keys() | {variant.name for variant in variants("smollm2")}
     assert {ratio.name for ratio in RATIOS} >= PROMISED
-    assert {name for ratio in RATIOS for name in (ratio.numerator, ratio.denominator)} <= VARIANTS.keys()
+    assert {name for ratio in RATIOS for name in (ratio.numerator, ratio.denominator)} <= known
     assert table([["a", "b"], ["one", "2"]]).splitlines() == ["| a   |   b |", "| --- | --: |", "| one |   2 |"]
+
+
+@pytest.mark.slow
+def test_ways_of_training_a_real_model_take_the_operations_of_the_formula(tmp_path, monkeypatch):
+    """With a prefix that is computed once, and beside ten sign steps of whole passes."""
+    monkeypatch.setattr(benchmark, "cases", lambda preset, device: [replace(TINY, prefix=12)])
+    file, names = tmp_path / "benchmark.json", ["sign_loop", "adversarial", "exact"]
+    assert benchmark.main(["--preset", "smollm2", "--repeats", "1", "--variants", *names, "--output", str(file)]) == 0
+    counts = {
+        name: entry["measured"] / entry["theoretical"] for name, entry in json.loads(file.read_text())["flops"].items()
+    }
+    assert counts.keys() == set(names)
+    assert all(0.85 < count < 1.25 for count in counts.values()), counts
+    without = theoretical_flops(TINY, VARIANTS["adversarial"])
+    assert theoretical_flops(replace(TINY, prefix=12), VARIANTS["adversarial"]) < 0.85 * without

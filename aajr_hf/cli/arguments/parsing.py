@@ -19,6 +19,7 @@ from trl import TrlParser
 from ..._errors import one_line
 from ...training.config.recipe import is_secret, plain
 from ..common.errors import UserError
+from .old_names import today
 from .options import HelpFormatter
 
 _COMMON_FIELDS = "common fields of the trainer"
@@ -198,10 +199,18 @@ class RecipeParser(TrlParser):
         path = Path(following[0])
         if not path.is_file():
             raise UserError(f"`--config`: there is no file {path}: give the path of a recipe.")
-        recipe = read_recipe(path)
+        recipe = {name: self._meant(name, value) for name, value in read_recipe(path).items()}
         self._check_recipe(recipe, path)
         self.set_defaults_with_config(**recipe)
         self._file, self._recipe = following[0], recipe
+
+    def _meant(self, name: str, value: object) -> object:
+        """The value of a field of a recipe, in which YAML reads a bare `no` or `off` as false."""
+        if value is not False:
+            return value
+        choices = next((action.choices or () for action in self._actions if action.dest == name), ())
+        words = ("none",) if name == "report_to" else tuple(map(str, choices))
+        return next((word for word in ("no", "none") if word in words), value)
 
     def _check_recipe(self, recipe: dict[str, object], path: Path) -> None:
         environment = recipe.get("env", {})
@@ -223,14 +232,16 @@ class RecipeParser(TrlParser):
         if not all(_fits(value, hint) for hint in hints):
             kind = getattr(hints[0], "__name__", None) if isinstance(hints[0], type) else str(hints[0])
             raise UserError(f"`{name}` must be of the type {kind}{'' if is_secret(name) else f'; got {value!r}'}.")
-        if action.choices is not None and isinstance(value, str) and value not in map(str, action.choices):
+        if action.choices is not None and isinstance(value, str | bool) and value not in map(str, action.choices):
             raise UserError(f"`{name}` must be one of {', '.join(map(str, action.choices))}; got {value!r}.")
 
     def _field_names(self) -> list[str]:
         return [action.dest for action in self._actions if action.dest not in ("help", "help_all", "config")]
 
     def _unknown(self, name: str, kind: str) -> str:
+        shown = name if name.isprintable() else repr(name)
+        if (answer := today(name)) is not None:
+            return f"unknown {kind}: `{shown}`; {answer}."
         nearest = difflib.get_close_matches(name.replace("-", "_"), self._field_names(), n=1, cutoff=0.5)
         hint = f"did you mean `{nearest[0]}`?" if nearest else f"see {self.prog} --help for the valid ones."
-        shown = name if name.isprintable() else repr(name)
         return f"unknown {kind}: `{shown}`; {hint}"

@@ -9,18 +9,33 @@ from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from trl import ModelConfig
+from peft import PeftType
+from trl import ModelConfig, get_peft_config
 
 from ..._errors import one_line
+from ...training.config.late_settings import check_attention, check_settings
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import DataArguments
+from ...training.models.bfloat16 import slow_bfloat16
+from ...training.models.loading import check_weights
+from ...training.models.saved_adapters import base_model, differing_field, saved_adapter, why_another
 from ...training.runs.checkpoints import newest_checkpoint, why_incomplete
-from ..common.errors import UserError
+from ..common.errors import UserError, user_errors
 from .model_and_data import TrainArguments
 from .validators import check_model_given, check_seed
 from .worlds import world_for
 
 logger = logging.getLogger(__name__)
+
+ALLOW_PICKLED = "set `model_init_kwargs` to {use_safetensors: false}"
+# Fields of PEFT's LoRA that must be those of a checkpoint -> their names in TRL.
+_OF_LORA = {
+    "r": "`lora_r`",
+    "lora_alpha": "`lora_alpha`",
+    "use_dora": "`use_dora`",
+    "use_rslora": "`use_rslora`",
+    "target_modules": "`lora_target_modules`",
+}
 
 
 def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
@@ -41,11 +56,8 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
         world_for([arguments.model_name_or_path], arguments.environment, "`environment`")
     if arguments.environment_examples < 1:
         raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
-    template = config.chat_template_path
-    if template is not None and template.endswith((".jinja", ".j2")) and not Path(template).is_file():
-        raise UserError(
-            f"`chat_template_path`: there is no file {template}: give a file, relative to the working directory."
-        )
+    if not isinstance(config.model_init_kwargs, dict | None):
+        raise UserError(f"`model_init_kwargs` must be a mapping; got {config.model_init_kwargs!r}.")
     resume = checkpoint_to_resume(config)
     held = _held(Path(config.output_dir))
     if held and resume is None and not arguments.overwrite:
@@ -63,17 +75,71 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
                     f"`{item.name}` belongs to TRL and needs `use_peft`: set `use_peft` to true, or use `adapter`, "
                     "`adapter_rank` and `adapter_options`."
                 )
-    attention = arguments.attn_implementation or ""
-    packages = ("flash_attn", "flash_attn_interface", "kernels")
-    if attention.startswith("flash_attention") and not any(map(find_spec, packages)):
-        raise UserError(
-            f"`attn_implementation` {attention} needs a GPU and kernels: install them (pip install kernels), or set it "
-            "to sdpa, for which the penalty is exact."
+    if config.bf16 and config.device.type == "cpu" and slow_bfloat16():
+        logger.warning(
+            "This CPU has no fast instructions for bfloat16: training takes several times as long as with `bf16` false."
         )
+    with user_errors():
+        check_attention(arguments.attn_implementation)
+        check_settings(config)
+    _check_evaluation(config)
+    with user_errors():
+        _check_adapter(arguments, config, resume)
+        if (config.model_init_kwargs or {}).get("use_safetensors", True):
+            check_weights(base_model(arguments.model_name_or_path), ALLOW_PICKLED)
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
     return resume
+
+
+def _check_adapter(arguments: TrainArguments, config: AAJRConfig, resume: str | None) -> None:
+    """Check the settings of the adapter against the adapter that training goes on with, or is resumed with."""
+    model = arguments.model_name_or_path
+    start = saved_adapter(model)
+    if start is not None and arguments.use_peft:
+        raise UserError(
+            f"`use_peft` adds an adapter, but `model_name_or_path` {model} is an adapter: unset `use_peft` to go on "
+            f"training that one, or write that one into its base model with aajr merge {model} OUT."
+        )
+    if start is not None and config.adapter != "full":
+        reason, remedy = why_another(config, start.base_model_name_or_path, start), ", or unset `adapter`"
+    elif start is None and resume is not None:
+        reason, remedy = _why_not_resumed(arguments, config, Path(resume)), f" to resume from {resume}"
+    else:
+        return
+    if reason is not None:
+        raise UserError(f"{reason}: choose the saved one{remedy}.")
+
+
+def _why_not_resumed(arguments: TrainArguments, config: AAJRConfig, checkpoint: Path) -> str | None:
+    """Which field describes other weights than those of a checkpoint; None if none does, as far as it tells."""
+    held = saved_adapter(checkpoint)
+    if held is None and not (checkpoint / "config.json").is_file():
+        return None  # the shards of several processes
+    if not arguments.use_peft:
+        return why_another(config, arguments.model_name_or_path, held)
+    if held is None or held.peft_type != PeftType.LORA:
+        found = "a whole model" if held is None else held.peft_type.value
+        return f"`use_peft` trains a LoRA, but the weights that were saved are those of {found}"
+    return differing_field(get_peft_config(arguments), held, _OF_LORA)
+
+
+def _check_evaluation(config: AAJRConfig) -> None:
+    """Check the settings of evaluations during training, which need `eval_strategy`."""
+    if config.eval_on_start and config.eval_strategy == "no":
+        raise UserError(
+            "`eval_on_start` needs evaluations: set `eval_strategy` to steps or epoch, or set it to false."
+        )
+    is_used = config.load_best_model_at_end or config.save_strategy == "best"
+    if is_used and config.eval_strategy == "no":
+        raise UserError(
+            "`save_strategy` best and `load_best_model_at_end` need `eval_strategy`: set it to steps or epoch."
+        )
+    if is_used and config.metric_for_best_model not in ("loss", "eval_loss"):
+        raise UserError(
+            f"`metric_for_best_model` must be loss, the only metric of evaluations; got {config.metric_for_best_model}."
+        )
 
 
 def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:

@@ -30,7 +30,16 @@ action (what the loss asks for), both, or neither. Only the tokenizer of the mod
 """
 _STYLES = {"perturbed": "black on yellow", "action": "black on green", "both": "black on magenta", "neither": "dim"}
 # Settings that avoid special hardware without changing tokens, and keep each row one example.
-_FOR_TOKENS = {"use_cpu": True, "bf16": False, "fp16": False, "packing": False, "padding_free": False}
+_FOR_TOKENS = {
+    "use_cpu": True,
+    "bf16": False,
+    "fp16": False,
+    "packing": False,
+    "padding_free": False,
+    "optim": "adamw_torch",
+    "use_liger_kernel": False,
+    "activation_offloading": False,
+}
 
 
 @dataclass
@@ -72,6 +81,7 @@ def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tu
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ...training.models.loading import load_tokenizer
+    from ...training.models.saved_adapters import tokenizer_folder
     from ...training.trainers.sft import AAJRTrainer
 
     disable_progress_bars()
@@ -79,10 +89,9 @@ def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tu
     if not 0 <= example < len(data):
         raise UserError(f"`example` must be from 0 to {len(data) - 1}; got {example}.")
     tokenizer = load_tokenizer(
-        arguments.model_name_or_path,
+        tokenizer_folder(arguments.model_name_or_path),
         revision=arguments.model_revision,
         trust_remote_code=config.trust_remote_code,
-        padding_side="right",
     )
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     rows = max(tokenizer.get_vocab().values()) + 1

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..._errors import one_line
+from ...training.config.late_settings import check_machine
 from ...training.config.recipe import RECIPE
 from ...training.config.sft import AAJRConfig
 from ...training.data.sources import load_data, system_prompt_of
@@ -19,7 +21,7 @@ from ...training.runs.ema import remove_average
 from ...training.sharing.model_card import DATA, EVALUATION, is_own_card
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser
-from ..arguments.train_checks import check_arguments
+from ..arguments.train_checks import ALLOW_PICKLED, check_arguments
 from ..common.errors import Interrupted, RunError, UserError, user_errors
 from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from ..launching.worker import shard_on_cpu
@@ -89,6 +91,7 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
 
     from ...training.models.adapter_report import adapter_report
     from ...training.models.loading import load_tokenizer
+    from ...training.models.saved_adapters import tokenizer_folder
     from ...training.runs.interruption import StopOnSignal
     from ...training.trainers.sft import AAJRTrainer
     from ..common.progress import TrainingProgress
@@ -96,9 +99,8 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     output = Path(config.output_dir)
     resume = check_arguments(arguments, config)
     with user_errors(), _no_empty_folder(output):
+        check_machine(config, arguments.attn_implementation)
         dataset = load_data(arguments, config.dataset_text_field)
-        if not isinstance(config.model_init_kwargs, dict | None):
-            raise UserError(f"`model_init_kwargs` must be a mapping; got {config.model_init_kwargs!r}.")
         config.model_init_kwargs = {
             "revision": arguments.model_revision,
             "dtype": arguments.dtype,
@@ -108,24 +110,27 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             **(config.model_init_kwargs or {}),
         }
         tokenizer = load_tokenizer(
-            arguments.model_name_or_path,
+            tokenizer_folder(arguments.model_name_or_path),
             revision=arguments.model_revision,
             trust_remote_code=config.trust_remote_code,
-            padding_side="right",
         )
-        trainer = AAJRTrainer(
-            arguments.model_name_or_path,
-            config,
-            train_dataset=dataset.read(arguments.dataset_train_split, "dataset_train_split"),
-            eval_dataset=None
-            if config.eval_strategy == "no"
-            else dataset.read(arguments.dataset_test_split, "dataset_test_split"),
-            processing_class=tokenizer,
-            quantization_config=get_quantization_config(arguments),
-            peft_config=get_peft_config(arguments),
-            skip_invalid_rows=arguments.skip_invalid_rows,
-        )
+        train_dataset = dataset.read(arguments.dataset_train_split, "dataset_train_split")
+        eval_dataset = None
+        if config.eval_strategy != "no":
+            eval_dataset = dataset.read(arguments.dataset_test_split, "dataset_test_split")
+        with _pickled_weights_named():
+            trainer = AAJRTrainer(
+                arguments.model_name_or_path,
+                config,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer,
+                quantization_config=get_quantization_config(arguments),
+                peft_config=get_peft_config(arguments),
+                skip_invalid_rows=arguments.skip_invalid_rows,
+            )
         check_system_role(trainer.processing_class, system_prompt_of(arguments))
+        trainer.check_checkpoint(resume)
     trainer.describe_run(recipe, dataset.skipped[arguments.dataset_train_split] + trainer.skipped_rows)
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
@@ -170,6 +175,19 @@ def _clear(output: Path, model: str) -> None:
     remove_average(output)
     if is_own_card(output):
         (output / "README.md").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _pickled_weights_named() -> Iterator[None]:
+    """Name the remedy if a model on the Hub has no safetensors."""
+    try:
+        yield
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        raise UserError(
+            f"{one_line(error)} If its weights are pickled and you trust them, {ALLOW_PICKLED}."
+        ) from error
 
 
 @contextlib.contextmanager

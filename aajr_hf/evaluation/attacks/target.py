@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -40,14 +41,18 @@ class Target:
     def __init__(self, model: PreTrainedModel, batch: AgentBatch, threat: ThreatModel | None = None):
         self.model, self.batch = model, batch
         self.threat = threat or ThreatModel()
-        self.policy = AgentPolicy(model, batch)
+        self.policy = AgentPolicy(model, batch).with_cached_prefix()
         self.state = self.policy.embeddings()
         self.origin = torch.zeros_like(self.state)
         self.scale = embedding_norm(self.state, batch)
 
     def select(self, rows: Tensor) -> Target:
         """Return the target for some of the examples."""
-        return Target(self.model, self.batch.select(rows), self.threat)
+        chosen = copy.copy(self)
+        chosen.policy = self.policy.select(rows)
+        chosen.batch = chosen.policy.batch
+        chosen.state, chosen.origin, chosen.scale = self.state[rows], self.origin[rows], self.scale[rows]
+        return chosen
 
     def ball(self, multiple: float) -> PerturbationSet:
         """Return the ball of perturbations within `multiple` times epsilon."""

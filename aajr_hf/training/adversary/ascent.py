@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +43,7 @@ class PromptAscent:
     recorder: LogitRecorder
     trajectory: AscentTrajectory | None = None
     beyond: AscentTrajectory | None = None
-    products: list[RecordedProducts] | None = None
+    products: list[RecordedProducts | None] | None = None
     moves: bool = True
 
     @property
@@ -68,6 +68,12 @@ class PromptAscent:
         if self.trajectory is not None:
             all_losses = torch.cat([self.trajectory.losses[:-1], losses.detach()[None]])
             self.trajectory = replace(self.trajectory, losses=all_losses)
+
+    def forget_products(self, steps: Sequence[int]) -> None:
+        """Free what was kept at some steps."""
+        if self.products is not None:
+            for t in steps:
+                self.products[t] = None
 
     def select(self, rows: Tensor, steps: Tensor | None = None) -> PromptAscent:
         """
@@ -116,7 +122,9 @@ def ascend(
     if config.radius == 0 and not along_ascent:
         return ascent
 
-    loss_of = _recorded_losses(ascent, system)
+    with frozen_parameters(policy.model):
+        # The jvp reuses whole passes, so what it reuses must have no prefix.
+        loss_of = _recorded_losses(ascent, system, policy if keep_products else policy.with_cached_prefix())
     climb = functools.partial(
         projected_gradient_ascent,
         loss_of(None),
@@ -139,14 +147,16 @@ def ascend(
     return ascent
 
 
-def _recorded_losses(ascent: PromptAscent, system: SystemLoss) -> Callable[[Tensor | None], Callable]:
+def _recorded_losses(
+    ascent: PromptAscent, system: SystemLoss, policy: AgentPolicy
+) -> Callable[[Tensor | None], Callable]:
     """
     Return a function that maps rows (n,), or None for all, to their losses as a function of delta. Each evaluation
     records the logits and, if they are kept, the outputs of the linear layers.
     """
 
     def loss_of(rows: Tensor | None) -> Callable[[Tensor], Tensor]:
-        part = ascent.policy if rows is None else ascent.policy.select(rows)
+        part = policy if rows is None else policy.select(rows)
 
         def evaluate(delta: Tensor) -> Tensor:
             with contextlib.ExitStack() as stack:

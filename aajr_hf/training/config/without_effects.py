@@ -3,6 +3,7 @@
 WITHOUT_EFFECTS = {
     "push_to_hub": False,
     "eval_strategy": "no",
+    "eval_on_start": False,
     "save_strategy": "no",
     "load_best_model_at_end": False,  # it would need the two strategies
     "report_to": "none",

@@ -79,11 +79,12 @@ class AgentBatch:
         """Arrange vectors of the tokens, (B, L, d), as the model sees these tokens."""
         return values if self.packed is None else values.flatten(0, 1)[self.packed.tokens][None]
 
-    def at_actions(self, hidden: Tensor) -> Tensor:
-        """The model's hidden states at the action positions, (B, A, h)."""
+    def at_actions(self, hidden: Tensor, first: int = 0) -> Tensor:
+        """The model's hidden states at the action positions, (B, A, h); `hidden` begins with token `first`."""
         if self.packed is not None:
             return hidden[0][self.packed.starts[:, None] + self.action_positions]
-        return hidden.gather(1, self.action_positions[..., None].expand(-1, -1, hidden.shape[-1]))
+        positions = (self.action_positions - first).clamp_min(0)  # padding points to token 0
+        return hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
 
     @classmethod
     def from_inputs(cls, inputs: dict[str, Tensor], perturbed_tokens: str, first: int = 0) -> AgentBatch:

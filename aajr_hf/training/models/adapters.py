@@ -21,6 +21,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .embeddings import embedding_shape
+from .loading import SAVE_AGAIN, check_weights
+
 if TYPE_CHECKING:
     from ..config.base import AAJRConfigMixin
 
@@ -223,7 +226,9 @@ def adapter_config(config: AAJRConfigMixin, model: str | PreTrainedModel) -> Pef
     for name in options:
         if name not in known:
             raise ValueError(f"`adapter_options`: {config.adapter} has no field {name!r}, only {', '.join(known)}.")
-    layers = linear_layers(_skeleton(model, config) if isinstance(model, str) else model)
+    skeleton = _skeleton(model, config) if isinstance(model, str) else model
+    _check_other_modules(options, skeleton)
+    layers = linear_layers(skeleton)
     options.setdefault("target_modules", "all-linear")
     shapes = _targeted(layers, family.config(task_type=TaskType.CAUSAL_LM, **options))
     name, (o, i) = min(shapes.items(), key=lambda item: min(item[1]))
@@ -241,16 +246,17 @@ def load_adapter(folder: str, **kwargs) -> PeftModel:
     Load the adapter in a local folder on its base model, in float32 unless `dtype` says otherwise.
 
     Raises:
-        ValueError: if its weights are pickled, because reading them can run code.
+        ValueError: if its weights, or those of its base model, are pickled, because reading them can run code.
     """
     if not (Path(folder) / "adapter_model.safetensors").is_file() and (Path(folder) / "adapter_model.bin").is_file():
         raise ValueError(
             f"The weights in {folder} are pickled (adapter_model.bin), and reading pickled files can run code: if you "
             "trust the adapter, load it with PEFT and save it again."
         )
-    return AutoPeftModelForCausalLM.from_pretrained(
-        folder, **{"dtype": torch.float32, "use_safetensors": True} | kwargs
-    )
+    options = {"dtype": torch.float32, "use_safetensors": True} | kwargs
+    if options["use_safetensors"]:
+        check_weights(PeftConfig.from_pretrained(folder).base_model_name_or_path or "", SAVE_AGAIN)
+    return AutoPeftModelForCausalLM.from_pretrained(folder, **options)
 
 
 def _targeted(layers: Shapes, config: PeftConfig) -> Shapes:
@@ -268,6 +274,21 @@ def _targeted(layers: Shapes, config: PeftConfig) -> Shapes:
             f"`adapter_options`: the model has no linear layer {', '.join(missing)} (`target_modules`); it has {names}."
         )
     return shapes
+
+
+def _check_other_modules(options: dict[str, Any], model: PreTrainedModel) -> None:
+    """Refuse options of PEFT about modules and tokens that the model does not have; PEFT ignores some of them."""
+    names = [name for name, _ in model.named_modules()]
+    for wanted in options.get("modules_to_save") or ():
+        if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
+            raise ValueError(f"`adapter_options`: the model has no module {wanted} (`modules_to_save`).")
+    tokens = options.get("trainable_token_indices") or []
+    lists = tokens.values() if isinstance(tokens, dict) else [tokens]
+    largest, (rows, _) = max((index for part in lists for index in part), default=0), embedding_shape(model)
+    if largest >= rows:
+        raise ValueError(
+            f"`adapter_options`: `trainable_token_indices` must be below {rows}, the number of embeddings; got {largest}."
+        )
 
 
 def _skeleton(name: str, config: AAJRConfigMixin) -> PreTrainedModel:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
+# What to do with pickled weights where no field allows them.
+SAVE_AGAIN = "load the model with Transformers (`use_safetensors=False`) and save it again"
+
 
 def check_model_name(name: str, tried: bool = False) -> None:
     """
@@ -37,6 +40,22 @@ def _gguf_alone(path: Path) -> Path | None:
             return None
         return min(path.glob("*.gguf"), default=None)
     return path if path.is_file() and path.suffix.lower() == ".gguf" else None
+
+
+def check_weights(name: str, remedy: str) -> None:
+    """
+    Refuse a local folder whose weights are pickled, without a copy as safetensors.
+
+    Raises:
+        ValueError: if so; the message ends with the `remedy`.
+    """
+    path = Path(name)
+    pickled = min(path.glob("pytorch_model*.bin"), default=None) if path.is_dir() else None
+    if pickled is not None and not any(path.glob("*.safetensors")):
+        raise ValueError(
+            f"The weights in {name} are pickled ({pickled.name}), and reading pickled files can run code, so only "
+            f"safetensors are read: if you trust them, {remedy}."
+        )
 
 
 def load_tokenizer(name: str, **kwargs) -> PreTrainedTokenizerBase:

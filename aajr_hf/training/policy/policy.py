@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ..data.batch import AgentBatch
 from .forward_mode import forward_mode_checkpointing
+from .prefix import Prefix, cached_prefix
 
 # Parts of the attribute names under which layers store a rate of dropout or noise.
 _RANDOM = ("drop", "jitter", "noise")
@@ -34,13 +35,23 @@ class AgentPolicy:
         dropout_seed: If set, every call draws its dropout masks from this seed, so that all calls evaluate the same
             function. All calls then also use the attention kernel of the jvp, because each kernel draws its masks
             differently.
+        prefix: If set, the model sees only the tokens after it ([`with_cached_prefix`]).
         model_kwargs: Further keyword arguments of the model's forward.
     """
 
-    def __init__(self, model: nn.Module, batch: AgentBatch, dropout_seed: int | None = None, **model_kwargs):
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: AgentBatch,
+        dropout_seed: int | None = None,
+        *,
+        prefix: Prefix | None = None,
+        **model_kwargs,
+    ):
         self.model = model
         self.batch = batch
         self.dropout_seed = dropout_seed
+        self.prefix = prefix
         self.model_kwargs = model_kwargs
         inner = getattr(model, "module", model)
         self._embedding = inner.get_input_embeddings()
@@ -48,7 +59,18 @@ class AgentPolicy:
 
     def select(self, rows: Tensor) -> AgentPolicy:
         """The same policy on some rows of the batch."""
-        return AgentPolicy(self.model, self.batch.select(rows), self.dropout_seed, **self.model_kwargs)
+        prefix = None if self.prefix is None else self.prefix.select(rows)
+        return AgentPolicy(self.model, self.batch.select(rows), self.dropout_seed, prefix=prefix, **self.model_kwargs)
+
+    def with_cached_prefix(self) -> AgentPolicy:
+        """
+        The same policy for as long as no weight changes. Where the model allows it, all calls share one pass over the
+        tokens before the first perturbable one. No gradient flows through this pass to the weights.
+        """
+        if self.dropout_seed is not None:  # the masks would differ
+            return self
+        prefix = cached_prefix(self.model, self.batch)
+        return AgentPolicy(self.model, self.batch, prefix=prefix, **self.model_kwargs)
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:
@@ -67,11 +89,18 @@ class AgentPolicy:
     def with_outputs(self, delta: Tensor | None = None) -> tuple[Tensor, ModelOutput]:
         """Return the logits and all outputs of the model."""
 
+        known = 0 if self.prefix is None else self.prefix.length
+        inputs = self.batch.model_inputs() | {"use_cache": False}
+        if self.prefix is not None:
+            inputs |= self.prefix.arguments(self.batch)
+
         def perturb(module, args, output):
-            return output if delta is None else output + self.batch.as_model_sees(delta).to(output.dtype)
+            if delta is None:
+                return output
+            return output + self.batch.as_model_sees(delta)[:, known:].to(output.dtype)
 
         def keep_actions(module, args):
-            return (self.batch.at_actions(args[0]), *args[1:])
+            return (self.batch.at_actions(args[0], known), *args[1:])
 
         handles = [
             self._embedding.register_forward_hook(perturb),
@@ -79,7 +108,7 @@ class AgentPolicy:
         ]
         try:
             with self._randomness():
-                outputs = self.model(**self.batch.model_inputs(), use_cache=False, **self.model_kwargs)
+                outputs = self.model(**inputs, **self.model_kwargs)
         finally:
             for handle in handles:
                 handle.remove()

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
-from peft import PeftType
 from torch import Tensor, nn
-from transformers import logging
 
-from ..._compat.transformers import CHECKPOINTING
 from ..._compat.trl import count_tokens, recorded
 from ..adversary.ascent import PromptAscent, ascend
-from ..adversary.estimators import calibrate
-from ..adversary.penalties import penalty
-from ..adversary.penalty_sampling import control_variate, sample_points
 from ..policy.monitoring import ascent_metrics
-from ..policy.policy import fixed_seed
 from ..policy.system_losses import SystemLoss
 from ..runs.checkpoints import CheckpointMixin
 from ..runs.ema import AverageMixin
@@ -28,35 +18,13 @@ from ..runs.nonfinite import FiniteMixin
 from ..runs.step_metrics import mean_over_processes
 from ..sharing.hub import HubMixin
 from ..sharing.model_card import CITATION
+from .penalty import AttackedBatch, PenaltyMixin
 from .preparation import PreparationMixin
 
-# Relative error of finite differences above which a warning is logged, because the penalty's value no longer matches
-# its formula.
-_LARGE_ERROR = 0.1
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
 
-@dataclass(frozen=True)
-class AttackedBatch:
-    """
-    One micro-batch of B examples after the ascent.
-
-    Attributes:
-        ascent: The result of the adversary.
-        logits: The logits at `delta_K`, (B, A, V), with their graph.
-        losses: `g(delta_K)`, (B,), with their graph.
-        clean: The logits at 0, with their graph; None if the clean loss is not minimised.
-        aux_loss: The router's loss of a mixture of experts, or None.
-    """
-
-    ascent: PromptAscent
-    logits: Tensor
-    losses: Tensor
-    clean: Tensor | None
-    aux_loss: Tensor | None
-
-
-class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
+class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
     """
     Mixin for a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its
     directions.
@@ -93,12 +61,17 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
                 "`return_outputs` must be false while training, because the outputs would belong to perturbed prompts."
             )
         system = self._system_loss(inputs, num_items_in_batch)
-        attacked = self._attack(model, system)
+        # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
+        seed = int(torch.randint(2**31, ())) if self._dropout else None
+        ascent = self._ascend(model, system, seed)
+        # Before the outer passes, whose graphs stay until the backward pass.
+        penalised = self._penalise(ascent) if self._penalised_now and self._one_by_one else None
+        attacked = self._outer_passes(model, system, ascent, seed)
         metrics = self._ascent_metrics(system, attacked)
         loss, found = self._outer_loss(system, attacked, num_items_in_batch)
         metrics |= found
         if self.args.penalty_active:
-            terms, found = self._penalty_terms(attacked, num_items_in_batch)
+            terms, found = self._penalty_terms(attacked, penalised, num_items_in_batch)
             loss, metrics = sum(terms, loss), metrics | found
         metrics |= system.metrics(attacked.ascent.recorder.clean)
         self._step_metrics.add({"loss": loss} | metrics)
@@ -107,20 +80,22 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
             self.settle_metrics()
         return loss
 
-    def _attack(self, model: nn.Module, system: SystemLoss) -> AttackedBatch:
-        """Run the ascent, and the passes whose losses are minimised."""
-        # One seed for all passes of the micro-batch, drawn from the RNG that a resumed run restores.
-        seed = int(torch.randint(2**31, ())) if self._dropout else None
-        policy = system.policy(self.accelerator.unwrap_model(model), seed)
-        ascent = ascend(
+    def _ascend(self, model: nn.Module, system: SystemLoss, seed: int | None) -> PromptAscent:
+        """Run the ascent."""
+        return ascend(
             self.args,
-            policy,
+            system.policy(self.accelerator.unwrap_model(model), seed),
             system,
             epsilon_fraction=self.schedules.epsilon_fraction,
             keep_products=self._penalised_now and self._shares_forwards,
             steps=self.schedules.ascent_steps,
             penalised=self._penalised_now,
         )
+
+    def _outer_passes(
+        self, model: nn.Module, system: SystemLoss, ascent: PromptAscent, seed: int | None
+    ) -> AttackedBatch:
+        """Run the passes whose losses are minimised."""
         # Call the model through its wrapper, which synchronises gradients.
         if self.aux_loss_enabled:
             logits, outputs = system.policy(model, seed, output_router_logits=True).with_outputs(ascent.delta)
@@ -131,29 +106,8 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         ascent.finish(logits, losses)
         clean = None
         if self.args.clean_loss_weight > 0:
-            clean = logits if ascent.delta is None else policy()
+            clean = logits if ascent.delta is None else ascent.policy()
         return AttackedBatch(ascent, logits, losses, clean, aux_loss)
-
-    @property
-    def _penalised_now(self) -> bool:
-        """Whether the penalty is evaluated in this optimizer step."""
-        return self.args.penalty_active and self.state.global_step % self.args.penalty_interval == 0
-
-    @property
-    def _shares_forwards(self) -> bool:
-        """
-        Whether the exact products reuse the outputs of linear layers from the ascent's passes at the same points. This
-        requires that the penalty is evaluated at all points of all examples, that adapters do not compute new weights
-        in each forward pass, and that weights stay in memory.
-        """
-        args = self.args
-        everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
-        at_once = args.ascent_step_size != "auto"  # "auto" evaluates some examples separately
-        adapter = self.model.active_peft_config if is_peft_model(self.model) else None
-        # Other adapters compute new weights in each forward pass.
-        kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora
-        stays = kept and not self.is_fsdp_enabled
-        return everywhere and at_once and stays and self.estimator == "jvp" and not getattr(args, CHECKPOINTING)
 
     def _outer_loss(
         self, system: SystemLoss, attacked: AttackedBatch, num_items: Tensor | int | None
@@ -172,78 +126,6 @@ class AAJRMixin(PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, Hu
         if self.args.follows_success:
             metrics["aajr/adversarial_success"] = system.success(attacked.logits).float().mean()
         return loss, metrics
-
-    def _penalty_terms(
-        self, attacked: AttackedBatch, num_items: Tensor | int | None
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """
-        Return lambda R as terms of the loss (the control variate of all examples, and the rest, estimated from drawn
-        examples), and its metrics.
-        """
-        weight = self._lambda / self._accumulation(num_items)
-        terms, metrics = [], {}
-        known = control_variate(self.args, attacked.ascent, attacked.logits, attacked.clean)
-        if known is not None:
-            terms.append(weight * known.mean())
-        if self._penalised_now:
-            rest, metrics = self._penalise(attacked.ascent, known)
-            terms.append(weight * self.args.penalty_interval * rest)
-        if self.budget is not None:
-            metrics["aajr/loss_magnitude"] = attacked.losses.abs().mean()
-        return terms, metrics
-
-    @property
-    def _lambda(self) -> float:
-        """The penalty's weight in this optimizer step."""
-        weight = self.args.regularizer_lambda if self.budget is None else self.budget.weight
-        if self.penalty_scale is not None:
-            weight *= self.penalty_scale.weight
-        return self.schedules.lambda_fraction * weight
-
-    def _penalise(self, ascent: PromptAscent, known: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """
-        Return the mean of R over examples, or its estimate from some of them, and its metrics. If the control variate
-        `known` (B,) is given, it is subtracted from R.
-        """
-        # From the RNG that a resumed run restores. Each process draws other points, because its batches differ.
-        seed = int(torch.randint(2**31, ())) + self.draw_offset
-        points = sample_points(self.args, ascent, torch.Generator().manual_seed(seed))
-        step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
-        estimator = {"estimator": self.estimator, "difference_step": step}
-        with fixed_seed(points.ascent.state.device, seed):  # random directions differ between processes, too
-            values, amplification = penalty(self.args, points.ascent, points.steps, **estimator)
-        rest = (values if known is None else values - known[points.rows]).mean()
-        metrics = {"aajr/penalty": rest if known is None else known.mean() + rest}
-        if amplification is not None:
-            metrics["aajr/amplification"] = amplification.mean(dim=0).mean()
-            if self.budget is not None:
-                beyond = amplification - self.budget.budget
-                # Without a gradient of the loss there is no direction, and the amplification 0 does not count as
-                # slack.
-                moved = points.ascent.trajectory.gradient_norms[list(points.steps)] > 0
-                excess, slack = beyond.clamp_min(0).mean(), ((-beyond).clamp_min(0) * moved).mean()
-                metrics |= {"aajr/budget_excess": excess, "aajr/budget_slack": slack}
-                metrics["aajr/budget_violation"] = (excess - slack) / self.budget.budget
-        return rest, metrics
-
-    def _difference_step(self, ascent: PromptAscent) -> float:
-        """
-        Step of finite differences as a multiple of the mean embedding norm: calibrated once, and kept in checkpoints.
-        """
-        numbers = self.memory.numbers
-        if "difference_step" not in numbers:
-            average = functools.partial(self.accelerator.reduce, reduction="mean")
-            found = calibrate(self.args, ascent, self._exact_is_valid, average)
-            error = found["difference_error"]
-            if not math.isfinite(error):  # this batch does not allow a calibration
-                return found["difference_step"]
-            numbers.update(found)
-            self._announce(
-                f"The step of finite differences is {found['difference_step']:.1e} times the mean embedding norm",
-                f"relative error {error:.1e} {found['against']}",
-                logging.WARNING if error > _LARGE_ERROR else logging.INFO,
-            )
-        return numbers["difference_step"]
 
     # Normalisation and metrics
 

@@ -11,16 +11,20 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
+from transformers import logging
 from trl import DPOTrainer
 
 from ..config.dpo import AAJRDPOConfig
 from ..data.batch import AgentBatch, missing_tokens_message
 from ..data.cuts import Cut
+from ..data.preferences import check_pairs
 from ..data.template import Template
 from ..policy.policy import AgentPolicy
 from ..policy.system_losses import token_nll
 from .base import AAJRMixin
 from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
+
+logger = logging.get_logger(__name__)
 
 
 class PairPolicy:
@@ -40,6 +44,10 @@ class PairPolicy:
     def select(self, pairs: Tensor) -> PairPolicy:
         """The same policy on some of the pairs."""
         return PairPolicy(self.rows.select(torch.cat([pairs, pairs + len(self.batch)])), self.batch.select(pairs))
+
+    def with_cached_prefix(self) -> PairPolicy:
+        """The same policy for as long as no weight changes, as [`AgentPolicy.with_cached_prefix`]."""
+        return PairPolicy(self.rows.with_cached_prefix(), self.batch)
 
     def embeddings(self) -> Tensor:
         """The unperturbed state of the chosen examples, (N, L, d); the rejected ones have the same prompts."""
@@ -135,7 +143,7 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         **kwargs,
     ):
         self._skip_invalid_rows = skip_invalid_rows
-        args, kwargs = self._resolved(model, args, kwargs)
+        model, args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, ref_model, args, *positional, **kwargs)
         self._set_up()
 
@@ -144,10 +152,19 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         check_trl_loss(self)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        dataset = self._read_rows(dataset, Template(processing_class), args, dataset_name)
+        check_pairs(dataset)
+        given = dataset = self._read_rows(dataset, Template(processing_class), args, dataset_name)
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         if isinstance(dataset, Dataset):
             Cut.of_pairs(dataset, args.max_length, args.truncation_mode).warn(dataset_name)
+        if isinstance(dataset, Dataset) and len(dataset) < len(given):
+            dropped = (
+                f"{len(given) - len(dataset)} of {len(given)} {dataset_name} pairs were dropped, because their prompts "
+                f"fill `max_length` = {args.max_length}"
+            )
+            if len(dataset) == 0:
+                raise ValueError(f"{dropped}, so that none is left: raise `max_length`.")
+            logger.warning(f"{dropped}.")
         if dataset_name == "train" and args.is_active and isinstance(dataset, Dataset):
             for row, example in enumerate(dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])):
                 if not example["prompt_ids"]:

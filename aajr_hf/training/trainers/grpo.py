@@ -15,6 +15,7 @@ from trl import GRPOTrainer
 from ..config.grpo import AAJRGRPOConfig
 from ..data.batch import AgentBatch
 from ..data.collation import column_names
+from ..data.preferences import check_prompts
 from ..data.template import Template
 from ..policy.row_layout import position_failure
 from ..policy.system_losses import token_nll
@@ -145,7 +146,9 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
         **kwargs,
     ):
         self._skip_invalid_rows = skip_invalid_rows
-        args, kwargs = self._resolved(model, args, kwargs)
+        model, args, kwargs = self._resolved(model, args, kwargs)
+        if (dataset := positional[0] if positional else kwargs.get("train_dataset")) is not None:
+            check_prompts(dataset)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         self._read_prompts()
         self._set_up()

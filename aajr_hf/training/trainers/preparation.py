@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from accelerate.utils import is_peft_model
@@ -13,12 +14,17 @@ from ..adversary.estimators import no_forward_mode
 from ..adversary.penalty_scale import PenaltyScale
 from ..adversary.schedules import Schedules
 from ..config.base import AAJRConfigMixin
+from ..config.late_settings import check_machine, check_settings
+from ..data.lengths import check_lengths
 from ..data.row_reader import read_dataset
 from ..data.template import Template
 from ..models.adapters import adapter_config
+from ..models.embeddings import embedding_shape, position_limit
 from ..models.loading import text_tokenizer
+from ..models.saved_adapters import load_to_train_on, saved_adapter, why_other_weights
 from ..policy.policy import check_text_only, uses_dropout
 from ..runs.balance import LossBalance
+from ..runs.checkpoints import newest_checkpoint
 from ..runs.state import Memory
 from ..runs.step_metrics import StepMetrics
 
@@ -32,6 +38,8 @@ class PreparationMixin:
     """
 
     _config_class: type[AAJRConfigMixin]
+    # The `model_init_kwargs` with which the base model of a saved adapter was loaded.
+    _used_init_kwargs: dict[str, Any] | None = None
 
     # Set by [`_set_up`].
     # Of the Jacobian products; None without a penalty.
@@ -61,27 +69,80 @@ class PreparationMixin:
 
     def _resolved(
         self, model: str | nn.Module, args: AAJRConfigMixin | None, kwargs: dict[str, Any]
-    ) -> tuple[AAJRConfigMixin, dict[str, Any]]:
+    ) -> tuple[str | nn.Module, AAJRConfigMixin, dict[str, Any]]:
         """
-        Return the arguments for TRL's `__init__`: `args` or its defaults, and `kwargs` with the adapter that `args`
-        names.
+        Return the arguments for TRL's `__init__`: the model, which is loaded already if its name is the folder of an
+        adapter; `args` or its defaults; and `kwargs` with the adapter that `args` names.
         """
         if args is None:
             name = model if isinstance(model, str) else model.config.name_or_path
             args = self._config_class(f"{name.rstrip('/').split('/')[-1]}-AAJR")
         if not isinstance(args, self._config_class):
             raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
+        check_settings(args)
+        check_machine(args)
+        if isinstance(model, str) and saved_adapter(model) is not None:
+            return self._saved(model, args, kwargs), args, kwargs
         peft_config = adapter_config(args, model)
         if peft_config is None:
-            return args, kwargs
+            return model, args, kwargs
         if kwargs.get("peft_config") is not None:
             raise ValueError("Give either `adapter` or `peft_config`, not both.")
-        return args, kwargs | {"peft_config": peft_config}
+        return model, args, kwargs | {"peft_config": peft_config}
+
+    def _saved(self, folder: str, args: AAJRConfigMixin, kwargs: dict[str, Any]) -> nn.Module:
+        """Load the adapter in a folder, to go on training it. Takes the quantization of its base out of `kwargs`."""
+        if kwargs.get("peft_config") is not None:
+            raise ValueError(
+                f"`peft_config` (with aajr train, `use_peft`) adds an adapter, but the model {folder} is an adapter: "
+                "leave it out to go on training that one, or write that one into its base model with `aajr merge`."
+            )
+        quantization = kwargs.pop("quantization_config", None)
+        model = load_to_train_on(folder, args, **({"quantization_config": quantization} if quantization else {}))
+        base = model.active_peft_config.base_model_name_or_path
+        if args.process_index == 0:
+            logger.info(f"Training goes on with the adapter in {folder}, on the base model {base}.")
+        # TRL would warn that they are ignored.
+        self._used_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None
+        return model
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        Train as [`~transformers.Trainer.train`] does.
+
+        Raises:
+            ValueError: if the checkpoint is of another model or adapter, see [`check_checkpoint`].
+        """
+        self.check_checkpoint(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def check_checkpoint(self, checkpoint: str | bool | None) -> None:
+        """
+        Refuse a checkpoint with other weights than the model's, by their names and shapes, before it is loaded.
+
+        Raises:
+            ValueError: if the weights differ; names the fields of the adapter.
+        """
+        if checkpoint is True:
+            checkpoint = newest_checkpoint(self.args.output_dir)
+        if not checkpoint or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return
+        reason = why_other_weights(self.model, Path(checkpoint))
+        if reason is not None:
+            raise ValueError(
+                f"`resume_from_checkpoint`: {checkpoint} does not fit this run: {reason}. Give the model, the `adapter`, "
+                "the `adapter_rank` and the `adapter_options` of the run that wrote it."
+            )
 
     def _set_up(self) -> None:
         """Check that model, data and arguments fit together, and prepare training. Called after TRL's `__init__`."""
         args = self.args
+        if self._used_init_kwargs is not None:
+            args.model_init_kwargs = self._used_init_kwargs
+        if args.eval_on_start and self.eval_dataset is None:
+            raise ValueError("`eval_on_start` needs an `eval_dataset`: give one, or set `eval_on_start` to false.")
         self._check_vocabulary()
+        self._check_lengths()
         self._dropout = uses_dropout(self.model)
         if args.on_nonfinite == "skip" and self.is_deepspeed_enabled:
             raise ValueError(
@@ -90,7 +151,7 @@ class PreparationMixin:
         if args.is_active:
             self._check_support()
         if args.freeze_embeddings:
-            self.model.get_input_embeddings().weight.requires_grad_(False)
+            self._freeze_embeddings()
         self._begin_average()
         self.estimator, self._exact_is_valid = self._choose_estimator() if args.penalty_active else (None, False)
         self.memory = Memory(type(self).__name__, lambda: self.state)
@@ -152,12 +213,33 @@ class PreparationMixin:
 
     def _check_vocabulary(self) -> None:
         largest = max(text_tokenizer(self.processing_class).get_vocab().values(), default=0)
-        rows = self.model.get_input_embeddings().num_embeddings
+        rows, _ = embedding_shape(self.model)
         if largest >= rows:
             raise ValueError(
                 f"The tokenizer does not match the model: the tokenizer has tokens up to {largest}, but the model has "
                 f"only {rows} embeddings."
             )
+
+    def _check_lengths(self) -> None:
+        limit, is_fixed = position_limit(self.model)
+        # Every process refuses, but one is enough to warn.
+        if limit is None or not (is_fixed or self.accelerator.is_main_process):
+            return
+        longest = getattr(self.args, "max_length", None)  # GRPO has no such field, and its examples are not tokens yet
+        self.train_dataset = check_lengths(self.train_dataset, limit, is_fixed, longest, "training")
+        held_out = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
+        for name, dataset in held_out.items():
+            if dataset is not None:
+                check_lengths(dataset, limit, is_fixed, longest, name)
+
+    def _freeze_embeddings(self) -> None:
+        embedding = self.model.get_input_embeddings()
+        own = [
+            name for name, parameter in embedding.named_parameters() if parameter.requires_grad and name != "weight"
+        ]
+        embedding.requires_grad_(False)
+        if own and self.accelerator.is_main_process:
+            logger.warning("`freeze_embeddings` is true, so the adapter of the embeddings is not trained either.")
 
     def _choose_estimator(self) -> tuple[str, bool]:
         """

@@ -19,6 +19,7 @@ from ..data.collation import AgentCollator, add_agent_columns, check_examples, c
 from ..data.cuts import Cut, only_actions
 from ..data.packing import pack
 from ..data.template import Template
+from ..models.generation_marks import check_generation_marks
 from ..models.loading import text_tokenizer
 from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
@@ -96,7 +97,9 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         **kwargs,
     ):
         self._skip_invalid_rows, self.cuts = skip_invalid_rows, {}
-        args, kwargs = self._resolved(model, args, kwargs)
+        model, args, kwargs = self._resolved(model, args, kwargs)
+        name = model if isinstance(model, str) else model.config.name_or_path
+        check_generation_marks(args, name, positional[3] if len(positional) > 3 else kwargs.get("processing_class"))
         super().__init__(model, args, *positional, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         self._set_up()

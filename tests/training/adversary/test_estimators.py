@@ -108,7 +108,7 @@ def test_a_resumed_run_keeps_the_step(tmp_path, monkeypatch):
     first.train()
     state = json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())
     step = state["stateful_callbacks"]["AAJRTrainer"]["attributes"]["difference_step"]
-    monkeypatch.setattr("aajr_hf.training.trainers.base.calibrate", lambda *args: pytest.fail("calibrated again"))
+    monkeypatch.setattr("aajr_hf.training.trainers.penalty.calibrate", lambda *args: pytest.fail("calibrated again"))
     second = trainer(tmp_path, tiny_model(torch.float32), **shared)
     second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert second.state.stateful_callbacks["AAJRTrainer"]["attributes"]["difference_step"] == step
