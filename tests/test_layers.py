@@ -21,7 +21,9 @@ ALLOWED = {
     "objective": {"_compat"},
     "environments": set(),
     "training/config": {"_compat"},
-    "training/data": {"environments", "training/config"},
+    "training/data": {"environments", "training/config", "training/data/formats", "training/data/reading"},
+    "training/data/formats": {"training/data/reading"},
+    "training/data/reading": set(),
     "training/policy": {"objective", "training/config", "training/data"},
     "training/models": {"training/config", "training/data"},
     "training/adversary": _POLICY | {"training/runs"},
@@ -37,7 +39,10 @@ ALLOWED = {
     "evaluation/reporting": {"evaluation"} | _SHARING,
     "evaluation/attacks": _POLICY | {"training/trainers"},
     "evaluation/robustness": _POLICY - {"training/data"} | _MEASURED | _SHARING,
-    "evaluation/tool_calls": _MEASURED | _SHARING | {"evaluation/robustness", "training/data", "training/policy"},
+    "evaluation/tool_calls": _MEASURED
+    | _SHARING
+    | {"evaluation/robustness"}
+    | {"training/data", "training/data/reading", "training/policy"},
     "evaluation/episodes": _MEASURED | {"training/data", "training/policy", "training/sharing/results"},
     "evaluation/comparison": {"evaluation/reporting", "training/config", "training/runs"} | _SHARING,
     "evaluation/adapter_rank": {
@@ -52,7 +57,8 @@ ALLOWED = {
     "cli/launching": {"_compat", "cli/arguments", "cli/common"},
     "cli/commands": {
         *("_compat", "cli/arguments", "cli/common", "cli/launching", "environments", "training/adversary"),
-        *("training/config", "training/data", "training/models", "training/runs", "training/trainers"),
+        *("training/config", "training/data", "training/data/formats", "training/models", "training/runs"),
+        "training/trainers",
         *("evaluation/adapter_rank", "evaluation/comparison", "evaluation/episodes", "evaluation/robustness"),
         "evaluation/tool_calls",
     }

@@ -7,7 +7,7 @@ from typing import Any
 from ...evaluation.reporting.results import new_results
 from ...evaluation.tool_calls.caller import ToolCaller
 from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
-from ...training.data.formats import FORMATS
+from ...training.data.formats.table import FORMATS
 from ...training.data.sources import DataArguments, load_data
 from ..arguments.options import ArgumentParser
 from ..arguments.threat import threat_of
@@ -25,7 +25,7 @@ def add_options(parser: ArgumentParser) -> None:
     group.add_argument("--dataset_name", metavar="NAME", help="dataset whose rows ask for tool calls")
     group.add_argument("--dataset_config", metavar="NAME", help="configuration of a dataset on the Hub")
     group.add_argument(
-        "--dataset_format", choices=FORMATS, default="trl", help="format of the rows (default: %(default)s)"
+        "--dataset_format", choices=FORMATS, default="auto", help="format of the rows (default: %(default)s)"
     )
     group.add_argument(
         "--dataset_split", metavar="SPLIT", help="split of the dataset (default: test, or the only split)"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ...environments import WORLDS
-from ...training.data.formats import FORMATS
+from ...training.data.formats.table import FORMATS
 from ...training.data.sources import DataArguments, load_data
 from ..arguments.options import ArgumentParser
 from ..arguments.validators import check_seed
@@ -39,7 +39,7 @@ def run(argv: list[str]) -> int:
         "--dataset_name",
         help="instead of a world: folder or file with a dataset, or one on the Hub, as `aajr train` takes it",
     )
-    parser.add_argument("--dataset_format", choices=FORMATS, default="trl", help="its format (default: %(default)s)")
+    parser.add_argument("--dataset_format", choices=FORMATS, default="auto", help="its format (default: %(default)s)")
     parser.add_argument("--skip_invalid_rows", action="store_true", help="leave its invalid rows out")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, data and order (default: 0)")
     parser.add_argument(
@@ -75,7 +75,7 @@ def run(argv: list[str]) -> int:
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.dataset_name is None:
         for name in ("dataset_format", "skip_invalid_rows"):
-            if getattr(arguments, name) not in ("trl", False):
+            if getattr(arguments, name) not in ("auto", False):
                 raise UserError(f"`--{name}` needs `--dataset_name`.")
     for name in ("environment", "examples"):
         if arguments.dataset_name is not None and getattr(arguments, name) is not None:

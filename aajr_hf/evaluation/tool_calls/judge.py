@@ -12,7 +12,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from ...training.data.tool_schema import no_constant, parsed
+from ...training.data.reading.values import no_constant, parsed
 
 # Reasons why an answer is not valid, in the order in which they are checked.
 FAILURES = {

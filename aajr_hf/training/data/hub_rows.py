@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
 
-from datasets import Dataset, LargeList, List
+from datasets import Dataset
 
-from .files import Item, RowCount, dataset_of, valid_rows
-from .formats import in_trl_format
-from .schema import PER_TOKEN, remedy
-from .tool_schema import RowError
-
-# Columns with objects whose fields can differ in each row.
-_CHOSEN = {"tool_calls", "tools", "accepted", "chat_template_kwargs"}
-
-
-# Columns that must be converted for TRL.
-_REWRITTEN = {"conversations", "chat_template_kwargs"}
+from .formats.table import has_a_format, in_trl_format, readable
+from .nulls import has_structs, without_nulls
+from .reading.values import Item, RowError
+from .row_datasets import RowCount, dataset_of, valid_rows
+from .schema import remedy
 
 
 def check_rows(
-    dataset: Dataset, name: str, dataset_format: str = "trl", text_field: str = "text"
+    dataset: Dataset, name: str, dataset_format: str = "auto", text_field: str = "text"
 ) -> tuple[Dataset, RowCount]:
     """
     Return the valid rows of a dataset, in one of TRL's formats for fine-tuning, and the numbers of rows.
@@ -33,45 +27,55 @@ def check_rows(
     Raises:
         ValueError: if the columns match no format; the message names the columns.
     """
-    columns, filled = set(dataset.column_names), _has_structs(dataset.features)
-    formats = ({"input_ids"}, {"prompt", "completion"}, {"messages"}, {text_field})
-    if dataset_format == "trl" and not any(wanted <= columns for wanted in (*formats, {"conversations"})):
-        fields = ", ".join(dataset.column_names)
-        raise ValueError(f"{name} has the columns {fields}: {remedy(columns, text_field)}")
-    checked = [c for c in dataset.column_names if c in {*set().union(*formats), *PER_TOKEN, "tools"}]
-    if dataset_format != "trl" or filled or columns & _REWRITTEN:
-        kept = dataset.select_columns(
-            [c for c in dataset.column_names if c in {*checked, *_REWRITTEN, "id", "accepted"}]
-        )
-        return dataset_of(lambda: in_trl_format(_items(kept, name, filled), dataset_format), text_field)
-    count, kept, held = RowCount(), [], set()
-    for number, row in valid_rows(_items(dataset.select_columns(checked), name), count, text_field):
-        kept.append(number)
-        held |= {column for column in checked if row[column] is not None}
-    dataset = dataset.select(kept) if count.invalid else dataset
-    # TRL recognises formats by their columns, even if these are empty.
-    empty = [column for column in checked if kept and column not in held]
-    return dataset.remove_columns(empty) if empty else dataset, count
+    columns = dataset.column_names
+    if dataset_format in ("auto", "trl") and not has_a_format(columns, text_field):
+        raise ValueError(f"{name} has the columns {', '.join(columns)}: {remedy(columns, text_field)}")
+    read = dataset.select_columns(readable(columns, text_field))
+    unread = {column: name for column in columns if column not in read.column_names}
+    convert = functools.partial(in_trl_format, dataset_format=dataset_format, text_field=text_field, unread=unread)
+    filled, count = has_structs(read.features), RowCount()
+    found = (
+        None if filled or "chat_template_kwargs" in columns else _as_they_are(read, name, convert, count, text_field)
+    )
+    if found is None:
+        made, count = dataset_of(lambda: convert(_items(read, name, filled)), text_field)
+    else:
+        kept, held = found
+        made = dataset.select(kept) if count.invalid else dataset
+        # TRL recognises formats by their columns, even if these are empty.
+        left = [column for column in columns if kept and column not in held]
+        made = made.remove_columns(left) if left else made
+    count.unread = unread
+    return made, count
 
 
-def _has_structs(feature: object, chosen: bool = False) -> bool:
-    """Whether objects whose fields differ in each row are stored as Arrow structs, with the fields of all rows."""
-    if isinstance(feature, dict):
-        return chosen or any(_has_structs(part, name in _CHOSEN) for name, part in feature.items())
-    return isinstance(feature, List | LargeList) and _has_structs(feature.feature, chosen)
+def _as_they_are(
+    dataset: Dataset, name: str, convert: Callable, count: RowCount, text_field: str
+) -> tuple[list[int], set[str]] | None:
+    """
+    The numbers of the valid rows and the columns that they have, if the conversion changes no column of any row; None
+    if it does. `count` counts the rows.
+    """
+    changed, columns = False, []
+
+    def watched() -> Iterator[Item]:
+        nonlocal changed
+        for place, row in _items(dataset, name):
+            ((_, made),) = convert([(place, row)])
+            changed = isinstance(made, dict) and any(row.get(key) != value for key, value in made.items())
+            if changed:
+                return
+            columns.append(set(made) if isinstance(made, dict) else set())
+            yield place, made
+
+    kept = [number for number, _ in valid_rows(watched(), count, text_field)]
+    return None if changed else (kept, set().union(*(columns[number] for number in kept)))
 
 
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        said = {"content"} & value.keys() if "role" in value else set()  # templates look it up in every message
-        return {name: _without_nulls(part) for name, part in value.items() if part is not None or name in said}
-    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
-
-
-def _items(dataset: Dataset, name: str, without_nulls: bool = False) -> Iterator[Item]:
+def _items(dataset: Dataset, name: str, filled: bool = False) -> Iterator[Item]:
     for number in range(len(dataset)):
         place = f"row {number} of {name}"
         try:
-            yield place, _without_nulls(dataset[number]) if without_nulls else dataset[number]
+            yield place, without_nulls(dataset[number]) if filled else dataset[number]
         except UnicodeDecodeError as error:
             yield place, RowError(f"is not UTF-8: {error.reason} at byte {error.start}")

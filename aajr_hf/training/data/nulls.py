@@ -7,7 +7,7 @@ from typing import Any
 from datasets import LargeList, List
 
 # Columns and fields with objects whose fields can differ in each row.
-_CHOSEN = {"tool_calls", "function_call", "tools", "functions", "accepted", "chat_template_kwargs"}
+_CHOSEN = {"tool_calls", "function_call", "tools", "functions", "answers", "accepted", "chat_template_kwargs"}
 
 
 def has_structs(feature: object, chosen: bool = False) -> bool:

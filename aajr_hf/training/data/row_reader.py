@@ -13,9 +13,9 @@ from trl import extract_prompt
 from .canonical import CONVERSATIONS, READ_FIELDS, canonical_row, is_conversation
 from .chat_spans import spans_mask
 from .exact_json import use_exact_json
-from .files import RowCount
 from .nulls import has_structs, without_nulls
 from .proof import left_out, proved
+from .row_datasets import RowCount
 from .schema import check_messages, check_preference, check_row
 from .template import Messages, Template
 from .tool_schema import RowError, offered_tools

@@ -53,7 +53,10 @@ def remedy(fields: Collection[str], text_field: str) -> str:
     """Remedy for rows whose fields match none of TRL's formats."""
     if "ground_truth" in fields or {"question", "function"} <= set(fields):
         return "set `dataset_format` to bfcl"
-    return f"examples need `prompt` and `completion`, `messages`, `conversations`, or `{text_field}`"
+    return (
+        f"examples need `prompt` and `completion`, `messages`, or `{text_field}`, or the columns of another format "
+        "(`conversations`; `query` and `answers`; `instruction` and `output`)"
+    )
 
 
 def _check_tokens(row: dict[str, Any], per_token: list[str]) -> str:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..._errors import one_line
 from ...environments import WORLDS
-from .formats import FORMATS
+from .formats.bfcl import bfcl_files, bfcl_rows, has_answers
+from .formats.table import FORMATS, in_trl_format
+from .local_files import kind_of_file, local_splits, saved_splits
 from .system_prompts import read_system_prompt, with_system_prompt
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from .files import RowCount
+    from .row_datasets import RowCount
 
 logger = logging.getLogger(__name__)
-
-# Suffixes of the files that can be read.
-_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
 class DataError(ValueError):
@@ -49,15 +48,16 @@ class DataArguments:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Dataset to use instead of `environment`: a name on the Hub, a folder, or a .json, .jsonl, .csv or .parquet file."
+            "help": "Dataset to use instead of `environment`: a name on the Hub, a folder, or a .json, .jsonl, .ndjson, .csv or .parquet file."
         },
     )
     dataset_format: str = field(
-        default="trl",
+        default="auto",
         metadata={
-            "help": "Format of the rows. 'trl': any format of SFTTrainer (text, prompt and completion, messages, conversations); "
-            "'bfcl': files of the Berkeley Function Calling Leaderboard, X.json with X.answers.json or possible_answer/X.json; "
-            "'toolbench': conversations with the keys `from` and `value` and ToolBench's roles.",
+            "help": "Format of the rows. 'auto': recognise it by the columns. Otherwise read the rows as 'trl' (text, prompt and "
+            "completion, messages), 'openai' (fine-tuning files), 'sharegpt' (conversations with the keys `from` and `value`), "
+            "'toolbench' (the same), 'xlam' (query, answers, tools), 'alpaca' (instruction, input, output) or 'bfcl' (files of the "
+            "Berkeley Function Calling Leaderboard, X.json with X.answers.json or possible_answer/X.json).",
             "choices": list(FORMATS),
         },
     )
@@ -115,6 +115,10 @@ class Data:
         if count.valid == 0:
             none = "no rows" if count.invalid == 0 else f"no row that can be trained on: {count}"
             raise DataError(f"`dataset_name`: the split {split!r} of {self.name} has {none}.")
+        if count.unread:
+            columns = f"`{'`, `'.join(count.unread)}`"
+            first = next(iter(count.unread.values()))
+            logger.warning(f"Columns that nothing uses are left out: {columns} (first in {first}).")
         self.skipped[split] = count.invalid
         return dataset
 
@@ -124,7 +128,7 @@ def load_rows(name: str, split: str = "train", *, text_field: str = "text", **op
     Load and check the rows of a dataset for the trainers: `load_rows("calls.jsonl", dataset_format="toolbench")`.
 
     Args:
-        name: A dataset on the Hub, a folder, or a file (.json, .jsonl, .csv or .parquet).
+        name: A dataset on the Hub, a folder, or a file (.json, .jsonl, .ndjson, .csv or .parquet).
         split: Name of the split. A file has one split, with any name.
         text_field: Column of rows that are plain text.
         options: Further fields of [`DataArguments`], such as `dataset_format` and `skip_invalid_rows`.
@@ -161,27 +165,26 @@ def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
         )
     if not arguments.dataset_name.strip():
         raise DataError("`dataset_name` is empty: set it to a dataset on the Hub, a folder or a file.")
-    if arguments.dataset_config and (arguments.dataset_format == "bfcl" or Path(arguments.dataset_name).is_file()):
-        raise DataError(
-            f"`dataset_config` works only with datasets on the Hub, but {arguments.dataset_name} is local: unset it "
-            '(`--dataset_config ""` if a recipe sets it).'
-        )
+    path, split = Path(arguments.dataset_name), arguments.dataset_train_split
     use_exact_json()
     try:
-        if arguments.dataset_format == "bfcl":
-            splits = _of_bfcl(arguments)
-        elif (local := _local_files(arguments)) is not None:
-            splits = {
-                split: _of_files([Path(file) for file in files], arguments.dataset_format, text_field)
-                for split, files in local.items()
-            }
+        saved = saved_splits(path, split)
+        if arguments.dataset_config and (arguments.dataset_format == "bfcl" or path.is_file() or saved):
+            raise DataError(
+                f"`dataset_config` works only with datasets on the Hub, but {arguments.dataset_name} is local: unset "
+                'it (`--dataset_config ""` if a recipe sets it).'
+            )
+        if arguments.dataset_format == "bfcl" or arguments.dataset_format == "auto" and has_answers(path):
+            splits = {split: _of_bfcl(path)}
+        elif saved is None and (local := local_splits(path, split, arguments.dataset_config or None)) is not None:
+            splits = {name: _of_files(name, files, arguments, text_field) for name, files in local.items()}
         else:
-            splits = {
-                split: _of_dataset(read, split, arguments.dataset_format, text_field)
-                for split, read in _datasets(arguments).items()
-            }
+            datasets = _datasets(arguments) if saved is None else saved
+            splits = {name: _of_dataset(read, name, arguments, text_field) for name, read in datasets.items()}
     except DataError:
         raise
+    except ValueError as error:
+        raise DataError(f"`dataset_name`: {one_line(error).removesuffix('.')}.") from error
     except Exception as error:  # the library has errors of many kinds for what it cannot read
         reason = one_line(error.__cause__ or error)
         raise DataError(f"`dataset_name`: {arguments.dataset_name} cannot be loaded: {reason}") from error
@@ -207,7 +210,7 @@ def _of_world(
     from datasets import Dataset
 
     from ...environments import expert_rows
-    from .files import RowCount
+    from .row_datasets import RowCount
 
     def generated(examples: int, seed: int):
         rows = expert_rows(arguments.environment, examples, seed=seed)
@@ -222,31 +225,44 @@ def _of_world(
     }
 
 
-def _of_bfcl(arguments: DataArguments) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
-    from .files import dataset_of
-    from .formats import bfcl_files, bfcl_rows
-
-    files = bfcl_files(Path(arguments.dataset_name))
-    read = lambda: itertools.chain.from_iterable(map(bfcl_rows, files))  # noqa: E731
-    return {arguments.dataset_train_split: lambda: dataset_of(read)}
+def _of_bfcl(path: Path) -> Callable[[], tuple[Dataset, RowCount]]:
+    files = bfcl_files(path)
+    return _read(lambda unread: itertools.chain.from_iterable(bfcl_rows(file, unread) for file in files))
 
 
-def _of_files(files: list[Path], dataset_format: str, text_field: str):
-    from .files import csv_rows, dataset_of, json_rows
-    from .formats import in_trl_format
+def _of_files(split: str, files: list[Path], arguments: DataArguments, text_field: str):
+    from .reading.csv_files import csv_rows
+    from .reading.json_files import json_rows
 
-    def read():
+    if kind_of_file(files[0]) == "parquet":
+        return _of_dataset(_parquet(arguments.dataset_name, split, files), split, arguments, text_field)
+
+    def rows(unread: dict[str, str]):
         for file in files:
-            rows = csv_rows(file) if file.suffix == ".csv" else json_rows(file)
-            yield from in_trl_format(rows, dataset_format)
+            found = csv_rows(file) if kind_of_file(file) == "csv" else json_rows(file, unread)
+            yield from in_trl_format(found, arguments.dataset_format, text_field, unread)
 
-    return lambda: dataset_of(read, text_field)
+    return _read(rows, text_field)
 
 
-def _of_dataset(read: Callable[[], Dataset], name: str, dataset_format: str, text_field: str):
+def _read(rows: Callable[[dict[str, str]], Iterable], text_field: str = "text"):
+    """A function that reads the rows; `rows` receives a dictionary for the columns that nothing reads."""
+
+    def load() -> tuple[Dataset, RowCount]:
+        from .row_datasets import dataset_of
+
+        unread: dict[str, str] = {}
+        dataset, count = dataset_of(lambda: rows(unread), text_field)
+        count.unread = unread
+        return dataset, count
+
+    return load
+
+
+def _of_dataset(read: Callable[[], Dataset], split: str, arguments: DataArguments, text_field: str):
     from .hub_rows import check_rows
 
-    return lambda: check_rows(read(), f"the split {name!r}", dataset_format, text_field)
+    return lambda: check_rows(read(), f"the split {split!r}", arguments.dataset_format, text_field)
 
 
 def _datasets(arguments: DataArguments) -> dict[str, Callable[[], Dataset]]:
@@ -257,54 +273,23 @@ def _datasets(arguments: DataArguments) -> dict[str, Callable[[], Dataset]]:
     """
     from datasets import load_dataset, load_dataset_builder
 
-    path, options = arguments.dataset_name, {"name": arguments.dataset_config or None}
-    if Path(path).is_file():
-        path, options = "parquet", {"data_files": {arguments.dataset_train_split: path}}
-    builder = load_dataset_builder(path, **options)
+    path, config = arguments.dataset_name, arguments.dataset_config or None
+    builder = load_dataset_builder(path, name=config)
     files = builder.config.data_files if builder.name == "parquet" else None
     if not files:
-        loaded = load_dataset(path, **options)
+        loaded = load_dataset(path, name=config)
         return {split: functools.partial(loaded.__getitem__, split) for split in loaded}
+    return {str(split): _parquet(path, str(split), listed) for split, listed in files.items()}
 
-    def load(split: str) -> Dataset:
+
+def _parquet(name: str, split: str, files: Iterable[str | Path]) -> Callable[[], Dataset]:
+    from datasets import load_dataset
+
+    def load() -> Dataset:
         try:
-            return load_dataset("parquet", data_files={split: list(files[split])}, split=split)
+            return load_dataset("parquet", data_files={split: list(map(str, files))}, split=split)
         except Exception as error:  # the library has errors of many kinds for what it cannot read
             reason = one_line(error.__cause__ or error)
-            raise ValueError(f"the split {split!r} of {arguments.dataset_name} cannot be loaded: {reason}") from error
+            raise ValueError(f"the split {split!r} of {name} cannot be loaded: {reason}") from error
 
-    return {str(split): functools.partial(load, str(split)) for split in files}
-
-
-def _local_files(arguments: DataArguments) -> dict[str, list[str]] | None:
-    """
-    The files of each split if the package reads them itself, line by line: local JSON, JSON Lines and CSV files. None
-    if the datasets library reads the data: Parquet, other files in a folder, and the Hub.
-
-    Raises:
-        DataError: if a file or a folder does not exist, or holds no readable file.
-    """
-    from datasets import load_dataset_builder
-
-    path, readable = Path(arguments.dataset_name), ", ".join(_SUFFIXES)
-    if path.is_file():
-        if path.suffix not in _SUFFIXES:
-            raise DataError(f"`dataset_name`: {path} must be a folder, or a file that ends in {readable}.")
-        return None if path.suffix == ".parquet" else {arguments.dataset_train_split: [str(path)]}
-    if not path.is_dir():
-        if path.suffix in _SUFFIXES or arguments.dataset_name.startswith(("/", ".", "~")):
-            raise DataError(f"`dataset_name`: there is no file or folder {path}.")
-        return None
-    if not any(file.suffix in _SUFFIXES for file in path.rglob("*")):
-        raise DataError(f"`dataset_name`: the folder {path} holds no file that ends in {readable}.")
-    builder = load_dataset_builder(str(path), name=arguments.dataset_config or None)
-    files = {str(split): list(found) for split, found in builder.config.data_files.items()}
-    used = {file for found in files.values() for file in found}
-    left = sorted(f.name for f in path.rglob("*") if f.suffix in _SUFFIXES and str(f.absolute()) not in used)
-    if left and not (path / "README.md").is_file():
-        logger.warning(
-            f"{path} is read as {builder.name}, without {', '.join(left[:5])}: to read one of these files, set "
-            "`dataset_name` to it."
-        )
-    plain = builder.name in ("json", "csv") and all(Path(file).suffix in _SUFFIXES for file in used)
-    return files if plain else None
+    return load

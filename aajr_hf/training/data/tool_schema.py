@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-
-class RowError(ValueError):
-    """Error of an invalid row of data; its message continues a sentence that begins with the row's place."""
+from .reading.values import RowError, is_list_of, kind_of, parsed
 
 
 def as_tools(tools: object) -> list[dict[str, Any]] | None:
@@ -50,29 +47,3 @@ def check_call(where: str, call: dict[str, Any], offered: set[str] | None) -> No
     name = call["function"]["name"]
     if offered is not None and name not in offered:
         raise RowError(f"{where} calls the tool {name!r}, which is not offered: {', '.join(sorted(offered))}")
-
-
-def parsed(name: str, text: str) -> Any:
-    """Parse a JSON text; the error calls it `name`."""
-    try:
-        return json.loads(text, parse_constant=no_constant)
-    except (ValueError, RecursionError) as error:
-        raise RowError(f"{name} must be JSON: {error}") from None
-
-
-def no_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python's parser accepts."""
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def is_list_of(value: object, kind: type) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
-
-
-def kind_of(value: object) -> str:
-    """Description of a value for error messages."""
-    if value is None:
-        return "missing"
-    names = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
-    name = names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
-    return f"{name} without content" if isinstance(value, list | dict) and not value else name

@@ -8,7 +8,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 # Suffixes of data files: `data/rows.jsonl` has the form of a name on the Hub.
-_FILES = (".json", ".jsonl", ".csv", ".parquet")
+_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet", ".gz")
 
 
 def is_hub_name(name: str) -> bool:
@@ -17,4 +17,4 @@ def is_hub_name(name: str) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not Path(name).exists() and Path(name).suffix not in _FILES
+    return not Path(name).exists() and Path(name).suffix.lower() not in _FILES

@@ -55,7 +55,7 @@ def wrong(folder, name: str):
 WRONG = {
     "no rows": "a.jsonl has no rows",
     "all invalid": "has no row that can be trained on: 1 of 1 rows are invalid: a.jsonl line 1: is not JSON",
-    "a suffix": "must be a folder, or a file that ends in .json, .jsonl, .csv, .parquet",
+    "a suffix": "must be a folder, or a file that ends in .json, .jsonl, .ndjson, .csv, .parquet",
     "a folder without data": "docs holds no file that ends in .json",
     "a list cut off": "a.json is a JSON list that cannot be read from line 1 on",
     "a folder that is not there": "there is no file or folder",

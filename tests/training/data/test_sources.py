@@ -40,7 +40,7 @@ def test_files_and_folders_of_every_kind_are_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
-@pytest.mark.parametrize("dataset_format", ["trl", "toolbench"])
+@pytest.mark.parametrize("dataset_format", ["auto", "trl", "toolbench"])
 def test_conversations_become_messages(tmp_path, suffix, dataset_format):
     write(tmp_path / f"a{suffix}", CONVERSATIONS)
     assert list(read(tmp_path / f"a{suffix}", dataset_format=dataset_format)) == MESSAGES
@@ -203,7 +203,10 @@ FORMATS = {
     "texts": (TEXTS, []),
     "text": ([{"text": f"the story {n}"} for n in range(4)], ["--perturbed_tokens", "all"]),
     "messages": (MESSAGES, ["--assistant_only_loss", "true"]),
-    "conversations": (CONVERSATIONS, ["--assistant_only_loss", "true"]),
+    "alpaca": (
+        [{"instruction": "add", "input": f"1 {n}", "output": "yes", "history": [["a", "b"]]} for n in range(4)],
+        [],
+    ),
     "toolbench": (
         [{"conversations": [*row["conversations"], {"from": "function", "value": "5"}]} for row in CONVERSATIONS],
         ["--assistant_only_loss", "true", "--dataset_format", "toolbench"],

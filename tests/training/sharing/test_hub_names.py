@@ -12,7 +12,7 @@ def test_names_on_the_hub(name):
     assert is_hub_name(name)
 
 
-@pytest.mark.parametrize("name", ["", "rows.jsonl", "data/rows.jsonl", "data/rows.csv", "/data/rows", "./rows", "~/rows", "a/b/c"])  # fmt: skip
+@pytest.mark.parametrize("name", ["", "rows.jsonl", "data/rows.jsonl", "data/rows.csv", "data/rows.NDJSON", "data/rows.jsonl.gz", "/data/rows", "./rows", "~/rows", "a/b/c"])  # fmt: skip
 def test_places_on_a_disk_even_if_they_are_absent(name):
     assert not is_hub_name(name)
 

@@ -1,4 +1,4 @@
-"""Rows of files, each with its line, and datasets that hold them as they are."""
+"""Datasets that hold valid rows as they are, and the numbers of the others."""
 
 from __future__ import annotations
 
@@ -9,95 +9,21 @@ from datasets import Dataset, load_dataset
 
 from aajr_hf.training.data.canonical import canonical_row
 from aajr_hf.training.data.exact_json import use_exact_json
-from aajr_hf.training.data.files import RowCount, csv_rows, dataset_of, json_rows, valid_rows
 from aajr_hf.training.data.hub_rows import check_rows
-from aajr_hf.training.data.tool_schema import RowError
+from aajr_hf.training.data.reading.values import RowError
+from aajr_hf.training.data.row_datasets import RowCount, dataset_of, valid_rows
 
 
-def places(items) -> list[tuple[str, object]]:
-    """What was read, with the reason in place of the error."""
-    return [(place, str(row) if isinstance(row, RowError) else row) for place, row in items]
-
-
-def test_lines_are_counted_as_an_editor_does(tmp_path):
-    file = tmp_path / "a.jsonl"
-    file.write_bytes(
-        b'\xef\xbb\xbf{"text": "\xc3\xa9"}\r\n\n{"text": \n[1]\n{"text": "\xe9"}\n{"a": NaN}\n{"text": "c"}'
-    )
-    read = places(json_rows(file))
-    assert [place for place, _ in read] == [f"a.jsonl line {n}" for n in (1, 3, 4, 5, 6, 7)]
-    assert [row for _, row in read if not isinstance(row, str)] == [{"text": "é"}, [1], {"text": "c"}]
-    assert read[1][1].startswith("is not JSON") and read[4][1] == "is not JSON: NaN is not a JSON value"
-    assert read[3][1].startswith("is not UTF-8")
-
-
-def test_a_list_as_a_line_is_one_invalid_row(tmp_path):
-    file = tmp_path / "a.jsonl"
-    file.write_text('[{"text": "a"}]\n{"text": "b"}\n')
-    dataset, count = dataset_of(lambda: json_rows(file))
-    assert dataset["text"][:] == ["b"] and count.shown == ["a.jsonl line 1: is a list, not an object with fields"]
-
-
-@pytest.mark.parametrize("indent", [None, 1, 4])
-def test_the_lines_of_a_list_are_those_where_its_rows_begin(tmp_path, indent):
-    rows = [{"text": "[a],\n"}, {"messages": [{"role": "user"}]}, 5, {}]
-    file = tmp_path / "a.json"
-    file.write_text("\n" + json.dumps(rows, indent=indent) + "\n")
-    lines = file.read_text().splitlines()
-    read = list(json_rows(file))
-    assert [row for _, row in read] == rows
-    for place, row in read:
-        line = lines[int(place.removeprefix("a.json line ")) - 1]
-        assert json.dumps(row, indent=indent).splitlines()[0] in line
-
-
-@pytest.mark.parametrize(
-    ("text", "where"),
-    [('[{"a": 1},\n{"a"]', "from line 2 on"), ('[{"a": 1}\n{"a": 1}]', "from line 1 on (a comma"), ("[\n", "line 2")],
-)
-def test_a_list_that_is_cut_off_is_refused(tmp_path, text, where):
-    file = tmp_path / "a.json"
-    file.write_text(text)
-    with pytest.raises(ValueError, match="a.json is a JSON list that cannot be read") as error:
-        list(json_rows(file))
-    assert where in str(error.value) and "one object per line" in str(error.value)
-
-
-def test_empty_files_have_no_rows(tmp_path):
-    file = tmp_path / "a.json"
-    for text in ("", "\n\n", "[]", " [ ]\n"):
-        file.write_text(text)
-        assert not list(json_rows(file)) and not list(csv_rows(file))[1:]
-
-
-def test_rows_of_values_that_are_too_many_or_too_few(tmp_path):
-    file = tmp_path / "a.csv"
-    file.write_bytes(b'prompt,completion\n"a\nb",c\nd\n\ne,f,g\nh,i\n"j"k,l\nm,n\n')
-    read = places(csv_rows(file))
-    assert read[0] == ("a.csv line 2", {"prompt": "a\nb", "completion": "c"})
-    assert read[1] == ("a.csv line 4", "has 1 values for 2 fields")
-    assert read[2] == ("a.csv line 6", "has 3 values for 2 fields")
-    assert read[3] == ("a.csv line 7", {"prompt": "h", "completion": "i"})
-    assert read[4][0] == "a.csv line 8" and read[4][1].startswith("is not CSV")
-    assert read[5] == ("a.csv line 9", {"prompt": "m", "completion": "n"})
-
-
-def test_values_may_be_long_and_must_be_unicode(tmp_path):
-    file = tmp_path / "a.csv"
-    file.write_bytes(b"text\n" + b"a" * 200_000 + b"\ncaf\xe9\n")
-    dataset, count = dataset_of(lambda: csv_rows(file))
-    assert len(dataset[0]["text"]) == 200_000 and count.shown == [
-        "a.csv line 3: is not UTF-8: it holds half a character"
-    ]
-
-
-def test_invalid_rows_are_counted_and_the_first_five_shown():
-    items = [(f"line {n}", {"text": "a"} if n % 2 else {"text": n}) for n in range(20)]
+def test_invalid_rows_are_counted_and_the_first_five_reasons_shown():
+    reasons = ["is not JSON: column 1", "is not JSON: column 25", "a", "b", "c", "d", "e", "e"]
+    items = [(f"line {n}", RowError(reason)) for n, reason in enumerate(reasons)] + [("line 8", {"text": "a"})]
     count = RowCount()
-    assert [number for number, _ in valid_rows(items, count)] == list(range(1, 20, 2))
-    assert (count.valid, count.invalid, len(count.shown)) == (10, 10, 5)
-    assert str(count).startswith("10 of 20 rows are invalid: line 0: `text` must be a text; it is a number; line 2:")
-    assert str(count).endswith("and 5 more")
+    assert [number for number, _ in valid_rows(items, count)] == [8]
+    assert (count.valid, count.invalid, len(count.shown)) == (1, 8, 5)
+    assert str(count) == (
+        "8 of 9 rows are invalid: line 0: is not JSON: column 1 (and 1 more like it); line 2: a; line 3: b; line 4: c; "
+        "line 5: d; and 2 more"
+    )
 
 
 def test_rows_of_several_formats_are_refused_whichever_comes_first():
@@ -107,14 +33,6 @@ def test_rows_of_several_formats_are_refused_whichever_comes_first():
             ValueError, match=f"{second[0]} holds .*, but {first[0]} holds .*: give rows of one format"
         ):
             list(valid_rows([first, second], RowCount()))
-
-
-@pytest.mark.parametrize("header", ["text,text", "text,", "text, "])
-def test_a_header_must_name_each_field_once(tmp_path, header):
-    file = tmp_path / "a.csv"
-    file.write_text(f"{header}\na,b\n")
-    with pytest.raises(ValueError, match="a.csv has the field '.*' more than once, or without a name"):
-        list(csv_rows(file))
 
 
 def test_integers_that_arrow_cannot_hold_are_kept():
@@ -215,14 +133,15 @@ def test_rows_of_a_dataset_are_selected_and_conversations_converted():
             {"conversations": None},
             {"conversations": [{"from": "user", "value": "a"}, {"from": "assistant", "value": "b"}]},
             {"conversations": []},
-            {"conversations": [{"from": "gpt", "value": "b"}]},
+            {"conversations": [{"from": "oracle", "value": "b"}]},
         ]
     )
     kept, count = check_rows(dataset, "the data")
     assert kept[:]["messages"] == [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]
     assert [shown.split(":")[0] for shown in count.shown] == [f"row {n} of the data" for n in (0, 2, 3)]
+    assert "`conversations`[0] must have `from`, one of" in count.shown[2]
     kept, count = check_rows(dataset, "the data", "toolbench")
-    assert len(kept) == 2 and count.shown[1].startswith("row 2 of the data: `conversations`")
+    assert len(kept) == 1 and count.shown[0] == "row 0 of the data: needs `conversations`, a list"
     tokens = Dataset.from_dict({"input_ids": [[1, 2]]})
     assert check_rows(tokens, "the data")[0] is tokens
     with pytest.raises(ValueError, match="the data has the columns question"):

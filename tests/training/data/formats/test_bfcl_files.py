@@ -8,8 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from aajr_hf.training.data.canonical import canonical_row
-from aajr_hf.training.data.files import dataset_of
-from aajr_hf.training.data.formats import bfcl_rows
+from aajr_hf.training.data.formats.bfcl import bfcl_rows
+from aajr_hf.training.data.row_datasets import dataset_of
 from tests.support.shared_data import bfcl
 
 PARTS = {"simple_python": 400, "multiple": 200, "parallel": 200, "live_simple": 258}
@@ -69,7 +69,7 @@ def test_chosen_calls_fit_their_schemas_where_an_accepted_one_does():
     invalid = set()
     for part in PARTS:
         for _, row in bfcl_rows(bfcl() / f"BFCL_v4_{part}.json"):
-            schemas = {t["function"]["name"]: t["function"]["parameters"] for t in json.loads(row["tools"])}
+            schemas = {t["function"]["name"]: t["function"]["parameters"] for t in row["tools"]}
             for call in row["completion"][0]["tool_calls"]:
                 schema, arguments = schemas[call["function"]["name"]], call["function"]["arguments"]
                 if not Draft202012Validator(schema).is_valid(arguments):

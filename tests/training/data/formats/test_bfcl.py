@@ -1,4 +1,4 @@
-"""BFCL's questions joined with their answers, and ToolBench's conversations, as TRL takes them."""
+"""BFCL's questions joined with their answers, as TRL takes them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import shutil
 
 import pytest
 
-from aajr_hf.training.data.files import dataset_of
-from aajr_hf.training.data.formats import bfcl_files, bfcl_row, bfcl_rows, in_trl_format, json_schema, toolbench_row
+from aajr_hf.training.data.formats.bfcl import bfcl_files, bfcl_row, bfcl_rows, json_schema
+from aajr_hf.training.data.reading.values import RowError
+from aajr_hf.training.data.row_datasets import dataset_of
 from aajr_hf.training.data.schema import check_row
-from aajr_hf.training.data.tool_schema import RowError
 
-from ...support.rows import ANSWER, QUESTION, lines
+from ....support.rows import ANSWER, QUESTION, lines
 
 
 def row(question=None, answer=None):
@@ -37,7 +37,7 @@ def test_a_question_and_its_answer_make_a_row():
     call = {"type": "function", "function": {"name": "place.find", "arguments": chosen}}
     assert made["completion"] == [{"role": "assistant", "content": "", "tool_calls": [call]}]
     assert json.loads(made["accepted"]) == [ANSWER]
-    (tool,) = json.loads(made["tools"])
+    (tool,) = made["tools"]
     assert tool["type"] == "function" and tool["function"]["description"] == "Find a place."
     assert tool["function"]["parameters"] == {
         "type": "object",
@@ -171,54 +171,6 @@ def test_folders_that_hold_no_questions_or_no_answers(folder):
     # Of a folder some of whose files have answers, as upstream's, the others' rows are invalid.
     dataset, count = dataset_of(lambda: (item for file in bfcl_files(folder) for item in bfcl_rows(file)))
     assert len(dataset) == 3 and count.invalid == 3 and "BFCL_y.json line 1" in count.shown[0]
-
-
-CONVERSATION = [
-    {"from": "system", "value": "You can use tools."},
-    {"from": "user", "value": "Weather in Kyoto?"},
-    {"from": "assistant", "value": "Action: weather\nAction Input: {}"},
-    {"from": "function", "value": '{"rain": 0.95}'},
-    {"from": "assistant", "value": "It rains."},
-]
-
-
-def test_a_conversation_of_toolbench_has_roles_that_templates_know():
-    made = toolbench_row({"id": "a", "conversations": CONVERSATION, "score": 1})
-    assert made["id"] == "a" and set(made) == {"id", "messages"}
-    assert [message["role"] for message in made["messages"]] == ["system", "user", "assistant", "tool", "assistant"]
-    assert [message["content"] for message in made["messages"]] == [turn["value"] for turn in CONVERSATION]
-    assert check_row(made) == "messages"
-    human = toolbench_row({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]})
-    assert [message["role"] for message in human["messages"]] == ["user", "assistant"]
-
-
-@pytest.mark.parametrize(
-    ("conversations", "reason"),
-    [
-        (None, "needs `conversations`, a list"),
-        ("a", "needs `conversations`, a list"),
-        ([], "no turn of the assistant"),
-        (CONVERSATION[:2], "no turn of the assistant"),
-        ([*CONVERSATION, {"from": "oracle", "value": "a"}], "`conversations`[5] must have `from`, one of"),
-        ([*CONVERSATION, {"from": "user"}], "`conversations`[5] must have"),
-        ([*CONVERSATION, "a"], "`conversations`[5] must have"),
-    ],
-    ids=str,
-)
-def test_conversations_that_are_none(conversations, reason):
-    with pytest.raises(RowError) as error:
-        toolbench_row({"conversations": conversations})
-    assert reason in str(error.value)
-
-
-def test_rows_are_converted_or_carry_their_reason():
-    items = [("1", {"conversations": CONVERSATION}), ("2", 5), ("3", RowError("is not JSON"))]
-    trl = list(in_trl_format([(place, json.loads(json.dumps(items[0][1]))) for place, _ in items[:1]], "trl"))
-    assert trl[0][1]["messages"][3] == {"role": "function", "content": '{"rain": 0.95}'}
-    toolbench = list(in_trl_format(items, "toolbench"))
-    assert toolbench[0][1]["messages"][3]["role"] == "tool"
-    assert [str(row) for _, row in toolbench[1:]] == ["needs `conversations`, a list", "is not JSON"]
-    assert list(in_trl_format(items[1:], "trl")) == items[1:]
 
 
 def test_a_value_that_the_schema_forbids_is_not_chosen_where_another_is_accepted():

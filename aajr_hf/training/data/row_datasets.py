@@ -1,24 +1,21 @@
-"""Reads the rows of local files, each with its line number or its error, and makes datasets of them."""
+"""Counts valid and invalid rows, and makes datasets of the valid ones."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Json, List, Value
 
 from .canonical import canonical_row
 from .exact_json import use_exact_json
+from .reading.values import Item, RowError
 from .schema import check_row
-from .tool_schema import RowError, no_constant
 
-# The place of a row, and the row itself or its error.
-Item = tuple[str, object]
 _SHOWN = 5
 _LONGEST = 300
 
@@ -31,113 +28,35 @@ class RowCount:
     Attributes:
         valid: Number of rows that can be trained on.
         invalid: Number of all other rows.
-        shown: The place and the error of the first invalid rows.
+        reasons: Each reason, without its numbers -> the first place and error, and the number of rows.
+        unread: The columns that nothing reads -> their first place.
     """
 
     valid: int = 0
     invalid: int = 0
-    shown: list[str] = field(default_factory=list)
+    reasons: dict[str, tuple[str, int]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
     def add(self, place: str, error: RowError) -> None:
         self.invalid += 1
-        if len(self.shown) < _SHOWN:
-            self.shown.append(f"{place}: {' '.join(str(error).split())[:_LONGEST]}")
+        text = " ".join(str(error).split())[:_LONGEST]
+        # Numbers are left out, so that "line 1 column 5" and "line 1 column 7" are the same reason.
+        kind = re.sub(r"\d+", "#", text)
+        first, rows = self.reasons.get(kind, (f"{place}: {text}", 0))
+        self.reasons[kind] = first, rows + 1
+
+    @property
+    def shown(self) -> list[str]:
+        """The first reasons: the place and the error of the first row, and the number of further rows."""
+        return [
+            first if rows == 1 else f"{first} (and {rows - 1} more like it)"
+            for first, rows in list(self.reasons.values())[:_SHOWN]
+        ]
 
     def __str__(self) -> str:
-        rest = self.invalid - len(self.shown)
+        rest = sum(rows for _, rows in list(self.reasons.values())[_SHOWN:])
         more = [f"and {rest} more"] if rest else []
         return f"{self.invalid} of {self.valid + self.invalid} rows are invalid: {'; '.join(self.shown + more)}"
-
-
-def json_rows(file: Path) -> Iterator[Item]:
-    """
-    Read the rows of a file of JSON objects: one object per line or, unless the file is named .jsonl, one list.
-
-    Raises:
-        ValueError: if a list cannot be read to its end, because the lost rows cannot be counted.
-    """
-    with file.open("rb") as lines:
-        start = lines.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-        lines.seek(0)
-        if start == b"[" and file.suffix != ".jsonl":
-            yield from _listed_rows(file)
-            return
-        for number, line in enumerate(lines, 1):
-            place = f"{file.name} line {number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield place, json.loads(text, parse_constant=no_constant)
-            except UnicodeDecodeError as error:
-                yield place, RowError(f"is not UTF-8: {error.reason} at byte {error.start}")
-            except (ValueError, RecursionError) as error:
-                yield place, RowError(f"is not JSON: {error}")
-
-
-def _listed_rows(file: Path) -> Iterator[Item]:
-    decoder = json.JSONDecoder(parse_constant=no_constant)
-    position = line = 0
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        position, line = text.index("[") + 1, 1 + text[: text.index("[")].count("\n")
-        while True:
-            start = _after_space(text, position)
-            line += text.count("\n", position, start)
-            if text[start : start + 1] == "]":
-                return
-            row, position = decoder.raw_decode(text, start)
-            yield f"{file.name} line {line}", row
-            line += text.count("\n", start, position)
-            comma = _after_space(text, position)
-            if text[comma : comma + 1] not in (",", "]"):
-                raise ValueError("a comma is missing")
-            line += text.count("\n", position, comma)
-            position = comma + (text[comma] == ",")
-    except (ValueError, RecursionError) as error:
-        where = f"from line {line} on" if line else "at all"
-        raise ValueError(
-            f"{file} is a JSON list that cannot be read {where} ({error}): repair it, or write one object per line"
-        ) from None
-
-
-def _after_space(text: str, position: int) -> int:
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
-def csv_rows(file: Path) -> Iterator[Item]:
-    """
-    Read the rows of a file of comma-separated values, whose first line names the fields.
-
-    Raises:
-        ValueError: if a field has no name, or two fields have the same name: one of them would be lost.
-    """
-    csv.field_size_limit(2**31 - 1)  # the default is too small for a page of text
-    # Bytes that are not UTF-8 become surrogates, which `dataset_of` finds.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
-        reader = csv.reader(lines, strict=True)
-        names, end = None, 0
-        while True:
-            place = f"{file.name} line {end + 1}"
-            try:
-                values = next(reader, None)
-                if values is None:
-                    return
-                if names is None:
-                    names = values
-                    if unclear := [name for name in names if not name.strip() or names.count(name) > 1]:
-                        raise ValueError(
-                            f"{file} has the field {unclear[0]!r} more than once, or without a name: give each field "
-                            "its own name"
-                        )
-                elif values and len(values) != len(names):
-                    yield place, RowError(f"has {len(values)} values for {len(names)} fields")
-                elif values:
-                    yield place, dict(zip(names, values, strict=True))
-            except csv.Error as error:
-                yield place, RowError(f"is not CSV: {error}")
-            end = reader.line_num
 
 
 def valid_rows(

@@ -1,44 +1,21 @@
-"""Conversion of public agent data to TRL's formats: the Berkeley Function Calling Leaderboard (BFCL) and ToolBench."""
+"""Files of the Berkeley Function Calling Leaderboard (BFCL): questions, and their answers in other files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from trl import maybe_convert_to_chatml
 
-from .files import Item, json_rows
-from .tool_schema import RowError
+from ..reading.json_files import json_rows
+from ..reading.values import Item, RowError, field
 
-FORMATS = ("trl", "bfcl", "toolbench")
 # From BFCL's names of types to JSON Schema's; "any" is a schema without a type.
 _TYPES = {"dict": "object", "float": "number", "tuple": "array"} | {
     name: name for name in ("object", "number", "integer", "string", "boolean", "array", "null")
 }
-_ROLES = {"human": "user", "gpt": "assistant", "function": "tool", "observation": "tool"} | {
-    name: name for name in ("system", "user", "assistant", "tool")
-}
-
-
-def in_trl_format(items: Iterable[Item], dataset_format: str) -> Iterator[Item]:
-    """
-    Convert rows of TRL's own formats (`conversations` become `messages`) or of ToolBench to rows that `SFTTrainer`
-    accepts.
-    """
-    for place, row in items:
-        try:
-            if dataset_format == "toolbench" and not isinstance(row, RowError):
-                row = toolbench_row(row)
-            elif isinstance(row, dict):
-                if row.get("messages") is not None and row.get("conversations") is None:
-                    row = {field: value for field, value in row.items() if field != "conversations"}
-                row = maybe_convert_to_chatml(row)
-        except RowError as error:
-            row = error
-        yield place, row
 
 
 def bfcl_files(path: Path) -> list[Path]:
@@ -62,26 +39,35 @@ def bfcl_files(path: Path) -> list[Path]:
     return files
 
 
+def has_answers(path: Path) -> bool:
+    """Whether the path is a file of questions with answers, or a folder with such files."""
+    files = path.glob("*.json") if path.is_dir() else [path]
+    return any(file.suffix == ".json" and answers_of(file).is_file() for file in files)
+
+
 def answers_of(questions: Path) -> Path:
     """Path of the answers to a file of questions: beside it, or in BFCL's own folder `possible_answer`."""
     beside = questions.with_name(f"{questions.stem}.answers.json")
     return beside if beside.is_file() else questions.parent / "possible_answer" / questions.name
 
 
-def bfcl_rows(questions: Path) -> Iterator[Item]:
+def bfcl_rows(questions: Path, unread: dict[str, str] | None = None) -> Iterator[Item]:
     """
-    Join one file of questions with its answers by `id`. The rows have `prompt`, `completion`, and two JSON texts:
-    `tools` holds schemas, and `accepted` holds `{name: {argument: [accepted values]}}` for each call.
+    Join one file of questions with its answers by `id`. The rows have `prompt`, `completion`, `tools`, and a JSON
+    text `accepted`, which holds `{name: {argument: [accepted values]}}` for each call.
+
+    Args:
+        unread: Receives the other columns of the questions, each with the place of the first.
     """
     file, answers = answers_of(questions), {}
     for place, row in json_rows(file) if file.is_file() else ():
         try:
             if isinstance(row, RowError):
                 raise row
-            name = _field(row, "id", str)
+            name = field(row, "id", str)
             if name in answers:
                 raise RowError(f"answers {name!r} a second time, after {answers[name][0]}")
-            answers[name] = place, _field(row, "ground_truth", list)
+            answers[name] = place, field(row, "ground_truth", list)
         except RowError as error:
             yield place, error
     asked: dict[str, str] = {}
@@ -89,12 +75,14 @@ def bfcl_rows(questions: Path) -> Iterator[Item]:
         try:
             if isinstance(row, RowError):
                 raise row
-            name = _field(row, "id", str)
+            name = field(row, "id", str)
             if name in asked:
                 raise RowError(f"has the id {name!r} a second time, after {asked[name]}")
             asked[name] = place
             if name not in answers:
                 raise RowError(f"has the id {name!r}, but {file.parent.name}/{file.name} has no answer to it")
+            for column in row.keys() - {"id", "question", "function"} if unread is not None else ():
+                unread.setdefault(column, place)
             yield place, bfcl_row(row, answers[name][1])
         except RowError as error:
             yield place, error
@@ -112,15 +100,15 @@ def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any
     Raises:
         RowError: if the question has several turns, a type is not in JSON Schema, or calls do not fit the tools.
     """
-    turns = _field(question, "question", list)
+    turns = field(question, "question", list)
     if len(turns) != 1 or not isinstance(turns[0], list):
         raise RowError(f"has {len(turns)} turns, but only questions of one turn can be trained on")
     functions = question.get("function")
-    functions = [functions] if isinstance(functions, dict) else _field(question, "function", list)
+    functions = [functions] if isinstance(functions, dict) else field(question, "function", list)
     tools = {}
     for function in functions:
-        name = _field(function, "name", str)
-        schema = json_schema(_field(function, "parameters", dict))
+        name = field(function, "name", str)
+        schema = json_schema(field(function, "parameters", dict))
         described = {"name": name, "description": str(function.get("description", "")), "parameters": schema}
         if name in tools:
             raise RowError(f"offers two tools with the name {name!r}")
@@ -140,7 +128,7 @@ def bfcl_row(question: dict[str, Any], ground_truth: list[Any]) -> dict[str, Any
         "id": question["id"],
         "prompt": turns[0],
         "completion": [{"role": "assistant", "content": "", "tool_calls": calls}],
-        "tools": json.dumps(list(tools.values()), ensure_ascii=False),
+        "tools": list(tools.values()),
         "accepted": json.dumps(accepted, ensure_ascii=False),
     }
 
@@ -214,33 +202,3 @@ def _chosen(value: Any, schema: dict[str, Any]) -> Any:
     if isinstance(value, dict):
         return _chosen_fields(value, schema)
     return [_chosen(item, schema.get("items", {})) for item in value] if isinstance(value, list) else value
-
-
-def toolbench_row(row: object) -> dict[str, Any]:
-    """
-    Convert a conversation of `from` and `value` to `messages`, with the roles of chat templates: ToolBench's
-    `function` becomes `tool`; `human`, `gpt` and `observation` are converted, too.
-
-    Raises:
-        RowError: if a turn is invalid; the message names it.
-    """
-    messages = []
-    for number, turn in enumerate(_field(row, "conversations", list)):
-        role = turn.get("from") if isinstance(turn, dict) else None
-        if role not in _ROLES or not isinstance(turn.get("value"), str):
-            raise RowError(
-                f"`conversations`[{number}] must have `from`, one of {', '.join(_ROLES)}, and a text `value`; it has "
-                f"{str(turn)[:80]}"
-            )
-        messages.append({"role": _ROLES[role], "content": turn["value"]})
-    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        raise RowError("`conversations` has no turn of the assistant with a text")
-    return {name: row[name] for name in ("id", "tools") if row.get(name) is not None} | {"messages": messages}
-
-
-def _field(row: object, name: str, kind: type) -> Any:
-    value = row.get(name) if isinstance(row, dict) else None
-    if not isinstance(value, kind) or not value and kind is not list and kind is not dict:
-        described = {str: "a text", list: "a list", dict: "an object"}[kind]
-        raise RowError(f"needs `{name}`, {described}")
-    return value

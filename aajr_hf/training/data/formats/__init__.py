@@ -1,0 +1,1 @@
+"""Rows as other tools write them, converted to TRL's formats: a file for each format, and the table of all."""
