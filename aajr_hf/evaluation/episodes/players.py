@@ -14,6 +14,7 @@ from ...training.data.batch import AgentBatch
 from ...training.data.collation import encode_examples
 from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ...training.policy.policy import frozen_parameters
+from ..attacks.learnt import Learnt
 from ..attacks.run import UnderAttack
 from ..attacks.search import Search
 from ..attacks.suite import ATTACKS, Attack
@@ -22,7 +23,8 @@ from ..attacks.threat_model import ThreatModel
 from ..generation import check_lengths, end_mark, end_of_answer, end_tokens, generate, render_prompts
 
 SUITE = "suite"
-ALONE = tuple(name for name, attack in ATTACKS.items() if not attack.from_others)
+# Attacks that need neither other models nor other examples to learn from.
+ALONE = tuple(n for n, attack in ATTACKS.items() if not attack.from_others and not isinstance(attack, Learnt))
 
 
 class Player(Protocol):
@@ -44,7 +46,7 @@ class AttackSettings:
 
     Attributes:
         threat: The threat model for each prompt.
-        attack: Name of an attack of [`~.attacks.suite.ATTACKS`] that needs no other models, or [`SUITE`]: all of
+        attack: Name of an attack of [`ALONE`], or [`SUITE`]: all of
             these, each on the prompts that earlier attacks have not broken.
         steps: Steps of each ascent.
         restarts: Number of ascents of each attack.
