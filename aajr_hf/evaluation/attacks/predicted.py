@@ -87,10 +87,16 @@ class GradientPredictor:
         """
         if len(gradients) < 2:
             raise ValueError(f"A predictor of gradients needs at least two examples; got {len(gradients)}.")
+        # Kernel and gradients are linear in the errors. With errors of one size, each example counts alike: those of a
+        # confident agent differ by orders of magnitude.
+        sizes = (
+            features.errors.flatten(1).norm(dim=1).clamp_min(torch.finfo(features.errors.dtype).tiny)[:, None, None]
+        )
+        errors, gradients = features.errors / sizes, gradients / sizes
         used = features.errors.flatten(2).norm(dim=-1) > 0
         norms = features.hidden.norm(dim=-1)[used]
         scale = float(norms.square().mean().sqrt()) if len(norms) and float(norms.max()) > 0 else 1.0
-        errors, hidden = features.errors, features.hidden / scale
+        hidden = features.hidden / scale
         kernel = _kernel((errors, hidden), (errors, hidden))
         targets = gradients.flatten(1).double()
         values, vectors = torch.linalg.eigh(kernel)

@@ -61,35 +61,19 @@ def learn_universal(targets: list[Target], loss: str, steps: int = STEPS) -> Uni
 def _learn(targets: list[Target], loss: str, length: int, steps: int) -> Tensor:
     searches = [Search(target, target.ball(1.0), [0] * len(target.batch), steps=1) for target in targets]
     direction = targets[0].origin.new_zeros(length, targets[0].origin.shape[-1])
-    best, most = direction, (-1, float("-inf"))
+    best, most = direction, float("-inf")
     for step in range(steps + 1):
-        total, broken, value = torch.zeros_like(direction), 0, 0.0
+        total, value = torch.zeros_like(direction), 0.0
         for search in searches:
             mask = search.target.batch.perturbable
             delta = search.to_corner(placed(direction.expand(len(mask), -1, -1), mask))
             values, gradient = search.climb(delta, search.all_rows, loss)
-            right = search.target.outcome(delta).greedy
-            broken += int((right == 0).sum())
             value += float(values.sum())
-            total += aligned(_weighted(gradient, values, right), mask, length).sum(dim=0)
-        if (broken, value) > most:
-            best, most = direction, (broken, value)
+            total += aligned(gradient, mask, length).sum(dim=0)
+        if value > most:
+            best, most = direction, value
         direction = _unit(direction + _unit(total) * (1 - step / steps))
     return best
-
-
-MODE = "raw"
-
-
-def _weighted(gradient, values, right):
-    if MODE == "raw":
-        return gradient
-    g = gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
-    if MODE == "norm":
-        return g
-    if MODE == "right":
-        return g * (0.1 + 0.9 * right)[:, None, None]
-    return gradient * (0.1 + 0.9 * right)[:, None, None]
 
 
 def _unit(direction: Tensor) -> Tensor:
