@@ -6,12 +6,13 @@ are this package's.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ...training.policy.policy import AgentPolicy
@@ -121,17 +122,52 @@ class GradientPredictor:
         """Return the predicted gradients of a loss at the unperturbed prompts, (B, L, d), from one forward pass."""
         return placed(self.predict(features_of(target, loss)), target.batch.perturbable)
 
+    def check_fits(self, target: Target) -> None:
+        """
+        Check that the regression was fitted to a model with the widths of this one.
+
+        Raises:
+            ValueError: if not.
+        """
+        head = target.model.get_output_embeddings().weight.shape[1]
+        for what, ours, theirs in (
+            ("embeddings", self.weights.shape[-1], target.origin.shape[-1]),
+            ("last hidden states", self.hidden.shape[-1], head),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"the predictor was fitted to {what} of width {ours}, and those of the model have width {theirs}: "
+                    "fit it to this model, or to one like it"
+                )
+
     def save(self, file: str | Path) -> None:
-        """Save the regression as safetensors."""
-        tensors = {"errors": self.errors, "hidden": self.hidden, "weights": self.weights}
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(tensors | {"scale": torch.tensor(self.scale, dtype=torch.float64)}, file)
+        """Save the regression as safetensors. The file appears, or replaces an older one, only when it is complete."""
+        tensors = {name: getattr(self, name).contiguous().cpu() for name in ("errors", "hidden", "weights")}
+        unfinished = Path(f"{file}.unfinished")
+        try:
+            unfinished.write_bytes(save(tensors | {"scale": torch.tensor(self.scale, dtype=torch.float64)}))
+            os.replace(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, file: str | Path) -> GradientPredictor:
-        """Load a regression that [`GradientPredictor.save`] has saved."""
+        """
+        Load a regression that [`GradientPredictor.save`] has saved.
+
+        Raises:
+            ValueError: if the file holds something else.
+            OSError, SafetensorError: if it cannot be read.
+        """
         tensors = load_file(file)
+        if tensors.keys() != {"errors", "hidden", "weights", "scale"}:
+            raise ValueError(f"{file} holds no predictor of gradients: give a file that `aajr screen --save` wrote")
         return cls(**tensors | {"scale": float(tensors["scale"])})
+
+    def to(self, device: torch.device) -> GradientPredictor:
+        """Return the regression on a device."""
+        parts = (each.to(device) for each in (self.errors, self.hidden, self.weights))
+        return GradientPredictor(*parts, self.scale)
 
 
 @torch.no_grad()
