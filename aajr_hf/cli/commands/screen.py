@@ -88,7 +88,6 @@ def screen_agent(arguments) -> None:
 
     from ...evaluation.reporting.screening import agreement_sentences, screening_table
     from ...evaluation.robustness.screening import agreement_on, screen
-    from ...training.policy.policy import frozen_parameters
     from ..common.measuring import load_agents
 
     threat = threat_of(arguments, [arguments.model])
@@ -100,11 +99,10 @@ def screen_agent(arguments) -> None:
         known = with_system_prompt(expert_rows(world, _FITTED, seed=arguments.seed), prompt)
         rows = with_system_prompt(held_out_rows(world, arguments.examples, seed=arguments.seed), prompt)
         targets = list(_targets(agent, rows, threat, arguments.batch_size))
-    with frozen_parameters(agent.model):
-        fitted = arguments.load is None
-        predictor = _predictor(agent, known, threat, targets[0], arguments)
-        agreed = agreement_on(predictor, targets) if fitted else None
-        found = screen(targets, predictor, gradients=fitted, seed=arguments.seed)
+    fitted = arguments.load is None
+    predictor = _predictor(agent, known, threat, targets[0], arguments)
+    agreed = agreement_on(predictor, targets) if fitted else None
+    found = screen(targets, predictor, gradients=fitted, seed=arguments.seed)
     if arguments.save is not None:
         arguments.save.parent.mkdir(parents=True, exist_ok=True)
         with user_errors():

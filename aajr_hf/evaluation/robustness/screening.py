@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ...training.policy.policy import frozen_parameters
 from ..attacks.alignment import aligned
 from ..attacks.ascent import Ascent
 from ..attacks.lessons import LOSS
@@ -100,7 +101,8 @@ def screen(
         for name, attack in tried.items():
             search = Search(target, target.ball(multiple), seeds, steps=STEPS)
             began = time.perf_counter()
-            attack(search)
+            with frozen_parameters(target.model):
+                attack(search)
             outcomes = (right & ~search.broken).float().tolist()  # on an accelerator, this waits for the result
             found[name].seconds += time.perf_counter() - began
             found[name].outcomes += outcomes
@@ -122,4 +124,5 @@ def _one_step(search: Search) -> None:
 
 def _gradient(target: Target) -> torch.Tensor:
     search = Search(target, target.ball(1.0), [0] * len(target.batch), steps=1)
-    return search.climb(target.origin, search.all_rows, LOSS)[1]
+    with frozen_parameters(target.model):
+        return search.climb(target.origin, search.all_rows, LOSS)[1]

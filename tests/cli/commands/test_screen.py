@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 import shutil
 
@@ -51,6 +52,20 @@ def test_what_is_saved_screens_another_agent_without_gradients(agent, tmp_path, 
     assert main(["screen", agent, "--load", str(file), *SMALL]) == 0
     text = capsys.readouterr().out
     assert rows_of(text) == ["none", "random", "predicted"] and "WARNING: without gradients" in text
+
+
+def test_what_is_saved_attacks_in_episodes(agent, tmp_path, capsys):
+    file, out = tmp_path / "gradients.safetensors", tmp_path / "out"
+    assert main(["screen", agent, "--save", str(file), *SMALL]) == 0
+    simulate = ["simulate", "--model", agent, "--episodes", "1", "--steps", "1", "--agents", "3", "--output", str(out)]
+    assert main([*simulate, "--attack", "predicted", "--predictor", str(file)]) == 0
+    assert json.loads((out / "episodes.jsonl").read_text())["attack"] == "predicted"
+    for wrong in (["--attack", "predicted"], ["--attack", "nll", "--predictor", str(file)]):
+        assert "`--predictor` need each other" in fails(capsys, *simulate, *wrong)
+    missing = ["--attack", "predicted", "--predictor", str(tmp_path / "missing")]
+    assert "`--predictor`: there is no file" in fails(capsys, *simulate, *missing)
+    save_file({"weight": torch.zeros(2)}, file)
+    assert "holds no predictor" in fails(capsys, *simulate, "--attack", "predicted", "--predictor", str(file))
 
 
 def test_what_cannot_be_used_is_one_line(agent, tmp_path, capsys):
