@@ -16,10 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from aajr_hf.environments import expert_rows, held_out_rows
 from aajr_hf.evaluation.agents import load_agent
@@ -37,7 +39,7 @@ from aajr_hf.evaluation.reporting.statistics import paired_difference, wilson
 from aajr_hf.evaluation.robustness.screening import agreement_on, fit_predictor, screen
 from aajr_hf.training.policy.policy import frozen_parameters
 
-MULTIPLES = (0.125, 0.25, 0.5, 1.0)
+MULTIPLES = (0.5, 0.75, 1.0, 2.0)
 UNIVERSAL = {"mean gradient": "the mean gradient, one step", "universal": f"universal, {STEPS} steps"}
 RANDOM = "random universal"
 SHOWN = ("random", RANDOM, *UNIVERSAL, "one step", "PGA")
@@ -61,7 +63,9 @@ def measure(model, tokenizer, world: str, rows: int) -> dict:
         }
         learnt[RANDOM] = best_of_random(lesson, 2 * (STEPS + 1))
         attacks = {name: along(perturbation) for name, perturbation in learnt.items()}
-        more = {f"random, {points} points": RandomPoints(points) for points in (1, 16)} | {"PGA, 3 steps": three_steps}
+        more = {"random, 1 point": RandomPoints(1), "random, 16 points": RandomPoints(16)} | {
+            "PGA, 3 steps": three_steps
+        }
         by_rows = {}
         for number in (count for count in FITTED if count <= len(known)):
             predictor = fit_predictor([target(known[:number])])
@@ -69,8 +73,12 @@ def measure(model, tokenizer, world: str, rows: int) -> dict:
             by_rows[number] = {"cosine": agreed.cosine, "signs": 100 * agreed.signs}
         found = {}
         for multiple in MULTIPLES:
-            screened = screen([tried], predictor, gradients=True, multiple=multiple, attacks=attacks | more)
-            found[f"{multiple:g}"] = {n: {"outcomes": s.outcomes, "seconds": s.seconds} for n, s in screened.items()}
+            how = {"multiple": multiple, "attacks": attacks | more, "clock": time.process_time}
+            screened = screen([tried], predictor, gradients=True, **how)
+            found[f"{multiple:g}"] = {
+                name: {"outcomes": [int(outcome) for outcome in each.outcomes], "seconds": each.seconds}
+                for name, each in screened.items()
+            }
         lessons = Lessons(lambda numbers: target([held_out[n] for n in numbers]), rows, rows)
     return {"attacks": found, "energy": lessons.energy, "dimensions": lessons.dimensions, "agreement": by_rows}
 
@@ -154,13 +162,20 @@ def _universal_sentences(agent: dict) -> list[str]:
         f"prompt's own ascent directions (three steps): {held}; 32 random directions would hold {3200 / dims:.1f} %.",
         "",
     ]
-    for multiple in ("0.5", "1"):
-        attacks = agent["attacks"][multiple]
-        for other in (RANDOM, "one step"):
-            difference = paired_difference(attacks["universal"]["outcomes"], attacks[other]["outcomes"])
+    no_gain = "No gain over random directions is seen"
+    return sentences + _differences(agent, "universal", (RANDOM, "one step"), RANDOM, no_gain)
+
+
+def _differences(agent: dict, attack: str, others: tuple[str, ...], random: str, no_gain: str) -> list[str]:
+    """Return sentences that compare an attack with others; `no_gain` where it is no better than random ones beyond chance."""
+    sentences = []
+    for multiple, attacks in agent["attacks"].items():
+        for other in others:
+            difference = paired_difference(attacks[attack]["outcomes"], attacks[other]["outcomes"])
+            unseen = f" {no_gain} at this radius." if other == random and difference.sign >= 0 else ""
             sentences.append(
-                f"- At {multiple}x, the universal perturbation leaves {difference.points:+.1f} points of success against {other} "
-                f"{difference.chance_text()}."
+                f"- At {multiple}x, {attack} leaves {difference.points:+.1f} points of success against {other} "
+                f"{difference.chance_text()}.{unseen}"
             )
     return sentences
 
@@ -173,8 +188,8 @@ def predicted_page(results: dict) -> str:
         "",
         f"`scripts/learnt_attacks.py` makes this page. A kernel ridge regression predicts the gradient in the embeddings from the "
         f"last hidden states and the error of the output. Fitted to training rows, tried on {size} held-out rows; one step to "
-        "the boundary of the ball. Success left in percent [95 %] with seconds on one CPU core for all rows, each attack on its "
-        "own. Random points and predicted gradients need forward passes only; the fit itself needs gradients once.",
+        "the boundary of the ball. Success left in percent [95 %] with seconds of CPU time on one core for all rows, each "
+        "attack on its own; of random points, half of it draws an example's own numbers. Random points and predicted gradients need forward passes only; the fit itself needs gradients once.",
         "",
     ]
     for name, agent in results["agents"].items():
@@ -186,14 +201,8 @@ def predicted_page(results: dict) -> str:
         lines += ["", "| rows of the fit | cosine | equal signs % |", "|---|---|---|"]
         lines += [f"| {n} | {a['cosine']:.2f} | {a['signs']:.1f} |" for n, a in agent["agreement"].items()]
         lines.append("")
-        for multiple in ("0.5", "1"):
-            attacks = agent["attacks"][multiple]
-            for other in ("one step", "random, 16 points"):
-                difference = paired_difference(attacks["predicted"]["outcomes"], attacks[other]["outcomes"])
-                lines.append(
-                    f"- At {multiple}x, the predicted step leaves {difference.points:+.1f} points of success against {other} "
-                    f"{difference.chance_text()}."
-                )
+        random, no_gain = "random, 16 points", "No gain over random points is seen"
+        lines += _differences(agent, "predicted", ("one step", random), random, no_gain)
         lines.append("")
     lines += ["![success against seconds](predicted.png)", ""]
     return "\n".join(lines)
@@ -220,24 +229,39 @@ def universal_plot(results: dict, file: Path) -> None:
         xlabel="principal directions of other prompts", ylabel="energy of the ascent directions (%)", ylim=(0, 103)
     )
     right.set_xscale("log", base=2)
+    right.xaxis.set_major_formatter(ScalarFormatter())
     right.legend(frameon=False)
     figure.savefig(file, dpi=150)
 
 
 def predicted_plot(results: dict, file: Path) -> None:
     agents = results["agents"]
-    figure = Figure(figsize=(4.8 * len(agents), 3.9), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(agents), 4.4), layout="constrained")
     panels = figure.subplots(1, len(agents), squeeze=False)[0]
     for axes, (name, agent) in zip(panels, agents.items(), strict=True):
+        handles = {}
         for marker, multiple in zip("so", ("0.5", "1"), strict=True):
             attacks = {n: a for n, a in agent["attacks"][multiple].items() if n not in (*UNIVERSAL, RANDOM, "none")}
             for color, (attack, numbers) in enumerate(attacks.items()):
                 height = 100 * sum(numbers["outcomes"]) / results["rows"]
-                label = f"{attack}, {multiple}x"
-                axes.plot(numbers["seconds"], height, marker, color=f"C{color}", label=label)
-        axes.set(xscale="log", xlabel="seconds", ylabel="success left (%)", ylim=(-3, 103), title=name)
-        axes.legend(frameon=False, fontsize=6)
+                (handles[attack],) = axes.plot(numbers["seconds"], height, marker, color=f"C{color}", label=attack)
+        axes.set(xscale="log", xlabel="seconds of CPU time", ylabel="success left (%)", ylim=(-3, 103))
+        axes.set_title(f"{name} (squares: 0.5x, circles: 1x)", fontsize="medium")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(file, dpi=150)
+
+
+def part(results: dict, name: str) -> dict:
+    """Return the numbers that one of the pages shows."""
+    own = {"universal": ("energy", "dimensions"), "predicted": ("agreement",)}[name]
+    hidden = (*UNIVERSAL, RANDOM) if name == "predicted" else ("predicted", "random, 1 point", "random, 16 points")
+    agents = {
+        agent: {field: numbers[field] for field in own}
+        | {"attacks": {m: {n: a for n, a in by.items() if n not in hidden} for m, by in numbers["attacks"].items()}}
+        for agent, numbers in results["agents"].items()
+    }
+    return {"rows": results["rows"], "agents": agents}
 
 
 def main() -> None:
@@ -264,8 +288,8 @@ def main() -> None:
     for name, (page, plot) in write.items():
         (arguments.output / f"{name}.md").write_text(page(results))
         plot(results, arguments.output / f"{name}.png")
+        (arguments.output / f"{name}.json").write_text(json.dumps(part(results, name)) + "\n")
         print(page(results))
-    (arguments.output / "learnt_attacks.json").write_text(json.dumps(results) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,17 +19,17 @@ def test_the_pages_have_the_measured_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(learnt_attacks, "FITTED", (4, 8))
     monkeypatch.setattr(sys, "argv", ["learnt_attacks.py", f"tiny={agent}", "--rows", "6", "--output", str(out)])
     learnt_attacks.main()
-    results, printed = json.loads((out / "learnt_attacks.json").read_text()), capsys.readouterr().out
-    attacks = results["agents"]["tiny"]["attacks"]
+    printed, numbers = capsys.readouterr().out, {}
     for name in ("universal", "predicted"):
         page = (out / f"{name}.md").read_text()
         assert page in printed and (out / f"{name}.png").stat().st_size > 10_000
-        rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith(("| 0", "| 1x"))]
-        assert [row[0].strip() for row in rows] == ["0.125x", "0.25x", "0.5x", "1x"]
-        assert learnt_attacks.share(attacks["1"]["PGA"]) in page
-    assert list(results["agents"]["tiny"]["agreement"]) == ["4", "8"]
-    for by_attack in attacks.values():
-        assert all(len(attack["outcomes"]) == 6 for attack in by_attack.values())
+        rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith(("| 0", "| 1x", "| 2x"))]
+        assert [row[0].strip() for row in rows] == ["0.5x", "0.75x", "1x", "2x"]
+        numbers[name] = json.loads((out / f"{name}.json").read_text())["agents"]["tiny"]
+        assert learnt_attacks.share(numbers[name]["attacks"]["1"]["PGA"]) in page
+        for by_attack in numbers[name]["attacks"].values():
+            assert all(len(attack["outcomes"]) == 6 for attack in by_attack.values())
+    assert list(numbers["predicted"]["agreement"]) == ["4", "8"] and numbers["universal"]["dimensions"] > 0
 
 
 def test_an_agent_that_is_not_there_is_one_line(monkeypatch, capsys):

@@ -72,6 +72,7 @@ def screen(
     seed: int = 0,
     multiple: float = 1.0,
     attacks: Attacks | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Screened]:
     """
     Run each attack on its own on all rows, within one radius.
@@ -83,6 +84,7 @@ def screen(
         seed: Seed of the random points.
         multiple: Radius, as a multiple of epsilon.
         attacks: Further attacks by name.
+        clock: Function that returns seconds.
 
     Returns:
         By attack: `none`; `random` (four points of the boundary); `predicted` (a step along the predicted gradient);
@@ -100,11 +102,11 @@ def screen(
         right = target.outcome(target.origin).greedy.bool()
         for name, attack in tried.items():
             search = Search(target, target.ball(multiple), seeds, steps=STEPS)
-            began = time.perf_counter()
+            began = clock()
             with frozen_parameters(target.model):
                 attack(search)
             outcomes = (right & ~search.broken).float().tolist()  # on an accelerator, this waits for the result
-            found[name].seconds += time.perf_counter() - began
+            found[name].seconds += clock() - began
             found[name].outcomes += outcomes
     return found
 
