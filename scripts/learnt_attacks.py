@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter
 
 from aajr_hf.environments import expert_rows, held_out_rows
 from aajr_hf.evaluation.agents import load_agent
@@ -58,11 +58,6 @@ def measure(model, tokenizer, world: str, rows: int) -> dict:
     apart = held_out_rows(world, rows, seed=1)
     with frozen_parameters(model):
         lesson, tried = target(apart), target(held_out)
-        learnt = {
-            name: learn_universal([lesson], LOSS, steps) for name, steps in zip(UNIVERSAL, (1, STEPS), strict=True)
-        }
-        learnt[RANDOM] = best_of_random(lesson, 2 * (STEPS + 1))
-        attacks = {name: along(perturbation) for name, perturbation in learnt.items()}
         more = {"random, 1 point": RandomPoints(1), "random, 16 points": RandomPoints(16)} | {
             "PGA, 3 steps": three_steps
         }
@@ -73,6 +68,7 @@ def measure(model, tokenizer, world: str, rows: int) -> dict:
             by_rows[number] = {"cosine": agreed.cosine, "signs": 100 * agreed.signs}
         found = {}
         for multiple in MULTIPLES:
+            attacks = {name: along(each) for name, each in learn(lesson, multiple).items()}
             how = {"multiple": multiple, "attacks": attacks | more, "clock": time.process_time}
             screened = screen([tried], predictor, gradients=True, **how)
             found[f"{multiple:g}"] = {
@@ -81,6 +77,13 @@ def measure(model, tokenizer, world: str, rows: int) -> dict:
             }
         lessons = Lessons(lambda numbers: target([held_out[n] for n in numbers]), rows, rows)
     return {"attacks": found, "energy": lessons.energy, "dimensions": lessons.dimensions, "agreement": by_rows}
+
+
+def learn(lesson: Target, multiple: float) -> dict[str, UniversalPerturbation]:
+    """Return perturbations for all prompts, learnt for this radius."""
+    steps = zip(UNIVERSAL, (1, STEPS), strict=True)
+    learnt = {name: learn_universal([lesson], LOSS, number, multiple) for name, number in steps}
+    return learnt | {RANDOM: best_of_random(lesson, 2 * (STEPS + 1), multiple)}
 
 
 def along(perturbation: UniversalPerturbation):
@@ -93,9 +96,9 @@ def three_steps(search: Search) -> None:
 
 
 @torch.no_grad()
-def best_of_random(target: Target, trials: int) -> UniversalPerturbation:
+def best_of_random(target: Target, trials: int, multiple: float) -> UniversalPerturbation:
     """Return the random perturbation with the largest mean loss: as many forward passes as the ascent costs, about."""
-    search, best, most = Search(target, target.ball(1.0), [0] * len(target.batch), steps=1), None, float("-inf")
+    search, best, most = Search(target, target.ball(multiple), [0] * len(target.batch), steps=1), None, float("-inf")
     length = int(target.batch.perturbable.sum(dim=1).max())
     generator = torch.Generator().manual_seed(0)
     for _ in range(trials):
@@ -132,7 +135,7 @@ def universal_page(results: dict) -> str:
         "# One perturbation for all prompts",
         "",
         f"`scripts/learnt_attacks.py` makes this page. A perturbation of the embeddings, the same for all prompts, is learnt on "
-        f"{size} rows and tried on {size} others of the world. The radius is a multiple of 0.25 times the prompt's mean "
+        f"{size} rows and tried on {size} others of the world, for each radius by itself. The radius is a multiple of 0.25 times the prompt's mean "
         "embedding norm. Success left in percent [95 %], each attack on its own. *random universal* is the best of "
         f"{2 * (STEPS + 1)} random directions on the rows of the fit, which costs about as much as the ascent's {STEPS + 1} "
         "gradients. *explained*: of the examples that PGA or the universal perturbation breaks, those that the universal "
@@ -224,12 +227,12 @@ def universal_plot(results: dict, file: Path) -> None:
             label=name,
         )
     left.set(xlabel="radius (multiples of 0.25)", ylabel="success left (%)", ylim=(-3, 103))
-    left.legend(frameon=False, fontsize=7)
+    left.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     right.set(
         xlabel="principal directions of other prompts", ylabel="energy of the ascent directions (%)", ylim=(0, 103)
     )
     right.set_xscale("log", base=2)
-    right.xaxis.set_major_formatter(ScalarFormatter())
+    right.xaxis.set_major_formatter("{x:.0f}")
     right.legend(frameon=False)
     figure.savefig(file, dpi=150)
 

@@ -33,6 +33,7 @@ class Lessons:
         target_of: Function that returns the attack target of the rows with these numbers.
         examples: Number of rows of the evaluation.
         batch_size: Rows in a target.
+        multiple: Radius for which `universal` is learnt, as a multiple of epsilon.
 
     Attributes:
         energy: Percent of the energy of one half's ascent directions in the first r principal directions of the other
@@ -43,10 +44,12 @@ class Lessons:
         gradients: Number of gradients that were computed, counted per example.
     """
 
-    def __init__(self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int):
+    def __init__(
+        self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int, multiple: float = 1.0
+    ):
         halves = [_Half(list(_targets(target_of, range(half, examples, 2), batch_size))) for half in (0, 1)]
         length = max(half.length for half in halves)
-        self._learnt = [half.learn(length) for half in halves]
+        self._learnt = [half.learn(length, multiple) for half in halves]
         self.examples = sum(half.examples for half in halves)
         self.gradients = self.examples * (_ASCENT_STEPS + STEPS + 1)
         one, other = (half.directions(length) for half in halves)
@@ -99,9 +102,9 @@ class _Half:
         ]
         return torch.cat(found) if found else torch.zeros(0, 0)
 
-    def learn(self, length: int):
+    def learn(self, length: int, multiple: float):
         """Return the universal perturbation and the predictor of gradients; None where there are too few rows."""
-        universal = learn_universal(self.targets, LOSS) if self.examples else None
+        universal = learn_universal(self.targets, LOSS, multiple=multiple) if self.examples else None
         if self.examples < 2:
             return universal, None
         gradients = [

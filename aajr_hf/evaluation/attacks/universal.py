@@ -43,10 +43,13 @@ class UniversalPerturbation:
         return found
 
 
-def learn_universal(targets: list[Target], loss: str, steps: int = STEPS) -> UniversalPerturbation:
+def learn_universal(
+    targets: list[Target], loss: str, steps: int = STEPS, multiple: float = 1.0
+) -> UniversalPerturbation:
     """
     Learn the perturbation by ascent on the mean over all prompts of a class of a loss of `LOSSES`, at the boundary of
-    their own balls.
+    their own balls, whose radius is this multiple of epsilon. A perturbation for large balls is not found in small ones,
+    where a robust agent's loss is flat.
     """
     lengths = [target.batch.perturbable.sum(dim=1) for target in targets]
     longest = _classes(torch.cat(lengths))
@@ -54,12 +57,12 @@ def learn_universal(targets: list[Target], loss: str, steps: int = STEPS) -> Uni
     for number in range(len(longest)):
         rows = [(_class_of(found, longest) == number).nonzero().flatten() for found in lengths]
         parts = [target.select(some) for target, some in zip(targets, rows, strict=True) if len(some)]
-        directions.append(_learn(parts, loss, longest[number], steps))
+        directions.append(_learn(parts, loss, longest[number], steps, multiple))
     return UniversalPerturbation(longest, tuple(directions))
 
 
-def _learn(targets: list[Target], loss: str, length: int, steps: int) -> Tensor:
-    searches = [Search(target, target.ball(1.0), [0] * len(target.batch), steps=1) for target in targets]
+def _learn(targets: list[Target], loss: str, length: int, steps: int, multiple: float) -> Tensor:
+    searches = [Search(target, target.ball(multiple), [0] * len(target.batch), steps=1) for target in targets]
     direction = targets[0].origin.new_zeros(length, targets[0].origin.shape[-1])
     best, most = direction, float("-inf")
     for step in range(steps + 1):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
 
 from ...training.sharing.results import EvaluationResults, Run, SharedDirections
 from .plots import legend, render, run_styles, shown
@@ -77,7 +76,7 @@ def _draw(figure: Figure, results: EvaluationResults) -> None:
         )
         axes.plot(ranks, [100 * rank / shared["dimensions"] for rank in ranks], color=color, linestyle=":")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.set(ylim=(-3, 103), xlabel="number of principal directions of other prompts (dotted: of random directions)")
     axes.set_ylabel("energy of the ascent directions (%)")
     axes.grid(alpha=0.3)

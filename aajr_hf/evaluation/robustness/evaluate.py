@@ -144,10 +144,9 @@ class _Measured:
     def learn(self, rows: list[dict[str, Any]]) -> None:
         """Learn the directions of the attacks that need them."""
         self.shared = measurement_for(
-            self.settings.attacks,
+            self.settings,
             lambda numbers: _target(self.agent, [rows[number] for number in numbers], self.settings),
             len(rows),
-            self.settings.batch_size,
         )
         self.gradients += self.shared.lessons.gradients if self.shared else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from torch import Tensor
 
@@ -13,6 +14,14 @@ from ..attacks.suite import ATTACKS
 from ..attacks.target import Target
 
 
+class _Settings(Protocol):
+    """What the settings of all evaluations have."""
+
+    attacks: tuple[str, ...]
+    multiples: tuple[float, ...]
+    batch_size: int
+
+
 class SharedMeasurement:
     """
     Learn directions from the rows of an evaluation, and count what the attack `universal` explains of the worst case.
@@ -21,10 +30,11 @@ class SharedMeasurement:
         target_of: Function that returns the attack target of the rows with these numbers.
         examples: Number of rows.
         batch_size: Rows in a target.
+        largest: The largest radius of the attacks, as a multiple of epsilon.
     """
 
-    def __init__(self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int):
-        self.lessons = Lessons(target_of, examples, batch_size)
+    def __init__(self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int, largest: float):
+        self.lessons = Lessons(target_of, examples, batch_size, largest)
         self._worst: dict[str, int] = {}
         self._explained: dict[str, int] = {}
 
@@ -51,8 +61,9 @@ class SharedMeasurement:
 
 
 def measurement_for(
-    attacks: tuple[str, ...], target_of: Callable[[list[int]], Target], examples: int, batch_size: int
+    settings: _Settings, target_of: Callable[[list[int]], Target], examples: int
 ) -> SharedMeasurement | None:
     """Return the measurement, or None if no attack along learnt directions is among the attacks."""
-    learns = any(isinstance(ATTACKS.get(name), Learnt) for name in attacks)
-    return SharedMeasurement(target_of, examples, batch_size) if learns else None
+    if not any(isinstance(ATTACKS.get(name), Learnt) for name in settings.attacks):
+        return None
+    return SharedMeasurement(target_of, examples, settings.batch_size, max(settings.multiples))

@@ -104,12 +104,7 @@ def evaluate_tool_calls(
     totals, tallies, attacked = Means(), Tallies(), []
     _add(totals, caller.reference_verdicts, "reference")
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
-        shared = measurement_for(
-            settings.attacks,
-            lambda some: _target(model, tokenizer, rows, some, settings),
-            len(rows),
-            settings.batch_size,
-        )
+        shared = measurement_for(settings, lambda some: _target(model, tokenizer, rows, some, settings), len(rows))
         for batch, numbers, encoded in batches:
             calls = _CallsUnderAttack(
                 caller, Target(model, encoded, settings.threat), batch, numbers, settings, tallies, shared

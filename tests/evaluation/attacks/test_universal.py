@@ -93,6 +93,24 @@ def test_it_raises_the_loss_of_its_own_examples_more_than_random_directions_do()
     assert value(search.to_corner(learnt.on(target))) > max(others)
 
 
+def test_it_is_learnt_for_the_radius_at_which_it_is_tried():
+    """Flat within a radius of 1, in another direction beyond: what is found inside says nothing of the outside."""
+    _, normals = shared_normals(0.0)
+    other = torch.randn(normals.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def height(delta, numbers):
+        far = (delta * other).flatten(1).sum(dim=1) * (delta.flatten(1).norm(dim=1) - 1.5).clamp_min(0)
+        return (delta * normals[numbers]).flatten(1).sum(dim=1) + 20 * far - 1000
+
+    target = make_target(height)
+    near, large = (learn_universal([target], "margin", multiple=multiple) for multiple in (1.0, 3.0))
+    search = make_search(target, torch.full((EXAMPLES,), 3.0, dtype=torch.float64))
+    values = [target.policy(search.to_corner(each.on(target)))[:, 0, 1].mean() for each in (near, large)]
+    assert values[1] > values[0] + 10
+    flat = learn_universal([make_target(linear(normals, margins()))], "margin")
+    assert torch.allclose(near.directions[0], flat.directions[0])
+
+
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=300))
 @settings(max_examples=50, deadline=None)
 def test_classes_are_of_consecutive_lengths_with_enough_examples_each(lengths):
