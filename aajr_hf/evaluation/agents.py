@@ -64,8 +64,12 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise ValueError(f"The tokenizer of {path} has no chat template: give a model whose tokenizer has one.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
+    return model.to(device()).eval(), tokenizer
+
+
+def device() -> torch.device:
+    """Return the device that agents are loaded on."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
 def _with_adapter(path: str) -> nn.Module:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...environments import WORLDS
+from ...evaluation.attacks.lessons import PREDICTED
 from ...evaluation.episodes.players import ALONE, SUITE
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
@@ -78,8 +79,15 @@ def _parser() -> ArgumentParser:
     add("--magnitude", type=int, help="strength of the shock, in the units that are listed below")
     add(
         "--attack",
-        choices=[*ALONE, SUITE],
-        help=f"attack on the embeddings of the model's prompts: ascent on the loss of this name, random points, or all of them ({SUITE})",
+        choices=[*ALONE, PREDICTED, SUITE],
+        help="attack on the embeddings of the model's prompts: ascent on the loss of this name, random points, a step along the "
+        f"gradient that --predictor predicts ({PREDICTED}), or all of them ({SUITE}: all but {PREDICTED})",
+    )
+    add(
+        "--predictor",
+        type=Path,
+        metavar="FILE",
+        help=f"predictor of gradients, written by `aajr screen --save`, for --attack {PREDICTED}, which makes forward passes only",
     )
     add("--attack_steps", type=int, help="steps of each ascent (default: 10)")
     add("--attack_restarts", type=int, help="ascents per prompt (default: 1)")
@@ -119,6 +127,12 @@ def _check(arguments) -> None:
     for name in (*FIELDS, "attack_steps", "attack_restarts"):
         if arguments.attack is None and getattr(arguments, name) is not None:
             raise UserError(f"`--{name}` has no effect without an attack: give `--attack`, too.")
+    if (arguments.attack == PREDICTED) != (arguments.predictor is not None):
+        raise UserError(
+            f"`--attack {PREDICTED}` and `--predictor` need each other: give both, with a file that `aajr screen --save` wrote."
+        )
+    if arguments.predictor is not None and not arguments.predictor.is_file():
+        raise UserError(f"`--predictor`: there is no file {arguments.predictor}: write one with `aajr screen --save`.")
     if arguments.attack is not None and arguments.model == SCRIPTED:
         raise UserError(f"`--attack` perturbs the embeddings of a model: give a model as `--model`, not {SCRIPTED}.")
     if arguments.shock is not None and arguments.magnitude is None:
@@ -221,7 +235,8 @@ def _players(arguments, world) -> list[Any]:
     load = functools.cache(load_agent)
     attack = None
     if arguments.attack is not None:
-        attack = AttackSettings(arguments.threat, arguments.attack, arguments.attack_steps, arguments.attack_restarts)
+        steps, restarts = arguments.attack_steps, arguments.attack_restarts
+        attack = AttackSettings(arguments.threat, arguments.attack, steps, restarts, _predictor(arguments))
 
     def player(path: str | None, attack: AttackSettings | None):
         if path in (None, SCRIPTED):
@@ -234,6 +249,14 @@ def _players(arguments, world) -> list[Any]:
     world.reset(seed=0)
 
     return [player(arguments.model, attack), player(arguments.opponent, None)]
+
+
+def _predictor(arguments):
+    """Return the predictor of gradients on the device of the model; None without one."""
+    from ...evaluation.agents import device
+    from ...evaluation.attacks.predicted import GradientPredictor
+
+    return None if arguments.predictor is None else GradientPredictor.load(arguments.predictor).to(device())
 
 
 def _settings(arguments, name: str) -> EpisodeSettings:

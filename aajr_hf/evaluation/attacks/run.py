@@ -46,6 +46,9 @@ class UnderAttack:
         new_search: Function of the target and a ball that returns the search within the ball.
         tallies: Tallies to add the results to; None for a model that only provides perturbations for the others.
         exhaustive: Whether every attack sees every example, broken or not.
+
+    Attributes:
+        broken_by: For each attack that sees every example, which ones it broke within this or a smaller radius, (B,).
     """
 
     target: Target
@@ -53,7 +56,7 @@ class UnderAttack:
     tallies: Tallies | None = None
     exhaustive: bool = False
     search: Search | None = None
-    _alone: dict[str, Tensor] = field(default_factory=dict)
+    broken_by: dict[str, Tensor] = field(default_factory=dict)
 
     def widen(self, multiple: float) -> None:
         """Continue with a larger radius."""
@@ -70,6 +73,9 @@ class UnderAttack:
             found = search.select(rows)
             attack(found)
             search.add(found, rows)
+        if every:
+            before = self.broken_by.get(attack.name, torch.zeros_like(search.broken))
+            self.broken_by[attack.name] = before | found.broken
         if self.tallies is None:
             return
         tally = self.tallies.setdefault(attack.name, {}).setdefault(multiple, Tally())
@@ -78,9 +84,7 @@ class UnderAttack:
         tally.broken += open_before - left
         tally.left += left
         if self.exhaustive:
-            broken = self._alone.get(attack.name, torch.zeros_like(search.broken)) | found.broken
-            self._alone[attack.name] = broken
-            tally.alone = (tally.alone or 0) + int((~broken).sum())
+            tally.alone = (tally.alone or 0) + int((~self.broken_by[attack.name]).sum())
 
 
 def attack_within(models: dict[str, UnderAttack], attacks: Iterable[Attack], multiple: str) -> None:

@@ -11,6 +11,9 @@ from ...training.policy.policy import fixed_seed
 from .losses import LOSSES
 from .target import Target, outcome
 
+# So much farther than the ball's own size a direction is followed before it is projected onto the ball.
+_FAR = 1e4
+
 
 class Search:
     """
@@ -26,6 +29,7 @@ class Search:
         keep: Name of a loss of [`LOSSES`]. The visited point with the largest value is kept.
         settled: Probability of the correct answer below which an ascent on a broken example stops.
         handed: Perturbations (B, L, d) found on other models, scaled to this ball.
+        learnt: Directions (B, L, d) learnt on other examples, by name of the attack that tries them.
 
     Attributes:
         broken: (B,) bool, whether greedy decoding gave a wrong answer at a visited point.
@@ -46,7 +50,9 @@ class Search:
         keep: str = "margin",
         settled: float = 0.01,
         handed: tuple[Tensor, ...] = (),
+        learnt: dict[str, Tensor] | None = None,
     ):
+        self.learnt = learnt or {}
         self.target, self.ball, self.seeds = target, ball, seeds
         self.steps, self.restarts, self.keep, self.settled, self.handed = steps, restarts, keep, settled, handed
         size, new = len(target.batch), target.origin.new_full
@@ -57,23 +63,23 @@ class Search:
 
     def select(self, rows: Tensor) -> Search:
         """Return a new search, without results, on some of the examples."""
-        handed = tuple(delta[rows] for delta in self.handed)
-        return self._anew(
-            self.target.select(rows), self.ball_of(rows), [self.seeds[row] for row in rows.tolist()], handed
-        )
+        of_these = {
+            "handed": tuple(delta[rows] for delta in self.handed),
+            "learnt": {name: direction[rows] for name, direction in self.learnt.items()},
+        }
+        seeds = [self.seeds[row] for row in rows.tolist()]
+        return self._anew(self.target.select(rows), self.ball_of(rows), seeds, **of_these)
 
-    def _anew(
-        self, target: Target, ball: PerturbationSet, seeds: list[int], handed: tuple[Tensor, ...] = ()
-    ) -> Search:
+    def _anew(self, target: Target, ball: PerturbationSet, seeds: list[int], **more) -> Search:
         how = {"steps": self.steps, "restarts": self.restarts, "keep": self.keep, "settled": self.settled}
-        return Search(target, ball, seeds, handed=handed, **how)
+        return Search(target, ball, seeds, **how, **more)
 
     def widened(self, ball: PerturbationSet) -> Search:
         """
         Return the search within a larger ball. Broken examples stay broken, and the perturbations found so far are
         also tried at the new boundary.
         """
-        wider, scaled = (self._anew(self.target, ball, self.seeds) for _ in range(2))
+        wider, scaled = (self._anew(self.target, ball, self.seeds, learnt=self.learnt) for _ in range(2))
         wider.add(self, self.all_rows)
         wider.gradients = 0
         scaled.visit(wider.to_boundary(self.delta), self.all_rows)
@@ -108,6 +114,12 @@ class Search:
         # Divide by the length first: a single scaling factor would be infinite for a zero perturbation.
         unit = delta / lengths.clamp_min(torch.finfo(delta.dtype).tiny)[:, None, None]
         return self.project(unit * far[:, None, None], self.all_rows)
+
+    def to_corner(self, direction: Tensor) -> Tensor:
+        """Return the point of the ball that is farthest in a direction (B, L, d): for linf, a corner of the cube."""
+        lengths = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(direction.dtype).tiny)
+        reach = _FAR * self.ball.epsilon * self.ball.extent(direction, self.target.batch.perturbable)
+        return self.project(direction / lengths[:, None, None] * reach[:, None, None], self.all_rows)
 
     def random_points(self, number: int) -> Tensor:
         """Return a random point inside the ball for each example, (B, L, d). Each `number` gives other points."""

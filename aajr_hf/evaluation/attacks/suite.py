@@ -6,6 +6,8 @@ from typing import Protocol
 
 from .ascent import Ascent
 from .from_others import FromOthers
+from .learnt import Learnt
+from .lessons import PREDICTED, UNIVERSAL
 from .search import Search
 from .without_gradients import RandomPoints, Transferred
 
@@ -38,6 +40,8 @@ ATTACKS: dict[str, Attack] = {
         Ascent(MAIN, "warm_nll"),
         Ascent(CONTROL, "warm_nll", restart=1),
         RandomPoints(),
+        Learnt(UNIVERSAL),
+        Learnt(PREDICTED),
         Ascent("nll", "nll"),
         Ascent("tempered_nll", "tempered_nll"),
         Ascent("margin", "margin"),

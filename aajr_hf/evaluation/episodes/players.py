@@ -14,6 +14,9 @@ from ...training.data.batch import AgentBatch
 from ...training.data.collation import encode_examples
 from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ...training.policy.policy import frozen_parameters
+from ..attacks.learnt import Learnt
+from ..attacks.lessons import LOSS, PREDICTED
+from ..attacks.predicted import GradientPredictor
 from ..attacks.run import UnderAttack
 from ..attacks.search import Search
 from ..attacks.suite import ATTACKS, Attack
@@ -22,7 +25,8 @@ from ..attacks.threat_model import ThreatModel
 from ..generation import check_lengths, end_mark, end_of_answer, end_tokens, generate, render_prompts
 
 SUITE = "suite"
-ALONE = tuple(name for name, attack in ATTACKS.items() if not attack.from_others)
+# Attacks that need neither other models nor other examples to learn from.
+ALONE = tuple(n for n, attack in ATTACKS.items() if not attack.from_others and not isinstance(attack, Learnt))
 
 
 class Player(Protocol):
@@ -44,18 +48,22 @@ class AttackSettings:
 
     Attributes:
         threat: The threat model for each prompt.
-        attack: Name of an attack of [`~.attacks.suite.ATTACKS`] that needs no other models, or [`SUITE`]: all of
+        attack: Name of an attack of [`ALONE`], or [`SUITE`]: all of
             these, each on the prompts that earlier attacks have not broken.
         steps: Steps of each ascent.
         restarts: Number of ascents of each attack.
+        predictor: Predictor of gradients; if given, the attack is `predicted`, which makes forward passes only.
     """
 
     threat: ThreatModel
     attack: str = "nll"
     steps: int = 10
     restarts: int = 1
+    predictor: GradientPredictor | None = None
 
     def attacks(self) -> list[Attack]:
+        if self.predictor is not None:
+            return [ATTACKS[PREDICTED]]
         return [attack for name, attack in ATTACKS.items() if name in ALONE and self.attack in (name, SUITE)]
 
 
@@ -104,7 +112,9 @@ class ModelPlayer:
         rows = with_system_prompt(rows, self.system_prompt)
         self._prompts(rows)
         if self.attack is not None:
-            _encoded(self.model, self.tokenizer, rows, self.attack)
+            batch = _encoded(self.model, self.tokenizer, rows, self.attack)
+            if self.attack.predictor is not None:
+                self.attack.predictor.check_fits(Target(self.model, batch))
 
     def answer(self, rows: list[dict[str, Any]]) -> list[str]:
         """
@@ -157,9 +167,11 @@ def worst_prompts(
     if len(attacks) == 1:
         # Run the ascent to its end: of two wrong answers, one may harm the world more.
         how |= {"keep": getattr(attacks[0], "loss", "margin"), "settled": 0.0}
-    new_search = functools.partial(Search, seeds=torch.randint(2**40, (len(rows),)).tolist(), **how)
+    seeds = torch.randint(2**40, (len(rows),)).tolist()
     with frozen_parameters(model):
-        attacked = UnderAttack(Target(model, _encoded(model, tokenizer, rows, attack), attack.threat), new_search)
+        target = Target(model, _encoded(model, tokenizer, rows, attack), attack.threat)
+        learnt = {} if attack.predictor is None else {PREDICTED: attack.predictor.on(target, LOSS)}
+        attacked = UnderAttack(target, functools.partial(Search, seeds=seeds, learnt=learnt, **how))
         attacked.widen(1.0)
         for one in attacks:
             attacked.run(one, "1")

@@ -7,6 +7,7 @@ from rich.table import Table
 from ...training.sharing.reading import attack_name
 from ...training.sharing.results import AttackTally, EvaluationResults, Results, RobustnessResults, TokenOutcome
 from .results import interval_text, multiples, percent_text, times
+from .shared_directions import TITLE, shared_cells
 from .statistics import wilson
 from .tables import text_table
 
@@ -77,7 +78,7 @@ def trust_cells(results: Results) -> list[tuple[str, str, bool, str]]:
 
 
 def attack_tables(results: EvaluationResults) -> list[Table]:
-    """Return rich tables of the attacks, the token attack and the failed checks, without empty tables."""
+    """Return rich tables of the attacks, the token attack, what prompts share and the failed checks, without empty tables."""
     tables = []
     headers, rows = attack_cells(results)
     if rows:
@@ -93,6 +94,14 @@ def attack_tables(results: EvaluationResults) -> list[Table]:
         title = "Token attack: other numbers in the observation's text"
         caption = "mean radius: distance that the new tokens move an example, in mean norms of its prompt embeddings."
         tables.append(text_table(headers, rows, title, caption))
+    headers, rows = shared_cells(results)
+    if rows:
+        caption = (
+            "top r: energy of the ascent directions in the first r principal directions of other prompts.\n"
+            "explained: of the examples that any attack breaks, those that one perturbation for all prompts breaks.\n"
+            "cosine, signs: how gradients predicted from forward passes agree with the true ones."
+        )
+        tables.append(text_table([header.replace(" ", "\n", 1) for header in headers], rows, TITLE, caption))
     failed = [[name, rule, detail] for name, rule, passed, detail in trust_cells(results) if not passed]
     if failed:
         tables.append(text_table(["run", "rule", "detail"], failed, "Failed checks of the attack", left=3))

@@ -32,6 +32,7 @@ from .results import (
     times,
     value,
 )
+from .shared_directions import draw_shared, shared_cells
 from .stability_plots import draw_stability
 from .stability_report import runs_with_stability, stability_cells, stability_sentences
 from .summary import summary_sentences
@@ -92,13 +93,13 @@ def write_json(results: RobustnessResults, path: str | Path) -> None:
 
 def write_report(results: RobustnessResults, folder: str | Path) -> None:
     """
-    Write the plots of [`draw_plots`] and [`draw_stability`], and `report.html`, a page with summary, tables, plots and
+    Write the plots of [`draw_plots`], [`draw_stability`] and [`draw_shared`], and `report.html`, a page with summary, tables, plots and
     settings that needs no other file and no network. Each file is written atomically; the folder is created as needed.
 
     Raises:
         ValueError: If a number is missing or not finite; names the run and the field. Nothing is written then.
     """
-    images = draw_plots(results) | draw_stability(results)
+    images = draw_plots(results) | draw_stability(results) | draw_shared(results)
     files = images | {"report.html": _page(results, images)}
     for name, content in files.items():
         replace_file(Path(folder) / name, content)
@@ -115,6 +116,7 @@ def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
         notes=notes(results),
         attacks=attack_cells(results),
         tokens=token_cells(results),
+        shared=shared_cells(results),
         checks=trust_cells(results),
         membership_headers=HEADERS,
         membership_rows=membership_cells(results),

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...training.policy.policy import AgentPolicy, fixed_seed, frozen_parameters
 from ...training.sharing.results import RobustnessNumbers
 from ..agents import Agent
+from ..attacks.lessons import UNIVERSAL
 from ..attacks.run import Tallies, UnderAttack, attack_within
 from ..attacks.search import Search
 from ..attacks.settings import TOKEN, RobustnessSettings
@@ -26,6 +27,7 @@ from ..radii import nearest_to_one
 from .amplification import add_amplification
 from .membership import examples_of
 from .ray import add_ray, ray_numbers
+from .shared_directions import SharedMeasurement, measurement_for
 from .stability import inner_ascent, stability_numbers
 from .tallies import tally_numbers
 from .token_numbers import TokenAttack
@@ -70,6 +72,7 @@ def evaluate_agents(
         - `transferred_from`: the models whose perturbations were tried.
         - `trust` ([`trust_rules`]), `ray` ([`add_ray`]), the numbers of [`add_amplification`], `stability` of the
           inner ascent and, with the attack `token`, `token_attack`.
+        - `shared_directions` ([`SharedDirections`]) with the attack `universal` or `predicted`.
 
     Raises:
         ValueError: if the rows cannot be attacked with an agent's chat template or tokenizer, or if the attack `token`
@@ -83,6 +86,8 @@ def evaluate_agents(
     with contextlib.ExitStack() as stack:
         for agent in everybody:
             stack.enter_context(frozen_parameters(agent.model.eval()))
+        for agent in measured.values():
+            agent.learn(rows)
         for numbers in batches_by_length(everybody[0].tokenizer, rows, settings.batch_size):
             some = [rows[number] for number in numbers]
             targets = {agent.name: _target(agent, some, settings) for agent in everybody}
@@ -132,8 +137,18 @@ class _Measured:
         self.examples, self.gradients = len(rows), 0
         self.others: set[str] = set()
         self.trust: AttackSample | None = None
+        self.shared: SharedMeasurement | None = None
         wanted = TOKEN in settings.attacks
         self.token = TokenAttack(agent.tokenizer, rows, settings, self.totals) if wanted else None
+
+    def learn(self, rows: list[dict[str, Any]]) -> None:
+        """Learn the directions of the attacks that need them."""
+        self.shared = measurement_for(
+            self.settings,
+            lambda numbers: _target(self.agent, [rows[number] for number in numbers], self.settings),
+            len(rows),
+        )
+        self.gradients += self.shared.lessons.gradients if self.shared else 0
 
     def add_share(self, values: Tensor, numbers: list[int], *names: str) -> None:
         """Store values (B,) of a share for the rows with these numbers."""
@@ -155,6 +170,9 @@ class _Measured:
         self.add_share(sampled, numbers, "sampled_worst_case_success", multiple)
         self.totals.add(torch.maximum(search.cost, nominal.cost), "worst_case_cost", multiple)
         self.gradients += search.gradients
+        if self.shared is not None and UNIVERSAL in attacked.broken_by:
+            right = nominal.greedy.bool()
+            self.shared.add(right & search.broken, attacked.broken_by[UNIVERSAL], multiple)
 
     def add_the_rest(self, target: Target, numbers: list[int]) -> None:
         trajectory, stability = inner_ascent(target, self.settings)
@@ -187,6 +205,8 @@ class _Measured:
             name: tally_numbers(by_radius, self.examples) for name, by_radius in self.tallies.items()
         }
         numbers["trust"] = trust_rules(numbers["worst_case_success"], self.examples, self.tallies, self.trust)
+        if self.shared is not None:
+            numbers["shared_directions"] = self.shared.result()
         more = {"gradients": self.gradients / self.examples, "transferred_from": sorted(self.others)}
         return numbers | more | {"outcomes": outcomes}
 
@@ -209,7 +229,10 @@ def _attack_batch(
     attacked = {}
     for name, target in targets.items():
         tallies = measured[name].tallies if name in measured else None
-        attacked[name] = UnderAttack(target, new_search, tallies, settings.exhaustive)
+        shared = measured[name].shared if name in measured else None
+        learnt = shared.lessons.on(target, numbers) if shared else None
+        new = functools.partial(new_search, learnt=learnt)
+        attacked[name] = UnderAttack(target, new, tallies, settings.exhaustive)
         if name in measured:
             measured[name].add_nominal(target, numbers)
     attacks = [attack for name, attack in ATTACKS.items() if name in settings.attacks]

@@ -13,6 +13,7 @@ from ...objective import PerturbationSet
 from ...training.sharing.reading import attack_name
 from ...training.sharing.results import TrustRule
 from ..attacks.ascent import Ascent
+from ..attacks.learnt import Learnt
 from ..attacks.run import Tallies
 from ..attacks.search import Search
 from ..attacks.suite import ATTACKS, CONTROL, MAIN
@@ -93,10 +94,11 @@ def trust_rules(shares: dict[str, float], examples: int, tallies: Tallies, measu
     """
     Check the rules.
 
-    - Beyond chance, no other loss, random point or perturbation of another model breaks more of the examples left by
-      the agent's own gradient than this gradient does from another start. Each attack is tested at each radius with
-      the exact McNemar test, at 5 % over all tests (Bonferroni). Later attacks see fewer examples, so the test is
-      conservative. A radius at which at most one example is left after all attacks is not tested.
+    - Beyond chance, no other loss, random point, direction learnt on other prompts or perturbation of another model
+      breaks more of the examples left by the agent's own gradient than this gradient does from another start. Each
+      attack is tested at each radius with the exact McNemar test, at 5 % over all tests (Bonferroni). Later attacks see
+      fewer examples, so the test is conservative. A radius at which at most one example is left after all attacks is
+      not tested.
     - Few gradients vanish.
     - More steps leave no more examples, a larger radius leaves fewer, and an attack without a bound leaves none. One
       example is tolerated, because ascents can end in local maxima.
@@ -115,6 +117,7 @@ def _beyond_own_gradient(shares: dict[str, float], examples: int, tallies: Talli
     groups = {
         "another loss": [name for name, attack in ATTACKS.items() if isinstance(attack, Ascent)],
         "random points": ["random"],
+        "other prompts": [name for name, attack in ATTACKS.items() if isinstance(attack, Learnt)],
         "other models": [name for name, attack in ATTACKS.items() if attack.from_others],
     }
     own = tallies.get(CONTROL, {})

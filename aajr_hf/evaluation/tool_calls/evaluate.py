@@ -14,6 +14,7 @@ from ...training.data.batch import AgentBatch
 from ...training.policy.policy import fixed_seed, frozen_parameters
 from ...training.policy.system_losses import nll
 from ...training.sharing.results import ToolCallNumbers
+from ..attacks.lessons import UNIVERSAL
 from ..attacks.run import Tallies, Tally
 from ..attacks.search import Search
 from ..attacks.suite import ATTACKS, Attack
@@ -22,6 +23,7 @@ from ..attacks.threat_model import ThreatModel
 from ..batches import batches_by_length, read_batch
 from ..means import Means
 from ..radii import nearest_to_one
+from ..robustness.shared_directions import SharedMeasurement, measurement_for
 from ..robustness.tallies import tally_numbers
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller
@@ -91,6 +93,7 @@ def evaluate_tool_calls(
           `exact` left after this attack and all earlier ones, and, if every attack saw all rows, the share left by
           this attack `alone`.
         - `trust` ([`trust_rules`]), `embedding_norm` and `examples`.
+        - `shared_directions` ([`SharedDirections`]) with the attack `universal` or `predicted`.
 
     Raises:
         ValueError, jinja2.TemplateError: as [`ToolCaller`].
@@ -101,9 +104,10 @@ def evaluate_tool_calls(
     totals, tallies, attacked = Means(), Tallies(), []
     _add(totals, caller.reference_verdicts, "reference")
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
+        shared = measurement_for(settings, lambda some: _target(model, tokenizer, rows, some, settings), len(rows))
         for batch, numbers, encoded in batches:
             calls = _CallsUnderAttack(
-                caller, Target(model, encoded, settings.threat), batch, numbers, settings, tallies
+                caller, Target(model, encoded, settings.threat), batch, numbers, settings, tallies, shared
             )
             totals.add(calls.target.scale, "embedding_norm")
             attacked.append(calls)
@@ -118,6 +122,8 @@ def evaluate_tool_calls(
     numbers = totals.result() | _joined(attacked, len(rows)) | {"examples": len(rows)}
     numbers["attacks"] = {name: tally_numbers(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
     numbers["trust"] = trust_rules(numbers["worst_case_exact"], len(rows), tallies, measured)
+    if shared is not None:
+        numbers["shared_directions"] = shared.result()
     return numbers
 
 
@@ -132,9 +138,11 @@ class _CallsUnderAttack:
         numbers: list[int],
         settings: ToolCallSettings,
         tallies: Tallies,
+        shared: SharedMeasurement | None,
     ):
         self.caller, self.target, self.batch, self.numbers = caller, target, batch, numbers
-        self.settings, self.tallies = settings, tallies
+        self.settings, self.tallies, self.shared = settings, tallies, shared
+        self.learnt = shared.lessons.on(target, numbers) if shared else {}
         self.verdicts: dict[str, list[Verdict]] = {"nominal": caller.answer(batch)}
         self.nll = {"nominal": self._nll(target, target.origin)}
         self._alone: dict[str, set[int]] = {}
@@ -148,11 +156,17 @@ class _CallsUnderAttack:
         self.verdicts[name], self.nll[name] = list(self.verdicts[before]), self.nll[before].clone()
         for attack in (ATTACKS[attack] for attack in self.settings.attacks):
             self._run(attack, multiple, name)
+        if self.shared is not None and UNIVERSAL in self.settings.attacks:
+            both = zip(self.verdicts["nominal"], self.verdicts[name], strict=True)
+            broken = torch.tensor([nominal.exact and not verdict.exact for nominal, verdict in both])
+            by_universal = torch.tensor([i in self._alone[UNIVERSAL] for i in range(len(broken))])
+            self.shared.add(broken, by_universal, name)
 
     def _run(self, attack: Attack, multiple: float, name: str) -> None:
         worst, tally = self.verdicts[name], self.tallies.setdefault(attack.name, {}).setdefault(name, Tally())
         still_exact = [i for i, verdict in enumerate(worst) if verdict.exact]
-        rows = list(range(len(worst))) if self.settings.exhaustive else still_exact
+        every = self.settings.exhaustive or attack.every_example
+        rows = list(range(len(worst))) if every else still_exact
         alone = self._alone.setdefault(attack.name, set())
         if rows:
             for i, verdict in zip(rows, self._answers(attack, rows, multiple, name), strict=True):
@@ -179,6 +193,7 @@ class _CallsUnderAttack:
             keep=getattr(attack, "loss", "margin"),
             # Run each ascent to its end: a changed token does not always change the call.
             settled=0.0,
+            learnt={attack: direction[chosen] for attack, direction in self.learnt.items()},
         )
         attack(search)
         self.nll[name][chosen] = torch.maximum(self.nll[name][chosen], self._nll(target, search.delta))
@@ -217,6 +232,18 @@ def _put(numbers: dict[str, Any], kind: str, name: str, value: Any) -> None:
         numbers[f"nominal{kind}"] = value
     else:
         numbers.setdefault(f"worst_case{kind}", {})[name] = value
+
+
+def _target(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    numbers: list[int],
+    settings: ToolCallSettings,
+) -> Target:
+    """Return the attack target of the rows with these numbers."""
+    some, moved = [rows[number] for number in numbers], settings.threat.perturbed_tokens
+    return Target(model, read_batch(tokenizer, some, moved, model.device, candidates=False), settings.threat)
 
 
 def _batches(

@@ -29,6 +29,7 @@ from ..reporting.results import (
     times,
     value,
 )
+from ..reporting.shared_directions import shared_cells, shared_sentences
 from ..reporting.tables import text_table
 from .judge import FAILURES
 
@@ -57,7 +58,7 @@ def _notes(results: ToolCallResults) -> list[str]:
 def tool_call_sentences(results: ToolCallResults) -> list[str]:
     """
     Return the sentences, in this order: whether the results under attack can be trusted; the drop of each run at the
-    training radius; the most robust run; limits from the reference answers.
+    training radius; the most robust run; limits from the reference answers; what prompts share.
     """
     check_tool_call_results(results)
     runs, top = results["runs"], headline(results)
@@ -76,7 +77,7 @@ def tool_call_sentences(results: ToolCallResults) -> list[str]:
                 f"{percent_text(run['reference_valid'])}% valid and {percent_text(run['reference_exact'])}% exact: some "
                 "accepted answers break their schemas, or the template cannot render them."
             )
-    return sentences
+    return sentences + shared_sentences(results)
 
 
 def _change(run: ToolCallRun, kind: str, top: str) -> str:
@@ -111,7 +112,9 @@ def check_tool_call_results(results: ToolCallResults) -> None:
     for name, run in results["runs"].items():
         numbers = {field: run.get(field) for field in (*_NUMBERS, "examples")}
         numbers |= {f"{field}.{m}": value(run, field, m) for field in _BY_MULTIPLE for m in radii}
-        check_numbers(name, numbers | paths(run.get("attacks", {}), "attacks"))
+        for measured in ("attacks", "shared_directions"):
+            numbers |= paths(run.get(measured, {}), measured)
+        check_numbers(name, numbers)
         check_shares(name, run, nominal, worst, radii)
 
 
@@ -131,6 +134,7 @@ def write_tool_call_report(results: ToolCallResults, folder: Path) -> None:
         answers=_cells(results),
         notes=_notes(results),
         attacks=attack_cells(results),
+        shared=shared_cells(results),
         checks=trust_cells(results),
         failures=_failure_cells(results),
         reasons=FAILURES,

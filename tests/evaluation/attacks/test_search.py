@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aajr_hf.environments import expert_rows
+from aajr_hf.evaluation.attacks.learnt import Learnt
 from aajr_hf.evaluation.attacks.losses import margin
 from aajr_hf.evaluation.attacks.run import Tallies, UnderAttack, attack_within
 from aajr_hf.evaluation.attacks.search import Search
@@ -32,7 +33,7 @@ from .test_ascent import bumpy
 
 # Of unequal lengths: more agents, longer prompts.
 ROWS = [row for agents in (4, 2, 3) for row in expert_rows("congestion", 2, seed=0, agents=agents)]
-ALONE = [attack for attack in ATTACKS.values() if not attack.from_others]
+ALONE = [attack for attack in ATTACKS.values() if not attack.from_others and not isinstance(attack, Learnt)]
 
 
 def mixed_target(**more):

@@ -11,13 +11,15 @@ from transformers import AddedToken, GenerationConfig
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.evaluation.attacks.losses import LOSSES
-from aajr_hf.evaluation.attacks.target import success
+from aajr_hf.evaluation.attacks.target import Target, success
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.evaluation.episodes import players
 from aajr_hf.evaluation.episodes.play import episode_seeds, malformed_sentences, play, simulation_table
 from aajr_hf.evaluation.episodes.players import ALONE, SUITE, AttackSettings, Experts, ModelPlayer, worst_prompts
 from aajr_hf.evaluation.generation import decoded, end_mark, end_of_answer, generate, render_prompts
 from aajr_hf.evaluation.reporting.statistics import mean_interval, student_t
+from aajr_hf.evaluation.robustness.screening import fit_predictor
 from aajr_hf.training.data.batch import AgentBatch
 from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.data.system_prompts import with_system_prompt
@@ -459,3 +461,18 @@ def test_only_the_tokens_of_the_threat_model_are_moved(agent):
             prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
             moved = {token for token, there in zip(prompt, delta.norm(dim=-1) > 0, strict=False) if there}
             assert moved - markup and bool(moved & markup) == (tokens == "prompt")
+
+
+def test_with_a_predictor_no_gradient_of_the_model_is_computed(agent, monkeypatch):
+    """The step goes to the boundary, along what is predicted for the prompt alone."""
+    batch = read_batch(TOKENIZER, ROWS, "prompt", agent.device)
+    threat = ThreatModel(epsilon=0.3)
+    predictor = fit_predictor([Target(agent, batch, threat)])
+    passed, forward = [], AgentPolicy.__call__
+    monkeypatch.setattr(AgentPolicy, "__call__", lambda *args: passed.append(forward(*args)) or passed[-1])
+    deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(threat, "predicted", predictor=predictor))
+    assert passed and not any(logits.requires_grad for logits in passed)
+    target = Target(agent, batch, threat)
+    expected = predictor.on(target, "warm_nll").flatten(1)
+    assert torch.allclose(torch.cosine_similarity(deltas.flatten(1), expected), torch.ones(len(ROWS)), atol=1e-4)
+    assert torch.allclose(deltas.flatten(1).norm(dim=1), target.ball(1.0).epsilon, rtol=1e-3)

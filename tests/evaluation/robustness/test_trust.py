@@ -24,6 +24,8 @@ from ...support.trust import GOOD
 LOSS = "the agent's own gradient breaks what another loss breaks"
 RANDOM = "the agent's own gradient breaks what random points break"
 OTHERS = "the agent's own gradient breaks what other models break"
+PROMPTS = "the agent's own gradient breaks what other prompts break"
+RULES = {"margin": LOSS, "random": RANDOM, "universal": PROMPTS, "predicted": PROMPTS, "from_others": OTHERS}
 VANISHED, STEPS = "gradients do not vanish", "more steps leave no more success"
 UNBOUNDED, RADIUS = "an attack without a bound leaves no success", "success falls with the radius"
 
@@ -64,9 +66,9 @@ def test_everything_in_order_passes():
 
 
 @pytest.mark.parametrize("again", [0, 2, 7])
-@pytest.mark.parametrize(("name", "rule"), [("margin", LOSS), ("random", RANDOM), ("from_others", OTHERS)])
+@pytest.mark.parametrize(("name", "rule"), RULES.items())
 def test_an_attack_that_breaks_more_than_a_second_start_fails_beyond_chance(name, rule, again):
-    """Of one test, and of eight (Bonferroni)."""
+    """Of one test, and of several (Bonferroni)."""
     others = {
         "nll": 0,
         "tempered_nll": 0,
@@ -77,7 +79,7 @@ def test_an_attack_that_breaks_more_than_a_second_start_fails_beyond_chance(name
         "margin": 0,
     }
     others = {other: 0 for other in (*others, "from_others") if other != name}
-    for more, tests in (({}, 1), (others, 8)):
+    for more, tests in (({}, 1), (others, 1 + len(others))):
         verdicts = []
         for broken in range(40):
             expected = chance(broken, again) * tests < 0.05

@@ -19,7 +19,7 @@ from .comparison import (
     Unregularised,
 )
 from .episodes import EpisodeNumbers, EpisodeResults, EpisodeSettings, Said, Side
-from .parts import AttackTally, ByRadius, Evaluation, Settings, ThreatModelFields, TrustRule
+from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, ThreatModelFields, TrustRule
 from .tool_calls import CallLists, CallSettings, CallShares, CallTally, ToolCallNumbers, ToolCallResults, ToolCallRun
 from .worlds import (
     Membership,
@@ -78,6 +78,7 @@ __all__ = [
     "Run",
     "Said",
     "Settings",
+    "SharedDirections",
     "Side",
     "Spectrum",
     "StabilityExamples",

@@ -38,6 +38,29 @@ class AttackTally(TypedDict):
     alone: NotRequired[ByRadius[float]]
 
 
+class SharedDirections(TypedDict):
+    """
+    What the worst cases of different prompts have in common, learnt from one half of the rows and tried on the other.
+
+    Attributes:
+        examples: Rows that were learnt from.
+        dimensions: Dimensions of a direction: perturbable tokens times the width of the embeddings.
+        energy: Percent of the energy of the ascent directions in the first r principal directions, by r.
+        worst, explained: Numbers of examples that are right without attack and that some attack breaks, and of these,
+            that one perturbation for all prompts breaks.
+        cosine, signs: Mean cosine of predicted and true gradients, and the percentage of equal signs; missing with too
+            few rows.
+    """
+
+    examples: int
+    dimensions: int
+    energy: dict[str, float]
+    worst: ByRadius[int]
+    explained: ByRadius[int]
+    cosine: NotRequired[float]
+    signs: NotRequired[float]
+
+
 class Settings(TypedDict):
     """The settings of an evaluation; `models` are folders or Hub names, `weights` the digests of local weights."""
 

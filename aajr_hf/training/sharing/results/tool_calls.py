@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, TrustRule
+from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TrustRule
 
 
 class CallShares(TypedDict):
@@ -47,6 +47,7 @@ class ToolCallNumbers(CallShares):
     attacks: dict[str, CallTally]
     trust: list[TrustRule]
     embedding_norm: float
+    shared_directions: NotRequired[SharedDirections]
 
 
 class ToolCallRun(ToolCallNumbers):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, TrustRule
+from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TrustRule
 
 
 class SuccessShares(TypedDict):
@@ -120,6 +120,7 @@ class RobustnessNumbers(SuccessShares):
     membership: NotRequired[Membership]
     stability: StabilityNumbers
     token_attack: NotRequired[TokenNumbers]
+    shared_directions: NotRequired[SharedDirections]
 
 
 class RobustnessRun(RobustnessNumbers):
