@@ -6,6 +6,8 @@ from typing import Protocol
 
 from .ascent import Ascent
 from .from_others import FromOthers
+from .injection import InjectedRequests
+from .rewriting import TextAttack
 from .search import Search
 from .without_gradients import RandomPoints, Transferred
 
@@ -47,3 +49,5 @@ ATTACKS: dict[str, Attack] = {
         FromOthers("from_others", "nll"),
     )
 }
+# Attacks that rewrite what users and tools say; only tool calls are judged under them.
+TEXT_ATTACKS: dict[str, TextAttack] = {attack.name: attack for attack in (InjectedRequests(),)}
