@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from trl import ModelConfig
 
 from ..._errors import one_line
-from ...training.config.sft import AAJRConfig
+from ...training.config.base import AAJRConfigMixin
 from ...training.data.sources import DataArguments
 from ...training.models.bfloat16 import slow_bfloat16
 from ...training.runs.checkpoints import newest_checkpoint, why_incomplete
@@ -24,7 +24,7 @@ from .worlds import world_for
 logger = logging.getLogger(__name__)
 
 
-def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
+def check_arguments(arguments: TrainArguments, config: AAJRConfigMixin) -> str | None:
     """
     Check the arguments: a model is given, the output folder is free and writable, seeds and world are valid, at most
     one kind of adapter is given, and required packages are installed.
@@ -42,7 +42,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
         world_for([arguments.model_name_or_path], arguments.environment, "`environment`")
     if arguments.environment_examples < 1:
         raise UserError(f"`environment_examples` must be at least 1; got {arguments.environment_examples}.")
-    template = config.chat_template_path
+    template = getattr(config, "chat_template_path", None)  # a field of SFT
     if template is not None and template.endswith((".jinja", ".j2")) and not Path(template).is_file():
         raise UserError(
             f"`chat_template_path`: there is no file {template}: give a file, relative to the working directory."
@@ -81,7 +81,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
     return resume
 
 
-def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:
+def check_seeds(arguments: DataArguments, config: AAJRConfigMixin) -> None:
     """
     Check that random generators accept the seeds.
 
@@ -93,7 +93,7 @@ def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:
     check_seed(arguments.environment_seed, "environment_seed")
 
 
-def _check_places(config: AAJRConfig) -> None:
+def _check_places(config: AAJRConfigMixin) -> None:
     """Check the output folder and the name on the Hub."""
     output = Path(config.output_dir)
     if not config.output_dir.strip():
@@ -108,7 +108,7 @@ def _check_places(config: AAJRConfig) -> None:
             raise UserError(f"`hub_model_id`: {one_line(error)}") from error
 
 
-def checkpoint_to_resume(config: AAJRConfig) -> str | None:
+def checkpoint_to_resume(config: AAJRConfigMixin) -> str | None:
     """
     Return the checkpoint that `resume_from_checkpoint` selects: the given folder or, with `auto` (or `true`, as in
     Transformers), the newest complete checkpoint in `output_dir`. Return None to start from the beginning.

@@ -163,15 +163,15 @@ def _rows(arguments) -> list[dict[str, Any]]:
         raise UserError(f"`--dataset_name`: {error}") from error
 
 
-def rows_of_split(data: DataArguments, split: str | None) -> list[dict[str, Any]]:
+def rows_of_split(data: DataArguments, split: str | None, default: str = "test") -> list[dict[str, Any]]:
     """
-    Read rows with `prompt`, `completion`, `tools` and, if known, `accepted`. Without `split`, read the split `test`,
-    or the only split.
+    Read rows with `prompt`, `completion`, `tools` and, if known, `accepted`. Without `split`, read the split
+    `default`, or the only split.
 
     Raises:
         DataError: if the data cannot be read, or rows are invalid; names the field.
     """
     found = load_data(data)
     if split is None:
-        split = next(iter(found.splits)) if len(found.splits) == 1 else "test"
+        split = next(iter(found.splits)) if len(found.splits) == 1 else default
     return list(found.read(split, "dataset_split"))
