@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 
 from ...training.config.base import AAJRConfigMixin
@@ -34,7 +35,7 @@ def trainer_named(argv: list[str]) -> str:
 def _last(argv: list[str], option: str) -> str | None:
     """Return the last value of an option."""
     found = None
-    for item, following in zip(argv, [*argv[1:], None], strict=True):
+    for item, following in zip_longest(argv, argv[1:]):
         flag, has_value, value = item.partition("=")
         if flag == option:
             found = value if has_value else following
