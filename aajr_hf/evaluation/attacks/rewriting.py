@@ -30,8 +30,7 @@ class TextAttack(Protocol):
 
     Attributes:
         name: Name of the attack in `--attacks`, tables and results.
-        kinds: Names of its kinds, each measured by itself; the last is a control, which does as much without the
-            attack's idea.
+        kinds: Names of its kinds, each measured by itself. One may be a control.
     """
 
     name: str

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from .ascent import Ascent
 from .from_others import FromOthers
+from .incidental import IncidentalWords
 from .injection import InjectedRequests
 from .rewriting import TextAttack
 from .search import Search
@@ -50,4 +51,4 @@ ATTACKS: dict[str, Attack] = {
     )
 }
 # Attacks that rewrite what users and tools say; only tool calls are judged under them.
-TEXT_ATTACKS: dict[str, TextAttack] = {attack.name: attack for attack in (InjectedRequests(),)}
+TEXT_ATTACKS: dict[str, TextAttack] = {attack.name: attack for attack in (InjectedRequests(), IncidentalWords())}
