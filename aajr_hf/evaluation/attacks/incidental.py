@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ...training.data.incidental import NUMBER, incidental_words, used_words, with_words
+from ...training.data.incidental import NUMBER, copies_its_values, incidental_words, used_words, with_words
 from .rewriting import Rewritten
 
 
@@ -19,7 +19,7 @@ class IncidentalWords:
     """
     Numbers and names in what users and tools say become others of their type, from the other rows (`swapped`), or a
     marker of the type (`masked`). Only words are changed that neither the accepted calls nor the tools' schemas
-    contain, so that the right calls stay the same.
+    contain, in rows whose calls copy their values from the prompt, so that the right calls stay the same.
     """
 
     name: str = "incidental"
@@ -41,6 +41,8 @@ class IncidentalWords:
     def _rewritten(
         self, kind: str, row: dict[str, Any], roles: Collection[str], names: list[str], drawn: random.Random
     ) -> Rewritten | None:
+        if not copies_its_values(row):
+            return None
         used = used_words(row)
         others = [name for name in names if name.lower() not in used]
 

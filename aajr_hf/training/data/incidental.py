@@ -25,6 +25,24 @@ def used_words(row: dict[str, Any]) -> set[str]:
     return {word.lower() for word in _WORD.findall(text)} | {number.removesuffix(".0") for number in numbers}
 
 
+def copies_its_values(row: dict[str, Any]) -> bool:
+    """
+    Whether every text and number of the row's calls stands in its prompt as it is. Otherwise the call may depend on any
+    word: 2023-03-02 on "2nd of March".
+    """
+    text = "\n".join(message["content"] for message in row["prompt"]).lower()
+    words = {word.removesuffix(".0") for word in _WORD.findall(text)}
+
+    def stands(value: Any) -> bool:
+        if isinstance(value, dict | list):
+            return all(map(stands, value.values() if isinstance(value, dict) else value))
+        if isinstance(value, str):
+            return value.lower() in text
+        return isinstance(value, bool | None) or str(abs(value)).removesuffix(".0") in words
+
+    return all(stands(call["function"]["arguments"]) for call in calls_of(row["completion"]))
+
+
 def incidental_words(text: str, used: Collection[str]) -> list[tuple[int, int, str]]:
     """
     Return the incidental words of a text as `(begin, end, type)`: numbers, and words with a capital letter inside a

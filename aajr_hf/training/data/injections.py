@@ -135,11 +135,14 @@ class Injector:
     def other_call(self, row: dict[str, Any], drawn: random.Random) -> dict[str, Any] | None:
         """Return a call to a tool on offer that the row does not make, to another tool if there is one."""
         asked = [call["function"] for call in calls_of(row["completion"])]
+        names = {call["name"] for call in asked}
         functions = [tool["function"] for tool in row.get("tools") or []]
         drawn.shuffle(functions)
-        functions.sort(key=lambda function: function["name"] in {call["name"] for call in asked})
+        functions.sort(key=lambda function: function["name"] in names)
         for function in functions:
-            arguments = self.values.arguments(function, drawn)
+            # Of a tool that the row calls, the known values may be the row's own.
+            values = KnownValues() if function["name"] in names else self.values
+            arguments = values.arguments(function, drawn)
             call = {"name": function["name"], "arguments": arguments}
             if arguments is not None and call not in asked:
                 return {"type": "function", "function": call}

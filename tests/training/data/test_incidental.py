@@ -50,5 +50,11 @@ def test_the_words_are_replaced_within_their_type_and_the_row_is_judged_as_befor
             assert "3." in said(found[0].row) and "20.0" in said(found[1].row)
 
 
+def test_a_row_whose_call_is_derived_from_words_is_left_alone():
+    for asked, value in (("on the 2nd of March", "2023-03-02"), ("in Paris", "CDG"), ("at noon", 12)):
+        (row,) = read_rows([calling(f"I am Bob, dim it {asked}", TOOLS[:1], [("dim", {"room": value})])])
+        assert ATTACK("swapped", None, [row, *ROWS], roles={"user"}, seed=0, texts=None)[0] is None
+
+
 def test_only_the_named_roles_are_rewritten():
     assert ATTACK("swapped", None, ROWS, roles={"tool"}, seed=0, texts=None) == [None] * 3

@@ -77,7 +77,7 @@ def test_the_only_tool_is_called_with_other_arguments_or_not_at_all():
     alone = tool("dim", ["room"], room={"type": "string", "enum": ["den", "hall"]})
     (row,) = read_rows([calling("Dim den", [alone], [("dim", {"room": "den"})])])
     for seed in range(30):
-        call = injector([]).other_call(row, random.Random(seed))
+        call = injector([row]).other_call(row, random.Random(seed))
         assert call is None or call["function"] == {"name": "dim", "arguments": {"room": "hall"}}
     (row,) = read_rows([calling("Stop", [tool("stop")], [("stop", {})])])
     assert injector([row]).inject(row, "plain", random.Random(0)) is None
