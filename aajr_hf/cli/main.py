@@ -11,6 +11,7 @@ COMMANDS = {
     "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
     "fetch": ("fetch", "write a real language model to a folder, from the Hub or without it"),
     "train": ("train", "fine-tune an agent from a recipe"),
+    "injections": ("injections", "write pairs that teach an agent not to follow injected requests"),
     "inspect": ("inspect", "show which tokens of a training example are perturbed, and which are actions"),
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
     "screen": ("screen", "attack an agent with forward passes alone, by predicted gradients"),
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    if not {"-h", "--help"}.isdisjoint(argv):
+    if not {"-h", "--help"}.isdisjoint(argv) and "--trainer" not in argv:
         from .help_texts import written_help
 
         if (text := written_help(command)) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
-from ...evaluation.attacks.suite import ATTACKS, MAIN
+from ...evaluation.attacks.suite import ATTACKS, MAIN, TEXT_ATTACKS
 from ..common.errors import UserError
 from .options import ArgumentParser
 from .system_prompts import add_system_prompt
@@ -34,7 +34,7 @@ def add_measurement(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="ATTACK",
         help=f"attacks to run, from {', '.join(names())} (default: all except {TOKEN}, which replaces numbers in the text of the "
-        "observation)",
+        f"observation). {', '.join(TEXT_ATTACKS)}: only for tool calls",
     )
     parser.add_argument(
         "--attack_steps",
@@ -88,7 +88,7 @@ def add_measurement(parser: ArgumentParser) -> None:
 
 def names() -> tuple[str, ...]:
     """Return the names of all attacks."""
-    return (*ATTACKS, TOKEN)
+    return (*ATTACKS, TOKEN, *TEXT_ATTACKS)
 
 
 def settings_of(arguments, models: Iterable[str]) -> RobustnessSettings:
@@ -140,7 +140,7 @@ def _check_attacks(arguments) -> None:
                 f"`--attacks`: unknown attack {attack!r}: choose from {', '.join(names())}, and put models first."
             )
     others = [name for name, attack in ATTACKS.items() if attack.from_others]
-    if chosen and not set(chosen) - {TOKEN, *others}:
+    if chosen and not set(chosen) - {TOKEN, *TEXT_ATTACKS, *others}:
         raise UserError(
             f"`--attacks`: {', '.join(chosen)} cannot be used alone: add an attack within the radii, such as {MAIN}."
         )

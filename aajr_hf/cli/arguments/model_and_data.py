@@ -46,6 +46,13 @@ class TrainArguments(DataArguments, ModelConfig):
 
     _argument_group_name = "model and data"
 
+    trainer: str = field(
+        default="sft",
+        metadata={
+            "help": "Trainer: sft (examples), dpo (preferences: rows with `chosen` and `rejected`) or grpo (the agent's own answers in "
+            "`environment`, whose reward is minus their cost). Each has the fields of TRL's trainer: see --trainer dpo --help."
+        },
+    )
     attn_implementation: str | None = field(
         default=None,
         metadata={

@@ -13,8 +13,8 @@ from peft import PeftType
 from trl import ModelConfig, get_peft_config
 
 from ..._errors import one_line
+from ...training.config.base import AAJRConfigMixin
 from ...training.config.late_settings import check_attention, check_settings
-from ...training.config.sft import AAJRConfig
 from ...training.data.sources import DataArguments
 from ...training.models.bfloat16 import slow_bfloat16
 from ...training.models.loading import check_weights
@@ -38,7 +38,7 @@ _OF_LORA = {
 }
 
 
-def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None:
+def check_arguments(arguments: TrainArguments, config: AAJRConfigMixin) -> str | None:
     """
     Check the arguments: a model is given, the output folder is free and writable, seeds and world are valid, at most
     one kind of adapter is given, and required packages are installed.
@@ -93,7 +93,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfig) -> str | None
     return resume
 
 
-def _check_adapter(arguments: TrainArguments, config: AAJRConfig, resume: str | None) -> None:
+def _check_adapter(arguments: TrainArguments, config: AAJRConfigMixin, resume: str | None) -> None:
     """Check the settings of the adapter against the adapter that training goes on with, or is resumed with."""
     model = arguments.model_name_or_path
     start = saved_adapter(model)
@@ -112,7 +112,7 @@ def _check_adapter(arguments: TrainArguments, config: AAJRConfig, resume: str | 
         raise UserError(f"{reason}: choose the saved one{remedy}.")
 
 
-def _why_not_resumed(arguments: TrainArguments, config: AAJRConfig, checkpoint: Path) -> str | None:
+def _why_not_resumed(arguments: TrainArguments, config: AAJRConfigMixin, checkpoint: Path) -> str | None:
     """Which field describes other weights than those of a checkpoint; None if none does, as far as it tells."""
     held = saved_adapter(checkpoint)
     if held is None and not (checkpoint / "config.json").is_file():
@@ -125,7 +125,7 @@ def _why_not_resumed(arguments: TrainArguments, config: AAJRConfig, checkpoint: 
     return differing_field(get_peft_config(arguments), held, _OF_LORA)
 
 
-def _check_evaluation(config: AAJRConfig) -> None:
+def _check_evaluation(config: AAJRConfigMixin) -> None:
     """Check the settings of evaluations during training, which need `eval_strategy`."""
     if config.eval_on_start and config.eval_strategy == "no":
         raise UserError(
@@ -142,7 +142,7 @@ def _check_evaluation(config: AAJRConfig) -> None:
         )
 
 
-def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:
+def check_seeds(arguments: DataArguments, config: AAJRConfigMixin) -> None:
     """
     Check that random generators accept the seeds.
 
@@ -154,7 +154,7 @@ def check_seeds(arguments: DataArguments, config: AAJRConfig) -> None:
     check_seed(arguments.environment_seed, "environment_seed")
 
 
-def _check_places(config: AAJRConfig) -> None:
+def _check_places(config: AAJRConfigMixin) -> None:
     """Check the output folder and the name on the Hub."""
     output = Path(config.output_dir)
     if not config.output_dir.strip():
@@ -169,7 +169,7 @@ def _check_places(config: AAJRConfig) -> None:
             raise UserError(f"`hub_model_id`: {one_line(error)}") from error
 
 
-def checkpoint_to_resume(config: AAJRConfig) -> str | None:
+def checkpoint_to_resume(config: AAJRConfigMixin) -> str | None:
     """
     Return the checkpoint that `resume_from_checkpoint` selects: the given folder or, with `auto` (or `true`, as in
     Transformers), the newest complete checkpoint in `output_dir`. Return None to start from the beginning.

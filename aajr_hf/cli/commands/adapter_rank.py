@@ -15,6 +15,7 @@ from ...training.data.system_prompts import with_system_prompt
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser, options_of
 from ..arguments.train_checks import check_seeds
+from ..arguments.trainers import trainer_named
 from ..arguments.validators import check_output
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments
@@ -44,6 +45,8 @@ class RankArguments:
 
 
 def run(argv: list[str]) -> int:
+    if trainer_named(argv) != "sft":
+        raise UserError("`trainer` must be sft here: ranks are measured by supervised fine-tuning.")
     parser = RecipeParser(
         (RankArguments, TrainArguments, LaunchArguments, AAJRConfig),
         common=COMMON_FIELDS,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ...evaluation.attacks.suite import TEXT_ATTACKS
 from ...evaluation.reporting.results import new_results
 from ...evaluation.tool_calls.caller import ToolCaller
 from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
 from ...training.data.formats.table import FORMATS
+from ...training.data.injections import read_injection_texts
 from ...training.data.sources import DataArguments, load_data
 from ..arguments.options import ArgumentParser
 from ..arguments.threat import threat_of
@@ -15,7 +18,7 @@ from ..common.errors import UserError, user_errors
 from ..common.measuring import load_agents, measure_each, weights_of
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
-_ONLY_HERE = (*_DATA, "skip_invalid_rows", "max_new_tokens")
+_ONLY_HERE = (*_DATA, "skip_invalid_rows", "max_new_tokens", "injections")
 _ONLY_WORLDS = ("environment", "system_prompt", "transfer_from", "surrogate", "token_trials", "budget")
 
 
@@ -38,6 +41,12 @@ def add_options(parser: ArgumentParser) -> None:
         type=int,
         help="length limit of an answer (default: twice the length of the reference answer, plus 32)",
     )
+    group.add_argument(
+        "--injections",
+        metavar="FILE",
+        help="YAML file with the texts of the attack injection, in place of the package's own "
+        "(aajr_hf/training/data/injections.yaml)",
+    )
 
 
 def check_options(arguments, parser: ArgumentParser) -> None:
@@ -59,6 +68,16 @@ def check_options(arguments, parser: ArgumentParser) -> None:
     for attack in (arguments.attacks or ()) if on_data else ():
         if attack not in ON_CALLS:
             raise UserError(f"`--attacks` on tool calls must be from {', '.join(ON_CALLS)}; got {attack}.")
+    for attack in () if on_data else (arguments.attacks or ()):
+        if attack in TEXT_ATTACKS:
+            raise UserError(f"`--attacks`: {attack} is only for tool calls: leave it out, or give `--dataset_name`.")
+    if arguments.injections is not None:
+        if arguments.attacks and "injection" not in arguments.attacks:
+            raise UserError("`--injections` has no effect without the attack injection: add it, or leave it out.")
+        try:
+            read_injection_texts(Path(arguments.injections))
+        except ValueError as error:
+            raise UserError(f"`--injections`: {error}") from error
     if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
         raise UserError(f"`--max_new_tokens` must be at least 1; got {arguments.max_new_tokens}.")
 
@@ -87,6 +106,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
         max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.batch_size or ToolCallSettings.batch_size,
         seed=arguments.seed,
+        injections=arguments.injections,
     )
     rows = _rows(arguments)
     agents = load_agents(models)
@@ -143,15 +163,15 @@ def _rows(arguments) -> list[dict[str, Any]]:
         raise UserError(f"`--dataset_name`: {error}") from error
 
 
-def rows_of_split(data: DataArguments, split: str | None) -> list[dict[str, Any]]:
+def rows_of_split(data: DataArguments, split: str | None, default: str = "test") -> list[dict[str, Any]]:
     """
-    Read rows with `prompt`, `completion`, `tools` and, if known, `accepted`. Without `split`, read the split `test`,
-    or the only split.
+    Read rows with `prompt`, `completion`, `tools` and, if known, `accepted`. Without `split`, read the split
+    `default`, or the only split.
 
     Raises:
         DataError: if the data cannot be read, or rows are invalid; names the field.
     """
     found = load_data(data)
     if split is None:
-        split = next(iter(found.splits)) if len(found.splits) == 1 else "test"
+        split = next(iter(found.splits)) if len(found.splits) == 1 else default
     return list(found.read(split, "dataset_split"))

@@ -11,6 +11,7 @@ from ...training.config.without_effects import WITHOUT_EFFECTS
 from ...training.data.sources import load_data
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser, options_of
+from ..arguments.trainers import trainer_named
 from ..arguments.validators import check_model_given
 from ..common.errors import UserError, user_errors
 from ..launching.launch import LaunchArguments
@@ -54,6 +55,8 @@ class InspectArguments:
 def run(argv: list[str]) -> int:
     from rich.console import Console
 
+    if trainer_named(argv) != "sft":
+        raise UserError("`trainer` must be sft here: the tokens of pairs cannot be shown.")
     parser = RecipeParser(
         (InspectArguments, TrainArguments, LaunchArguments, AAJRConfig),
         common=COMMON_FIELDS,

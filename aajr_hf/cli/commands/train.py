@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..._errors import one_line
+from ...training.config.base import AAJRConfigMixin
 from ...training.config.late_settings import check_machine
 from ...training.config.recipe import RECIPE
-from ...training.config.sft import AAJRConfig
 from ...training.data.sources import load_data, system_prompt_of
 from ...training.data.system_prompts import check_system_role
 from ...training.runs.checkpoints import DiskFullError, newest_checkpoint
@@ -22,6 +22,7 @@ from ...training.sharing.model_card import DATA, EVALUATION, is_own_card
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser
 from ..arguments.train_checks import ALLOW_PICKLED, check_arguments
+from ..arguments.trainers import CONFIGS, trainer_named
 from ..common.errors import Interrupted, RunError, UserError, user_errors
 from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from ..launching.worker import shard_on_cpu
@@ -33,12 +34,14 @@ DESCRIPTION = """Fine-tune an agent with Adversarially-Aligned Jacobian Regulari
     aajr train --config recipes/congestion/aajr.yaml
     aajr train --config recipes/congestion/aajr.yaml --epsilon 0.2 --adapter lora --adapter_rank 32
     aajr train --config recipes/congestion/aajr.yaml --model_name_or_path Qwen/Qwen3-0.6B
+    aajr train --trainer dpo --config recipes/tiny/injections/dpo.yaml
     aajr train --accelerate_config fsdp2 --num_processes 8 --config recipes/congestion/aajr.yaml
 
 Any field below may stand in the recipe or on the command line; the command line wins.
 """
 # These fields say where a run starts; they are not part of its recipe.
-_NOT_OF_THE_RUN = ("resume_from_checkpoint", "overwrite")
+# The trainer writes its own name.
+_NOT_OF_THE_RUN = ("resume_from_checkpoint", "overwrite", "trainer")
 # What a run writes into its folder: the model (in one file or in shards) or the adapter, the tokenizer, and records.
 _FOLDERS = re.compile(r"(checkpoint|_nonfinite)-\d+")
 _MODEL_FILES = re.compile(
@@ -49,8 +52,9 @@ _RECORDS = (RECIPE, DATA, "training_args.bin", "trainer_state.json", "train_resu
 
 
 def run(argv: list[str]) -> int:
+    name = trainer_named(argv)
     parser = RecipeParser(
-        (TrainArguments, LaunchArguments, AAJRConfig),
+        (TrainArguments, LaunchArguments, CONFIGS[name]),
         common=COMMON_FIELDS,
         prog="aajr train",
         usage="aajr train --config RECIPE [--FIELD VALUE ...]",
@@ -76,7 +80,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any]) -> None:
+def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, Any]) -> None:
     """
     Fine-tune and save to `config.output_dir`, with `train_results.json` and the `recipe` as `recipe.yaml` beside the weights.
 
@@ -93,14 +97,16 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
     from ...training.models.loading import load_tokenizer
     from ...training.models.saved_adapters import tokenizer_folder
     from ...training.runs.interruption import StopOnSignal
-    from ...training.trainers.sft import AAJRTrainer
     from ..common.progress import TrainingProgress
 
     output = Path(config.output_dir)
     resume = check_arguments(arguments, config)
     with user_errors(), _no_empty_folder(output):
         check_machine(config, arguments.attn_implementation)
-        dataset = load_data(arguments, config.dataset_text_field)
+        dataset = load_data(arguments, getattr(config, "dataset_text_field", "text"))
+        name = trainer_named(["--trainer", arguments.trainer])
+        train_rows = dataset.read(arguments.dataset_train_split, "dataset_train_split")
+        _check_rows(arguments, train_rows, name)
         config.model_init_kwargs = {
             "revision": arguments.model_revision,
             "dtype": arguments.dtype,
@@ -114,20 +120,21 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
             revision=arguments.model_revision,
             trust_remote_code=config.trust_remote_code,
         )
-        train_dataset = dataset.read(arguments.dataset_train_split, "dataset_train_split")
-        eval_dataset = None
+        eval_rows = None
         if config.eval_strategy != "no":
-            eval_dataset = dataset.read(arguments.dataset_test_split, "dataset_test_split")
+            eval_rows = dataset.read(arguments.dataset_test_split, "dataset_test_split")
+        quantized = get_quantization_config(arguments)
         with _pickled_weights_named():
-            trainer = AAJRTrainer(
-                arguments.model_name_or_path,
-                config,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
+            trainer = _trainer(
+                name,
+                model=arguments.model_name_or_path,
+                args=config,
+                train_dataset=train_rows,
+                eval_dataset=eval_rows,
                 processing_class=tokenizer,
-                quantization_config=get_quantization_config(arguments),
                 peft_config=get_peft_config(arguments),
                 skip_invalid_rows=arguments.skip_invalid_rows,
+                **({} if quantized is None else {"quantization_config": quantized}),
             )
         check_system_role(trainer.processing_class, system_prompt_of(arguments))
         trainer.check_checkpoint(resume)
@@ -157,6 +164,37 @@ def train(arguments: TrainArguments, config: AAJRConfig, recipe: dict[str, Any])
         print(f"Model pushed: {pushed.commit_url}")
     # Close trackers and the process group, as TRL's own scripts do.
     trainer.accelerator.end_training()
+
+
+def _trainer(name: str, **arguments):
+    """Return the trainer, by its name in [`CONFIGS`]. Each is imported only where it is used, which takes seconds."""
+    if name == "dpo":
+        from ...training.trainers.dpo import AAJRDPOTrainer
+
+        return AAJRDPOTrainer(**arguments)
+    if name == "grpo":
+        from ...training.trainers.grpo import AAJRGRPOTrainer
+        from ...training.trainers.rewards import negative_cost
+
+        return AAJRGRPOTrainer(reward_funcs=negative_cost, **arguments)
+    from ...training.trainers.sft import AAJRTrainer
+
+    return AAJRTrainer(**arguments)
+
+
+def _check_rows(arguments: TrainArguments, rows, trainer: str) -> None:
+    """Check that the trainer and the rows fit together."""
+    if trainer == "grpo" and arguments.environment is None:
+        raise UserError(
+            "`trainer` grpo needs an `environment`, which knows the costs of answers: give one, or use AAJRGRPOTrainer "
+            "in Python with your own reward."
+        )
+    names = set(rows.column_names or ())
+    if (trainer == "dpo") != ({"chosen", "rejected"} <= names):
+        found = ", ".join(sorted(names))
+        if trainer == "dpo":
+            raise UserError(f"`trainer` dpo needs the columns chosen and rejected, but the data has {found}.")
+        raise UserError("The data are pairs (chosen and rejected): set `trainer` to dpo.")
 
 
 def _clear(output: Path, model: str) -> None:

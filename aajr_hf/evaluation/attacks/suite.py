@@ -6,8 +6,11 @@ from typing import Protocol
 
 from .ascent import Ascent
 from .from_others import FromOthers
+from .incidental import IncidentalWords
+from .injection import InjectedRequests
 from .learnt import Learnt
 from .lessons import PREDICTED, UNIVERSAL
+from .rewriting import TextAttack
 from .search import Search
 from .without_gradients import RandomPoints, Transferred
 
@@ -51,3 +54,5 @@ ATTACKS: dict[str, Attack] = {
         FromOthers("from_others", "nll"),
     )
 }
+# Attacks that rewrite what users and tools say; only tool calls are judged under them.
+TEXT_ATTACKS: dict[str, TextAttack] = {attack.name: attack for attack in (InjectedRequests(), IncidentalWords())}

@@ -180,8 +180,13 @@ def share_text(run: Run, field: str, multiple: str | None = None) -> str:
 
 def everything_but_outcomes(results: Results) -> dict[str, Any]:
     """Return the results without the outcomes of single examples, because the lists are long."""
-    runs = {name: {f: v for f, v in run.items() if f != "outcomes"} for name, run in results["runs"].items()}
-    return results | {"runs": runs}
+
+    def without(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {field: without(inner) for field, inner in value.items() if field != "outcomes"}
+
+    return results | {"runs": without(results["runs"])}
 
 
 def multiples(results: Results) -> list[str]:

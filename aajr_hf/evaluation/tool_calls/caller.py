@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..generation import check_lengths, end_mark, end_of_answer, end_tokens, generate, render_prompts
-from .judge import UNREADABLE, Verdict, judge
+from .judge import UNREADABLE, Answer, Verdict, judge
 from .parsing import AnswerParser
 from .rows import reference_calls
 
@@ -52,7 +52,9 @@ class ToolCaller:
         )
         prompts, references = render_prompts(tokenizer, rows)
         check_lengths(model, prompts, self._budgets(references), "leave such rows out, or lower `--max_new_tokens`")
-        self.reference_verdicts = [self._verdict(*each) for each in zip(rows, prompts, references, strict=True)]
+        self.reference_verdicts = [
+            judge(self._read(*each), each[0]) for each in zip(rows, prompts, references, strict=True)
+        ]
         of_calls = [
             v for v, row in zip(self.reference_verdicts, rows, strict=True) if reference_calls(row["completion"])
         ]
@@ -69,12 +71,30 @@ class ToolCaller:
         Args:
             deltas: Perturbations (B, L, d) of the embeddings of each prompt, or None.
         """
+        return [judge(answer, row) for answer, row in zip(self.answers(rows, deltas), rows, strict=True)]
+
+    def answers(
+        self, rows: list[dict[str, Any]], deltas: Tensor | None = None, others: list[dict[str, Any]] | None = None
+    ) -> list[Answer]:
+        """
+        Generate answers to some rows, and read their calls.
+
+        Args:
+            deltas: As for [`answer`].
+            others: The same rows with other completions, for which there must also be room within the length limit.
+
+        Raises:
+            ValueError: if a prompt and its answer are longer than the model's context.
+        """
         prompts, references = render_prompts(self.tokenizer, rows)
         budgets = self._budgets(references)
+        if others is not None:
+            budgets = list(map(max, budgets, self._budgets(render_prompts(self.tokenizer, others)[1])))
+            check_lengths(self.model, prompts, budgets, "leave such rows out, or lower `--max_new_tokens`")
         said = generate(self.model, self.tokenizer.pad_token_id, prompts, deltas, max(budgets))
         return [
             # An answer that reaches the length limit is no answer, whatever it contains so far.
-            Verdict("unfinished", False) if self._end(tokens[:budget]) is None else self._verdict(row, prompt, tokens)
+            Answer([], "unfinished") if self._end(tokens[:budget]) is None else self._read(row, prompt, tokens)
             for row, prompt, tokens, budget in zip(rows, prompts, said, budgets, strict=True)
         ]
 
@@ -84,7 +104,7 @@ class ToolCaller:
     def _end(self, tokens: list[int]) -> int | None:
         return end_of_answer(self.tokenizer, tokens, self.ends, self.mark)
 
-    def _verdict(self, row: dict[str, Any], prompt: list[int], tokens: list[int]) -> Verdict:
-        """Judge the tokens up to and including the end of the answer, or all tokens if there is none."""
+    def _read(self, row: dict[str, Any], prompt: list[int], tokens: list[int]) -> Answer:
+        """Read the tokens up to and including the end of the answer, or all tokens if there is none."""
         end = self._end(tokens)
-        return judge(self.parser(tokens if end is None else tokens[: end + 1], prompt, row["tools"]), row)
+        return self.parser(tokens if end is None else tokens[: end + 1], prompt, row["tools"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from ...training.policy.policy import fixed_seed, frozen_parameters
 from ...training.policy.system_losses import nll
 from ...training.sharing.results import ToolCallNumbers
 from ..attacks.lessons import UNIVERSAL
+from ..attacks.rewriting import TextAttack
 from ..attacks.run import Tallies, Tally
 from ..attacks.search import Search
-from ..attacks.suite import ATTACKS, Attack
+from ..attacks.suite import ATTACKS, TEXT_ATTACKS, Attack
 from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
 from ..batches import batches_by_length, read_batch
@@ -28,9 +30,11 @@ from ..robustness.tallies import tally_numbers
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller
 from .judge import FAILURES, Verdict
+from .rewritten import TRIES, attack_texts
 
-# Attacks that need no action costs of a world and no other models.
-ON_CALLS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
+# Attacks within a radius that need no action costs of a world and no other models.
+WITHIN_RADIUS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
+ON_CALLS = (*WITHIN_RADIUS, *TEXT_ATTACKS)
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,14 @@ class ToolCallSettings:
     Attributes:
         threat: The threat model.
         multiples: Radii of the attacks, in multiples of the threat model's epsilon.
-        attacks: Names from [`ATTACKS`] that are also in [`ON_CALLS`]: attacks that need no costs and no other models.
+        attacks: Names from [`ON_CALLS`]: attacks that need no costs and no other models.
         attack_steps: Steps of each ascent.
         attack_restarts: Number of ascents of each attack.
         exhaustive: Whether every attack sees all examples. Otherwise, it sees only those that are not broken yet.
         max_new_tokens: Length limit of an answer; None for twice the length of the reference answer, plus 32.
         batch_size: Examples per forward pass.
-        seed: Seed of the attacks' random starts.
+        seed: Seed of the attacks' random choices.
+        injections: File with the texts of the attack `injection`; None for the package's own.
     """
 
     threat: ThreatModel = ThreatModel(perturbed_tokens="observation")
@@ -59,10 +64,17 @@ class ToolCallSettings:
     max_new_tokens: int | None = None
     batch_size: int = 16
     seed: int = 0
+    injections: str | None = None
+
+    @property
+    def on_texts(self) -> list[TextAttack]:
+        """The chosen attacks that rewrite texts."""
+        return [TEXT_ATTACKS[name] for name in self.attacks if name in TEXT_ATTACKS]
 
     def progress_steps(self, examples: int) -> int:
         """Return the number of progress reports of an evaluation on this number of examples."""
-        return -(-examples // self.batch_size) * (1 + len(self.multiples)) + 1
+        rewritings = TRIES * sum(len(attack.kinds) for attack in self.on_texts)
+        return -(-examples // self.batch_size) * (1 + len(self.multiples)) + 1 + rewritings
 
 
 def evaluate_tool_calls(
@@ -92,6 +104,8 @@ def evaluate_tool_calls(
         - `attacks`: by attack and multiple, the number of rows `attacked` and `broken` (no longer exact), the share
           `exact` left after this attack and all earlier ones, and, if every attack saw all rows, the share left by
           this attack `alone`.
+        - `text_attacks`: the results of [`attack_texts`] by attack. They have no radius, and do not count for the
+          worst case.
         - `trust` ([`trust_rules`]), `embedding_norm` and `examples`.
         - `shared_directions` ([`SharedDirections`]) with the attack `universal` or `predicted`.
 
@@ -120,6 +134,20 @@ def evaluate_tool_calls(
         )
         on_progress()
     numbers = totals.result() | _joined(attacked, len(rows)) | {"examples": len(rows)}
+    numbers["text_attacks"] = {
+        attack.name: attack_texts(
+            caller,
+            rows,
+            [outcome == 1 for outcome in numbers["outcomes"]["nominal_exact"]],
+            attack,
+            perturbed_tokens=settings.threat.perturbed_tokens,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            texts=settings.injections and Path(settings.injections),
+            on_progress=on_progress,
+        )
+        for attack in settings.on_texts
+    }
     numbers["attacks"] = {name: tally_numbers(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
     numbers["trust"] = trust_rules(numbers["worst_case_exact"], len(rows), tallies, measured)
     if shared is not None:
@@ -154,8 +182,9 @@ class _CallsUnderAttack:
         """Continue with a larger radius, and run one attack after the other."""
         name, before = f"{multiple:g}", next(reversed(self.verdicts))
         self.verdicts[name], self.nll[name] = list(self.verdicts[before]), self.nll[before].clone()
-        for attack in (ATTACKS[attack] for attack in self.settings.attacks):
-            self._run(attack, multiple, name)
+        for attack in self.settings.attacks:
+            if attack in ATTACKS:
+                self._run(ATTACKS[attack], multiple, name)
         if self.shared is not None and UNIVERSAL in self.settings.attacks:
             both = zip(self.verdicts["nominal"], self.verdicts[name], strict=True)
             broken = torch.tensor([nominal.exact and not verdict.exact for nominal, verdict in both])

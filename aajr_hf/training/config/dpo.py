@@ -23,6 +23,14 @@ class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
     Parameters:
     """
 
+    def _check_combinations(self) -> None:
+        super()._check_combinations()
+        if self.perturbed_tokens == "all":
+            raise ValueError(
+                "`perturbed_tokens` cannot be all with DPO, because the two completions share only their prompt: set "
+                "it to prompt, observation, user or tool."
+            )
+
     def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         loss_types = [self.loss_type] if isinstance(self.loss_type, str) else self.loss_type
         return {
@@ -35,5 +43,4 @@ class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
             "padding_free": (self.padding_free, False),
             "activation_offloading": (self.activation_offloading, False),
             "use_liger_kernel": (self.use_liger_kernel, False),
-            "perturbed_tokens": (self.perturbed_tokens, "prompt"),
         }

@@ -34,7 +34,8 @@ class AdversaryFields:
         perturbed_tokens (`str`, *optional*, defaults to `"prompt"`):
             Tokens whose embeddings the adversary moves. `"prompt"`: every token before an action, except actions themselves.
             `"observation"`: only the words of users and tools, without the markup of the chat template; `"user"`, `"tool"`: only
-            the words of one of them. `"all"`: every token except padding, actions included. DPO and GRPO accept `"prompt"` only.
+            the words of one of them. `"all"`: every token except padding, actions included. DPO does not
+            accept `"all"`, and GRPO accepts `"prompt"` only.
 
         > Parameters that control the ascent (equation 11)
 

@@ -113,6 +113,34 @@ def agent_columns(
     return columns
 
 
+class PairCollator(AgentCollator):
+    """The same for pairs of preferences, of which TRL's collator makes rows: the chosen ones, then the rejected ones."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        output = super().__call__(examples)
+        if "observation_mask" in output:
+            output["observation_mask"] = output["observation_mask"].repeat(2, 1)
+        return output
+
+
+def add_pair_columns(
+    dataset: Dataset | IterableDataset, tokenizer: PreTrainedTokenizerBase, perturbed_tokens: str
+) -> Dataset | IterableDataset:
+    """
+    Add the column `observation_mask` of [`add_agent_columns`] to tokenized pairs of preferences. It covers the prompt,
+    which both completions share.
+    """
+
+    def add(example: dict[str, Any], index: int) -> dict[str, Any]:
+        chosen = example | {"completion": example["chosen"]}
+        mask = agent_columns(chosen, index, tokenizer, perturbed_tokens, candidates=False)["observation_mask"]
+        return {"observation_mask": mask[: len(example["prompt_ids"])]}
+
+    if isinstance(dataset, Dataset):
+        return dataset.map(add, with_indices=True, desc="Locating observations")
+    return dataset.map(add, with_indices=True)
+
+
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
     """The dataset's columns. In a streamed dataset they may be unknown before its first row."""
     return dataset.column_names or list(next(iter(dataset)))

@@ -16,8 +16,9 @@ PER_TOKEN = ("labels", "completion_mask", "assistant_masks")
 
 def check_row(row: object, text_field: str = "text") -> str:
     """
-    Refuse a canonical row that is in none of TRL's formats for fine-tuning: tokens (`input_ids`), `prompt` and `completion`
-    (texts or messages), `messages`, or a text in `text_field`.
+    Refuse a canonical row that is in none of TRL's formats: tokens (`input_ids`), `prompt` and `completion` (texts or
+    messages), pairs of preferences (`chosen` and `rejected`, with or without `prompt`), `messages`, or a text in
+    `text_field`.
 
     Returns:
         The name of the row's format. Rows of different formats cannot be trained on together.
@@ -35,6 +36,8 @@ def check_row(row: object, text_field: str = "text") -> str:
     offered = offered_tools(row.get("tools"))
     if {"prompt", "completion"} <= held:
         return _check_completion(row["prompt"], row["completion"], offered)
+    if {"chosen", "rejected"} <= held:
+        return _check_pair(row, offered)
     if "messages" in held:
         check_messages("messages", row["messages"], offered)
         if not any(message["role"] == "assistant" and _says_something(message) for message in row["messages"]):
@@ -85,6 +88,15 @@ def _check_completion(prompt: object, completion: object, offered: set[str] | No
     if not any(_says_something(message) for message in completion):
         raise RowError("`completion` is empty")
     return "prompt and completion as messages"
+
+
+def _check_pair(row: dict[str, Any], offered: set[str] | None) -> str:
+    names = [name for name in ("prompt", "chosen", "rejected") if row.get(name) is not None]
+    if all(isinstance(row[name], str) for name in names):
+        return "pairs of texts"
+    for name in names:
+        check_messages(name, row[name], offered)
+    return "pairs of messages"
 
 
 def check_messages(name: str, messages: object, offered: set[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult
 
 from .hub_names import is_hub_name
 from .reading import threat_model_line, trust_sentence
-from .results import ToolCallResults
+from .results import TextTally, ToolCallResults
 from .world_card import attack_names, share_table
 
 TOOL_CALL_PLOT = "tool_calls.png"
@@ -53,6 +53,8 @@ def tool_call_section(results: ToolCallResults) -> str:
         "",
         *share_table(results, rows),
     ]
+    for attack, kinds in (run.get("text_attacks") or {}).items():
+        lines += ["", *_text_lines(attack, kinds)]
     counts = run["failures"][top]
     reasons = [f"{reason.replace('_', ' ')} {count}" for reason, count in counts.items() if count]
     lines += [
@@ -62,6 +64,16 @@ def tool_call_section(results: ToolCallResults) -> str:
         + (f" Invalid answers at {float(top):g}x: {', '.join(reasons)}." if reasons else ""),
     ]
     return "\n".join(lines)
+
+
+def _text_lines(attack: str, kinds: dict[str, TextTally]) -> list[str]:
+    """A table of an attack that rewrites texts."""
+    lines = [f"| {attack} | rows | exact before | exact after | injected call made |", "|---|---|---|---|---|"]
+    for kind, tally in kinds.items():
+        shares = [tally[field] for field in ("nominal", "exact", "made")] if tally["rows"] else [None] * 3
+        cells = ["-" if share is None else f"{share:.1f}" for share in shares]
+        lines.append(f"| {kind} | {tally['rows']} | {' | '.join(cells)} |")
+    return lines
 
 
 def _dataset(results: ToolCallResults) -> str:

@@ -15,10 +15,13 @@ from transformers import logging
 from trl import DPOTrainer
 
 from ..config.dpo import AAJRDPOConfig
-from ..data.batch import AgentBatch, missing_tokens_message
+from ..data.batch import EXTRA_COLUMNS, AgentBatch, missing_tokens_message
+from ..data.chat_spans import OBSERVED_ROLES
+from ..data.collation import PairCollator, add_pair_columns, column_names
 from ..data.cuts import Cut
 from ..data.preferences import check_pairs
 from ..data.template import Template
+from ..models.loading import text_tokenizer
 from ..policy.policy import AgentPolicy
 from ..policy.system_losses import token_nll
 from .base import AAJRMixin
@@ -67,14 +70,15 @@ class PreferenceLoss(TRLSystemLoss):
     Args:
         inputs: Output of TRL's collator for N pairs, with `ref_chosen_logps` and `ref_rejected_logps` (N,).
         beta: DPO's temperature.
+        perturbed_tokens: Which tokens of the prompts are perturbed.
         evaluate: Function from a head to TRL's loss and metrics.
     """
 
-    def __init__(self, inputs: dict[str, Tensor], beta: float, evaluate: Callable):
+    def __init__(self, inputs: dict[str, Tensor], beta: float, evaluate: Callable, perturbed_tokens: str = "prompt"):
         super().__init__(evaluate)
         self.inputs, self.beta = inputs, beta
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        self.rows = AgentBatch.from_inputs({**inputs, "labels": labels}, "prompt")
+        self.rows = AgentBatch.from_inputs({**inputs, "labels": labels}, perturbed_tokens)
         chosen = self.rows.select(torch.arange(len(self.rows) // 2, device=labels.device))
         of_both = ("action_positions", "action_mask", "action_labels")
         self.batch = replace(chosen, **{name: torch.cat(getattr(self.rows, name).chunk(2), dim=1) for name in of_both})
@@ -145,6 +149,7 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
         self._skip_invalid_rows = skip_invalid_rows
         model, args, kwargs = self._resolved(model, args, kwargs)
         super().__init__(model, ref_model, args, *positional, **kwargs)
+        self.data_collator = PairCollator(self.data_collator)
         self._set_up()
 
     def _check_support(self) -> None:
@@ -165,19 +170,43 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
             if len(dataset) == 0:
                 raise ValueError(f"{dropped}, so that none is left: raise `max_length`.")
             logger.warning(f"{dropped}.")
-        if dataset_name == "train" and args.is_active and isinstance(dataset, Dataset):
-            for row, example in enumerate(dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])):
-                if not example["prompt_ids"]:
-                    raise ValueError(missing_tokens_message("perturbable", "prompt", row))
-                if not (example["chosen_ids"] and example["rejected_ids"]):
-                    raise ValueError(missing_tokens_message("action", "prompt", row))
+        if dataset_name != "train" or not args.is_active:
+            return dataset
+        if args.perturbed_tokens in OBSERVED_ROLES:
+            if not isinstance(next(iter(dataset))["prompt"], list):
+                raise ValueError(
+                    f"`perturbed_tokens={args.perturbed_tokens}` needs messages, but the prompts are texts: give "
+                    "messages, or set it to prompt."
+                )
+            dataset = add_pair_columns(dataset, text_tokenizer(processing_class), args.perturbed_tokens)
+        if isinstance(dataset, Dataset):
+            self._check_pairs(dataset, args)
         return dataset
+
+    def _check_pairs(self, dataset: Dataset, args: AAJRDPOConfig) -> None:
+        """Raise ValueError for the first pair without a token to perturb, or with an empty completion."""
+        names = ["prompt_ids", "chosen_ids", "rejected_ids", "observation_mask"]
+        for row, example in enumerate(dataset.select_columns([n for n in names if n in column_names(dataset)])):
+            prompt = example.get("observation_mask", [1] * len(example["prompt_ids"]))
+            if not any(prompt[: args.max_length]):
+                raise ValueError(missing_tokens_message("perturbable", args.perturbed_tokens, row))
+            if not (example["chosen_ids"] and example["rejected_ids"]):
+                raise ValueError(missing_tokens_message("action", "prompt", row))
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *EXTRA_COLUMNS]))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not self._is_adversarial:
+            inputs = {name: value for name, value in inputs.items() if name not in EXTRA_COLUMNS}
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _system_loss(self, inputs, num_items) -> PreferenceLoss:
         if not self.precompute_ref_logps:
             chosen, rejected = self.compute_ref_log_probs(self.ref_model or self.model, inputs)
             inputs = inputs | {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
-        return PreferenceLoss(inputs, self.beta, functools.partial(self._trl_loss, inputs))
+        return PreferenceLoss(inputs, self.beta, functools.partial(self._trl_loss, inputs), self.args.perturbed_tokens)
 
     def _trl_loss(self, inputs: dict[str, Tensor], head: Callable) -> tuple[Tensor, dict[str, float]]:
         """TRL's loss and metrics, with the reference's log-probabilities in `inputs`."""

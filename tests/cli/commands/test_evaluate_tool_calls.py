@@ -52,7 +52,7 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     settings = results["settings"]
     assert (settings["dataset_name"], settings["examples"], settings["batch_size"]) == (str(data), len(ROWS), 16)
     assert results["version"] == 2 and results["threat_model"]["perturbed_tokens"] == "observation"
-    assert list(run["attacks"]) == list(ON_CALLS) == settings["attacks"]
+    assert [*run["attacks"], *run["text_attacks"]] == list(ON_CALLS) == settings["attacks"]
     for field in ("nominal_valid", "nominal_exact"):
         low, high = run["intervals"][field]
         assert low <= run[field] <= high and len(run["outcomes"][field]) == len(ROWS)

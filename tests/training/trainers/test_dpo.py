@@ -7,6 +7,7 @@ import re
 import peft
 import pytest
 import torch
+from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
@@ -274,3 +275,54 @@ def test_success_is_a_pair_that_is_preferred_rightly(tmp_path):
     run.train()
     shares = [log["aajr/adversarial_success"] for log in run.state.log_history[:3]]
     assert shares == [log["rewards/accuracies"] for log in run.state.log_history[:3]] and 0 < sum(shares) < 3
+
+
+def pairs_with_tools(examples: int = 8) -> Dataset:
+    """Pairs whose prompts hold a turn of every role; the words of each are different."""
+    rows = []
+    for row in pairs(examples).to_list():
+        said = row["prompt"][0]["content"].split()
+        half = len(said) // 2
+        turns = [
+            ("system", "ok ok"),
+            ("user", " ".join(said[:half])),
+            ("assistant", "ok"),
+            ("tool", " ".join(said[half:])),
+        ]
+        rows.append(row | {"prompt": [{"role": role, "content": text} for role, text in turns]})
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("tokens", ["tool", "user", "observation"])
+def test_only_the_words_of_who_is_named_are_perturbed(tmp_path, tokens):
+    """In both rows of a pair, and by an ascent that stays there."""
+    data = pairs_with_tools()
+    run = dpo(tmp_path, data=data, perturbed_tokens=tokens, train_sampling_strategy="sequential")
+    inputs = first_inputs(run)
+    system = run._system_loss(inputs, None)
+    ids = system.batch.input_ids
+    roles = {"observation": ("user", "tool")}.get(tokens, (tokens,))
+    for i, row in enumerate(data.to_list()[: len(ids)]):
+        said = " ".join(m["content"] for m in row["prompt"] if m["role"] in roles)
+        for batch, place in ((system.batch, i), (system.rows, i), (system.rows, i + len(ids))):
+            assert WORDS.decode(batch.input_ids[place][batch.perturbable[place]]).split() == said.split()
+    ascent = run._ascend(run.model, system, None)
+    moved = ascent.delta.norm(dim=-1) > 0
+    assert moved.any(dim=1).all() and not (moved & ~system.batch.perturbable).any()
+    expected = [
+        run.model.get_input_embeddings()(ids[i][mask]).norm(dim=-1).mean()
+        for i, mask in enumerate(system.batch.perturbable)
+    ]
+    run.train()
+    assert run.state.log_history[0]["aajr/embedding_norm"] == pytest.approx(
+        float(sum(expected).detach()) / 4, rel=1e-5
+    )
+
+
+def test_where_nobody_named_says_anything_the_pair_is_named(tmp_path):
+    with pytest.raises(ValueError, match="Example 0 has no perturbable token: give every example a tool message"):
+        dpo(tmp_path, perturbed_tokens="tool")
+
+    texts = Dataset.from_list([{"prompt": "take", "chosen": "take 2", "rejected": "take 3"}] * 4)
+    with pytest.raises(ValueError, match="`perturbed_tokens=user` needs messages, but the prompts are texts"):
+        dpo(tmp_path, data=texts, perturbed_tokens="user")

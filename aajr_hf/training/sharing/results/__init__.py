@@ -20,7 +20,17 @@ from .comparison import (
 )
 from .episodes import EpisodeNumbers, EpisodeResults, EpisodeSettings, Said, Side
 from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, ThreatModelFields, TrustRule
-from .tool_calls import CallLists, CallSettings, CallShares, CallTally, ToolCallNumbers, ToolCallResults, ToolCallRun
+from .tool_calls import (
+    CallLists,
+    CallSettings,
+    CallShares,
+    CallTally,
+    TextOutcomes,
+    TextTally,
+    ToolCallNumbers,
+    ToolCallResults,
+    ToolCallRun,
+)
 from .worlds import (
     Membership,
     Ray,
@@ -88,6 +98,8 @@ __all__ = [
     "SuccessLists",
     "SuccessShares",
     "SuccessTally",
+    "TextOutcomes",
+    "TextTally",
     "ThreatModelFields",
     "TokenNumbers",
     "TokenOutcome",

@@ -31,10 +31,27 @@ class CallTally(AttackTally):
     exact: ByRadius[float]
 
 
+class TextOutcomes(TypedDict):
+    """For each row, 1 or 0; None for a row that cannot be attacked."""
+
+    exact: list[float | None]
+    made: list[float | None] | None
+
+
+class TextTally(TypedDict):
+    """One kind of an attack that rewrites texts; `attack_texts` describes each field."""
+
+    rows: int
+    nominal: float
+    exact: float
+    made: float | None
+    outcomes: TextOutcomes
+
+
 class ToolCallNumbers(CallShares):
     """
     The measurements of one agent by `evaluate_tool_calls`, which describes each field; `failures` by radius or
-    `nominal`, then by reason.
+    `nominal`, then by reason; `text_attacks` by attack, then by its kind.
     """
 
     examples: int
@@ -45,6 +62,7 @@ class ToolCallNumbers(CallShares):
     reference_exact: float
     outcomes: CallLists
     attacks: dict[str, CallTally]
+    text_attacks: dict[str, dict[str, TextTally]]
     trust: list[TrustRule]
     embedding_norm: float
     shared_directions: NotRequired[SharedDirections]
@@ -63,6 +81,7 @@ class CallSettings(Settings):
     dataset_format: str
     dataset_split: str | None
     max_new_tokens: int | None
+    injections: str | None
 
 
 class ToolCallResults(Evaluation):

@@ -1,0 +1,84 @@
+"""Incidental words: numbers and names in what users and tools say that the right call does not use."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection
+from typing import Any
+
+from .injections import Messages, calls_of
+
+NUMBER, NAME = "number", "name"
+_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
+_SENTENCE_END = re.compile(r"(?:^|[.!?:\"'(\[\n]\s*)$")
+
+
+def used_words(row: dict[str, Any]) -> set[str]:
+    """
+    Return the words, in lower case, that a row's call may depend on: those of its values (also of the `accepted`
+    ones), and all words of the tools' schemas.
+    """
+    said = [calls_of(row["completion"]), row.get("accepted"), row.get("tools")]
+    text = json.dumps(said, ensure_ascii=False)
+    numbers = set(re.findall(r"-?\d+\.\d+|\d+", text))
+    return {word.lower() for word in _WORD.findall(text)} | {number.removesuffix(".0") for number in numbers}
+
+
+def copies_its_values(row: dict[str, Any]) -> bool:
+    """
+    Whether every text and number of the row's calls stands in its prompt as it is. Otherwise the call may depend on any
+    word: 2023-03-02 on "2nd of March".
+    """
+    text = "\n".join(message["content"] for message in row["prompt"]).lower()
+    words = {word.removesuffix(".0") for word in _WORD.findall(text)}
+
+    def stands(value: Any) -> bool:
+        if isinstance(value, dict | list):
+            return all(map(stands, value.values() if isinstance(value, dict) else value))
+        if isinstance(value, str):
+            return value.lower() in text
+        return isinstance(value, bool | None) or str(abs(value)).removesuffix(".0") in words
+
+    return all(stands(call["function"]["arguments"]) for call in calls_of(row["completion"]))
+
+
+def incidental_words(text: str, used: Collection[str]) -> list[tuple[int, int, str]]:
+    """
+    Return the incidental words of a text as `(begin, end, type)`: numbers, and words with a capital letter inside a
+    sentence. A word that is a part of a used word, or has a used word as a part, counts as used.
+    """
+    found = []
+    for word in _WORD.finditer(text):
+        said = word.group().lower()
+        if said.removesuffix(".0") in used or said in used:
+            continue
+        if said[0].isdigit():
+            found.append((*word.span(), NUMBER))
+        elif word.group()[0].isupper() and not _SENTENCE_END.search(text[: word.start()]):
+            if not any(said in other or other in said for other in used if len(other) > 2):
+                found.append((*word.span(), NAME))
+    return found
+
+
+def with_words(
+    prompt: Messages, roles: Collection[str], used: Collection[str], new: Callable[[str, str], str]
+) -> tuple[Messages, int]:
+    """
+    Return messages in which each incidental word of the given roles is replaced, and the number of replaced words. The
+    same word is replaced by the same one everywhere.
+
+    Args:
+        new: Function from a word and its type to another word.
+    """
+    count, by_word, result = 0, {}, []
+    for message in prompt:
+        if message["role"] in roles:
+            text = message["content"]
+            for begin, end, kind in reversed(incidental_words(text, used)):
+                word = text[begin:end]
+                by_word[word] = by_word[word] if word in by_word else new(word, kind)
+                text, count = text[:begin] + by_word[word] + text[end:], count + 1
+            message = message | {"content": text}
+        result.append(message)
+    return result, count
