@@ -142,7 +142,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
     """Make the agents and the pairs in a folder, and return the results of `aajr evaluate`."""
     sets = {
         "train": make_rows(6000, 1, notes=0.4),
-        "more": make_rows(1000, 2),
+        "more": make_rows(600, 2),
         "test": make_rows(300, 3),
         "notes": make_rows(200, 4, notes=1.0),
     }
@@ -163,7 +163,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
         run("train", "--config", recipe, "--model_name_or_path", base, "--output_dir", out, "--use_cpu", "true")
         models.append(f"{name}={out}")
     asked = ["--dataset_name", folder / "test.jsonl", "--examples", arguments.examples, "--epsilon", 0.25]
-    attacks = ["--attacks", "injection", "warm_nll", "restart", "--multiples", 1, 2, "--perturbed_tokens", "tool"]
+    attacks = ["--attacks", "injection", "warm_nll", "--multiples", 1, 2, "--perturbed_tokens", "tool"]
     texts = ("--injections", folder / "held-out.yaml", "--output", folder / "report")
     run("evaluate", *models, *asked, *attacks, *texts)
     results = json.loads((folder / "report" / "results.json").read_text())
@@ -222,7 +222,7 @@ def share(percent: float, n: int) -> str:
 
 
 SAID = """From `python scripts/injection_study.py --base_steps {base_steps} --steps {steps} --examples {examples}` \
-({minutes:.0f} minutes on two busy cores; numbers in [injections.json](injections.json)). The agent has 1.5 million
+({minutes:.0f} minutes on two busy cores; numbers in [injections.json](injections.json)). The agent has a million
 parameters. It was trained to do what the latest request of a user says, and, where the user asks for that, what a note
 in a tool's result says (*exact, notes*). No example had both. The pairs come from other rows and other texts than the test. Each row was tried twice by each kind; the worse
 try counts. *exact*: the asked call is made; *made*: the injected call is made. *plain*: a request between the words of
@@ -239,9 +239,9 @@ def main() -> None:
         type=Path,
         help="folder of the agents, whose base agent is kept if there is one (default: a temporary folder)",
     )
-    parser.add_argument("--base_steps", type=int, default=1600)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--examples", type=int, default=200)
+    parser.add_argument("--base_steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--examples", type=int, default=150)
     arguments = parser.parse_args()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
