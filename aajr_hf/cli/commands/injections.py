@@ -79,8 +79,8 @@ def make_pairs(arguments) -> tuple[list[dict[str, Any]], str]:
     from ...evaluation.agents import load_agent
     from ...evaluation.tool_calls.caller import ToolCaller
     from ...evaluation.tool_calls.rows import read_rows
-    from ...training.data.chat_spans import OBSERVED_ROLES
     from ...training.data.injections import Injector
+    from ...training.data.roles import OBSERVED_ROLES
     from .evaluate_tool_calls import rows_of_split
 
     data = DataArguments(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...training.data.chat_spans import OBSERVED_ROLES
+from ...training.data.roles import OBSERVED_ROLES
 from ...training.sharing.results import TextTally
 from ..attacks.rewriting import Rewritten, TextAttack
 from ..batches import batches_by_length

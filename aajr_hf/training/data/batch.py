@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .chat_spans import OBSERVED_ROLES
+from .roles import OBSERVED_ROLES
 
 # Columns of an example that the model itself does not take; see `collation.py`.
 EXTRA_COLUMNS = ("observation_mask", "candidate_position", "candidate_tokens", "candidate_costs")

@@ -11,10 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from .canonical import canonical_row
 from .template import template_of
 
-_USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
-# For each choice of `perturbed_tokens` that selects by role: the names of these roles in chat templates.
-OBSERVED_ROLES = {"observation": (*_USERS, *_TOOLS), "user": _USERS, "tool": _TOOLS}
-
 # Marks of the begin and the end of the i-th text: two characters that no text contains and no template knows.
 _FIRST_MARK = 0xF0000
 _MARK = re.compile("[\U000f0000-\U000ffffd]")

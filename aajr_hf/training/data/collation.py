@@ -18,7 +18,8 @@ from trl.data_utils import common_prefix_length
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .batch import EXTRA_COLUMNS, missing_tokens_message, perturbable_tokens
-from .chat_spans import OBSERVED_ROLES, chat_renderer, said_by, spans_mask
+from .chat_spans import chat_renderer, said_by, spans_mask
+from .roles import OBSERVED_ROLES
 
 _PADDING = {"observation_mask": 0, "candidate_tokens": -1, "candidate_costs": 0.0}
 

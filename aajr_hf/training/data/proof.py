@@ -8,8 +8,8 @@ from typing import Any
 
 from trl import supports_tool_calling
 
-from .chat_spans import OBSERVED_ROLES
 from .rendering import Part, Rendering, rendering_of, written
+from .roles import OBSERVED_ROLES
 from .template import Messages, Template
 from .tool_schema import RowError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from .chat_spans import OBSERVED_ROLES
+from .roles import OBSERVED_ROLES
 from .tool_schema import RowError, check_call, is_list_of, kind_of, offered_tools
 
 # Roles of the chat templates in use. Templates silently leave out messages of an unknown role.

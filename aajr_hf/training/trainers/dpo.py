@@ -16,10 +16,10 @@ from trl import DPOTrainer
 
 from ..config.dpo import AAJRDPOConfig
 from ..data.batch import EXTRA_COLUMNS, AgentBatch, missing_tokens_message
-from ..data.chat_spans import OBSERVED_ROLES
 from ..data.collation import PairCollator, add_pair_columns, column_names
 from ..data.cuts import Cut
 from ..data.preferences import check_pairs
+from ..data.roles import OBSERVED_ROLES
 from ..data.template import Template
 from ..models.loading import text_tokenizer
 from ..policy.policy import AgentPolicy

@@ -14,10 +14,10 @@ from trl import SFTTrainer
 
 from ..config.sft import AAJRConfig
 from ..data.batch import EXTRA_COLUMNS, AgentBatch
-from ..data.chat_spans import OBSERVED_ROLES
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from ..data.cuts import Cut, only_actions
 from ..data.packing import pack
+from ..data.roles import OBSERVED_ROLES
 from ..data.template import Template
 from ..models.generation_marks import check_generation_marks
 from ..models.loading import text_tokenizer

@@ -11,8 +11,9 @@ from transformers import ByT5Tokenizer
 
 from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.training.data.batch import AgentBatch
-from aajr_hf.training.data.chat_spans import OBSERVED_ROLES, chat_renderer, said_by, spans_mask
+from aajr_hf.training.data.chat_spans import chat_renderer, said_by, spans_mask
 from aajr_hf.training.data.collation import agent_columns
+from aajr_hf.training.data.roles import OBSERVED_ROLES
 from aajr_hf.training.models.base_agent import train_tokenizer
 from tests.support.templates import TEMPLATES, WITH_TOOLS, shipped
 from tests.support.tiny import TOKENIZER, tiny_model, trainer, trainer_arguments

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from aajr_hf.training.data.canonical import canonical_row
-from aajr_hf.training.data.chat_spans import OBSERVED_ROLES
+from aajr_hf.training.data.roles import OBSERVED_ROLES
 from aajr_hf.training.data.schema import check_row
 from aajr_hf.training.data.tool_schema import RowError, as_tools, offered_tools
 
