@@ -487,7 +487,7 @@ def test_a_system_prompt_that_cannot_be_used_is_one_line(agent, tmp_path, prompt
             ("gone", "`--system_prompt`: gone.txt cannot be read (No such file or directory)"),
         ):
             assert message in refused(*command, agent, "--system_prompt", f"{name}.txt")
-        assert "The chat template leaves out system messages" in refused(*command, left_out, "--system_prompt", prompt)
+        assert "(system): the `content`" in refused(*command, left_out, "--system_prompt", prompt)
         message = refused(*command, refusing, "--system_prompt", prompt)
         assert "The chat template refuses system messages (System role not supported)" in message
     message = refused("evaluate", f"mine={agent}", f"theirs={left_out}", "--system_prompt", prompt)
@@ -504,7 +504,7 @@ def test_a_system_prompt_that_cannot_be_used_is_one_line(agent, tmp_path, prompt
     recipe += ["--output_dir", "trained", "--environment_examples", "8", "--max_steps", "1"]
     for model, file, message in (
         (agent, "latin.txt", "`system_prompt`: latin.txt is not UTF-8 text"),
-        (left_out, prompt, "The chat template leaves out system messages"),
+        (left_out, prompt, "(system): the `content`"),
         (refusing, prompt, "System role not supported"),
     ):
         given = ["--model_name_or_path", model, "--system_prompt", file, "--output_dir", tmp_path / "run"]

@@ -177,7 +177,7 @@ def failed(target, search, tallies):
     share = 100 * float((~search.broken).float().mean())
     # The rules judge where something is left: of more examples, of which these are broken.
     rules = trust_rules({"1": max(share, 50.0)}, EXAMPLES, tallies, measure_trust(target, 1.0))
-    assert len(rules) == 6
+    assert len(rules) in (5, 6)
     return {rule["rule"] for rule in rules if not rule["passed"]}
 
 
