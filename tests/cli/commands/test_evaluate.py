@@ -487,7 +487,7 @@ def test_a_system_prompt_that_cannot_be_used_is_one_line(agent, tmp_path, prompt
             ("gone", "`--system_prompt`: gone.txt cannot be read (No such file or directory)"),
         ):
             assert message in refused(*command, agent, "--system_prompt", f"{name}.txt")
-        assert "(system): the `content`" in refused(*command, left_out, "--system_prompt", prompt)
+        assert "The chat template leaves out system messages" in refused(*command, left_out, "--system_prompt", prompt)
         message = refused(*command, refusing, "--system_prompt", prompt)
         assert "The chat template refuses system messages (System role not supported)" in message
     message = refused("evaluate", f"mine={agent}", f"theirs={left_out}", "--system_prompt", prompt)
