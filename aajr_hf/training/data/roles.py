@@ -1,0 +1,7 @@
+"""Names of roles in chat templates."""
+
+from __future__ import annotations
+
+_USERS, _TOOLS = ("user", "human"), ("tool", "ipython", "function", "observation", "environment")
+# For each choice of `perturbed_tokens` that selects by role: the names of these roles in chat templates.
+OBSERVED_ROLES = {"observation": (*_USERS, *_TOOLS), "user": _USERS, "tool": _TOOLS}
