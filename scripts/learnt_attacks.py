@@ -75,7 +75,7 @@ def measure(model, tokenizer, world: str, rows: int) -> dict:
                 name: {"outcomes": [int(outcome) for outcome in each.outcomes], "seconds": each.seconds}
                 for name, each in screened.items()
             }
-        lessons = Lessons(lambda numbers: target([held_out[n] for n in numbers]), rows, rows)
+        lessons = Lessons(lambda numbers: target([held_out[n] for n in numbers]), rows, rows, ())
     return {"attacks": found, "energy": lessons.energy, "dimensions": lessons.dimensions, "agreement": by_rows}
 
 

@@ -5,7 +5,7 @@ was learnt on rows with odd numbers, and the other way round (cross-fitting).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Lessons:
         target_of: Function that returns the attack target of the rows with these numbers.
         examples: Number of rows of the evaluation.
         batch_size: Rows in a target.
-        multiple: Radius for which `universal` is learnt, as a multiple of epsilon.
+        multiples: Radii, as multiples of epsilon, for each of which `universal` is learnt.
 
     Attributes:
         energy: Percent of the energy of one half's ascent directions in the first r principal directions of the other
@@ -45,13 +45,14 @@ class Lessons:
     """
 
     def __init__(
-        self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int, multiple: float = 1.0
+        self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int, multiples: Iterable[float]
     ):
+        multiples = tuple(multiples)
         halves = [_Half(list(_targets(target_of, range(half, examples, 2), batch_size))) for half in (0, 1)]
         length = max(half.length for half in halves)
-        self._learnt = [half.learn(length, multiple) for half in halves]
+        self._learnt = [half.learn(length, multiples) for half in halves]
         self.examples = sum(half.examples for half in halves)
-        self.gradients = self.examples * (_ASCENT_STEPS + STEPS + 1)
+        self.gradients = self.examples * (_ASCENT_STEPS + len(multiples) * (STEPS + 1))
         one, other = (half.directions(length) for half in halves)
         self.dimensions = one.shape[1]
         self.energy = energy_by_rank(one, other) if len(other) else {}
@@ -63,10 +64,10 @@ class Lessons:
         ]
         self.agreement: Agreement | None = mean_agreement(found) if found else None
 
-    def on(self, target: Target, numbers: list[int]) -> dict[str, Tensor]:
+    def on(self, target: Target, numbers: list[int], multiple: float) -> dict[str, Tensor]:
         """
-        Return for each attack the directions (B, L, d) on the rows with these numbers. They are zero where the other
-        half has too few rows to learn from: none for `universal`, one for `predicted`.
+        Return for each attack the directions (B, L, d) on the rows with these numbers, for this radius. They are zero
+        where the other half has too few rows to learn from: none for `universal`, one for `predicted`.
         """
         found = {name: torch.zeros_like(target.origin) for name in (UNIVERSAL, PREDICTED)}
         for half, (universal, predictor) in enumerate(reversed(self._learnt)):
@@ -75,8 +76,8 @@ class Lessons:
                 continue
             rows = torch.tensor(rows, device=target.origin.device)
             some = target.select(rows)
-            if universal is not None:
-                found[UNIVERSAL][rows] = universal.on(some)
+            if universal:
+                found[UNIVERSAL][rows] = universal[multiple].on(some)
             if predictor is not None:
                 found[PREDICTED][rows] = predictor.on(some, LOSS)
         return found
@@ -102,9 +103,10 @@ class _Half:
         ]
         return torch.cat(found) if found else torch.zeros(0, 0)
 
-    def learn(self, length: int, multiple: float):
-        """Return the universal perturbation and the predictor of gradients; None where there are too few rows."""
-        universal = learn_universal(self.targets, LOSS, multiple=multiple) if self.examples else None
+    def learn(self, length: int, multiples: tuple[float, ...]):
+        """Return the universal perturbations by radius, none without rows; and the predictor, None without two rows."""
+        learnt_for = multiples if self.examples else ()
+        universal = {multiple: learn_universal(self.targets, LOSS, multiple=multiple) for multiple in learnt_for}
         if self.examples < 2:
             return universal, None
         gradients = [

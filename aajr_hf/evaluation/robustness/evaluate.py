@@ -229,18 +229,17 @@ def _attack_batch(
     attacked = {}
     for name, target in targets.items():
         tallies = measured[name].tallies if name in measured else None
-        shared = measured[name].shared if name in measured else None
-        learnt = shared.lessons.on(target, numbers) if shared else None
-        new = functools.partial(new_search, learnt=learnt)
-        attacked[name] = UnderAttack(target, new, tallies, settings.exhaustive)
+        attacked[name] = UnderAttack(target, new_search, tallies, settings.exhaustive)
         if name in measured:
             measured[name].add_nominal(target, numbers)
     attacks = [attack for name, attack in ATTACKS.items() if name in settings.attacks]
     groups = list(_of_same_tokens(attacked))
     for multiple in sorted(settings.multiples):
         for group in groups:
-            for model in group.values():
+            for name, model in group.items():
                 model.widen(multiple)
+                if name in measured and (shared := measured[name].shared) is not None:
+                    model.search.learnt = shared.lessons.on(model.target, numbers, multiple)
             attack_within(group, attacks, f"{multiple:g}")
         for name, agent in measured.items():
             agent.add_worst(attacked[name], numbers, f"{multiple:g}")

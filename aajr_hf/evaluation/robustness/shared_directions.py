@@ -30,11 +30,13 @@ class SharedMeasurement:
         target_of: Function that returns the attack target of the rows with these numbers.
         examples: Number of rows.
         batch_size: Rows in a target.
-        largest: The largest radius of the attacks, as a multiple of epsilon.
+        multiples: Radii of the attacks, as multiples of epsilon.
     """
 
-    def __init__(self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int, largest: float):
-        self.lessons = Lessons(target_of, examples, batch_size, largest)
+    def __init__(
+        self, target_of: Callable[[list[int]], Target], examples: int, batch_size: int, multiples: tuple[float, ...]
+    ):
+        self.lessons = Lessons(target_of, examples, batch_size, multiples)
         self._worst: dict[str, int] = {}
         self._explained: dict[str, int] = {}
 
@@ -66,4 +68,4 @@ def measurement_for(
     """Return the measurement, or None if no attack along learnt directions is among the attacks."""
     if not any(isinstance(ATTACKS.get(name), Learnt) for name in settings.attacks):
         return None
-    return SharedMeasurement(target_of, examples, settings.batch_size, max(settings.multiples))
+    return SharedMeasurement(target_of, examples, settings.batch_size, settings.multiples)

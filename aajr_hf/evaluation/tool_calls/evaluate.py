@@ -170,7 +170,7 @@ class _CallsUnderAttack:
     ):
         self.caller, self.target, self.batch, self.numbers = caller, target, batch, numbers
         self.settings, self.tallies, self.shared = settings, tallies, shared
-        self.learnt = shared.lessons.on(target, numbers) if shared else {}
+        self.learnt: dict[str, Tensor] = {}
         self.verdicts: dict[str, list[Verdict]] = {"nominal": caller.answer(batch)}
         self.nll = {"nominal": self._nll(target, target.origin)}
         self._alone: dict[str, set[int]] = {}
@@ -182,6 +182,8 @@ class _CallsUnderAttack:
         """Continue with a larger radius, and run one attack after the other."""
         name, before = f"{multiple:g}", next(reversed(self.verdicts))
         self.verdicts[name], self.nll[name] = list(self.verdicts[before]), self.nll[before].clone()
+        if self.shared is not None:
+            self.learnt = self.shared.lessons.on(self.target, self.numbers, multiple)
         for attack in self.settings.attacks:
             if attack in ATTACKS:
                 self._run(ATTACKS[attack], multiple, name)

@@ -33,11 +33,13 @@ def target_of(rows):
 def learnt(rows, batch_size=128):
     """Directions of each row on its own tokens, and the lessons."""
     with frozen_parameters(agent()):
-        lessons = Lessons(lambda numbers: target_of([rows[number] for number in numbers]), len(rows), batch_size)
+        lessons = Lessons(
+            lambda numbers: target_of([rows[number] for number in numbers]), len(rows), batch_size, (1.0,)
+        )
         found = []
         for number, row in enumerate(rows):
             target = target_of([row])
-            found.append({name: direction[0] for name, direction in lessons.on(target, [number]).items()})
+            found.append({name: direction[0] for name, direction in lessons.on(target, [number], 1.0).items()})
     return found, lessons
 
 

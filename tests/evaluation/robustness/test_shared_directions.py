@@ -6,11 +6,16 @@ import functools
 from dataclasses import replace
 
 import pytest
+import torch
 
+from aajr_hf.evaluation.attacks.lessons import Lessons
+from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
 from aajr_hf.evaluation.tool_calls.evaluate import ToolCallSettings, evaluate_tool_calls
 from aajr_hf.evaluation.tool_calls.rows import read_rows
+from aajr_hf.training.policy.policy import frozen_parameters
 from tests.support.small_agents import COPYING_ROWS, COPYING_TOKENIZER, SMALL, copying
 from tests.support.tool_callers import ROWS as CALLS
 from tests.support.tool_callers import caller
@@ -71,3 +76,18 @@ def test_for_tool_calls():
     assert numbers["nominal_exact"] == 100
     check(numbers, "nominal_exact", "worst_case_exact")
     assert numbers["shared_directions"]["explained"]["40"] > 0
+
+
+def test_for_each_radius_the_perturbation_is_the_one_learnt_for_it():
+    """Evaluated together or alone, a radius is attacked along the same direction."""
+
+    def learnt(multiples):
+        batch = read_batch(COPYING_TOKENIZER, COPYING_ROWS, "prompt", copying().device)
+        target, numbers = Target(copying(), batch, ThreatModel()), list(range(len(COPYING_ROWS)))
+        lessons = Lessons(lambda some: target.select(torch.tensor(some)), len(numbers), 16, multiples)
+        return {multiple: lessons.on(target, numbers, multiple)["universal"] for multiple in multiples}
+
+    with frozen_parameters(copying()):
+        together, alone = learnt((0.5, 4.0)), learnt((4.0,)) | learnt((0.5,))
+    assert all(torch.equal(together[multiple], alone[multiple]) for multiple in alone)
+    assert not torch.allclose(together[0.5], together[4.0])
