@@ -173,11 +173,11 @@ def attacked(target, names=tuple(ATTACKS), **how):
     return model.search, tallies
 
 
-def failed(target, search, tallies):
+def failed(target, search, tallies, rules_checked=6):
     share = 100 * float((~search.broken).float().mean())
     # The rules judge where something is left: of more examples, of which these are broken.
     rules = trust_rules({"1": max(share, 50.0)}, EXAMPLES, tallies, measure_trust(target, 1.0))
-    assert len(rules) in (5, 6)
+    assert len(rules) == rules_checked
     return {rule["rule"] for rule in rules if not rule["passed"]}
 
 
@@ -242,7 +242,9 @@ def test_on_a_plateau_an_agents_own_gradients_find_nothing_and_others_know_more(
         assert (models["flat"].search.broken == broken).all()
         assert not models["smooth"].search.broken.any()
     assert tallies["from_others"]["1"].broken == EXAMPLES
-    assert "the agent's own gradient breaks what other models break" in failed(target, models["flat"].search, tallies)
+    # Neither random points nor directions of other prompts were tried, but those of another model.
+    found = failed(target, models["flat"].search, tallies, rules_checked=5)
+    assert "the agent's own gradient breaks what other models break" in found
 
 
 def test_from_others_goes_on_where_what_is_handed_does_not_break():

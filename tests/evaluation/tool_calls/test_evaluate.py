@@ -10,14 +10,15 @@ import pytest
 import torch
 from transformers import AddedToken
 
-from aajr_hf.evaluation.attacks.suite import ATTACKS
+from aajr_hf.evaluation.attacks.learnt import Learnt
+from aajr_hf.evaluation.attacks.suite import ATTACKS, TEXT_ATTACKS
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.generation import generate, render_prompts
 from aajr_hf.evaluation.tool_calls import caller as caller_module
 from aajr_hf.evaluation.tool_calls import evaluate
 from aajr_hf.evaluation.tool_calls.caller import ToolCaller
-from aajr_hf.evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls, worse
+from aajr_hf.evaluation.tool_calls.evaluate import WITHIN_RADIUS, ToolCallSettings, evaluate_tool_calls, worse
 from aajr_hf.evaluation.tool_calls.judge import FAILURES, Verdict
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.models.base_agent import CHAT_TEMPLATE, train_tokenizer
@@ -192,15 +193,15 @@ def evaluated(exhaustive=False, **more):
     return evaluate_tool_calls(copy.deepcopy(agent).double(), tokenizer, READ, settings)
 
 
-@pytest.mark.xfail(reason="not adapted yet to attacks that rewrite texts or are learnt on other rows", strict=False)
 @pytest.mark.slow
 def test_of_all_attacks_the_worst_answer_counts_at_each_radius_and_the_smaller_ones():
     numbers = evaluated()
     assert (
         list(numbers["attacks"])
-        == list(ON_CALLS)
+        == list(WITHIN_RADIUS)
         == [n for n in ATTACKS if n not in ("cost", "transferred", "from_others")]
     )
+    assert list(numbers["text_attacks"]) == list(TEXT_ATTACKS)
     for kind in ("valid", "exact"):
         by_radius = [numbers["outcomes"][f"nominal_{kind}"]]
         by_radius += [numbers["outcomes"][f"worst_case_{kind}"][multiple] for multiple in ("0.25", "0.5", "1")]
@@ -220,7 +221,6 @@ def test_of_all_attacks_the_worst_answer_counts_at_each_radius_and_the_smaller_o
         assert left == numbers["worst_case_exact"][multiple]
 
 
-@pytest.mark.xfail(reason="not adapted yet to attacks that rewrite texts or are learnt on other rows", strict=False)
 @pytest.mark.slow
 def test_to_let_every_attack_see_every_row_changes_no_exact_share():
     plain, whole = evaluated(), evaluated(exhaustive=True)
@@ -229,19 +229,21 @@ def test_to_let_every_attack_see_every_row_changes_no_exact_share():
     for multiple, valid in whole["worst_case_valid"].items():
         assert valid <= plain["worst_case_valid"][multiple]
         assert whole["worst_case_nll"][multiple] >= plain["worst_case_nll"][multiple]
-        for attack in ON_CALLS:
+        for attack in WITHIN_RADIUS:
             assert whole["attacks"][attack]["alone"][multiple] >= whole["worst_case_exact"][multiple]
             assert "alone" not in plain["attacks"][attack]
     assert evaluated(batch_size=4)["outcomes"] == plain["outcomes"]
     assert evaluated(exhaustive=True, attacks=("nll",))["attacks"]["nll"]["alone"] == whole["attacks"]["nll"]["alone"]
 
 
-@pytest.mark.xfail(reason="not adapted yet to attacks that rewrite texts or are learnt on other rows", strict=False)
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ON_CALLS)
+@pytest.mark.parametrize("name", WITHIN_RADIUS)
 def test_each_attack_makes_some_call_another_one(name):
-    numbers = evaluated(multiples=(3.0,), attacks=(name,))
-    assert numbers["nominal_exact"] == 100 and numbers["worst_case_exact"]["3"] <= (75 if name == "random" else 25)
+    """Attacks that learn from other rows have only two here, so they need a wider ball."""
+    radius = 20.0 if isinstance(ATTACKS[name], Learnt) else 3.0
+    numbers = evaluated(multiples=(radius,), attacks=(name,))
+    left = numbers["worst_case_exact"][f"{radius:g}"]
+    assert numbers["nominal_exact"] == 100 and left <= (75 if name in ("random", "predicted") else 25)
 
 
 def test_of_two_verdicts_the_worse_counts():
