@@ -192,7 +192,7 @@ def predicted_page(results: dict) -> str:
         f"`scripts/learnt_attacks.py` makes this page. A kernel ridge regression predicts the gradient in the embeddings from the "
         f"last hidden states and the error of the output. Fitted to training rows, tried on {size} held-out rows; one step to "
         "the boundary of the ball. Success left in percent [95 %] with seconds of CPU time on one core for all rows, each "
-        "attack on its own; of random points, half of it draws an example's own numbers. Random points and predicted gradients need forward passes only; the fit itself needs gradients once.",
+        "attack on its own. Random points and predicted gradients need forward passes only; the fit itself needs gradients once.",
         "",
     ]
     for name, agent in results["agents"].items():

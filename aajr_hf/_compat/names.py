@@ -54,8 +54,8 @@ _TRAINER = _of(
     ("_load_best_model", "to load the average together with the best checkpoint", (_EMA,), ()),
     ("_save_optimizer_and_scheduler", "to save the average in a checkpoint", (_EMA,), ("output_dir",)),
     ("_load_optimizer_and_scheduler", "to read the average from a checkpoint", (_EMA,), ("checkpoint",)),
-    ("_set_signature_columns_if_needed", "to keep the adversary's columns of the data", (_SFT, _DPO), ()),
-    ("_signature_columns", "to keep the adversary's columns of the data", (_SFT, _DPO)),
+    ("_set_signature_columns_if_needed", "to keep the adversary's columns of the data", (_BASE,), ()),
+    ("_signature_columns", "to keep the adversary's columns of the data", (_BASE,)),
     (
         "_prepare_inputs",
         "to move a batch to the device outside a training step",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..._compat.trl import count_tokens, recorded
 from ..adversary.ascent import PromptAscent, ascend
+from ..data.batch import EXTRA_COLUMNS
 from ..policy.monitoring import ascent_metrics
 from ..policy.system_losses import SystemLoss
 from ..runs.checkpoints import CheckpointMixin
@@ -46,6 +47,10 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
         """Return the loss of one micro-batch that the adversary raises and training lowers."""
         raise NotImplementedError
 
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *EXTRA_COLUMNS]))
+
     # One micro-batch
 
     @property
@@ -55,6 +60,7 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not self._is_adversarial:
+            inputs = {name: value for name, value in inputs.items() if name not in EXTRA_COLUMNS}
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if return_outputs:
             raise ValueError(

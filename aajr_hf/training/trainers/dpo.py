@@ -15,7 +15,7 @@ from transformers import logging
 from trl import DPOTrainer
 
 from ..config.dpo import AAJRDPOConfig
-from ..data.batch import EXTRA_COLUMNS, AgentBatch, missing_tokens_message
+from ..data.batch import AgentBatch, missing_tokens_message
 from ..data.collation import PairCollator, add_pair_columns, column_names
 from ..data.cuts import Cut
 from ..data.preferences import check_pairs
@@ -192,15 +192,6 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
                 raise ValueError(missing_tokens_message("perturbable", args.perturbed_tokens, row))
             if not (example["chosen_ids"] and example["rejected_ids"]):
                 raise ValueError(missing_tokens_message("action", "prompt", row))
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *EXTRA_COLUMNS]))
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if not self._is_adversarial:
-            inputs = {name: value for name, value in inputs.items() if name not in EXTRA_COLUMNS}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _system_loss(self, inputs, num_items) -> PreferenceLoss:
         if not self.precompute_ref_logps:

@@ -13,7 +13,7 @@ from transformers import logging
 from trl import SFTTrainer
 
 from ..config.sft import AAJRConfig
-from ..data.batch import EXTRA_COLUMNS, AgentBatch
+from ..data.batch import AgentBatch
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from ..data.cuts import Cut, only_actions
 from ..data.packing import pack
@@ -178,15 +178,6 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             return dataset
         options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
         return add_agent_columns(dataset, tokenizer, **options, chat_template=self.chat_template)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *EXTRA_COLUMNS]))
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if not self._is_adversarial:
-            inputs = {name: value for name, value in inputs.items() if name not in EXTRA_COLUMNS}
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def _system_loss(self, inputs, num_items) -> ActionLoss:
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..reading.values import RowError, field
-from .calls import as_tools
 
 
 def alpaca_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -29,8 +28,6 @@ def alpaca_row(row: dict[str, Any]) -> dict[str, Any]:
             raise RowError("`history` must be a list of pairs of a question and an answer")
     used = ("instruction", "input", "output", "history")
     made = {name: value for name, value in row.items() if name not in used}
-    if made.get("tools") is not None:
-        made["tools"] = as_tools(made["tools"])
     prompt, *completion = [
         {"role": role, "content": text}
         for pair in pairs

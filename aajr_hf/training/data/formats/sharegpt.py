@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ..reading.values import field
-from .calls import as_tools
 from .messages import message_of
 
 
 def sharegpt_row(row: dict[str, Any]) -> dict[str, Any]:
     """
-    Convert `conversations` to `messages`, and a function in `tools` to a tool. A turn `function_call` is a JSON text
+    Convert `conversations` to `messages`. A turn `function_call` is a JSON text
     of one call or of a list of calls, and becomes a message with `tool_calls`.
 
     Raises:
@@ -19,8 +18,6 @@ def sharegpt_row(row: dict[str, Any]) -> dict[str, Any]:
     """
     turns = field(row, "conversations", list)
     made = {name: value for name, value in row.items() if name != "conversations"}
-    if "tools" in made:
-        made["tools"] = as_tools(made["tools"])
     return made | {"messages": [_message(f"`conversations`[{n}]", turn) for n, turn in enumerate(turns)]}
 
 
