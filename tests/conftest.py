@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import numpy as np
@@ -13,6 +14,15 @@ from .support.families import _SIZES, TINY_FAMILIES
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("deterministic")
+
+
+def pytest_collection_finish():
+    """
+    Leave what the imports made out of garbage collection. Accelerate collects at the start of each training, which takes
+    half a second for the objects of torch, Transformers and TRL.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

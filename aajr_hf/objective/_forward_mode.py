@@ -1,6 +1,6 @@
 """
 Forward-mode differentiation of unmodified models. On its own, `torch.func.jvp` refuses activation checkpointing,
-differentiates layer norms wrongly, and computes linear layers at twice the cost.
+differentiates layer norms wrongly, computes linear layers at twice the cost, and is slow to multiply or add a constant.
 """
 
 from __future__ import annotations
@@ -137,9 +137,15 @@ _LINEAR_FUNCTIONS = {
 }
 
 
+# Operations of a dual tensor and a constant: those that scale both primal and tangent, and those that shift the primal.
+_QUOTIENTS, _DIFFERENCES = {Tensor.div, torch.div}, {Tensor.sub, torch.sub}
+_SCALINGS = {Tensor.mul, torch.mul} | _QUOTIENTS
+_SHIFTS = {Tensor.add, torch.add} | _DIFFERENCES
+
+
 class _ForwardModeFunctions(TorchFunctionMode):
     """
-    Context in which three PyTorch functions are computed in another way.
+    Context in which some PyTorch functions are computed in another way.
 
     `layer_norm`: from elementary operations. When the jvp of PyTorch's own function is differentiated, the saved mean
     and deviation count as constants: the value is right, but the gradient is silently wrong
@@ -147,6 +153,10 @@ class _ForwardModeFunctions(TorchFunctionMode):
 
     `linear` (and `addmm`) of a dual input and a plain weight: one product for the primal, unless it is known already,
     and one for the tangent. PyTorch's own jvp also creates a tangent of zeros for the weight and multiplies by it.
+
+    `mul`, `div`, `add`, `sub` of a dual tensor and a constant: without the zero tangent that PyTorch's own jvp gives to
+    the constant. The product with zeros runs as Python code, which takes ten times as long as that of two small dual
+    tensors.
 
     `to` of a tensor outside the jvp: the result stays outside, too. Modules keep this result (PEFT's SHiRA does), and
     after a jvp has ended, its tensors can be neither used nor saved.
@@ -159,13 +169,38 @@ class _ForwardModeFunctions(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.nn.functional.layer_norm or func is torch.layer_norm:
-            return _layer_norm(*args, **kwargs)
+            return self._layer_norm(*args, **kwargs)
         if func in _LINEAR_FUNCTIONS and not kwargs:
             return self._linear(*_LINEAR_FUNCTIONS[func](*args))
+        if (func in _SCALINGS or func in _SHIFTS) and len(args) == 2 and not kwargs:
+            return self._with_constant(func, *args)
         if func is Tensor.to and peek_interpreter_stack() is not None and not is_gradtrackingtensor(args[0]):
             with temporarily_pop_interpreter_stack():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+    def _layer_norm(
+        self,
+        input: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        cudnn_enable: bool = True,
+    ) -> Tensor:
+        """`torch.layer_norm`, computed in at least fp32; the output has the original's dtype, also under autocast."""
+        shape = tuple(normalized_shape)
+        dtype = torch.layer_norm(torch.empty((0, *shape), dtype=input.dtype, device=input.device), shape).dtype
+        dims = tuple(range(-len(shape), 0))
+        with self:  # in its own `__torch_function__`, a mode is off
+            output = input.to(torch.promote_types(input.dtype, torch.float32))
+            output = output - output.mean(dims, keepdim=True)
+            output = output * (output.square().mean(dims, keepdim=True) + eps).rsqrt()
+            if weight is not None:
+                output = output * weight
+            if bias is not None:
+                output = output + bias
+            return output.to(dtype)
 
     def _linear(self, *arguments: Tensor | None) -> Tensor:
         linear = torch.nn.functional.linear
@@ -184,6 +219,25 @@ class _ForwardModeFunctions(TorchFunctionMode):
                 output = _KnownLinear.apply(input.to(product.dtype), weight, bias, product)
             output_tangent = linear(tangent, weight)
         return _join(output, output_tangent, level)
+
+    def _with_constant(self, func: Callable, x: Any, y: Any) -> Tensor:
+        if peek_interpreter_stack() is None:
+            return func(x, y)
+        level = retrieve_current_functorch_interpreter().level()
+        first = _is_at(x, level)
+        if first == _is_at(y, level) or (func in _QUOTIENTS and not first):
+            return func(x, y)
+        primal, tangent = _split(x if first else y, level)
+        if tangent is None:
+            return func(x, y)
+        with temporarily_pop_interpreter_stack():
+            output = func(primal, y) if first else func(x, primal)
+            if func in _SCALINGS:
+                tangent = func(tangent, y) if first else func(x, tangent)
+            else:
+                negative = func in _DIFFERENCES and not first
+                tangent = (-tangent if negative else tangent).to(output.dtype).expand(output.shape)
+        return _join(output, tangent, level)
 
 
 class _KnownLinear(torch.autograd.Function):
@@ -227,25 +281,3 @@ def _join(primal: Tensor, tangent: Tensor, level: int) -> Tensor:
     primal = wrap_for_grad(primal, level)
     # Integers, such as a router's choice, have no tangent.
     return forward_ad.make_dual(primal, wrap_for_grad(tangent, level)) if primal.is_floating_point() else primal
-
-
-def _layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    cudnn_enable: bool = True,
-) -> Tensor:
-    """`torch.layer_norm`, computed in at least fp32; the output has the original's dtype, also under autocast."""
-    shape = tuple(normalized_shape)
-    dtype = torch.layer_norm(torch.empty((0, *shape), dtype=input.dtype, device=input.device), shape).dtype
-    dims = tuple(range(-len(shape), 0))
-    output = input.to(torch.promote_types(input.dtype, torch.float32))
-    output = output - output.mean(dims, keepdim=True)
-    output = output * (output.square().mean(dims, keepdim=True) + eps).rsqrt()
-    if weight is not None:
-        output = output * weight
-    if bias is not None:
-        output = output + bias
-    return output.to(dtype)

@@ -1,0 +1,157 @@
+"""
+How robust is a real language model after the recipes of recipes/smollm2-135m? Each recipe trains SmolLM2-135M-Instruct, and
+all agents of a task and a seed are attacked together, each also with what was found on the others.
+
+    aajr fetch smollm2-135m
+    python scripts/smollm2_study.py --model outputs/smollm2-135m
+    python scripts/smollm2_study.py --model outputs/smollm2-135m --tool_calls data/bfcl     # the recipes for tool calls, too
+
+Agents and evaluations that exist in `--work` are not made again, so an interrupted study goes on. The script writes
+smollm2.json and smollm2.md to `--output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from recipe_study import ROOT, run_command, runs_of, table
+
+from aajr_hf.training.models.bfloat16 import slow_bfloat16
+
+RECIPES = ROOT / "recipes" / "smollm2-135m"
+# What is trained with every seed; the others are trained with the first seed only.
+REPEATED = ("adversarial", "aajr")
+ONCE = ("aajr-lora", "aajr-fast")
+HELD_OUT = 5  # every fifth row of the data is not trained on
+INTRODUCTION = """# The recipes of SmolLM2-135M
+
+`python scripts/smollm2_study.py --model outputs/smollm2-135m` makes this page and `smollm2.json`; the settings are those
+of `recipes/smollm2-135m`. SmolLM2-135M-Instruct learns a task by plain fine-tuning (*sft*); each of the other agents
+goes on from there. All agents of a task and a seed are attacked together, each also with what was found on the others.
+Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
+were measured on one thread, beside other work."""
+
+
+def train(task: str, recipe: str, folder: Path, start: Path, fields: dict) -> None:
+    """Train one agent, in a new process with one thread."""
+    if (folder / "train_results.json").is_file():
+        return
+    fields = {"model_name_or_path": start, "output_dir": folder, "overwrite": "true"} | fields
+    if slow_bfloat16():
+        fields["bf16"] = "false"
+    options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
+    run_command(["train", "--config", str(RECIPES / task / f"{recipe}.yaml"), *options], folder)
+    print(f"trained {folder.name} for {task}", flush=True)
+
+
+def evaluate(output: Path, agents: dict[str, Path], options: list[str]) -> dict[str, dict]:
+    """Attack the agents together, and return the numbers of each."""
+    if not (output / "results.json").is_file():
+        models = [f"{name}={folder}" for name, folder in agents.items()]
+        run_command(["evaluate", *models, *options, "--output", str(output)], output)
+        print(f"evaluated {output.name}", flush=True)
+    return json.loads((output / "results.json").read_text())["runs"]
+
+
+def congestion(model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
+    """Train and attack the agents of the world `congestion`."""
+    work, runs = work / "congestion", []
+    base = work / "sft"
+    train("congestion", "sft", base, model, {})
+    for i, seed in enumerate(seeds):
+        agents = {"sft": base} if i == 0 else {}
+        for recipe in (*REPEATED, *(ONCE if i == 0 else ())):
+            agents[recipe] = work / f"{recipe}-{seed}"
+            train("congestion", recipe, agents[recipe], base, {"seed": seed, "environment_seed": seed})
+        options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16"]
+        numbers = evaluate(work / f"evaluation-{seed}", agents, options)
+        runs += [run | {"task": "congestion"} for run in runs_of(numbers, seed)]
+    return runs
+
+
+def tool_calls(model: Path, data: Path, work: Path, examples: int) -> list[dict]:
+    """Train and attack the agents that call tools, on rows of the BFCL's files; one seed."""
+    work = work / "tool-calling"
+    split(data, work)
+    agents: dict[str, Path] = {}
+    for recipe in ("sft", *REPEATED, *ONCE):
+        agents[recipe] = work / recipe
+        start = model if recipe == "sft" else agents["sft"]
+        train("tool-calling", recipe, agents[recipe], start, {"dataset_name": work / "train"})
+    options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4"]
+    kept = ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals", "train_seconds")
+    numbers = evaluate(work / "evaluation", agents, options)
+    return [
+        {"task": "tool-calling", "setting": name, "seed": 0} | {field: run[field] for field in kept}
+        for name, run in numbers.items()
+    ]
+
+
+def split(data: Path, work: Path) -> None:
+    """Write every fifth row of each file to `test`, the others to `train`; answers follow their questions."""
+    for file in sorted(data.glob("*.json")):
+        rows = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        for name, held_out in (("train", False), ("test", True)):
+            chosen = [row for i, row in enumerate(rows) if (i % HELD_OUT == HELD_OUT - 1) == held_out]
+            (work / name).mkdir(parents=True, exist_ok=True)
+            (work / name / file.name).write_text("\n".join([*chosen, ""]), encoding="utf-8")
+
+
+def page(runs: list[dict]) -> str:
+    lines = [INTRODUCTION, ""]
+    worlds = [run for run in runs if run["task"] == "congestion"]
+    if worlds:
+        size, seeds = worlds[0]["examples"], sorted({run["seed"] for run in worlds})
+        first = [run for run in worlds if run["seed"] == seeds[0]]
+        lines += [f"## congestion, {size} observations, one seed", "", *table(first), ""]
+        if len(seeds) > 1:
+            repeated = [run for run in worlds if run["setting"] in REPEATED]
+            lines += [f"## congestion, {size} observations a seed, {len(seeds)} seeds", "", *table(repeated), ""]
+    calls = [run for run in runs if run["task"] == "tool-calling"]
+    if calls:
+        lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", "", *_calls_table(calls), ""]
+    return "\n".join(lines)
+
+
+def _calls_table(runs: list[dict]) -> list[str]:
+    radii = list(runs[0]["worst_case_exact"])
+    headers = [
+        "setting",
+        "valid",
+        "exact",
+        *(f"valid {m}x" for m in radii),
+        *(f"exact {m}x" for m in radii),
+        "train s",
+    ]
+    lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
+    for run in runs:
+        shares = [run["nominal_valid"], run["nominal_exact"]]
+        shares += [run["worst_case_valid"][m] for m in radii] + [run["worst_case_exact"][m] for m in radii]
+        lines.append(f"| {run['setting']} | {' | '.join(f'{x:.1f}' for x in [*shares, run['train_seconds']])} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
+    parser.add_argument(
+        "--tool_calls", type=Path, metavar="FOLDER", help="files of the BFCL, for the tool-calling recipes"
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of congestion (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=100, help="held-out rows per seed (default: %(default)s)")
+    arguments = parser.parse_args()
+    runs = congestion(arguments.model, arguments.work, arguments.seeds, arguments.examples)
+    if arguments.tool_calls:
+        runs += tool_calls(arguments.model, arguments.tool_calls, arguments.work, arguments.examples)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
+    (arguments.output / "smollm2.json").write_text(f"[\n{lines}\n]\n")
+    (arguments.output / "smollm2.md").write_text(page(runs))
+
+
+if __name__ == "__main__":
+    main()
