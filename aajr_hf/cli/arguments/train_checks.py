@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from peft import PeftType
+from peft import PeftConfig, PeftType
 from transformers import SchedulerType
 from trl import ModelConfig, get_peft_config
 
@@ -114,6 +114,14 @@ def _check_adapter(arguments: TrainArguments, config: AAJRConfigMixin, resume: s
         raise UserError(f"{reason}: choose the saved one{remedy}.")
 
 
+def lora_of(arguments: TrainArguments) -> PeftConfig | None:
+    """TRL's LoRA of `use_peft`, in which the name of one layer is a name, as the names of several are, and no pattern."""
+    config = get_peft_config(arguments)
+    if config is not None and isinstance(config.target_modules, str) and config.target_modules.isidentifier():
+        config.target_modules = {config.target_modules}
+    return config
+
+
 def _revision(arguments: TrainArguments, config: AAJRConfigMixin) -> str | None:
     return (config.model_init_kwargs or {}).get("revision", arguments.model_revision)
 
@@ -128,7 +136,7 @@ def _why_not_resumed(arguments: TrainArguments, config: AAJRConfigMixin, checkpo
     if held is None or held.peft_type != PeftType.LORA:
         found = "a whole model" if held is None else held.peft_type.value
         return f"`use_peft` trains a LoRA, but the weights that were saved are those of {found}"
-    return differing_field(get_peft_config(arguments), held, _OF_LORA)
+    return differing_field(lora_of(arguments), held, _OF_LORA)
 
 
 def _check_evaluation(config: AAJRConfigMixin) -> None:

@@ -21,7 +21,7 @@ from ...training.runs.ema import remove_average
 from ...training.sharing.model_card import DATA, EVALUATION, is_own_card
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser
-from ..arguments.train_checks import ALLOW_PICKLED, check_arguments
+from ..arguments.train_checks import ALLOW_PICKLED, check_arguments, lora_of
 from ..arguments.trainers import CONFIGS, trainer_named
 from ..common.errors import Interrupted, RunError, UserError, user_errors
 from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
@@ -91,7 +91,7 @@ def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, 
             (`DiskFullError`).
     """
     from rich.console import Console
-    from trl import get_peft_config, get_quantization_config
+    from trl import get_quantization_config
 
     from ...training.models.adapter_report import adapter_report
     from ...training.models.loading import load_tokenizer
@@ -129,7 +129,7 @@ def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, 
                 train_dataset=train_rows,
                 eval_dataset=eval_rows,
                 processing_class=tokenizer,
-                peft_config=get_peft_config(arguments),
+                peft_config=lora_of(arguments),
                 skip_invalid_rows=arguments.skip_invalid_rows,
                 **({} if quantized is None else {"quantization_config": quantized}),
             )

@@ -144,8 +144,15 @@ def add_pair_columns(
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
-    """The dataset's columns. In a streamed dataset they may be unknown before its first row."""
-    return dataset.column_names or list(next(iter(dataset)))
+    """
+    The dataset's columns. In a streamed dataset they may be unknown before its first row.
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    if (first := next(iter(dataset), None)) is None:
+        raise ValueError("The data have no rows that can be trained on: give other data.")
+    return dataset.column_names or list(first)
 
 
 def cut_columns(dataset: Dataset | IterableDataset, keep_end: bool) -> Dataset | IterableDataset:

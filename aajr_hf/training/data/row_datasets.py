@@ -20,7 +20,7 @@ from .schema import check_row
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5
-_LONGEST = 300
+_LONGEST = 450
 
 
 @dataclass
@@ -44,7 +44,8 @@ class RowCount:
 
     def add(self, place: str, error: RowError) -> None:
         self.invalid += 1
-        text = " ".join(str(error).split())[:_LONGEST]
+        text = " ".join(str(error).split())
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
         # Numbers are left out, so that "line 1 column 5" and "line 1 column 7" are the same reason.
         kind = re.sub(r"\d+", "#", text)
         first, rows = self.reasons.get(kind, (f"{place}: {text}", 0))

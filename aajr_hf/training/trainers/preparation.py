@@ -208,7 +208,7 @@ class PreparationMixin:
                 **settings,
             )
         if name == "train":
-            self.skipped_rows = count.invalid
+            self.skipped_rows += count.invalid
         return dataset
 
     def _with_cuts(self, dataset, args: AAJRConfigMixin, name: str, drops: bool = True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -15,6 +16,7 @@ from ..config.sft import AAJRConfig
 from ..data.batch import AgentBatch
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from ..data.cuts import only_actions
+from ..data.given_rows import in_formats_of_trl
 from ..data.packing import pack
 from ..data.roles import OBSERVED_ROLES
 from ..data.template import Template
@@ -23,6 +25,9 @@ from ..models.loading import text_tokenizer
 from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
 from .base import AAJRMixin
+
+# The arguments of SFTTrainer after `model` and `args`, in their order.
+_ARGUMENTS = list(inspect.signature(SFTTrainer.__init__).parameters)[3:]
 
 
 class AAJRTrainer(AAJRMixin, SFTTrainer):
@@ -96,12 +101,26 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         self._skip_invalid_rows = skip_invalid_rows
         model, args, kwargs = self._resolved(model, args, kwargs)
         name = model if isinstance(model, str) else model.config.name_or_path
-        check_generation_marks(args, name, positional[3] if len(positional) > 3 else kwargs.get("processing_class"))
+        kwargs |= dict(zip(_ARGUMENTS, positional, strict=False))
+        check_generation_marks(args, name, kwargs.get("processing_class"))
         if (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
-            _check_prepared(positional[1] if len(positional) > 1 else kwargs.get("train_dataset"))
-        super().__init__(model, args, *positional, **kwargs)
+            _check_prepared(kwargs.get("train_dataset"))
+        elif kwargs.get("formatting_func") is None:
+            kwargs["train_dataset"] = self._given(kwargs.get("train_dataset"), args, "train")
+            kwargs["eval_dataset"] = self._given(kwargs.get("eval_dataset"), args, "eval")
+        super().__init__(model, args, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         self._set_up()
+
+    def _given(self, dataset, args: AAJRConfig, name: str):
+        """A dataset, or several by their names, in TRL's formats."""
+        if isinstance(dataset, dict):
+            return {part: self._given(rows, args, part) for part, rows in dataset.items()}
+        if not isinstance(dataset, Dataset | IterableDataset):
+            return dataset
+        dataset, count = in_formats_of_trl(dataset, name, args.dataset_text_field, self._skip_invalid_rows)
+        self.skipped_rows += count.invalid if name == "train" else 0
+        return dataset
 
     def _check_support(self) -> None:
         super()._check_support()
