@@ -47,14 +47,15 @@ def reward(completion_ids, **_):
     return [sum(token % 3 for token in ids) / len(ids) for ids in completion_ids]
 
 
-def grpo(folder, model=None, cls=AAJRGRPOTrainer, config=AAJRGRPOConfig, **overrides) -> GRPOTrainer:
+def grpo(folder, model=None, cls=AAJRGRPOTrainer, config=AAJRGRPOConfig, streamed=False, **overrides) -> GRPOTrainer:
     defaults = {"per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 5}
     own = {"peft_config": overrides.pop("peft_config")} if "peft_config" in overrides else {}
+    prompts = Dataset.from_list([{"prompt": row["prompt"]} for row in ROWS[:16]])
     return cls(
         tiny_model() if model is None else model,
         reward,
         config(**trainer_arguments(folder, **defaults | overrides)),
-        train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in ROWS[:16]]),
+        train_dataset=prompts.to_iterable_dataset() if streamed else prompts,
         processing_class=copy.deepcopy(WORDS),
         **own,
     )

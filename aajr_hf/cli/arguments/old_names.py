@@ -42,6 +42,9 @@ _RENAMED = {
     "train_file": "`dataset_name`",
     "lora_rank": "`adapter_rank` (or TRL's `lora_r`)",
     "rank": "`adapter_rank`",
+    "lr": "`learning_rate`",
+    "batch_size": "`per_device_train_batch_size`",
+    "epochs": "`num_train_epochs`",
 }
 # Names that were removed without a successor -> what to know instead; empty if there is nothing.
 _REMOVED = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from peft import PeftType
+from peft import PeftConfig, PeftType
+from transformers import SchedulerType
 from trl import ModelConfig, get_peft_config
 
 from ..._errors import one_line
@@ -86,7 +88,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfigMixin) -> str |
     with user_errors():
         _check_adapter(arguments, config, resume)
         if (config.model_init_kwargs or {}).get("use_safetensors", True):
-            check_weights(base_model(arguments.model_name_or_path), ALLOW_PICKLED)
+            check_weights(base_model(arguments.model_name_or_path, _revision(arguments, config)), ALLOW_PICKLED)
     for name in ("load_in_4bit", "load_in_8bit"):
         if getattr(arguments, name) and find_spec("bitsandbytes") is None:
             raise UserError(f"`{name}` needs bitsandbytes: pip install bitsandbytes, or unset `{name}`.")
@@ -96,7 +98,7 @@ def check_arguments(arguments: TrainArguments, config: AAJRConfigMixin) -> str |
 def _check_adapter(arguments: TrainArguments, config: AAJRConfigMixin, resume: str | None) -> None:
     """Check the settings of the adapter against the adapter that training goes on with, or is resumed with."""
     model = arguments.model_name_or_path
-    start = saved_adapter(model)
+    start = saved_adapter(model, _revision(arguments, config))
     if start is not None and arguments.use_peft:
         raise UserError(
             f"`use_peft` adds an adapter, but `model_name_or_path` {model} is an adapter: unset `use_peft` to go on "
@@ -112,6 +114,18 @@ def _check_adapter(arguments: TrainArguments, config: AAJRConfigMixin, resume: s
         raise UserError(f"{reason}: choose the saved one{remedy}.")
 
 
+def lora_of(arguments: TrainArguments) -> PeftConfig | None:
+    """TRL's LoRA of `use_peft`, in which the name of one layer is a name, as the names of several are, and no pattern."""
+    config = get_peft_config(arguments)
+    if config is not None and isinstance(config.target_modules, str) and config.target_modules.isidentifier():
+        config.target_modules = {config.target_modules}
+    return config
+
+
+def _revision(arguments: TrainArguments, config: AAJRConfigMixin) -> str | None:
+    return (config.model_init_kwargs or {}).get("revision", arguments.model_revision)
+
+
 def _why_not_resumed(arguments: TrainArguments, config: AAJRConfigMixin, checkpoint: Path) -> str | None:
     """Which field describes other weights than those of a checkpoint; None if none does, as far as it tells."""
     held = saved_adapter(checkpoint)
@@ -122,7 +136,7 @@ def _why_not_resumed(arguments: TrainArguments, config: AAJRConfigMixin, checkpo
     if held is None or held.peft_type != PeftType.LORA:
         found = "a whole model" if held is None else held.peft_type.value
         return f"`use_peft` trains a LoRA, but the weights that were saved are those of {found}"
-    return differing_field(get_peft_config(arguments), held, _OF_LORA)
+    return differing_field(lora_of(arguments), held, _OF_LORA)
 
 
 def _check_evaluation(config: AAJRConfigMixin) -> None:
@@ -136,6 +150,7 @@ def _check_evaluation(config: AAJRConfigMixin) -> None:
         raise UserError(
             "`save_strategy` best and `load_best_model_at_end` need `eval_strategy`: set it to steps or epoch."
         )
+    is_used |= config.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
     if is_used and config.metric_for_best_model not in ("loss", "eval_loss"):
         raise UserError(
             f"`metric_for_best_model` must be loss, the only metric of evaluations; got {config.metric_for_best_model}."
@@ -162,6 +177,9 @@ def _check_places(config: AAJRConfigMixin) -> None:
     blocking = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
     if blocking is not None:
         raise UserError(f"`output_dir`: {blocking} is a file: give another folder.")
+    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"`output_dir`: {nearest} cannot be written to: give another folder.")
     if config.hub_model_id is not None:
         try:
             validate_repo_id(config.hub_model_id)

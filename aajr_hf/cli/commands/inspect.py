@@ -84,22 +84,26 @@ def _prepared(arguments: TrainArguments, config: AAJRConfig, example: int) -> tu
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ...training.models.loading import load_tokenizer
-    from ...training.models.saved_adapters import tokenizer_folder
+    from ...training.models.saved_adapters import tokenizer_place
     from ...training.trainers.sft import AAJRTrainer
 
     disable_progress_bars()
     data = load_data(arguments, config.dataset_text_field).read(arguments.dataset_train_split, "dataset_train_split")
     if not 0 <= example < len(data):
         raise UserError(f"`example` must be from 0 to {len(data) - 1}; got {example}.")
-    tokenizer = load_tokenizer(
-        tokenizer_folder(arguments.model_name_or_path),
-        revision=arguments.model_revision,
-        trust_remote_code=config.trust_remote_code,
+    place, revision = tokenizer_place(
+        arguments.model_name_or_path, (config.model_init_kwargs or {}).get("revision", arguments.model_revision)
     )
+    tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=config.trust_remote_code)
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     rows = max(tokenizer.get_vocab().values()) + 1
+    size["max_position_embeddings"] = 10**9  # the model's own number is not known here
     model = LlamaForCausalLM(LlamaConfig(vocab_size=rows, bos_token_id=None, eos_token_id=None, **size))
-    trainer = AAJRTrainer(model, config, train_dataset=data.select([example]), processing_class=tokenizer)
+
+    class OneRow(AAJRTrainer):
+        _first_row = example
+
+    trainer = OneRow(model, config, train_dataset=data.select([example]), processing_class=tokenizer)
     return tokenizer, trainer.data_collator([trainer.train_dataset[0]]), trainer.cuts["train"]
 
 

@@ -21,7 +21,7 @@ from ...training.runs.ema import remove_average
 from ...training.sharing.model_card import DATA, EVALUATION, is_own_card
 from ..arguments.model_and_data import COMMON_FIELDS, TrainArguments
 from ..arguments.parsing import RecipeParser
-from ..arguments.train_checks import ALLOW_PICKLED, check_arguments
+from ..arguments.train_checks import ALLOW_PICKLED, check_arguments, lora_of
 from ..arguments.trainers import CONFIGS, trainer_named
 from ..common.errors import Interrupted, RunError, UserError, user_errors
 from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
@@ -91,11 +91,11 @@ def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, 
             (`DiskFullError`).
     """
     from rich.console import Console
-    from trl import get_peft_config, get_quantization_config
+    from trl import get_quantization_config
 
     from ...training.models.adapter_report import adapter_report
     from ...training.models.loading import load_tokenizer
-    from ...training.models.saved_adapters import tokenizer_folder
+    from ...training.models.saved_adapters import tokenizer_place
     from ...training.runs.interruption import StopOnSignal
     from ..common.progress import TrainingProgress
 
@@ -115,16 +115,13 @@ def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, 
             "use_safetensors": True,
             **(config.model_init_kwargs or {}),
         }
-        tokenizer = load_tokenizer(
-            tokenizer_folder(arguments.model_name_or_path),
-            revision=arguments.model_revision,
-            trust_remote_code=config.trust_remote_code,
-        )
+        place, revision = tokenizer_place(arguments.model_name_or_path, config.model_init_kwargs["revision"])
+        tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=config.trust_remote_code)
         eval_rows = None
         if config.eval_strategy != "no":
             eval_rows = dataset.read(arguments.dataset_test_split, "dataset_test_split")
         quantized = get_quantization_config(arguments)
-        with _pickled_weights_named():
+        with _model_errors_named(config.model_init_kwargs):
             trainer = _trainer(
                 name,
                 model=arguments.model_name_or_path,
@@ -132,7 +129,7 @@ def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, 
                 train_dataset=train_rows,
                 eval_dataset=eval_rows,
                 processing_class=tokenizer,
-                peft_config=get_peft_config(arguments),
+                peft_config=lora_of(arguments),
                 skip_invalid_rows=arguments.skip_invalid_rows,
                 **({} if quantized is None else {"quantization_config": quantized}),
             )
@@ -216,10 +213,19 @@ def _clear(output: Path, model: str) -> None:
 
 
 @contextlib.contextmanager
-def _pickled_weights_named() -> Iterator[None]:
-    """Name the remedy if a model on the Hub has no safetensors."""
+def _model_errors_named(options: dict[str, Any]) -> Iterator[None]:
+    """Name the field with the `options` if the model has no such option, and the remedy if it has no safetensors."""
     try:
         yield
+    except TypeError as error:
+        unknown = next((name for name in options if f"unexpected keyword argument '{name}'" in str(error)), None)
+        if unknown is None:
+            raise
+        raise UserError(f"`model_init_kwargs`: the model has no option {unknown!r}: remove it.") from error
+    except KeyError as error:  # an option of the model's configuration with a value that the model does not know
+        if repr(error.args[0]) not in repr(options):
+            raise
+        raise UserError(f"`model_init_kwargs`: the model does not know {error}: correct it.") from error
     except OSError as error:
         if "safetensors" not in str(error):
             raise

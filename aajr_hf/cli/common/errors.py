@@ -32,7 +32,7 @@ class Interrupted(Exception):
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """
-    Turn errors about values, files, configurations and missing libraries into a [`UserError`]. Use it only while input
+    Turn errors about values, files, configurations, missing libraries and what they do not support into a [`UserError`]. Use it only while input
     of the user is read: errors in training itself are defects and must keep their traceback.
     """
     try:
@@ -43,5 +43,5 @@ def user_errors() -> Iterator[None]:
         raise UserError(
             f"The tokenizer's chat template does not accept the data (see `chat_template_path`): {one_line(error)}"
         ) from error
-    except (ValueError, TypeError, OSError, ImportError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, OSError, ImportError, NotImplementedError, yaml.YAMLError) as error:
         raise UserError(one_line(error)) from error

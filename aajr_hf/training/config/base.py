@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
+import functools
 import inspect
 import json
 import math
+import re
 import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from ..._compat.transformers import use_new_names
+from ..._errors import first_line
 from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
 from .fields import ActionLossField, AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
@@ -38,7 +43,10 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         if self.is_active:
             self._check_combinations()
         use_new_names(self)
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError, OSError) as error:
+            raise ValueError(f"{_suspect(self, str(error))}{first_line(error)}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         """
@@ -80,6 +88,11 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         for name, choices in CHOICES.items():
             if hasattr(self, name) and getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(self, name)!r}.")
+        for name, kind in _enumerations(type(self)).items():
+            choices = [choice.value for choice in kind]
+            value = getattr(self, name)
+            if getattr(value, "value", value) not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
 
     def _check_numbers(self) -> None:
         for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
@@ -194,6 +207,31 @@ def documented(cls: type) -> type:
         paragraphs = inspect.cleandoc(base.__doc__).partition("Parameters:\n")[2]
         cls.__doc__ = cls.__doc__.rstrip() + "\n\n" + textwrap.indent(paragraphs, " " * 4) + "\n    "
     return cls
+
+
+@functools.cache
+def _enumerations(cls: type) -> dict[str, type[enum.Enum]]:
+    """Fields of Transformers with a choice, whose own errors name the choices, but not the field."""
+    hints = get_type_hints(cls)
+    return {
+        field.name: kind
+        for field in dataclasses.fields(cls)
+        for kind in get_args(hints[field.name])
+        if isinstance(kind, type) and issubclass(kind, enum.Enum)
+    }
+
+
+def _suspect(config: AAJRConfigMixin, text: str) -> str:
+    """The beginning of an error of Transformers or TRL that names no field: the field whose value it quotes."""
+    fields = [field for field in dataclasses.fields(config) if field.init and hasattr(config, field.name)]
+    if any(re.search(rf"\b{field.name}\b", text) for field in fields):
+        return ""
+    for field in fields:
+        value = getattr(config, field.name)
+        parts = value if isinstance(value, dict) else [value]
+        if value != field.default and any(f"'{part}'" in text or str(part) == text.split()[-1] for part in parts):
+            return f"`{field.name}`: "
+    return ""
 
 
 def _require(config: AAJRConfigMixin, name: str, holds, requirement: str) -> None:

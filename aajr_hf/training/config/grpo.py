@@ -39,6 +39,13 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
         },
     )
 
+    def _check_numbers(self) -> None:
+        super()._check_numbers()
+        smallest = {"num_generations": 2, "num_generations_eval": 1, "num_iterations": 1, "steps_per_generation": 1}
+        for name, least in (smallest | {"generation_batch_size": 1}).items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+
     def _check_combinations(self) -> None:
         super()._check_combinations()
         if self.follows_success:

@@ -11,10 +11,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from torch.utils.checkpoint import checkpoint
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    Trainer,
+    TrainingArguments,
+    get_scheduler,
+)
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.training_args import ParallelMode
+from trl import DPOConfig, GRPOConfig
 
 from ..._errors import first_line
 from .base import AAJRConfigMixin
@@ -22,17 +33,37 @@ from .base import AAJRConfigMixin
 # Names in `report_to` whose packages have other names.
 _PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
 _ATTENTION_PACKAGES = ("flash_attn", "flash_attn_interface", "kernels")
-# Options of checkpointing that Transformers and TRL add to PyTorch's, and one that PyTorch's signature does not show.
-_CHECKPOINTING = ("every_n_layers", "offload", "selective", "preserve_rng_state")
+# Options of checkpointing that Transformers and TRL add to PyTorch's.
+_CHECKPOINTING = ("every_n_layers", "offload", "selective")
 # Suffixes of files that TRL reads as chat templates, and of files that users take for them.
 _TEMPLATES, _TEXTS = (".jinja", ".j2"), (".jinja2", ".txt", ".json", ".html")
 _SMALLEST = {
     "eval_accumulation_steps": 1,
     "per_device_eval_batch_size": 1,
     "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
+    "dataset_num_proc": 0,
     "pad_to_multiple_of": 1,
     "max_length": 1,
     "max_completion_length": 1,
+}
+# Choices of DPO and GRPO that TRL looks at in the first step.
+_CHOICES = {
+    "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+    "scale_rewards": ("group", "batch", "none"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+_LOSSES_OF_DPO = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+# Settings of sampling, the value that turns each off, and what Transformers makes of another value.
+_SAMPLING = {
+    "temperature": (1.0, TemperatureLogitsWarper),
+    "top_k": (0, TopKLogitsWarper),
+    "top_p": (1.0, TopPLogitsWarper),
+    "min_p": (None, MinPLogitsWarper),
+    "repetition_penalty": (1.0, RepetitionPenaltyLogitsProcessor),
 }
 
 
@@ -45,10 +76,15 @@ def check_settings(args: AAJRConfigMixin) -> None:
         ValueError: if a setting does not work; names the field.
     """
     _check_numbers(args)
+    _check_choices(args)
     _check_checkpointing(args)
     _check_reporting(args)
     _check_optimizer(args)
     _check_schedule(args)
+    _check_compilation(args)
+    for name in getattr(args, "dataset_kwargs", None) or ():
+        if name != "skip_prepare_dataset":
+            raise ValueError(f"`dataset_kwargs` has no option {name!r}, only skip_prepare_dataset.")
     if args.use_liger_kernel and find_spec("liger_kernel") is None:
         raise ValueError(
             "`use_liger_kernel` needs Liger: pip install liger-kernel, or set `use_liger_kernel` to false."
@@ -129,18 +165,48 @@ def _check_numbers(args: TrainingArguments) -> None:
     if args.max_steps == 0 or (args.max_steps < 0 and args.num_train_epochs <= 0):
         name = "max_steps" if args.max_steps == 0 else "num_train_epochs"
         raise ValueError(f"`{name}` must be above 0, because nothing is trained otherwise; got {getattr(args, name)}.")
+    if getattr(args, "packing", False) and args.max_length is None:
+        raise ValueError("`packing` needs `max_length`, the number of tokens of a row: set it, or `packing` to false.")
     if args.dataloader_persistent_workers and args.dataloader_num_workers == 0:
         raise ValueError(
             "`dataloader_persistent_workers` needs workers: set `dataloader_num_workers` above 0, or set it to false."
         )
 
 
-def _check_checkpointing(args: TrainingArguments) -> None:
-    known = {*inspect.signature(checkpoint).parameters, *_CHECKPOINTING} - {"function", "args", "kwargs"}
+def _check_choices(args: AAJRConfigMixin) -> None:
+    for name, choices in _CHOICES.items():
+        if hasattr(args, name) and getattr(args, name) not in choices:
+            raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {getattr(args, name)!r}.")
+    if isinstance(args, DPOConfig):
+        for name in [args.loss_type] if isinstance(args.loss_type, str) else args.loss_type:
+            if name not in _LOSSES_OF_DPO:
+                raise ValueError(f"`loss_type` must be one or several of {', '.join(_LOSSES_OF_DPO)}; got {name!r}.")
+    for name, (off, kind) in _SAMPLING.items() if isinstance(args, GRPOConfig) else ():
+        value = getattr(args, name)
+        try:
+            kind(value) if value is not None and value != off else None
+        except ValueError as error:
+            raise ValueError(f"`{name}`: {first_line(error)}") from error
+
+
+def _check_checkpointing(args: AAJRConfigMixin) -> None:
+    of_torch = {*inspect.signature(checkpoint).parameters, "preserve_rng_state"} - {"function", "args", "kwargs"}
     for field in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
-        for name in getattr(args, field, None) or ():
-            if name not in known:
-                raise ValueError(f"`{field}` has no option {name!r}, only {', '.join(sorted(known))}.")
+        options = getattr(args, field, None) or {}
+        for name in options:
+            if name not in of_torch.union(_CHECKPOINTING):
+                known = ", ".join(sorted(of_torch.union(_CHECKPOINTING)))
+                raise ValueError(f"`{field}` has no option {name!r}, only {known}.")
+        if options.get("use_reentrant") and args.is_active:
+            raise ValueError(
+                f"`{field}`: `use_reentrant` must be false while AAJR is active, because the ascent differentiates by the "
+                "embeddings alone: set it to false."
+            )
+        used = {"use_reentrant": False} | {name: value for name, value in options.items() if name in of_torch}
+        try:
+            checkpoint(torch.nn.Identity(), torch.ones(1, requires_grad=True), **used)
+        except Exception as error:  # an option of a wrong type can raise any error
+            raise ValueError(f"`{field}` {options} do not work: {first_line(error)}") from error
 
 
 def _check_reporting(args: TrainingArguments) -> None:
@@ -165,7 +231,7 @@ def _check_optimizer(args: TrainingArguments) -> None:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
         if kind.__module__.startswith("torch."):  # others may need a GPU
             kind([torch.nn.Parameter(torch.zeros(1))], **options)
-    except (ImportError, ValueError, TypeError) as error:
+    except Exception as error:  # an option of a wrong type can raise any error
         if "model" in str(error) and "install" not in str(error):
             return  # it is asked for with a model later
         raise ValueError(
@@ -183,8 +249,21 @@ def _check_schedule(args: TrainingArguments) -> None:
             num_training_steps=100,
             scheduler_specific_kwargs=args.lr_scheduler_kwargs,
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # an option of a wrong type can raise any error
         raise ValueError(
             f"`lr_scheduler_type` {getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)} does not work with "
             f"`lr_scheduler_kwargs` {args.lr_scheduler_kwargs}: {first_line(error)}"
+        ) from error
+
+
+def _check_compilation(args: TrainingArguments) -> None:
+    if not args.torch_compile:
+        return
+    given = {"backend": args.torch_compile_backend, "mode": args.torch_compile_mode}
+    try:
+        torch.compile(torch.nn.Identity(), **TorchDynamoPlugin(**given).to_kwargs())
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"`torch_compile_backend` {given['backend']} does not work with `torch_compile_mode` {given['mode']}: "
+            f"{first_line(error)}"
         ) from error

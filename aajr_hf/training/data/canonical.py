@@ -16,7 +16,7 @@ CONVERSATIONS = ("messages", "prompt", "completion", "chosen", "rejected")
 READ_FIELDS = {"role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content", "weight"}
 
 
-def canonical_row(row: dict[str, Any]) -> dict[str, Any]:
+def canonical_row(row: dict[str, Any], unread: set[str] | None = None) -> dict[str, Any]:
     """
     Return a row in the one form in which it is trained on, shown and evaluated. A row in this form stays as it is.
 
@@ -30,10 +30,13 @@ def canonical_row(row: dict[str, Any]) -> dict[str, Any]:
 
     Columns that hold no messages are not changed.
 
+    Args:
+        unread: Receives the keys of calls and of parts of contents that are left out, for example "`index` of calls".
+
     Raises:
         RowError: if a field cannot be read; the message names the message and the field.
     """
-    row = copy.deepcopy(row)
+    row, unread = copy.deepcopy(row), set() if unread is None else unread
     for name in ("conversations", *CONVERSATIONS):
         row |= {name: _messages_of_text(name, row[name])} if isinstance(row.get(name), str) else {}
     if row.get("conversations") is None or row.get("messages") is not None:
@@ -45,7 +48,7 @@ def canonical_row(row: dict[str, Any]) -> dict[str, Any]:
             raise RowError("has a `system` beside a `prompt` that is a text: put it into the `prompt`, or remove it")
         return row
     for name in names:
-        row[name] = [_message(f"`{name}`[{number}]", message) for number, message in enumerate(row[name])]
+        row[name] = [_message(f"`{name}`[{number}]", message, unread) for number, message in enumerate(row[name])]
     return _with_system(_with_tools(row), names)
 
 
@@ -67,18 +70,18 @@ def _messages_of_text(name: str, text: str) -> Any:
     return messages if is_conversation(messages) else text
 
 
-def _message(where: str, message: dict[str, Any]) -> dict[str, Any]:
+def _message(where: str, message: dict[str, Any], unread: set[str]) -> dict[str, Any]:
     message = _given(message)
     if not isinstance(message.get("role"), str):
         raise RowError(f"{where} must be a message with `role` and `content`; it has {kind_of(message.get('role'))}")
     if message["role"] == "function":
         message["role"] = "tool"
-    calls = _calls(where, message)
+    calls = _calls(where, message, unread)
     if calls:
         message["tool_calls"] = calls
     content = message.get("content")
     content = "" if calls and content in (None, []) else content
-    said = {"role": message.pop("role"), "content": _text(where, content)}
+    said = {"role": message.pop("role"), "content": _text(where, content, unread)}
     _check_weight(where, said["role"], message)
     for name in ("name", "tool_call_id", "reasoning_content"):
         if not isinstance(message.get(name, ""), str):
@@ -88,7 +91,7 @@ def _message(where: str, message: dict[str, Any]) -> dict[str, Any]:
     return said | {name: value for name, value in message.items() if name != "content"}
 
 
-def _text(where: str, content: object) -> str:
+def _text(where: str, content: object, unread: set[str]) -> str:
     """Join the parts of a content."""
     if not isinstance(content, list) or not content:
         if not isinstance(content, str):
@@ -102,6 +105,7 @@ def _text(where: str, content: object) -> str:
         if kind != "text" or not isinstance(part.get("text"), str):
             described = f"a part of the type {kind!r}" if kind != "text" else "a part without a `text`"
             raise RowError(f"{where} has {described} as `content`[{number}]: only parts of the type 'text' are read")
+        unread |= _unread(part, {"type", "text"}, "parts of `content`")
     return "".join(part if isinstance(part, str) else part["text"] for part in content)
 
 
@@ -120,7 +124,7 @@ def _check_weight(where: str, role: str, message: dict[str, Any]) -> None:
         del message["weight"]
 
 
-def _calls(where: str, message: dict[str, Any]) -> list[dict[str, Any]]:
+def _calls(where: str, message: dict[str, Any], unread: set[str]) -> list[dict[str, Any]]:
     """Take the calls out of a message."""
     calls, old = message.pop("tool_calls", None), message.pop("function_call", None)
     if isinstance(calls, str):
@@ -139,15 +143,21 @@ def _calls(where: str, message: dict[str, Any]) -> list[dict[str, Any]]:
         raise RowError(
             f"{where} has `tool_calls`, but its role is {message['role']!r}: only the assistant calls tools"
         )
-    return [_call(where, call) for call in calls]
+    return [_call(where, call, unread) for call in calls]
 
 
-def _call(where: str, call: object) -> dict[str, Any]:
+def _call(where: str, call: object, unread: set[str]) -> dict[str, Any]:
     call = _given(call) if isinstance(call, dict) else {}
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RowError(f"{where} has `tool_calls` without the `name` of a `function`")
-    name, arguments = function["name"], function.get("arguments", function.get("parameters"))
+    name = function["name"]
+    held = "arguments" if function.get("arguments") is not None else "parameters"
+    arguments = function.get(held)
+    if function is call:
+        unread |= _unread(call, {"id", "type", "name", held}, "calls")
+    else:
+        unread |= _unread(call, {"id", "type", "function"}, "calls") | _unread(function, {"name", held}, "calls")
     if isinstance(arguments, str):
         text = arguments.strip()
         arguments = parsed(f"the arguments of {name} in {where}", text) if text else {}
@@ -156,6 +166,11 @@ def _call(where: str, call: object) -> dict[str, Any]:
         raise RowError(f"{where} calls {name} with {kind_of(arguments)}: `arguments` must be an object")
     named = {"id": call["id"]} if "id" in call else {}
     return {**named, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _unread(fields: dict[str, Any], read: set[str], what: str) -> set[str]:
+    """The fields beside those that are read, as warnings name them."""
+    return {f"`{name}` of {what}" for name, value in fields.items() if value is not None and name not in read}
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

@@ -56,12 +56,13 @@ def add_agent_columns(
     perturbed_tokens: str,
     candidates: bool,
     chat_template: str | None = None,
+    first: int = 0,
 ) -> Dataset | IterableDataset:
     """
     Add columns to a dataset of conversations that is not tokenized yet: `observation_mask` (1 on tokens of the texts
     that `perturbed_tokens` selects, without markup) and, for the expected system cost, `candidate_position`,
     `candidate_tokens` and `candidate_costs`. The conversations are messages, or for candidates prompts and
-    completions.
+    completions. Error messages count examples from `first`.
 
     Raises:
         ValueError: if a needed column is missing, or one token cannot distinguish the candidates.
@@ -76,7 +77,7 @@ def add_agent_columns(
         )
 
     def add(example: dict[str, Any], index: int) -> dict[str, Any]:
-        return agent_columns(example, index, tokenizer, perturbed_tokens, candidates, chat_template)
+        return agent_columns(example, first + index, tokenizer, perturbed_tokens, candidates, chat_template)
 
     if isinstance(dataset, Dataset):
         return dataset.map(add, with_indices=True, desc="Locating observations and candidate actions")
@@ -143,8 +144,15 @@ def add_pair_columns(
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
-    """The dataset's columns. In a streamed dataset they may be unknown before its first row."""
-    return dataset.column_names or list(next(iter(dataset)))
+    """
+    The dataset's columns. In a streamed dataset they may be unknown before its first row.
+
+    Raises:
+        ValueError: if there is no row.
+    """
+    if (first := next(iter(dataset), None)) is None:
+        raise ValueError("The data have no rows that can be trained on: give other data.")
+    return dataset.column_names or list(first)
 
 
 def cut_columns(dataset: Dataset | IterableDataset, keep_end: bool) -> Dataset | IterableDataset:
@@ -212,15 +220,13 @@ def encode_examples(
     return AgentCollator(DataCollatorForLanguageModeling(tokenizer.pad_token_id))(examples)
 
 
-def check_examples(dataset: Dataset, perturbed_tokens: str) -> None:
+def check_examples(dataset: Dataset, perturbed_tokens: str, first: int = 0) -> None:
     """
-    Raise ValueError if the dataset has no examples, or for the first prepared example that has no perturbable or no
-    action token, or whose candidates lie outside the completion.
+    Raise ValueError for the first prepared example that has no perturbable or no action token, or whose candidates lie
+    outside the completion; the message counts examples from `first`.
     """
-    if len(dataset) == 0:
-        raise ValueError("No training example is left: raise `max_length`, or use another dataset.")
     columns = [name for name in ("labels", "observation_mask", "candidate_position") if name in dataset.column_names]
-    for row, example in enumerate(dataset.select_columns(columns)):
+    for row, example in enumerate(dataset.select_columns(columns), first):
         labels = example["labels"]
         if all(label == -100 for label in labels[1:]):
             raise ValueError(missing_tokens_message("action", perturbed_tokens, row))

@@ -41,6 +41,7 @@ def check_rows(
         made, count = dataset_of(lambda: convert(_items(read, name, filled)), text_field)
     else:
         kept, held = found
+        count.fields.clear()  # they are still in the rows, and are named by whoever reads these
         made = dataset.select(kept) if count.invalid else dataset
         # TRL recognises formats by their columns, even if these are empty.
         left = [column for column in columns if kept and column not in held]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow.compute as pc
@@ -38,23 +38,79 @@ def check_lengths(
         longer = [row for row, length in enumerate(lengths) if length > limit]
         if longer:
             first = f"the first is example {longer[0]} with {lengths[longer[0]]} tokens"
-            _tell(f"{len(longer)} of {len(lengths)} {what} examples are", first, limit, is_fixed)
+            _tell(f"{len(longer)} of {len(lengths)} {what} examples are", first, limit, is_fixed, _remedy(limit))
         return dataset
+
+    def length_of(example: dict[str, Any]) -> int:
+        return len(example.get(_TOKENS, ()))
+
+    def tell(row: int, length: int) -> None:
+        _tell(f"Example {row} of the {what} data is", f"it has {length} tokens", limit, is_fixed, _remedy(limit))
+
+    return dataset if _PACKED in (dataset.column_names or ()) else _watched(dataset, length_of, limit, tell)
+
+
+def check_answers(
+    dataset: Dataset | IterableDataset,
+    length_of: Callable[[dict[str, Any]], int],
+    answer: int,
+    limit: int,
+    is_fixed: bool,
+    what: str,
+) -> Dataset | IterableDataset:
+    """
+    The same for prompts whose answers are sampled: the tokens of a prompt and of its longest answer are compared.
+
+    Args:
+        length_of: Function from an example to the number of tokens of its prompt.
+        answer: `max_completion_length`, the number of tokens after which an answer ends.
+
+    Raises:
+        ValueError: if a prompt and its answer can be longer and `is_fixed`; names `max_completion_length`.
+    """
+
+    def tell(subject: str, first: str, longest: int) -> None:
+        room = limit - longest
+        remedy = f"set `max_completion_length` to {room} or less" if room > 0 else "leave out the longest prompts"
+        _tell(f"{subject}, with `max_completion_length` = {answer}, can be", first, limit, is_fixed, remedy)
+
+    if not isinstance(dataset, Dataset):
+        return _watched(
+            dataset,
+            length_of,
+            limit - answer,
+            lambda row, length: tell(f"Prompt {row} of the {what} data", f"it has {length} tokens", length),
+        )
+    lengths = list(map(length_of, dataset.select_columns(["prompt"])))
+    longer = [row for row, length in enumerate(lengths) if length + answer > limit]
+    if longer:
+        first = f"the first is prompt {longer[0]} with {lengths[longer[0]]} tokens"
+        tell(f"{len(longer)} of {len(lengths)} {what} prompts", first, max(lengths))
+    return dataset
+
+
+def _watched(
+    dataset: IterableDataset, length_of: Callable[[dict[str, Any]], int], limit: int, tell: Callable[[int, int], None]
+) -> IterableDataset:
+    """A stream that tells the first example above the limit, with its number and its length, when it is read."""
     told = []
 
     def check(example: dict[str, Any], row: int) -> dict[str, Any]:
-        length = max((len(example[name]) for name in (_TOKENS,) if name in example), default=0)
+        length = length_of(example)
         if length > limit and not told:
             told.append(row)
-            _tell(f"Example {row} of the {what} data is", f"it has {length} tokens", limit, is_fixed)
+            tell(row, length)
         return example
 
-    return dataset if _PACKED in (dataset.column_names or ()) else dataset.map(check, with_indices=True)
+    return dataset.map(check, with_indices=True)
 
 
-def _tell(subject: str, where: str, limit: int, is_fixed: bool) -> None:
+def _remedy(limit: int) -> str:
+    return f"set `max_length` to {limit} or less"
+
+
+def _tell(subject: str, where: str, limit: int, is_fixed: bool, remedy: str) -> None:
     message = f"{subject} longer than the {limit} positions of the model (`max_position_embeddings`; {where})"
-    remedy = f"set `max_length` to {limit} or less"
     if is_fixed:
         raise ValueError(f"{message}, and it has no further ones: {remedy}, or use a model with a longer context.")
     logger.warning(

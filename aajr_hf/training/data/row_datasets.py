@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ from .exact_json import use_exact_json
 from .reading.values import Item, RowError
 from .schema import check_row
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 5
-_LONGEST = 300
+_LONGEST = 450
 
 
 @dataclass
@@ -30,16 +33,19 @@ class RowCount:
         invalid: Number of all other rows.
         reasons: Each reason, without its numbers -> the first place and error, and the number of rows.
         unread: The columns that nothing reads -> their first place.
+        fields: The keys inside messages that are left out, as [`canonical_row`] names them -> their first place.
     """
 
     valid: int = 0
     invalid: int = 0
     reasons: dict[str, tuple[str, int]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
 
     def add(self, place: str, error: RowError) -> None:
         self.invalid += 1
-        text = " ".join(str(error).split())[:_LONGEST]
+        text = " ".join(str(error).split())
+        text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
         # Numbers are left out, so that "line 1 column 5" and "line 1 column 7" are the same reason.
         kind = re.sub(r"\d+", "#", text)
         first, rows = self.reasons.get(kind, (f"{place}: {text}", 0))
@@ -53,10 +59,20 @@ class RowCount:
             for first, rows in list(self.reasons.values())[:_SHOWN]
         ]
 
+    def warn_unread_fields(self) -> None:
+        """Log a warning for each key inside messages that is left out."""
+        for name, place in self.fields.items():
+            logger.warning(nothing_reads(name, place))
+
     def __str__(self) -> str:
         rest = sum(rows for _, rows in list(self.reasons.values())[_SHOWN:])
         more = [f"and {rest} more"] if rest else []
         return f"{self.invalid} of {self.valid + self.invalid} rows are invalid: {'; '.join(self.shown + more)}"
+
+
+def nothing_reads(field: str, place: str) -> str:
+    """Warning about a field that is not trained on, with the place of the first one."""
+    return f"Nothing reads the field {field} (first in {place}): it is not trained on."
 
 
 def valid_rows(
@@ -70,10 +86,11 @@ def valid_rows(
     """
     first = None
     for number, (place, row) in enumerate(items):
+        unread: set[str] = set()
         try:
             if isinstance(row, RowError):
                 raise row
-            row = canonical_row(row) if isinstance(row, dict) else row
+            row = canonical_row(row, unread) if isinstance(row, dict) else row
             kind = check_row(row, text_field)
         except RowError as error:
             count.add(place, error)
@@ -82,6 +99,8 @@ def valid_rows(
         if kind != first[1]:
             raise ValueError(f"{place} holds {kind}, but {first[0]} holds {first[1]}: give rows of one format")
         count.valid += 1
+        for name in sorted(unread):
+            count.fields.setdefault(name, place)
         yield number, row
 
 

@@ -15,8 +15,9 @@ from .chat_spans import spans_mask
 from .exact_json import use_exact_json
 from .nulls import has_structs, without_nulls
 from .proof import left_out, proved
-from .row_datasets import RowCount
+from .row_datasets import RowCount, nothing_reads
 from .schema import check_messages, check_preference, check_row
+from .streams import StreamCount
 from .template import Messages, Template
 from .tool_schema import RowError, offered_tools
 from .turns import not_actions
@@ -57,8 +58,9 @@ class RowReader:
         given = {name: value for name, value in row.items() if value is not None}
         kept = {name: None for name in ("tools", "chat_template_kwargs") if name in row}
         kept |= {name: [] for name in self.columns} | {"action_mask": None}
+        unread: set[str] = set()
         try:
-            read = canonical_row(without_nulls(given) if self.invented_nulls else given)
+            read = canonical_row(without_nulls(given) if self.invented_nulls else given, unread)
             if "chosen" in read and "prompt" not in read:
                 read |= extract_prompt(read)
             self._check(read)
@@ -69,6 +71,7 @@ class RowReader:
         found |= {name: read.get(name) for name in ("tools",) if name in row or name in read}
         if "chat_template_kwargs" in row:
             found["chat_template_kwargs"] = read.get("chat_template_kwargs") or {}  # TRL unpacks it
+        report["unread"] = sorted(unread | self._unread(read))
         report["changed"] = any(row.get(name) != value for name, value in found.items())
         return kept | found | {_REPORT: json.dumps(report)}
 
@@ -83,8 +86,7 @@ class RowReader:
 
     def _prove(self, row: dict[str, Any]) -> tuple[dict[str, Any], list[int] | None]:
         """Return a report on the row, and its mask of actions or None."""
-        fields = {name for column in self.columns for message in row[column] for name in message} - READ_FIELDS
-        report = {"unread": sorted(name for name in fields if not self.template.reads(name)), "left_out": False}
+        report = {"left_out": False}
         options = dict(self.options) | (row.get("chat_template_kwargs") or {})
         tools, spans = row.get("tools"), []
         for columns in self._conversations():
@@ -98,6 +100,11 @@ class RowReader:
         if not spans:
             return report, None
         return report, [1 - inside for inside in spans_mask(self.template.tokenizer, rendering.text, spans)]
+
+    def _unread(self, row: dict[str, Any]) -> set[str]:
+        """The fields of messages that the template does not read."""
+        fields = {name for column in self.columns for message in row[column] for name in message} - READ_FIELDS
+        return {f"`{name}` of messages" for name in fields if not self.template.reads(name)}
 
     def _conversations(self) -> list[list[str]]:
         """The columns of each conversation that is rendered."""
@@ -113,26 +120,29 @@ def read_dataset(
     name: str,
     skip_invalid_rows: bool = False,
     num_proc: int | None = None,
+    first: int = 0,
+    stream: StreamCount | None = None,
     **settings,
 ) -> tuple[Dataset | IterableDataset, RowCount]:
     """
     Read the rows of a dataset of messages with a [`RowReader`]; a dataset of texts or tokens stays as it is. What is
-    lost although rows are valid is reported in one warning for each kind: fields of messages that nothing reads, and
-    thoughts that the template leaves out of earlier turns.
+    lost although rows are valid is reported in one warning for each kind: fields that nothing reads, and thoughts that
+    the template leaves out of earlier turns.
 
     Args:
         name: How messages call the dataset.
-        skip_invalid_rows: Whether invalid rows are left out, with a warning that counts them. In a streamed dataset
-            they are left out without a count.
+        skip_invalid_rows: Whether invalid rows are left out, with a warning that counts them.
+        first: Number of the first row, for messages.
+        stream: Counts the rows of a streamed dataset while they are read, with a warning at the first of each kind.
         settings: Further attributes of the reader.
 
     Raises:
         ValueError: if there are invalid rows that may not be left out, or no other rows; the message counts them, and
             names the first ones.
     """
-    first = next(iter(dataset), {})
-    columns = _conversation_columns(first, settings.get("only_prompts", False))
-    if not columns or "input_ids" in first:
+    example = next(iter(dataset), {})
+    columns = _conversation_columns(example, settings.get("only_prompts", False))
+    if not columns or "input_ids" in example:
         return dataset, RowCount()
     if template.source is None:
         raise ValueError("The data are messages, but the tokenizer has no chat template: set `chat_template_path`.")
@@ -140,15 +150,15 @@ def read_dataset(
     features = dataset.features
     nulls = features is not None and has_structs(features)
     reader = RowReader(template, columns, nulls, **settings)
-    removed = [column for column in _REMOVED if column in first]
+    removed = [column for column in _REMOVED if column in example]
     if isinstance(dataset, IterableDataset):
-        return _streamed(dataset, reader, removed, skip_invalid_rows), RowCount()
+        return _streamed(dataset, reader, removed, skip_invalid_rows, stream or StreamCount(name)), RowCount()
     made = {
         column: List(Json())
         for column in (*columns, "tools")
-        if column != "tools" or {"tools", "functions"} & first.keys()
+        if column != "tools" or {"tools", "functions"} & example.keys()
     }
-    made |= {"chat_template_kwargs": Json()} if "chat_template_kwargs" in first else {}
+    made |= {"chat_template_kwargs": Json()} if "chat_template_kwargs" in example else {}
     made |= {"action_mask": List(Value("int8")), _REPORT: Value("string")}
     kept = {column: feature for column, feature in features.items() if column not in removed}
     read = dataset.map(
@@ -159,17 +169,19 @@ def read_dataset(
         num_proc=num_proc,
         desc=f"Reading {name} dataset",
     )
-    return _reported(dataset, read, name, skip_invalid_rows)
+    return _reported(dataset, read, name, skip_invalid_rows, first)
 
 
-def _reported(given: Dataset, read: Dataset, name: str, skip_invalid_rows: bool) -> tuple[Dataset, RowCount]:
+def _reported(
+    given: Dataset, read: Dataset, name: str, skip_invalid_rows: bool, first: int
+) -> tuple[Dataset, RowCount]:
     """Act on the reports of the rows."""
     count, valid, unread, left = RowCount(), [], {}, []
     changed = False
     for number, text in enumerate(read[_REPORT]):
         report = json.loads(text)
         if "error" in report:
-            count.add(f"row {number} of the {name} data", RowError(report["error"]))
+            count.add(f"row {first + number} of the {name} data", RowError(report["error"]))
             continue
         valid.append(number)
         changed |= report["changed"]
@@ -181,14 +193,11 @@ def _reported(given: Dataset, read: Dataset, name: str, skip_invalid_rows: bool)
     if count.invalid:
         logger.warning(f"Invalid rows are skipped. {count}.")
     for field, number in unread.items():
-        logger.warning(
-            f"Nothing reads the field `{field}` of messages (first in row {number} of the {name} data): it is not "
-            "trained on."
-        )
+        logger.warning(nothing_reads(field, f"row {first + number} of the {name} data"))
     if left:
         logger.warning(
             f"The chat template leaves reasoning out of earlier turns of {len(left)} of {len(valid)} rows (first of "
-            f"row {left[0]} of the {name} data): it is not trained on."
+            f"row {first + left[0]} of the {name} data): it is not trained on."
         )
     masked = any(mask is not None for mask in read["action_mask"])
     if not (changed or count.invalid or masked):
@@ -197,12 +206,27 @@ def _reported(given: Dataset, read: Dataset, name: str, skip_invalid_rows: bool)
     return read.select(valid) if count.invalid else read, count
 
 
-def _streamed(dataset: IterableDataset, reader: RowReader, removed: list[str], skip_invalid_rows: bool):
+def _streamed(
+    dataset: IterableDataset, reader: RowReader, removed: list[str], skip_invalid_rows: bool, count: StreamCount
+) -> IterableDataset:
     def read(row: dict[str, Any], number: int) -> dict[str, Any]:
         found = reader(row, number)
-        error = json.loads(found[_REPORT]).get("error")
+        report, place = json.loads(found[_REPORT]), count.place("row", number)
+        error = report.get("error")
         if error and not skip_invalid_rows:
-            raise ValueError(f"Row {number} {error}. Correct it, or set `skip_invalid_rows` to true to leave it out.")
+            raise ValueError(
+                f"A row is invalid: {place}: {error}. Correct it, or set `skip_invalid_rows` to true to leave it out."
+            )
+        count.add(rows=1, invalid=bool(error), left_out=report.get("left_out", False))
+        if error:
+            count.tell("invalid", f"Invalid rows are skipped. The first is {place}: {error}.")
+        for field in report.get("unread", ()):
+            count.tell(field, nothing_reads(field, place))
+        if report.get("left_out"):
+            count.tell(
+                "left_out",
+                f"The chat template leaves reasoning out of earlier turns (first of {place}): it is not trained on.",
+            )
         return found
 
     dataset = dataset.map(read, with_indices=True, remove_columns=removed)

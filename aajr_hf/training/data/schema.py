@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from .formats.table import PER_TOKEN
 from .roles import OBSERVED_ROLES
 from .tool_schema import RowError, check_call, is_list_of, kind_of, offered_tools
 
 # Roles of the chat templates in use. Templates silently leave out messages of an unknown role.
 ROLES = ("system", "developer", "assistant", *OBSERVED_ROLES["observation"])
-# Columns that tokenized rows may have for each token; TRL's collator needs them in every row, or in none.
-PER_TOKEN = ("labels", "completion_mask", "assistant_masks")
 
 
 def check_row(row: object, text_field: str = "text") -> str:

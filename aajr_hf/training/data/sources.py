@@ -119,6 +119,7 @@ class Data:
             columns = f"`{'`, `'.join(count.unread)}`"
             first = next(iter(count.unread.values()))
             logger.warning(f"Columns that nothing uses are left out: {columns} (first in {first}).")
+        count.warn_unread_fields()
         self.skipped[split] = count.invalid
         return dataset
 

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from .adapter_trial import check_adapter, refused_by_peft
 from .embeddings import embedding_shape
 from .loading import SAVE_AGAIN, check_weights
 
@@ -221,24 +222,28 @@ def adapter_config(config: AAJRConfigMixin, model: str | PreTrainedModel) -> Pef
                 "`adapter_options` needs an adapter, but `adapter` is full: set `adapter`, or unset `adapter_options`."
             )
         return None
-    family = FAMILIES[config.adapter]
+    family, described = FAMILIES[config.adapter], f"`adapter` {config.adapter} and `adapter_options` {options}"
     known = sorted(field.name for field in dataclasses.fields(family.config) if field.init)
     for name in options:
         if name not in known:
             raise ValueError(f"`adapter_options`: {config.adapter} has no field {name!r}, only {', '.join(known)}.")
-    skeleton = _skeleton(model, config) if isinstance(model, str) else model
-    _check_other_modules(options, skeleton)
-    layers = linear_layers(skeleton)
-    options.setdefault("target_modules", "all-linear")
-    shapes = _targeted(layers, family.config(task_type=TaskType.CAUSAL_LM, **options))
-    name, (o, i) = min(shapes.items(), key=lambda item: min(item[1]))
-    if config.adapter_rank > min(o, i):
-        raise ValueError(
-            f"`adapter_rank` must be from 1 to {min(o, i)}, the smaller side of {name} ({o} x {i}); got "
-            f"{config.adapter_rank}."
-        )
-    fields = family.fields(config.adapter_rank, shapes) | options
-    return family.config(task_type=TaskType.CAUSAL_LM, **fields)
+    skeleton = skeleton_of(model, config) if isinstance(model, str) else model
+    with refused_by_peft(described):
+        check_other_modules(options, skeleton, "`adapter_options`")
+        layers = linear_layers(skeleton)
+        options.setdefault("target_modules", "all-linear")
+        shapes = _targeted(layers, family.config(task_type=TaskType.CAUSAL_LM, **options))
+        name, (o, i) = min(shapes.items(), key=lambda item: min(item[1]))
+        if config.adapter_rank > min(o, i):
+            raise ValueError(
+                f"`adapter_rank` must be from 1 to {min(o, i)}, the smaller side of {name} ({o} x {i}); got "
+                f"{config.adapter_rank}."
+            )
+        fields = family.fields(config.adapter_rank, shapes) | options
+        made = family.config(task_type=TaskType.CAUSAL_LM, **fields)
+    if isinstance(model, str):
+        check_adapter(made, skeleton, described)
+    return made
 
 
 def load_adapter(folder: str, **kwargs) -> PeftModel:
@@ -268,30 +273,37 @@ def _targeted(layers: Shapes, config: PeftConfig) -> Shapes:
     missing = [wanted] if isinstance(wanted, str) and not shapes else []
     if not isinstance(wanted, str):
         missing = sorted(w for w in wanted if not any(name == w or name.endswith(f".{w}") for name in shapes))
-    if missing:
+    if missing or not shapes:
         names = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
         raise ValueError(
-            f"`adapter_options`: the model has no linear layer {', '.join(missing)} (`target_modules`); it has {names}."
+            f"`adapter_options`: the model has no linear layer {', '.join(missing) or '(none is named)'} (`target_modules`); it has {names}."
         )
     return shapes
 
 
-def _check_other_modules(options: dict[str, Any], model: PreTrainedModel) -> None:
-    """Refuse options of PEFT about modules and tokens that the model does not have; PEFT ignores some of them."""
+def check_other_modules(options: dict[str, Any], model: PreTrainedModel, field: str) -> None:
+    """
+    Refuse options of PEFT about modules and tokens that the model does not have; PEFT ignores some of them.
+
+    Raises:
+        ValueError: if there are such options; the message begins with the `field` that holds them.
+    """
     names = [name for name, _ in model.named_modules()]
     for wanted in options.get("modules_to_save") or ():
         if not any(name == wanted or name.endswith(f".{wanted}") for name in names):
-            raise ValueError(f"`adapter_options`: the model has no module {wanted} (`modules_to_save`).")
+            raise ValueError(f"{field}: the model has no module {wanted} (`modules_to_save`).")
     tokens = options.get("trainable_token_indices") or []
     lists = tokens.values() if isinstance(tokens, dict) else [tokens]
-    largest, (rows, _) = max((index for part in lists for index in part), default=0), embedding_shape(model)
-    if largest >= rows:
+    rows, _ = embedding_shape(model)
+    wrong = [index for part in lists for index in part if not 0 <= index < rows]
+    if wrong:
         raise ValueError(
-            f"`adapter_options`: `trainable_token_indices` must be below {rows}, the number of embeddings; got {largest}."
+            f"{field}: `trainable_token_indices` must be from 0 to {rows - 1}, the number of the last embedding; got "
+            f"{wrong[0]}."
         )
 
 
-def _skeleton(name: str, config: AAJRConfigMixin) -> PreTrainedModel:
+def skeleton_of(name: str, config: AAJRConfigMixin) -> PreTrainedModel:
     """The model without its weights."""
     options = config.model_init_kwargs or {}
     trust = options.get("trust_remote_code", config.trust_remote_code)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from trl import SFTConfig, get_training_chat_template
 
 from .loading import load_tokenizer, text_tokenizer
-from .saved_adapters import tokenizer_folder
+from .saved_adapters import tokenizer_place
 
 
 def check_generation_marks(args: SFTConfig, name: str, given: PreTrainedTokenizerBase | ProcessorMixin | None) -> None:
@@ -30,9 +30,10 @@ def check_generation_marks(args: SFTConfig, name: str, given: PreTrainedTokenize
         raise ValueError(f"`chat_template_path`: {error}") from error
     if not args.assistant_only_loss or (given is None and not name):
         return
-    tokenizer = copy.copy(
-        source or (load_tokenizer(tokenizer_folder(name)) if given is None else text_tokenizer(given))
-    )
+    if source is None and given is None:
+        place, revision = tokenizer_place(name, (args.model_init_kwargs or {}).get("revision"))
+        source = load_tokenizer(place, revision=revision)
+    tokenizer = copy.copy(source or text_tokenizer(given))
     if is_file:
         tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
     if tokenizer.chat_template is None:

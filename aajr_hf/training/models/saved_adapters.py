@@ -1,5 +1,5 @@
 """
-Adapters that were saved before: a run goes on training one (its model is the adapter's folder), or is resumed from a
+Adapters that were saved before: a run goes on training one (its model is the adapter), or is resumed from a
 checkpoint with one. Either way it must be the adapter that the run's settings describe.
 """
 
@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import snapshot_download
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from torch import nn
+from transformers.utils import find_adapter_config_file
 
 from .adapter_report import family_name
 from .adapters import adapter_config, load_adapter
@@ -20,62 +22,98 @@ if TYPE_CHECKING:
     from ..config.base import AAJRConfigMixin
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Files of an adapter and its tokenizer on the Hub.
+_FILES = ["adapter_*", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
-def saved_adapter(name: str | Path) -> PeftConfig | None:
+def adapter_folder(name: str | Path, revision: str | None = None) -> str | None:
     """
-    The configuration of the adapter in a local folder; None if there is none.
+    The local folder of the adapter that a model's name means: a folder, or a repository on the Hub, whose files are
+    downloaded. None if it is no adapter, or if that cannot be found out: whoever loads the model then says why.
+
+    Args:
+        revision: Of the repository on the Hub.
+
+    Raises:
+        OSError: if the download fails.
+    """
+    if (Path(name) / _CONFIG).is_file():
+        return str(name)
+    if Path(name).exists() or Path(name).is_absolute() or str(name).startswith((".", "~")):
+        return None
+    try:
+        if find_adapter_config_file(str(name), revision=revision) is None:
+            return None
+    except (OSError, ValueError):
+        return None
+    # Without the checkpoints, which have folders of their own.
+    return snapshot_download(str(name), revision=revision, allow_patterns=_FILES, ignore_patterns="*/*")
+
+
+def saved_adapter(name: str | Path, revision: str | None = None) -> PeftConfig | None:
+    """
+    The configuration of the adapter that a model's name means ([`adapter_folder`]); None if it is no adapter.
 
     Raises:
         ValueError: if it cannot be read.
     """
-    if not (Path(name) / _CONFIG).is_file():
+    folder = adapter_folder(name, revision)
+    if folder is None:
         return None
     try:
-        return PeftConfig.from_pretrained(str(name))
+        return PeftConfig.from_pretrained(folder)
     except Exception as error:  # a damaged file can raise any error
         raise ValueError(f"The adapter in {name} cannot be read: {error}") from error
 
 
-def base_model(name: str) -> str:
-    """The base model of an adapter in a local folder, or else the model itself."""
-    adapter = saved_adapter(name)
+def base_model(name: str, revision: str | None = None) -> str:
+    """The base model of an adapter, or else the model itself."""
+    adapter = saved_adapter(name, revision)
     return name if adapter is None else adapter.base_model_name_or_path
 
 
-def tokenizer_folder(name: str) -> str:
-    """Where a model's tokenizer is: of an adapter that was saved without one, at its base model."""
-    return name if (Path(name) / "tokenizer_config.json").is_file() else base_model(name)
+def tokenizer_place(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """The name and the revision of a model's tokenizer: of an adapter that was saved without one, its base model's."""
+    folder = adapter_folder(name, revision)
+    if folder is None:
+        return name, revision
+    if (Path(folder) / "tokenizer_config.json").is_file():
+        return folder, None
+    adapter = saved_adapter(folder)
+    return adapter.base_model_name_or_path, adapter.revision
 
 
-def load_to_train_on(folder: str, args: AAJRConfigMixin, **options) -> PeftModel:
+def load_to_train_on(name: str, args: AAJRConfigMixin, **options) -> PeftModel:
     """
-    Load the adapter in a local folder on its base model, to go on training it. The model's name is the folder, so that
-    TRL finds the tokenizer there.
+    Load an adapter on its base model, to go on training it. The model's name is the place of its tokenizer, so that TRL
+    finds it.
 
     Args:
+        name: The adapter's folder, or its repository on the Hub, of which `args` may name the revision.
         args: `adapter` may be full, which describes no adapter, or must describe this one.
         options: Arguments of the base model's `from_pretrained`, with priority over `model_init_kwargs`.
 
     Raises:
         ValueError: if `args` describe another adapter (names the field), or it cannot be loaded.
     """
+    given = args.model_init_kwargs or {}
+    folder = adapter_folder(name, given.get("revision"))
     found = saved_adapter(folder)
     if args.adapter != "full" and (reason := why_another(args, found.base_model_name_or_path, found)) is not None:
         raise ValueError(
-            f"{reason}: correct it, or leave `adapter` out to go on training the adapter in {folder}, or write it into "
+            f"{reason}: correct it, or leave `adapter` out to go on training the adapter in {name}, or write it into "
             "its base model with `aajr merge` to train another on it."
         )
-    # The revision is that of the folder's own files; the adapter's configuration has the base model's.
-    init = {k: v for k, v in (args.model_init_kwargs or {}).items() if k != "revision"}
+    # The revision is that of the adapter; its configuration has the base model's.
+    init = {k: v for k, v in given.items() if k != "revision"}
     init.setdefault("trust_remote_code", args.trust_remote_code)
     init = {"dtype": "float32", "use_safetensors": True} | init | options
     try:
         model = load_adapter(folder, is_trainable=True, **init)
     except OSError as error:
         base = found.base_model_name_or_path
-        raise ValueError(f"{folder} is an adapter, and its base model {base} cannot be loaded: {error}") from error
-    model.config.name_or_path = tokenizer_folder(folder)
+        raise ValueError(f"{name} is an adapter, and its base model {base} cannot be loaded: {error}") from error
+    model.config.name_or_path, _ = tokenizer_place(folder)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable
@@ -11,13 +12,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from transformers import logging
 from trl import DPOTrainer
 
 from ..config.dpo import AAJRDPOConfig
 from ..data.batch import AgentBatch, missing_tokens_message
 from ..data.collation import PairCollator, add_pair_columns, column_names
-from ..data.cuts import Cut
 from ..data.preferences import check_pairs
 from ..data.roles import OBSERVED_ROLES
 from ..data.template import Template
@@ -26,8 +25,6 @@ from ..policy.policy import AgentPolicy
 from ..policy.system_losses import token_nll
 from .base import AAJRMixin
 from .trl_loss import TRLSystemLoss, check_trl_loss, fused_head, trl_loss
-
-logger = logging.get_logger(__name__)
 
 
 class PairPolicy:
@@ -158,18 +155,14 @@ class AAJRDPOTrainer(AAJRMixin, DPOTrainer):
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         check_pairs(dataset)
-        given = dataset = self._read_rows(dataset, Template(processing_class), args, dataset_name)
-        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        if isinstance(dataset, Dataset):
-            Cut.of_pairs(dataset, args.max_length, args.truncation_mode).warn(dataset_name)
-        if isinstance(dataset, Dataset) and len(dataset) < len(given):
-            dropped = (
-                f"{len(given) - len(dataset)} of {len(given)} {dataset_name} pairs were dropped, because their prompts "
-                f"fill `max_length` = {args.max_length}"
-            )
-            if len(dataset) == 0:
-                raise ValueError(f"{dropped}, so that none is left: raise `max_length`.")
-            logger.warning(f"{dropped}.")
+        dataset = self._read_rows(dataset, Template(processing_class), args, dataset_name)
+        # First without a length limit: TRL drops pairs whose prompts fill it, without a word.
+        whole = copy.copy(args)
+        whole.max_length = None
+        dataset = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        dataset = self._with_cuts(dataset, args, dataset_name)
+        if args.max_length is not None and args.truncation_mode == "keep_start":
+            dataset = dataset.filter(lambda pair: len(pair["prompt_ids"]) < args.max_length)
         if dataset_name != "train" or not args.is_active:
             return dataset
         if args.perturbed_tokens in OBSERVED_ROLES:

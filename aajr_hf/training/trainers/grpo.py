@@ -15,6 +15,7 @@ from trl import GRPOTrainer
 from ..config.grpo import AAJRGRPOConfig
 from ..data.batch import AgentBatch
 from ..data.collation import column_names
+from ..data.lengths import check_answers
 from ..data.preferences import check_prompts
 from ..data.template import Template
 from ..policy.row_layout import position_failure
@@ -169,6 +170,19 @@ class AAJRGRPOTrainer(AAJRMixin, GRPOTrainer):
             logger.warning(
                 "The column `tools` of the train data is passed to the reward functions, and is not in the prompts."
             )
+
+    def _compared(self, dataset, limit: int, is_fixed: bool, what: str):
+        if self.environment_factories is not None:  # each would have its own tools in the prompt
+            return dataset
+        return check_answers(dataset, self._prompt_length, self.args.max_completion_length, limit, is_fixed, what)
+
+    def _prompt_length(self, example: dict[str, Any]) -> int:
+        """The number of tokens of a prompt, as TRL makes them when it samples."""
+        prompt, template = example["prompt"], Template(self.processing_class, self.chat_template)
+        if isinstance(prompt, str):
+            return len(template.tokenizer(prompt)["input_ids"])
+        options = {"tools": self.tools or None, "add_generation_prompt": True, **self.chat_template_kwargs}
+        return len(template.tokenizer(template.render(prompt, **options), add_special_tokens=False)["input_ids"])
 
     def _check_support(self) -> None:
         super()._check_support()

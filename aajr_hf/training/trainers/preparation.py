@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import is_peft_model
+from datasets import IterableDataset
 from torch import nn
 from transformers import logging
 
@@ -15,13 +16,16 @@ from ..adversary.penalty_scale import PenaltyScale
 from ..adversary.schedules import Schedules
 from ..config.base import AAJRConfigMixin
 from ..config.late_settings import check_machine, check_settings
+from ..data.cuts import Cut, counted
 from ..data.lengths import check_lengths
 from ..data.row_reader import read_dataset
+from ..data.streams import StreamCount, StreamTotals
 from ..data.template import Template
-from ..models.adapters import adapter_config
+from ..models.adapter_trial import check_adapter
+from ..models.adapters import adapter_config, check_other_modules, skeleton_of
 from ..models.embeddings import embedding_shape, position_limit
 from ..models.loading import text_tokenizer
-from ..models.saved_adapters import load_to_train_on, saved_adapter, why_other_weights
+from ..models.saved_adapters import adapter_folder, load_to_train_on, why_other_weights
 from ..policy.policy import check_text_only, uses_dropout
 from ..runs.balance import LossBalance
 from ..runs.checkpoints import newest_checkpoint
@@ -62,8 +66,15 @@ class PreparationMixin:
     _balance: LossBalance
     # Whether invalid rows of the data are left out; otherwise they are an error.
     _skip_invalid_rows: bool
-    # Number of rows of the training data that were left out because they are invalid.
+    # Number of rows of the training data that were left out because they are invalid; of a stream, they are counted in
+    # `streams`.
     skipped_rows: int = 0
+    # Number of the first row of the data, for messages.
+    _first_row: int = 0
+    # What `max_length` cuts off each dataset, by its name.
+    cuts: dict[str, Cut]
+    # What happens to the rows of each streamed dataset, by its name.
+    streams: dict[str, StreamCount]
     # Whether the gradients of several processes have not been compared yet.
     _norms_unchecked: bool
 
@@ -71,7 +82,7 @@ class PreparationMixin:
         self, model: str | nn.Module, args: AAJRConfigMixin | None, kwargs: dict[str, Any]
     ) -> tuple[str | nn.Module, AAJRConfigMixin, dict[str, Any]]:
         """
-        Return the arguments for TRL's `__init__`: the model, which is loaded already if its name is the folder of an
+        Return the arguments for TRL's `__init__`: the model, which is loaded already if its name is that of an
         adapter; `args` or its defaults; and `kwargs` with the adapter that `args` names.
         """
         if args is None:
@@ -81,27 +92,36 @@ class PreparationMixin:
             raise TypeError(f"`args` must be an {self._config_class.__name__}, got {type(args).__name__}.")
         check_settings(args)
         check_machine(args)
-        if isinstance(model, str) and saved_adapter(model) is not None:
+        self.cuts, self.streams = {}, {}
+        revision = (args.model_init_kwargs or {}).get("revision")
+        if isinstance(model, str) and adapter_folder(model, revision) is not None:
             return self._saved(model, args, kwargs), args, kwargs
-        peft_config = adapter_config(args, model)
+        peft_config, given = adapter_config(args, model), kwargs.get("peft_config")
         if peft_config is None:
+            if given is not None and isinstance(model, str):
+                fields, skeleton = (
+                    "The fields of `peft_config` (with aajr train, `lora_...`)",
+                    skeleton_of(model, args),
+                )
+                check_other_modules(given.to_dict(), skeleton, fields)
+                check_adapter(given, skeleton, f"{fields} and the model")
             return model, args, kwargs
-        if kwargs.get("peft_config") is not None:
+        if given is not None:
             raise ValueError("Give either `adapter` or `peft_config`, not both.")
         return model, args, kwargs | {"peft_config": peft_config}
 
-    def _saved(self, folder: str, args: AAJRConfigMixin, kwargs: dict[str, Any]) -> nn.Module:
-        """Load the adapter in a folder, to go on training it. Takes the quantization of its base out of `kwargs`."""
+    def _saved(self, name: str, args: AAJRConfigMixin, kwargs: dict[str, Any]) -> nn.Module:
+        """Load a saved adapter, to go on training it. Takes the quantization of its base out of `kwargs`."""
         if kwargs.get("peft_config") is not None:
             raise ValueError(
-                f"`peft_config` (with aajr train, `use_peft`) adds an adapter, but the model {folder} is an adapter: "
+                f"`peft_config` (with aajr train, `use_peft`) adds an adapter, but the model {name} is an adapter: "
                 "leave it out to go on training that one, or write that one into its base model with `aajr merge`."
             )
         quantization = kwargs.pop("quantization_config", None)
-        model = load_to_train_on(folder, args, **({"quantization_config": quantization} if quantization else {}))
+        model = load_to_train_on(name, args, **({"quantization_config": quantization} if quantization else {}))
         base = model.active_peft_config.base_model_name_or_path
         if args.process_index == 0:
-            logger.info(f"Training goes on with the adapter in {folder}, on the base model {base}.")
+            logger.info(f"Training goes on with the adapter {name}, on the base model {base}.")
         # TRL would warn that they are ignored.
         self._used_init_kwargs, args.model_init_kwargs = args.model_init_kwargs, None
         return model
@@ -170,10 +190,12 @@ class PreparationMixin:
         self._step_metrics = StepMetrics()
         self._balance = LossBalance(args.radius_field)
         self._norms_unchecked = True
+        if "train" in self.streams:
+            self.add_callback(StreamTotals(self.streams["train"], self.accelerator))
         self.draw_offset = self.accelerator.process_index
 
     def _read_rows(self, dataset, template: Template, args: AAJRConfigMixin, name: str, **settings):
-        """The rows of a dataset as [`read_dataset`] returns them; those of the data `train` are counted."""
+        """The rows of a dataset as [`read_dataset`] returns them; invalid ones of the data `train` are counted."""
         with args.main_process_first(desc=f"reading {name} dataset"):
             dataset, count = read_dataset(
                 dataset,
@@ -181,11 +203,35 @@ class PreparationMixin:
                 name=name,
                 skip_invalid_rows=self._skip_invalid_rows,
                 num_proc=getattr(args, "dataset_num_proc", None),
+                first=self._first_row,
+                stream=self._stream(dataset, name),
                 **settings,
             )
         if name == "train":
-            self.skipped_rows = count.invalid
+            self.skipped_rows += count.invalid
         return dataset
+
+    def _with_cuts(self, dataset, args: AAJRConfigMixin, name: str, drops: bool = True):
+        """
+        Count and report what `max_length` cuts off prepared examples. Return the dataset; the examples of a stream are
+        counted while they are read.
+
+        Args:
+            drops: Whether examples of which nothing is left are dropped.
+        """
+        if (stream := self._stream(dataset, name)) is not None:
+            return counted(dataset, args.max_length, args.truncation_mode, stream)
+        cut = self.cuts[name] = Cut.of(dataset, args.max_length, args.truncation_mode)
+        if not drops:
+            cut.dropped.clear()
+        cut.warn(name, self._first_row)
+        return dataset
+
+    def _stream(self, dataset, name: str) -> StreamCount | None:
+        """What counts the rows of a streamed dataset."""
+        if not isinstance(dataset, IterableDataset):
+            return None
+        return self.streams.setdefault(name, StreamCount(name))
 
     def _check_support(self) -> None:
         """Raise ValueError if the model or the setup cannot be trained with an adversary or a penalty."""
@@ -225,12 +271,15 @@ class PreparationMixin:
         # Every process refuses, but one is enough to warn.
         if limit is None or not (is_fixed or self.accelerator.is_main_process):
             return
-        longest = getattr(self.args, "max_length", None)  # GRPO has no such field, and its examples are not tokens yet
-        self.train_dataset = check_lengths(self.train_dataset, limit, is_fixed, longest, "training")
+        self.train_dataset = self._compared(self.train_dataset, limit, is_fixed, "training")
         held_out = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"evaluation": self.eval_dataset}
         for name, dataset in held_out.items():
             if dataset is not None:
-                check_lengths(dataset, limit, is_fixed, longest, name)
+                self._compared(dataset, limit, is_fixed, name)
+
+    def _compared(self, dataset, limit: int, is_fixed: bool, what: str):
+        """Compare the lengths of a dataset's examples with the model's number of positions, and return the dataset."""
+        return check_lengths(dataset, limit, is_fixed, self.args.max_length, what)
 
     def _freeze_embeddings(self) -> None:
         embedding = self.model.get_input_embeddings()

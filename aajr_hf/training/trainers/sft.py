@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 
 import torch
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from transformers import logging
 from trl import SFTTrainer
 
 from ..config.sft import AAJRConfig
 from ..data.batch import AgentBatch
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
-from ..data.cuts import Cut, only_actions
+from ..data.cuts import only_actions
+from ..data.given_rows import in_formats_of_trl
 from ..data.packing import pack
 from ..data.roles import OBSERVED_ROLES
 from ..data.template import Template
@@ -25,7 +26,8 @@ from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
 from .base import AAJRMixin
 
-logger = logging.get_logger(__name__)
+# The arguments of SFTTrainer after `model` and `args`, in their order.
+_ARGUMENTS = list(inspect.signature(SFTTrainer.__init__).parameters)[3:]
 
 
 class AAJRTrainer(AAJRMixin, SFTTrainer):
@@ -96,13 +98,29 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         skip_invalid_rows: bool = False,
         **kwargs,
     ):
-        self._skip_invalid_rows, self.cuts = skip_invalid_rows, {}
+        self._skip_invalid_rows = skip_invalid_rows
         model, args, kwargs = self._resolved(model, args, kwargs)
         name = model if isinstance(model, str) else model.config.name_or_path
-        check_generation_marks(args, name, positional[3] if len(positional) > 3 else kwargs.get("processing_class"))
-        super().__init__(model, args, *positional, **kwargs)
+        kwargs |= dict(zip(_ARGUMENTS, positional, strict=False))
+        check_generation_marks(args, name, kwargs.get("processing_class"))
+        if (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
+            _check_prepared(kwargs.get("train_dataset"))
+        elif kwargs.get("formatting_func") is None:
+            kwargs["train_dataset"] = self._given(kwargs.get("train_dataset"), args, "train")
+            kwargs["eval_dataset"] = self._given(kwargs.get("eval_dataset"), args, "eval")
+        super().__init__(model, args, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         self._set_up()
+
+    def _given(self, dataset, args: AAJRConfig, name: str):
+        """A dataset, or several by their names, in TRL's formats."""
+        if isinstance(dataset, dict):
+            return {part: self._given(rows, args, part) for part, rows in dataset.items()}
+        if not isinstance(dataset, Dataset | IterableDataset):
+            return dataset
+        dataset, count = in_formats_of_trl(dataset, name, args.dataset_text_field, self._skip_invalid_rows)
+        self.skipped_rows += count.invalid if name == "train" else 0
+        return dataset
 
     def _check_support(self) -> None:
         super()._check_support()
@@ -144,11 +162,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
         dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
-        given = dataset = only_actions(dataset)
-        if isinstance(dataset, Dataset):
-            cut = self.cuts[dataset_name] = Cut.of(dataset, args.max_length, args.truncation_mode)
-            cut.warn(dataset_name)
-        pack_here = packing and is_perturbed
+        dataset, pack_here = only_actions(dataset), packing and is_perturbed
+        dataset = self._with_cuts(dataset, args, dataset_name, drops=pack_here or not packing)
         dataset = super()._prepare_dataset(
             dataset, processing_class, args, packing and not pack_here, None, dataset_name
         )
@@ -156,12 +171,7 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             return dataset
         dataset = cut_columns(dataset, args.truncation_mode == "keep_end")
         if isinstance(dataset, Dataset):
-            if len(dataset) < len(given):
-                logger.warning(
-                    f"{len(given) - len(dataset)} of {len(given)} training examples were dropped, because "
-                    f"`max_length` = {args.max_length} cuts off their whole completions."
-                )
-            check_examples(dataset, args.perturbed_tokens)
+            check_examples(dataset, args.perturbed_tokens, self._first_row)
         return pack(dataset, args) if pack_here else dataset
 
     def _with_agent_columns(self, dataset, tokenizer, args):
@@ -177,7 +187,9 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         if not (by_role or candidates) or "input_ids" in names:
             return dataset
         options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}
-        return add_agent_columns(dataset, tokenizer, **options, chat_template=self.chat_template)
+        return add_agent_columns(
+            dataset, tokenizer, **options, chat_template=self.chat_template, first=self._first_row
+        )
 
     def _system_loss(self, inputs, num_items) -> ActionLoss:
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
@@ -195,3 +207,12 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         if self.args.average_tokens_across_devices and num_items is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss
+
+
+def _check_prepared(dataset: Dataset | IterableDataset | None) -> None:
+    """Raise ValueError if data that TRL is to take as they are are no tokens."""
+    if dataset is not None and "input_ids" not in column_names(dataset):
+        raise ValueError(
+            "`dataset_kwargs`: with `skip_prepare_dataset`, the data must be tokens (`input_ids` and `labels`), but "
+            f"they have {', '.join(column_names(dataset))}: leave `skip_prepare_dataset` out."
+        )

@@ -180,3 +180,13 @@ def test_an_adapter_that_cannot_be_merged_is_evaluated_as_it_is(agent, tmp_path,
     capsys.readouterr()
     assert "cannot be merged" in fails(capsys, "merge", str(folder), str(tmp_path / "merged"))
     assert "cannot be merged" in fails(capsys, "adapter-rank", "--model", str(folder), "--config", RECIPE)
+
+
+def test_one_layer_of_use_peft_is_a_name_as_several_are():
+    from aajr_hf.cli.arguments.model_and_data import TrainArguments
+    from aajr_hf.cli.arguments.train_checks import lora_of
+
+    for wanted, found in ((["q_proj"], {"q_proj"}), (["q_proj", "v_proj"], {"q_proj", "v_proj"})):
+        assert set(lora_of(TrainArguments(use_peft=True, lora_target_modules=wanted)).target_modules) == found
+    for pattern in ("all-linear", r".*q_proj"):
+        assert lora_of(TrainArguments(use_peft=True, lora_target_modules=[pattern])).target_modules == pattern

@@ -83,13 +83,27 @@ def test_on_a_terminal_the_kinds_have_colours():
         (["--example", "-1"], "`example` must be from 0 to 7; got -1."),
         (["--perturbed_tokens", "tool"], "no perturbable token: give every example a tool message before an action"),
         (["--perturbed_tokens", "word"], "invalid choice: 'word'"),
-        (["--max_length", "3"], "No training example is left: raise `max_length`"),
+        (["--max_length", "3"], "the first is example 0 of the train data), because with `max_length` = 3"),
+        (["--max_length", "3", "--example", "5"], "the first is example 5 of the train data)"),
+        (["--perturbed_tokens", "tool", "--example", "5"], "Example 5 has no perturbable token"),
     ],
 )
 def test_mistakes_are_one_line(folder, capsys, options, message):
     status, _, captured = inspect(capsys, folder, *options)
     assert status == 2 and message in captured.err
     assert captured.err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_an_example_is_called_by_its_number(folder, capsys, tmp_path, caplog):
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]} for _ in range(4)]
+    rows[2]["messages"][0]["name"] = "Ann"
+    rows[3]["messages"][0]["mood"] = "glad"
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--model_name_or_path", folder, "--dataset_name", str(tmp_path / "rows.jsonl"), "--output_dir", "x"]
+    assert main(["inspect", *options, "--assistant_only_loss", "true", "--example", "2"]) == 2
+    assert "row 2 of the train data: `messages`[0] (user): the `name` 'Ann'" in capsys.readouterr().err
+    assert main(["inspect", *options, "--assistant_only_loss", "true", "--example", "3"]) == 0
+    assert "Nothing reads the field `mood` of messages (first in row 3 of the train data)" in caplog.text
 
 
 def test_conversations_with_tools(folder, capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.training_args import OptimizerNames
 
-from aajr_hf import AAJRConfig
+from aajr_hf import AAJRConfig, AAJRDPOConfig, AAJRGRPOConfig
 from aajr_hf.training.config.late_settings import check_attention, check_machine, check_settings
 from tests.support.tiny import trainer, trainer_arguments
 
@@ -37,6 +37,21 @@ REFUSED = [
     ({"model_init_kwargs": {"attn_implementation": "flex_attention"}}, "attn_implementation"),
     ({"model_init_kwargs": {"attn_implementation": "flash_attention_3"}}, "attn_implementation"),
     ({"eval_on_start": True}, "eval_on_start"),
+    ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "gradient_checkpointing_kwargs"),
+    ({"gradient_checkpointing_kwargs": {"determinism_check": "foo"}}, "gradient_checkpointing_kwargs"),
+    ({"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 0}}, "lr_scheduler_kwargs"),
+    ({"packing": True, "max_length": None}, "packing"),
+    ({"dataset_num_proc": -1}, "dataset_num_proc"),
+    ({"dataloader_num_workers": 1, "dataloader_prefetch_factor": 0}, "dataloader_prefetch_factor"),
+    ({"accelerator_config": {"foo": 1}}, "accelerator_config"),
+    ({"accelerator_config": "nowhere.json"}, "accelerator_config"),
+    ({"pad_to_multiple_of": "many"}, "pad_to_multiple_of"),
+    ({"torch_compile_mode": "foo"}, "torch_compile_mode"),
+    ({"torch_compile_backend": "foo"}, "torch_compile_backend"),
+    ({"dataset_kwargs": {"skip_prepare_dataset": True}}, "dataset_kwargs"),  # the data are no tokens
+    ({"dataset_kwargs": {"add_special_tokens": False}}, "dataset_kwargs"),
+    ({"hub_strategy": "often"}, "hub_strategy"),
+    ({"save_strategy": "often"}, "save_strategy"),
 ]
 
 
@@ -101,3 +116,28 @@ def test_kernels_that_are_not_installed(name):
 def test_liger(tmp_path):
     with pytest.raises(ValueError, match="`use_liger_kernel` needs Liger: pip install"):
         check_settings(AAJRConfig(**trainer_arguments(tmp_path, use_liger_kernel=True)))
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "field"),
+    [
+        (AAJRDPOConfig, {"loss_type": ["foo"], "epsilon": 0.0, "regularizer": "none"}, "loss_type"),
+        (AAJRDPOConfig, {"f_divergence_type": "foo", "epsilon": 0.0, "regularizer": "none"}, "f_divergence_type"),
+        (AAJRGRPOConfig, {"scale_rewards": "foo"}, "scale_rewards"),
+        (AAJRGRPOConfig, {"multi_objective_aggregation": "foo"}, "multi_objective_aggregation"),
+        (AAJRGRPOConfig, {"num_generations": 0}, "num_generations"),
+        (AAJRGRPOConfig, {"steps_per_generation": 0}, "steps_per_generation"),
+        (AAJRGRPOConfig, {"temperature": 0.0}, "temperature"),
+        (AAJRGRPOConfig, {"top_k": -1}, "top_k"),
+        (AAJRGRPOConfig, {"top_p": 2.0}, "top_p"),
+        (AAJRGRPOConfig, {"min_p": 2.0}, "min_p"),
+        (AAJRGRPOConfig, {"repetition_penalty": 0.0}, "repetition_penalty"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_those_of_pairs_and_samples_too(tmp_path, config, overrides, field):
+    settings = {"num_generations": 2} if config is AAJRGRPOConfig else {}
+    check_settings(config(**trainer_arguments(tmp_path, **settings)))
+    with pytest.raises(ValueError, match=f"`{field}`") as refused:
+        check_settings(config(**trainer_arguments(tmp_path, **settings | overrides)))
+    assert "\n" not in str(refused.value)

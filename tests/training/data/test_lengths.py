@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from aajr_hf.training.data.lengths import check_lengths
-from tests.support.completions import dpo
-from tests.support.tiny import WORDS, dataset, tiny_model, trainer
+from tests.support.completions import dpo, grpo
+from tests.support.tiny import ROWS, WORDS, dataset, tiny_model, trainer
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 
@@ -92,3 +92,20 @@ def test_angles_go_on_after_one_warning(tmp_path, caplog):
 def test_pairs_are_compared_too(tmp_path):
     with pytest.raises(ValueError, match="`max_length` to 6"):
         dpo(tmp_path, gpt2(6), max_length=None)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_prompts_and_their_answers_are_compared(tmp_path, streamed, caplog):
+    longest = max(
+        len(WORDS.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]) for row in ROWS[:16]
+    )
+    settings = {"perturbation_epsilon": 0.0, "regularizer": "none", "max_completion_length": 9, "streamed": streamed}
+    grpo(tmp_path, gpt2(longest + 9), **settings)
+    named = (
+        f"`max_completion_length` = 9, can be longer than the {longest + 8} positions.*`max_completion_length` to 8"
+    )
+    with pytest.raises(ValueError, match=named):
+        list(grpo(tmp_path, gpt2(longest + 8), **settings).train_dataset)
+    assert "max_position_embeddings" not in caplog.text
+    list(grpo(tmp_path, tiny_model(torch.float32, max_position_embeddings=longest + 8), **settings).train_dataset)
+    assert caplog.text.count("`max_position_embeddings`") == 1 and "`max_completion_length` to 8" in caplog.text

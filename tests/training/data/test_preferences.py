@@ -107,6 +107,9 @@ def test_dropped_pairs_are_counted_and_none_left_is_an_error(tmp_path, caplog):
         epsilon=0.0,
         regularizer="none",
     )
-    assert "1 of 3 train pairs were dropped" in caplog.text and "`max_length` = 20" in caplog.text
-    with pytest.raises(ValueError, match="3 of 3 train pairs were dropped.*none is left: raise `max_length`"):
+    assert "1 of 3 examples are dropped (the first is example 1 of the train data), because" in caplog.text
+    named = (
+        r"3 of 3 examples are dropped \(the first is example 0 .*`max_length` = 20.*none is left: raise `max_length`"
+    )
+    with pytest.raises(ValueError, match=named):
         dpo(tmp_path, tiny_model(), data=Dataset.from_list([longer] * 3), max_length=20)

@@ -47,6 +47,27 @@ def test_what_a_row_says_is_what_is_trained_on(name, data):
     )
 
 
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_keys_that_nothing_reads_are_named_and_change_nothing(data):
+    row = data.draw(as_written(data.draw(conversations())))
+    more = json.loads(json.dumps(row))
+    wanted = set()
+    for message in more["messages"]:
+        calls = message.get("tool_calls")
+        message["tool_calls"] = calls = json.loads(calls) if isinstance(calls, str) else calls
+        for call in [*(calls or []), *filter(None, [message.get("function_call")])]:
+            if data.draw(st.booleans()):
+                data.draw(st.sampled_from([call, call.get("function", call)]))["index"] = 0
+                wanted.add("`index` of calls")
+        for part in message["content"] if isinstance(message.get("content"), list) else []:
+            if data.draw(st.booleans()):
+                part |= {"cache_control": {"type": "ephemeral"}}
+                wanted.add("`cache_control` of parts of `content`")
+    unread = set()
+    assert canonical_row(more, unread) == canonical_row(row) and unread == wanted
+
+
 def question(**more):
     return {"role": "user", "content": "7 apples?"} | more
 
@@ -165,9 +186,9 @@ def test_results_belong_to_the_calls_that_they_name():
 
 def test_fields_that_nothing_reads_are_reported():
     row = {"messages": [question(mood="glad", name=None), ANSWER | {"refusal": None, "train": False}]}
-    assert read(TEMPLATES["qwen3"], row)[1]["unread"] == ["mood", "train"]
+    assert read(TEMPLATES["qwen3"], row)[1]["unread"] == ["`mood` of messages", "`train` of messages"]
     template = Template(with_template(CHATML.replace("message.role", "message.role + (message.mood or '')")))
-    assert read(template, row)[1]["unread"] == ["train"]
+    assert read(template, row)[1]["unread"] == ["`train` of messages"]
 
 
 @given(row=conversations(), data=st.data())

@@ -53,6 +53,10 @@ MALFORMED = [
     ({"input_ids": [1, None]}, "`input_ids` must be"),
     ({"input_ids": [1, 2], "labels": [1, 2.5]}, "`labels` must be a list of whole numbers"),
     ({"input_ids": [1, 2], "labels": [1]}, "`labels` has 1 entries, and `input_ids` 2"),
+    *(
+        ({"input_ids": [1, 2], name: [1]}, f"`{name}` has 1 entries, and `input_ids` 2")
+        for name in ("completion_mask", "assistant_masks", "observation_mask")
+    ),
     ({"messages": [USER, ANSWER], "chat_template_kwargs": "a"}, "`chat_template_kwargs` must be an object"),
     ({"messages": [USER]}, "has no turn of the assistant with a text or a call"),
     ({"messages": [USER, {"role": "assistant", "content": " "}]}, "has no turn of the assistant with a text"),

@@ -132,7 +132,11 @@ def _replaced(**columns) -> Dataset:
             "completion of example 1 differs from all",
         ),
         (Dataset.from_dict({"text": ["take 1 via a", "take 2 via b"]}), {}, "In example 0 every token is an action"),
-        (dataset(2), {"max_length": 5, "system_loss": "expected_cost"}, "No training example is left.*`max_length`"),
+        (
+            dataset(2),
+            {"max_length": 5, "system_loss": "expected_cost"},
+            "the first is example 0 .*none is left: raise `max_length`",
+        ),
     ],
     ids=["no-observation", "no-costs", "few-costs", "one-action", "same-token", "other-start", "no-prompt", "cut-off"],
 )
@@ -145,7 +149,13 @@ def test_dropped_examples_are_reported(tmp_path, caplog):
     longer = copy.deepcopy(ROWS[0])
     longer["prompt"][0]["content"] += " now" * 50
     trainer(tmp_path, data=Dataset.from_list([ROWS[0], longer, ROWS[1]]), max_length=40)
-    assert "1 of 3 training examples were dropped, because `max_length` = 40" in caplog.text
+    told = "1 of 3 examples are dropped (the first is example 1 of the train data), because with `max_length` = 40"
+    assert told in caplog.text
+
+
+def test_none_left_is_an_error_without_an_adversary_too(tmp_path):
+    with pytest.raises(ValueError, match="2 of 2 examples are dropped .*none is left: raise `max_length`"):
+        trainer(tmp_path, data=dataset(2), max_length=5, epsilon=0.0, regularizer="none")
 
 
 @pytest.mark.parametrize("place", ["weights", "gradient"])

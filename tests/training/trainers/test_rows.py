@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 
 import pytest
 from datasets import Dataset, IterableDataset
@@ -120,7 +121,10 @@ def test_invalid_rows_are_counted_or_left_out(tmp_path, streamed, caplog):
     with caplog.at_level(logging.WARNING, logger="aajr_hf"):
         run = made(tmp_path, rows, streamed=streamed, assistant_only_loss=True, skip_invalid_rows=True)
         assert len(list(run.train_dataset)) == 2
-    assert streamed or run.skipped_rows == 1 and "1 of 3 rows are invalid: row 1" in caplog.text
+    if streamed:
+        assert caplog.text.count("Invalid rows are skipped. The first is row 1 of the train data: ") == 1
+    else:
+        assert run.skipped_rows == 1 and "1 of 3 rows are invalid: row 1" in caplog.text
 
 
 def test_answers_that_are_cut_are_counted(tmp_path, caplog):
@@ -136,11 +140,44 @@ def test_answers_that_are_cut_are_counted(tmp_path, caplog):
     assert max(len(example["labels"]) for example in run.train_dataset) == 200
 
 
+def test_cuts_of_a_stream_are_counted_while_it_is_read(tmp_path, caplog):
+    answers = [{"role": "assistant", "content": "a" * n} for n in (5, 50, 90)]
+    rows = [{"prompt": [question()], "completion": [answer]} for answer in answers]
+    rows.insert(2, {"prompt": [question(content="a" * 300)], "completion": [ANSWER]})
+    whole = [len(example["labels"]) for example in made(tmp_path, rows).train_dataset]
+    run = made(tmp_path, rows, streamed=True, max_length=200, per_device_train_batch_size=3, max_steps=2)
+    with caplog.at_level(logging.WARNING, logger="aajr_hf"):
+        run.train()
+    lost = [max(whole[row] - 200, 0) for row in (1, 3)]
+    assert caplog.text.count(f"cuts {lost[0]} tokens off the answer of example 1 of the train data") == 1
+    assert caplog.text.count("nothing of example 2 of the train data is trained on") == 1
+    (cut,) = [record.getMessage() for record in caplog.records if "cut the answers" in record.getMessage()]
+    found = list(map(int, re.findall(r"\d+", cut)))  # answers, examples, tokens, of one or more whole epochs
+    assert found[1] % 4 == 0 and found[::2] == [found[1] // 2, found[1] // 4 * sum(lost)]
+    assert f"{found[1] // 4} of {found[1]} examples were dropped" in caplog.text
+
+
 def test_what_nothing_reads_is_said_once(tmp_path, caplog):
     rows = [{"messages": TALK}, {"messages": [question(mood="glad"), ANSWER]}]
     with caplog.at_level(logging.WARNING, logger="aajr_hf"):
         made(tmp_path, rows * 2, assistant_only_loss=True)
     assert caplog.text.count("Nothing reads the field `mood` of messages (first in row 1 of the train data)") == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_so_are_keys_of_calls_and_parts(tmp_path, streamed, caplog):
+    parts = [{"type": "text", "text": "7 apples?", "cache_control": "ephemeral"}]
+    call = calling({"n": 7}, content=None)
+    call["tool_calls"][0]["index"] = 0
+    plain = [{"type": "text", "text": "7 apples?"}]
+    rows = [
+        {"messages": [question(content=plain), calling({"n": 7}, content=None)], "tools": [TOOL]},
+        {"messages": [question(content=parts), call], "tools": [TOOL]},
+    ]
+    with caplog.at_level(logging.WARNING, logger="aajr_hf"):
+        list(made(tmp_path, rows, streamed=streamed, assistant_only_loss=True).train_dataset)
+    for field in ("`index` of calls", "`cache_control` of parts of `content`"):
+        assert caplog.text.count(f"Nothing reads the field {field} (first in row 1 of the train data)") == 1
 
 
 def preferences(folder, rows, trainer=AAJRDPOTrainer, config=AAJRDPOConfig, **settings):

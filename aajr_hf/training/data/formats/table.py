@@ -32,13 +32,14 @@ FORMATS = ("auto", "trl", "openai", *_CONVERTED, "toolbench", "bfcl")
 _BESIDE = ("id", "tools", "functions", "chat_template_kwargs", "accepted")
 # Columns whose text is JSON. `tools` may stay a text.
 _JSON = ("messages", "conversations", "answers", "history", "functions", "chat_template_kwargs")
+# Columns that tokenized rows may have for each token; TRL's collator needs them in every row, or in none.
+PER_TOKEN = ("labels", "completion_mask", "assistant_masks", "observation_mask")
 
 
 def _trl(text_field: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """TRL's formats in the order in which it looks for them: the columns that make one, and those read with them."""
-    per_token = ("labels", "completion_mask", "assistant_masks", "observation_mask", "seq_lengths")
     return [
-        (("input_ids",), per_token),
+        (("input_ids",), (*PER_TOKEN, "seq_lengths")),
         (("prompt", "completion"), ("actions", "action_costs")),
         (("messages",), ()),
         ((text_field,), ()),

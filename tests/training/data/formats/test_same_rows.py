@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 from collections import Counter
 
@@ -9,14 +11,19 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 
+from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.training.data.canonical import canonical_row
 from aajr_hf.training.data.formats.bfcl import bfcl_rows
 from aajr_hf.training.data.formats.table import in_trl_format, trl_row
 from aajr_hf.training.data.hub_rows import check_rows
 from aajr_hf.training.data.reading.json_files import json_rows
 from aajr_hf.training.data.schema import check_row
+from aajr_hf.training.data.sources import load_rows
 from tests.support.shared_data import bfcl
 from tests.support.talks import WRITERS, Talk, canonical, messages, talks
+from tests.support.templates import shipped
+from tests.support.tiny import tiny_model, trainer_arguments
+from tests.training.data.test_chat_spans import with_template
 
 
 def same(left, right) -> bool:
@@ -108,3 +115,44 @@ def test_real_calls_are_the_same_in_every_format(tmp_path, part):
                 written[name] += 1
     wanted = {"messages", "prompt and completion", "JSON texts", "openai", "sharegpt", "xlam"}
     assert wanted <= written.keys() and min(written[name] for name in wanted) > 190
+
+
+MADE_OF_MESSAGES = {"messages", "JSON texts", "openai", "JSON texts of OpenAI", "old openai", "sharegpt"}
+
+
+@pytest.mark.slow
+def test_real_calls_are_the_same_tokens_and_marks_in_every_format(tmp_path):
+    parts = ("simple_python", "multiple", "parallel", "live_simple")
+    rows = [row for part in parts for _, row in itertools.islice(bfcl_rows(bfcl() / f"BFCL_v4_{part}.json"), 3)]
+    tokenizer, seen, labels = with_template(shipped("qwen2_5")), Counter(), {}
+    for name, (write, _) in WRITERS.items():
+        numbers = [number for number, row in enumerate(rows) if write(as_talk(row)) is not None]
+        if not numbers:
+            continue
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(write(as_talk(rows[number]))) + "\n" for number in numbers))
+        of_messages = {"max_length": None, "assistant_only_loss": name in MADE_OF_MESSAGES}
+        run = AAJRTrainer(
+            tiny_model(vocab_size=len(tokenizer)),
+            AAJRConfig(**trainer_arguments(tmp_path, perturbed_tokens="observation", **of_messages)),
+            train_dataset=load_rows(str(file)),
+            processing_class=copy.deepcopy(tokenizer),
+        )
+        for number, example in zip(numbers, run.train_dataset, strict=True):
+            prompt, completion = rows[number]["prompt"], rows[number]["completion"]
+            texts = [
+                tokenizer.apply_chat_template(turns, tools=rows[number]["tools"], tokenize=False, **more)
+                for turns, more in ((prompt, {"add_generation_prompt": True}), (prompt + completion, {}))
+            ]
+            before, whole = (tokenizer(text)["input_ids"] for text in texts)
+            assert example["input_ids"] == whole, name
+            # The marks of a template may hold a token of markup more, or one less, than a completion.
+            kind = name in MADE_OF_MESSAGES
+            assert example["labels"] == labels.setdefault((number, kind), example["labels"]), name
+            said = tokenizer.decode([label for label in example["labels"] if label != -100])
+            assert texts[1][len(texts[0]) :].removesuffix("<|im_end|>\n") in said, name
+            assert kind or example["labels"] == [-100] * len(before) + whole[len(before) :], name
+            observed = [token for token, bit in zip(whole, example["observation_mask"], strict=True) if bit]
+            assert tokenizer.decode(observed) == "".join(m["content"] for m in prompt if m["role"] == "user"), name
+            seen[name] += 1
+    assert {"prompt and completion", "xlam", *MADE_OF_MESSAGES} == seen.keys() and min(seen.values()) > 3

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from aajr_hf.training.data.canonical import canonical_row
 from aajr_hf.training.data.formats.sharegpt import sharegpt_row
 from aajr_hf.training.data.reading.values import RowError
 from aajr_hf.training.data.schema import check_row
@@ -72,8 +73,8 @@ def test_turns_that_are_none(turn, reason):
 
 @pytest.mark.parametrize("tools", ["f", "{}", '["f"]', [{"description": "a"}], '[{"function": {}}]'])
 def test_tools_that_are_none(tools):
-    with pytest.raises(RowError, match="`tools` (must be|has a function without)"):
-        sharegpt_row({"conversations": CONVERSATION, "tools": tools})
+    with pytest.raises(RowError, match="`tools` (must be|has a schema without)"):
+        canonical_row(sharegpt_row({"conversations": CONVERSATION, "tools": tools}))
 
 
 def test_turns_may_be_messages_already_and_columns_of_tables_have_nulls():
