@@ -87,7 +87,7 @@ class Preset:
 
 
 PRESETS = {
-    "smoke": Preset(("hide_and_seek",), 2, (100,), (0,), 8, 8, 1),
+    "smoke": Preset(("hide_and_seek",), 2, (100,), (0,), 4, 4, 1),
     "small": Preset(("hide_and_seek",), 100, (100,), (0, 1), 100, 200, 5),
     "full": Preset(("hide_and_seek", "congestion", "commons"), 200, (100, 101), (0, 1, 2, 3, 4), 200, 300, 12),
 }

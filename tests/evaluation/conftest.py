@@ -3,6 +3,7 @@
 import pytest
 
 from ..support.results import as_results, make_run, make_stability
+from ..support.short_trust import short_trust  # noqa: F401
 
 
 @pytest.fixture

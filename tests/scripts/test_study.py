@@ -281,9 +281,6 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "min left" not in again.stdout
     assert json.loads((tmp_path / "out" / "study.json").read_text()) == runs
-    other = [part.replace("smoke", "small") for part in command]
-    refused = subprocess.run(other, capture_output=True, text=True)
-    assert refused.returncode == 2 and "holds runs of other settings" in refused.stderr
 
 
 def test_runs_of_other_worlds_stay_as_they_are(tmp_path):

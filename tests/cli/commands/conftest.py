@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.hub_server import TOKEN, HubServer
+from tests.support.short_trust import short_trust  # noqa: F401
 
 
 @pytest.fixture(scope="module")

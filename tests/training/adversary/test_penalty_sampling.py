@@ -45,7 +45,7 @@ def test_a_trajectory_at_single_steps():
 )
 def test_the_logged_penalty_averages_to_that_of_all_points(tmp_path, overrides, varies):
     still = {"learning_rate": 1e-12, "aajr_warmup_ratio": 0.0}
-    run = trainer(tmp_path, data=dataset(4), max_steps=100 if varies else 5, **still, **overrides)
+    run = trainer(tmp_path, data=dataset(4), max_steps=60 if varies else 5, **still, **overrides)
     run.train()
     draws = torch.tensor([log["aajr/penalty"] for log in run.state.log_history if "aajr/penalty" in log])
     assert (len(draws.round(decimals=3).unique()) > 2) == varies
@@ -92,13 +92,13 @@ def test_the_amortised_gradient_is_unbiased(tmp_path, clean_loss_weight, measure
     if clean_loss_weight == 0:
         assert relative_error(gradient(), without_penalty) < 1e-6  # the steps between have none
     run.state.global_step = 2
-    draws = torch.stack([gradient() - without_penalty for _ in range(400)])
+    draws = torch.stack([gradient() - without_penalty for _ in range(150)])
     estimates = (between + draws) / 2  # over both steps of the interval
     assert relative_error(draws[0] / 2, exact) > 0.05 and relative_error(draws.roll(1, 0), draws) > 0.05
     assert torch.cosine_similarity(estimates.mean(dim=0), exact, dim=0) >= 0.99
     along = estimates @ exact / exact.norm() ** 2
     error = float(along.std() / len(along) ** 0.5)
-    assert error < 0.03 and float(along.mean()) == pytest.approx(1, abs=4 * error)
+    assert error < 0.05 and float(along.mean()) == pytest.approx(1, abs=4 * error)
 
 
 def penalty_gradients(run, inputs, draws):
