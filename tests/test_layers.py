@@ -36,9 +36,9 @@ ALLOWED = {
     },
     "training": set(),
     "evaluation": {"training/data", "training/models", "training/runs"},
-    "evaluation/reporting": {"evaluation"} | _SHARING,
-    "evaluation/attacks": _POLICY | {"training/trainers"},
-    "evaluation/robustness": _POLICY - {"training/data"} | _MEASURED | _SHARING,
+    "evaluation/reporting": {"evaluation", "training/data"} | _SHARING,
+    "evaluation/attacks": _POLICY | {"evaluation", "training/trainers"},
+    "evaluation/robustness": _POLICY | _MEASURED | _SHARING,
     "evaluation/tool_calls": _MEASURED
     | _SHARING
     | {"evaluation/robustness"}

@@ -31,8 +31,8 @@ from ..reporting.results import (
 )
 from ..reporting.shared_directions import shared_cells, shared_sentences
 from ..reporting.tables import text_table
+from ..reporting.text_report import text_cells, text_note, text_sentences, text_tables
 from .judge import FAILURES
-from .text_report import TEXT_NOTE, text_cells, text_sentences, text_tables
 
 _NUMBERS = ("nominal_valid", "nominal_exact", "nominal_nll", "reference_valid", "reference_exact", "embedding_norm")
 _BY_MULTIPLE = ("worst_case_valid", "worst_case_exact", "worst_case_nll")
@@ -142,7 +142,7 @@ def write_tool_call_report(results: ToolCallResults, folder: Path) -> None:
         attacks=attack_cells(results),
         shared=shared_cells(results),
         texts=text_cells(results),
-        text_note=TEXT_NOTE,
+        text_note=text_note(results),
         checks=trust_cells(results),
         failures=_failure_cells(results),
         reasons=FAILURES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TrustRule
+from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TextTally, TrustRule
 
 
 class CallShares(TypedDict):
@@ -29,23 +29,6 @@ class CallTally(AttackTally):
     """`exact`: the share of exact calls after this attack and all attacks before it."""
 
     exact: ByRadius[float]
-
-
-class TextOutcomes(TypedDict):
-    """For each row, 1 or 0; None for a row that cannot be attacked."""
-
-    exact: list[float | None]
-    made: list[float | None] | None
-
-
-class TextTally(TypedDict):
-    """One kind of an attack that rewrites texts; `attack_texts` describes each field."""
-
-    rows: int
-    nominal: float
-    exact: float
-    made: float | None
-    outcomes: TextOutcomes
 
 
 class ToolCallNumbers(CallShares):
@@ -82,6 +65,7 @@ class CallSettings(Settings):
     dataset_split: str | None
     max_new_tokens: int | None
     injections: str | None
+    triggers: list[str]
 
 
 class ToolCallResults(Evaluation):

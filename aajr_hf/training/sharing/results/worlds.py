@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TrustRule
+from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TextTally, TrustRule
 
 
 class SuccessShares(TypedDict):
@@ -121,6 +121,7 @@ class RobustnessNumbers(SuccessShares):
     stability: StabilityNumbers
     token_attack: NotRequired[TokenNumbers]
     shared_directions: NotRequired[SharedDirections]
+    text_attacks: NotRequired[dict[str, dict[str, TextTally]]]
 
 
 class RobustnessRun(RobustnessNumbers):
@@ -139,6 +140,7 @@ class WorldSettings(Settings):
     spectral_examples: int
     power_iterations: int
     token_trials: int
+    triggers: list[str]
     budget: NotRequired[float]
     transfer_from: NotRequired[list[str]]
 
