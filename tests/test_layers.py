@@ -58,7 +58,7 @@ ALLOWED = {
     "cli/commands": {
         *("_compat", "cli/arguments", "cli/common", "cli/launching", "environments", "training/adversary"),
         *("training/config", "training/data", "training/data/formats", "training/models", "training/runs"),
-        "training/trainers",
+        *("training/policy", "training/trainers"),
         *("evaluation/adapter_rank", "evaluation/comparison", "evaluation/episodes", "evaluation/robustness"),
         "evaluation/tool_calls",
     }

@@ -98,6 +98,12 @@ _PAIR = {
     "tools": [{"type": "function", "function": _TOOL}],
     "injection": "plain",
 }
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
 _TOWNS = ("oslo", "bergen", "narvik", "hamar")
 
 
@@ -117,7 +123,13 @@ def made_up_data(folder: Path, arguments: TrainArguments) -> Path:
     if arguments.dataset_format == "bfcl":
         schema = _TOOL["parameters"] | {"type": "dict", "properties": {"town": {"type": "string"}}}
         questions = [
-            {"id": f"q{i}", "question": [[_ASKED[0]]], "function": [_TOOL | {"parameters": schema}]} for i in range(16)
+            # The number is a word that the call does not use.
+            {
+                "id": f"q{i}",
+                "question": [[_said(f"{i} people ask : {_ASKED[0]['content']}")]],
+                "function": [_TOOL | {"parameters": schema}],
+            }
+            for i in range(16)
         ]
         answers = [{"id": f"q{i}", "ground_truth": [{"rain": {"town": ["NAME"]}}]} for i in range(16)]
         write(folder / "BFCL_made_up.json", questions)

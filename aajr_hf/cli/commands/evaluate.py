@@ -124,6 +124,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from ...evaluation.reporting.report import results_table, summary_sentences, write_json, write_report
     from ...evaluation.reporting.stability_report import stability_tables
     from ...evaluation.reporting.text_report import text_tables
+    from ...evaluation.reporting.together import together_tables
 
     results, output = measure(models, arguments, world), arguments.output
     with user_errors():
@@ -134,7 +135,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     printed = Console(markup=False)
     trust, *sentences = summary_sentences(results)
     printed.print(trust, soft_wrap=True)
-    tables = attack_tables(results) + text_tables(results)
+    tables = attack_tables(results) + text_tables(results) + together_tables(results)
     tables += membership_tables(results) + stability_tables(results)
     for table in [results_table(results), *tables]:
         printed.print()

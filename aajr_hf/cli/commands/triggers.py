@@ -129,6 +129,7 @@ def find_triggers(arguments) -> None:
     from ...evaluation.attacks.trigger import TriggerLesson
     from ...evaluation.attacks.trigger_search import Effort
     from ...evaluation.reporting.triggers import trigger_table
+    from ...training.policy.policy import frozen_parameters
     from ..arguments.measurement import by_name
     from ..common.measuring import load_agents
 
@@ -136,7 +137,7 @@ def find_triggers(arguments) -> None:
     learnt, tried, data = _rows(arguments, agent)
     effort = Effort(arguments.candidates, arguments.beam, arguments.rounds)
     found, outcomes = [], []
-    with user_errors():
+    with user_errors(), frozen_parameters(agent.model):
         nominal = _right(agent, tried, None, arguments.batch_size)
         for length in arguments.lengths:
             lesson = TriggerLesson.of(

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...training.data.incidental import used_words
 from ...training.data.triggers import with_trigger
+from ...training.policy.policy import frozen_parameters
 from .rewriting import Attacked, Rewritten
 from .trigger_loss import TriggerLoss, Words, trigger_loss, words_of
 from .trigger_search import Effort, Fluency, best_of_random, find_trigger, random_words
@@ -103,7 +104,8 @@ class Triggers:
         if lesson is None:
             return None
         learn = lesson.find if kind == "found" else lesson.random
-        return learn(self.length, self.effort, on.seed)
+        with frozen_parameters(on.model):
+            return learn(self.length, self.effort, on.seed)
 
 
 def _rewritten(row: dict[str, Any], trigger: str | None, roles: Collection[str]) -> Rewritten | None:

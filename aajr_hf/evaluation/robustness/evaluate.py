@@ -33,6 +33,7 @@ from .rewritten import attack_texts, judge_answers
 from .shared_directions import SharedMeasurement, measurement_for
 from .stability import inner_ascent, stability_numbers
 from .tallies import tally_numbers
+from .together import add_together, in_words
 from .token_numbers import TokenAttack
 from .trust import SAMPLE, AttackSample, measure_trust, trust_rules
 
@@ -78,6 +79,7 @@ def evaluate_agents(
         - `shared_directions` ([`SharedDirections`]) with the attack `universal` or `predicted`.
         - `text_attacks`: the results of [`attack_texts`] by attack, with the attack `trigger`. Triggers have no radius,
           and do not count for the worst case within one.
+        - With the attack `trigger`, `all_attacks_success` by multiple, and `by_words` ([`add_together`]).
 
     Raises:
         ValueError: if the rows cannot be attacked with an agent's chat template or tokenizer, or if the attack `token`
@@ -232,8 +234,11 @@ class _Measured:
             numbers["shared_directions"] = self.shared.result()
         if self.texts:
             numbers["text_attacks"] = self.texts
+        numbers["outcomes"] = outcomes
+        # Without `token`, which changes what is right.
+        add_together(numbers, "worst_case_success", in_words(self.texts))
         more = {"gradients": self.gradients / self.examples, "transferred_from": sorted(self.others)}
-        return numbers | more | {"outcomes": outcomes}
+        return numbers | more
 
 
 def _target(agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings) -> Target:

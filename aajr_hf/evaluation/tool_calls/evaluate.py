@@ -28,6 +28,7 @@ from ..means import Means
 from ..radii import nearest_to_one
 from ..robustness.shared_directions import SharedMeasurement, measurement_for
 from ..robustness.tallies import tally_numbers
+from ..robustness.together import add_together, in_words
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller
 from .judge import FAILURES, Verdict
@@ -108,7 +109,8 @@ def evaluate_tool_calls(
           `exact` left after this attack and all earlier ones, and, if every attack saw all rows, the share left by
           this attack `alone`.
         - `text_attacks`: the results of [`attack_calls`] by attack. They have no radius, and do not count for the
-          worst case.
+          worst case within one.
+        - With an attack in words, `all_attacks_exact` by multiple, and `by_words` ([`add_together`]).
         - `trust` ([`trust_rules`]), `embedding_norm` and `examples`.
         - `shared_directions` ([`SharedDirections`]) with the attack `universal` or `predicted`.
 
@@ -151,6 +153,7 @@ def evaluate_tool_calls(
     numbers["text_attacks"] = {
         attack.name: attack_calls(caller, rows, nominal, attack, on, on_progress) for attack in settings.on_texts
     }
+    add_together(numbers, "worst_case_exact", in_words(numbers["text_attacks"]))
     numbers["attacks"] = {name: tally_numbers(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
     numbers["trust"] = trust_rules(numbers["worst_case_exact"], len(rows), tallies, measured)
     if shared is not None:

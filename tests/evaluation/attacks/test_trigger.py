@@ -58,6 +58,7 @@ def loss_by_hand(text: str) -> float:
     return total / len(COPYING_ROWS)
 
 
+@pytest.mark.slow
 def test_a_word_found_among_all_candidates_is_the_worst_of_all_words():
     loss, words = copying_loss(1), copying_words()
     by_hand = {text: loss_by_hand(text) for text in words.texts}
@@ -67,6 +68,7 @@ def test_a_word_found_among_all_candidates_is_the_worst_of_all_words():
         assert loss((number,)) == pytest.approx(by_hand[text], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_words_found_with_everything_tried_are_the_worst_pair_from_left_to_right():
     loss = copying_loss(2)
     size = len(copying_words().texts)
@@ -113,10 +115,10 @@ def test_the_search_costs_what_it_says_and_beats_random_triggers_of_equal_cost()
 def test_on_an_agent_what_is_found_on_some_rows_beats_random_triggers_on_others():
     model, tokenizer = caller()
     rows = read_rows(ROWS)
-    effort, gains = Effort(candidates=8, beam=2, rounds=2), []
+    effort, gains = Effort(candidates=4, beam=2, rounds=1), []
     learnt, tried = (TriggerLesson.of(model, tokenizer, rows[half::2], 3, roles=USERS) for half in (0, 1))
     words = {text: number for number, text in enumerate(tried.words.texts)}
-    for seed in range(8):
+    for seed in range(7):
         values = []
         for learn in (learnt.find, learnt.random):
             text = learn(3, effort, seed).split()
@@ -158,6 +160,7 @@ def test_templates_stay_whole_around_a_trigger(template):
         assert triggered[:place] + triggered[place + 3 :] == plain
 
 
+@pytest.mark.slow
 def test_the_bigram_model_is_that_of_its_counts_and_a_large_weight_finds_the_likeliest_words():
     words = Words(torch.arange(10, 14), ("a", "b", "c", "d"))
     texts = [[10, 11, 12], [10, 11, 99, 13], [11, 12, 10]]

@@ -8,12 +8,13 @@ from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections
 
 
 class CallShares(TypedDict):
-    """Valid and exact calls, without attack and under it."""
+    """Valid and exact calls, without attack and under it; `all_attacks_exact`: also under attacks in words."""
 
     nominal_valid: float
     nominal_exact: float
     worst_case_valid: ByRadius[float]
     worst_case_exact: ByRadius[float]
+    all_attacks_exact: NotRequired[ByRadius[float]]
 
 
 class CallLists(TypedDict):
@@ -23,6 +24,7 @@ class CallLists(TypedDict):
     nominal_exact: list[float]
     worst_case_valid: ByRadius[list[float]]
     worst_case_exact: ByRadius[list[float]]
+    all_attacks_exact: NotRequired[ByRadius[list[float]]]
 
 
 class CallTally(AttackTally):
@@ -46,6 +48,7 @@ class ToolCallNumbers(CallShares):
     outcomes: CallLists
     attacks: dict[str, CallTally]
     text_attacks: dict[str, dict[str, TextTally]]
+    by_words: NotRequired[dict[str, float]]
     trust: list[TrustRule]
     embedding_norm: float
     shared_directions: NotRequired[SharedDirections]

@@ -8,12 +8,15 @@ from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections
 
 
 class SuccessShares(TypedDict):
-    """Greedy and sampled success, without attack and under it."""
+    """
+    Greedy and sampled success, without attack and under it; `all_attacks_success`: greedy, also under attacks in words.
+    """
 
     nominal_success: float
     sampled_success: float
     worst_case_success: ByRadius[float]
     sampled_worst_case_success: ByRadius[float]
+    all_attacks_success: NotRequired[ByRadius[float]]
 
 
 class SuccessLists(TypedDict):
@@ -23,6 +26,7 @@ class SuccessLists(TypedDict):
     sampled_success: list[float]
     worst_case_success: ByRadius[list[float]]
     sampled_worst_case_success: ByRadius[list[float]]
+    all_attacks_success: NotRequired[ByRadius[list[float]]]
 
 
 class SuccessTally(AttackTally):
@@ -122,6 +126,7 @@ class RobustnessNumbers(SuccessShares):
     token_attack: NotRequired[TokenNumbers]
     shared_directions: NotRequired[SharedDirections]
     text_attacks: NotRequired[dict[str, dict[str, TextTally]]]
+    by_words: NotRequired[dict[str, float]]
 
 
 class RobustnessRun(RobustnessNumbers):
