@@ -3,7 +3,7 @@ Measure triggers: words at the end of every observation that mislead an agent, a
 
     python scripts/trigger_study.py --output docs/results
 
-The base agent of `congestion` is attacked with triggers of several lengths: found by gradients and a beam, the same with a
+The base agent of `docs/results/agents/congestion` is attacked with triggers of several lengths: found by gradients and a beam, the same with a
 fluency term, and the best of random ones at the same cost. They are learnt on training rows and tried on held-out ones.
 Then the agent is trained on a bank of these triggers, in no row, in half of them, in all, and in all with an adversary on
 the embeddings. Each trained agent is attacked with the bank it was trained on, with triggers found anew on itself, and with
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -45,6 +44,7 @@ from aajr_hf.training.policy.policy import frozen_parameters
 
 WORLD, USERS = "congestion", {"user"}
 EFFORT, WEIGHT = Effort(candidates=10, beam=3, rounds=2), 1.0
+BASE = Path(__file__).parents[1] / "docs" / "results" / "agents" / WORLD
 KINDS = ("found", "fluent", "random")
 # Of the bank that is trained on, and of the triggers that trained agents are attacked with.
 BANK_LENGTHS, ADAPTIVE = (1, 2, 3, 5), 3
@@ -140,12 +140,6 @@ def run(*argv: object) -> None:
         sys.exit(f"aajr {argv[0]} failed")
 
 
-def make_base(folder: Path) -> None:
-    """Make the base agent anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    run("init-agent", folder)
-
-
 def kept(file: Path, make: Callable[[], Any]) -> Any:
     """Return what a file holds; without a file, make it, so that an interrupted study goes on where it was."""
     if not file.exists():
@@ -158,7 +152,7 @@ def kept(file: Path, make: Callable[[], Any]) -> Any:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Make the agents in a folder, and return all outcomes."""
-    base, bank = arguments.base or folder / "base", folder / "bank.json"
+    base, bank = arguments.base, folder / "bank.json"
     number = arguments.rows
     # One row of each moment, as the held-out rows are: the rows of one moment are alike.
     rows = Rows(expert_rows(WORLD, 10 * number, seed=0)[::10], held_out_rows(WORLD, 4 * number, seed=0))
@@ -168,8 +162,6 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         parts[name] = kept(folder / f"{name.replace(' ', '-')}.json", make)
         return parts[name]["found"]
 
-    if arguments.base is None:
-        part("init agent", lambda: make_base(base))
     lengths = {"none": {"text": "", "right": part("no trigger", lambda: Measured(base, rows).right())}}
     for length in arguments.lengths:
         lengths[str(length)] = part(f"length {length}", lambda: of_length(Measured(base, rows), length))  # noqa: B023
@@ -293,9 +285,12 @@ triggers that were trained on, for each row; *found anew*, *fluent*, *random*: {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
-    parser.add_argument("--base", type=Path, help="folder of the base agent (default: a new one)")
+    parser.add_argument("--base", type=Path, default=BASE, help="folder of the base agent (default: docs/results/agents/congestion)")
     parser.add_argument(
-        "--rows", type=int, default=128, help="rows to learn from; twice as many are tried (default: 128)"
+        "--folder", type=Path, help="folder of agents and results, to go on there (default: a temporary one)"
+    )
+    parser.add_argument(
+        "--rows", type=int, default=64, help="rows to learn from; four times as many are tried (default: 64)"
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 3, 5, 8])
     parser.add_argument("--steps", type=int, default=100, help="training steps (default: 100)")
