@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.attacks.trigger import LOSS, TriggerLesson
+from aajr_hf.evaluation.attacks.trigger_loss import words_of
 from aajr_hf.evaluation.attacks.trigger_search import Effort
 from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.evaluation.reporting.results import interval_text, percent_text
@@ -45,7 +47,7 @@ from aajr_hf.training.policy.policy import frozen_parameters
 WORLD, USERS = "congestion", {"user"}
 EFFORT, WEIGHT = Effort(candidates=10, beam=3, rounds=2), 1.0
 BASE = Path(__file__).parents[1] / "docs" / "results" / "agents" / WORLD
-KINDS = ("found", "fluent", "random")
+KINDS = ("found", "fluent", "random", "any")
 # Of the bank that is trained on, and of the triggers that trained agents are attacked with.
 BANK_LENGTHS, ADAPTIVE = (1, 2, 3, 5), 3
 TRAINED = {
@@ -74,9 +76,14 @@ class Measured:
 
     def right(self, text: str | None = None) -> list[int]:
         """Under a trigger, or without one."""
-        rows = self.rows.tried
-        if text is not None:
-            rows = [row | {"prompt": with_trigger(row["prompt"], text, USERS)} for row in rows]
+        return self.right_each([text] * len(self.rows.tried))
+
+    def right_each(self, texts: list[str | None]) -> list[int]:
+        """With a text at the end of each row."""
+        rows = [
+            row if text is None else row | {"prompt": with_trigger(row["prompt"], text, USERS)}
+            for row, text in zip(self.rows.tried, texts, strict=True)
+        ]
         on = Attacked(self.model, self.tokenizer, USERS, batch_size=64)
         return [int(right) for _, right, _ in sorted(judge_answers(on, [Rewritten(row) for row in rows]))]
 
@@ -102,7 +109,10 @@ class Measured:
 
 def of_length(agent: Measured, length: int) -> dict[str, Any]:
     """Attack an agent with triggers of one length: text and outcomes by kind."""
-    return {kind: {"text": text, "right": agent.right(text)} for kind, text in agent.triggers(length).items()}
+    found = {kind: {"text": text, "right": agent.right(text)} for kind, text in agent.triggers(length).items()}
+    words, drawn = words_of(agent.tokenizer).texts, random.Random(length)
+    texts = [" ".join(drawn.choices(words, k=length)) for _ in agent.rows.tried]
+    return found | {"any": {"text": "", "right": agent.right_each(texts)}}
 
 
 def of_trained(agent: Measured, bank: Path) -> dict[str, list[int]]:
@@ -194,8 +204,8 @@ def page(results: dict[str, Any]) -> str:
     """The page, in Markdown."""
     lengths, trained, setting = results["lengths"], results["trained"], results["settings"]
     lines = ["# Triggers: the same words at the end of every observation", "", SAID.format(**setting), ""]
-    lines += ["| words | found | fluent | random | found: words | fluent: words |", "|---|---|---|---|---|---|"]
-    lines.append(f"| 0 | {share(lengths['none']['right'])} | | | | |")
+    lines += ["| words | found | fluent | random | any | found: words | fluent: words |", "|---|---|---|---|---|---|---|"]
+    lines.append(f"| 0 | {share(lengths['none']['right'])} | | | | | |")
     for length, kinds in lengths.items():
         if length != "none":
             shares = [share(kinds[kind]["right"]) for kind in KINDS]
@@ -219,6 +229,10 @@ def page(results: dict[str, Any]) -> str:
     lines += [f"| agent | {' | '.join(attacks.values())} |", "|---" * (len(attacks) + 1) + "|"]
     lines += [f"| {name} | {' | '.join(share(one[attack]) for attack in attacks)} |" for name, one in trained.items()]
     lines += ["", "Differences in points of success, paired by seed and row:", ""]
+    for name, one in trained.items():
+        gap = paired_difference(one["found"], one["random"])
+        unseen = "" if gap.sign < 0 else " No gain over random triggers is seen."
+        lines.append(f"- {name}, found anew against random: {gap.points:+.1f} {gap.chance_text()}.{unseen}")
     for one, other in (("share 1", "share 0.5"), ("share 1", "share 0"), ("share 1 and PGA", "share 1")):
         for attack in ("none", "bank", "found", "PGA"):
             gap = paired_difference(trained[one][attack], trained[other][attack])
@@ -246,7 +260,7 @@ def plot(results: dict[str, Any], file: Path) -> None:
     left, right = figure.subplots(1, 2)
     lengths = [length for length in results["lengths"] if length != "none"]
     begin = results["lengths"]["none"]["right"]
-    for color, kind in zip(("#D55E00", "#0072B2", "0.5"), KINDS, strict=True):
+    for color, kind in zip(("#D55E00", "#0072B2", "0.5", "0.8"), KINDS, strict=True):
         outcomes = [begin, *(results["lengths"][length][kind]["right"] for length in lengths)]
         heights = [100 * sum(values) / len(values) for values in outcomes]
         ends = [wilson(height, len(begin)) for height in heights]
@@ -275,9 +289,10 @@ SAID = """From `python scripts/trigger_study.py --rows {rows} --steps {steps} --
 A trigger may contain words of the world, and then contradicts the observation. Learnt on {rows} training rows, tried on
 {tried} held-out rows. Success left in percent [95 %]. *found*: by HotFlip scores and a beam; *fluent*: the same, plus the mean
 log-probability of the words in a bigram model of the observations, with weight {weight:g}; *random*: the best on the training
-rows of as many random triggers as the search makes passes."""
+rows of as many random triggers as the search makes passes; *any*: random words, others for each row, which is no search at
+all."""
 TRAINING = """The base agent is trained for {steps} steps on triggers of the bank ({bank} triggers, found on the base agent), in a
-share of its rows; {seeds} seeds, all rows of all seeds together. Success left in percent [95 %]. *bank*: the worst of the
+share of its rows; number of seeds: {seeds}, the rows of all seeds together. Success left in percent [95 %]. *bank*: the worst of the
 triggers that were trained on, for each row; *found anew*, *fluent*, *random*: {adaptive} words, searched on the trained agent itself;
 *PGA*: ten steps on the embeddings of the prompt, within 0.25 of their mean norm."""
 
@@ -293,8 +308,8 @@ def main() -> None:
         "--rows", type=int, default=64, help="rows to learn from; four times as many are tried (default: 64)"
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[1, 2, 3, 5, 8])
-    parser.add_argument("--steps", type=int, default=100, help="training steps (default: 100)")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=250, help="training steps (default: 250)")
+    parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...evaluation.attacks.trigger import TriggerLesson
     from ...evaluation.attacks.trigger_search import Effort, Fluency
 
+_ONLY_DATA = ("dataset_config", "dataset_format", "dataset_split", "skip_invalid_rows")
 ROLES = OBSERVED_ROLES["observation"]
 DESCRIPTION = """Find triggers: words that mislead an agent wherever they stand at the end of what a user or a tool says. Gradients choose
 the words and a beam tries them, on some rows; how many right answers a trigger leaves is measured on others, beside the best
@@ -100,7 +101,7 @@ def _check(arguments, parser: ArgumentParser) -> None:
     if arguments.fluency_model and not any(arguments.fluency):
         raise UserError("`--fluency_model` has no effect with `--fluency` 0: raise it, or leave this option out.")
     on_data = arguments.dataset_name is not None
-    only = ("environment", "system_prompt") if on_data else ("dataset_config", "dataset_split", "skip_invalid_rows")
+    only = ("environment", "system_prompt") if on_data else _ONLY_DATA
     for name in only:
         if getattr(arguments, name) != parser.get_default(name):
             option = "env" if name == "environment" else name

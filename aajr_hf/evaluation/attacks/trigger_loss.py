@@ -53,7 +53,7 @@ def words_of(tokenizer: PreTrainedTokenizerBase) -> Words:
         for pair, ids in zip(likely, spoken, strict=True)
         if ids[-2:] == [pair[0]] * 2 and pair[0] != tokenizer.unk_token_id
     ]
-    return Words(torch.tensor([token for token, _ in kept]), tuple(text for _, text in kept))
+    return Words(torch.tensor([token for token, _ in kept], dtype=torch.long), tuple(text for _, text in kept))
 
 
 @dataclass(frozen=True)
