@@ -34,7 +34,8 @@ from aajr_hf.evaluation.attacks.rewriting import Attacked, Rewritten
 from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
-from aajr_hf.evaluation.attacks.trigger import LOSS, TriggerLesson
+from aajr_hf.evaluation.attacks.lessons import LOSS
+from aajr_hf.evaluation.attacks.trigger import TriggerLesson
 from aajr_hf.evaluation.attacks.trigger_loss import words_of
 from aajr_hf.evaluation.attacks.trigger_search import Effort
 from aajr_hf.evaluation.batches import read_batch
@@ -45,7 +46,7 @@ from aajr_hf.training.data.triggers import Trigger, add_to_bank, read_triggers, 
 from aajr_hf.training.policy.policy import frozen_parameters
 
 WORLD, USERS = "congestion", {"user"}
-EFFORT, WEIGHT = Effort(candidates=10, beam=3, rounds=2), 1.0
+EFFORT, WEIGHT = Effort(candidates=8, beam=2, rounds=2, starts=20), 0.1
 BASE = Path(__file__).parents[1] / "docs" / "results" / "agents" / WORLD
 KINDS = ("found", "fluent", "random", "any")
 # Of the bank that is trained on, and of the triggers that trained agents are attacked with.
@@ -245,13 +246,14 @@ def page(results: dict[str, Any]) -> str:
 
 
 def verdict(trained: dict[str, dict[str, list[int]]]) -> list[str]:
-    """Whether triggered rows alone beat a mixture."""
-    gap = paired_difference(trained["share 1"]["found"], trained["share 0.5"]["found"])
-    words = {1: "leave more right answers", -1: "leave fewer right answers", 0: "are not seen to differ"}[gap.sign]
-    against = "than" if gap.sign else "from"
+    """Whether triggered rows alone beat a mixture, and at which price."""
+    said = []
+    for attack, where in (("found", "under triggers that were found anew"), ("none", "without attack")):
+        gap = paired_difference(trained["share 1"][attack], trained["share 0.5"][attack])
+        words = {1: "leave more right answers than", -1: "leave fewer right answers than", 0: "are not seen to differ from"}
+        said.append(f"{where}, triggered rows alone {words[gap.sign]} half of them ({gap.points:+.1f} points {gap.chance_text()})")
     return [
-        "A survey of such work says that training on triggered samples alone beats a mixture. Here, under triggers that were found "
-        f"anew, triggered rows alone {words} {against} half of them: {gap.points:+.1f} points {gap.chance_text()}."
+        f"A survey of such work says that training on triggered samples alone beats a mixture. Here, {said[0]}; {said[1]}."
     ]
 
 

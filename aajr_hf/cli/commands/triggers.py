@@ -67,9 +67,9 @@ def run(argv: list[str]) -> int:
         "--fluency",
         type=float,
         nargs="+",
-        default=[0.0, 1.0],
+        default=[0.0, 0.1],
         metavar="WEIGHT",
-        help="weights of the mean log-probability of a trigger's words, one search each; 0: any words (default: 0 1)",
+        help="weights of the mean log-probability of a trigger's words, one search each; 0: any words (default: 0 0.1)",
     )
     group.add_argument(
         "--fluency_model",

@@ -12,11 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...training.data.incidental import used_words
 from ...training.data.triggers import with_trigger
 from ...training.policy.policy import frozen_parameters
+from .losses import soft_failure
 from .rewriting import Attacked, Rewritten
 from .trigger_loss import TriggerLoss, Words, trigger_loss, words_of
-from .trigger_search import Effort, Fluency, best_of_random, find_trigger, random_words
-
-LOSS = "warm_nll"
+from .trigger_search import Effort, Fluency, best_of_random, find_trigger
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,8 @@ class TriggerLesson:
     What some rows teach about triggers of one length for an agent.
 
     Attributes:
-        loss: The mean loss of the rows by trigger.
+        loss: The mean loss of the rows by trigger: a smooth share of wrong answers, because a trigger should break many
+            rows, and not a few of them very much.
         words: The words that a trigger may have. For tool calls, they are none of those that the tools' schemas and the
             right calls contain, so that a trigger does not say anything about the call.
     """
@@ -47,15 +47,16 @@ class TriggerLesson:
         """Return the lesson; None if a trigger cannot be put into any of the rows."""
         used = set().union(*(used_words(row) for row in rows if row.get("tools")))
         words = words_of(tokenizer).without(used)
-        loss = trigger_loss(model, tokenizer, rows, words, length, roles=roles, loss=LOSS, batch_size=batch_size)
+        loss = trigger_loss(model, tokenizer, rows, words, length, roles=roles, loss=soft_failure, batch_size=batch_size)
         return None if loss is None else cls(loss, words)
 
     def find(
         self, length: int, effort: Effort, seed: int, *, fluency: Fluency | None = None, weight: float = 0.0
     ) -> str:
-        """Search for a trigger, from random words."""
-        start = random_words(self.loss, length, random.Random(seed))
-        return self.words.text(find_trigger(self.loss, start, effort, fluency=fluency, weight=weight).words)
+        """Search for a trigger, from the best of a few random ones."""
+        how = {"fluency": fluency, "weight": weight}
+        start = best_of_random(self.loss, length, effort.starts, random.Random(seed), **how).words
+        return self.words.text(find_trigger(self.loss, start, effort, **how).words)
 
     def random(
         self, length: int, effort: Effort, seed: int, *, fluency: Fluency | None = None, weight: float = 0.0

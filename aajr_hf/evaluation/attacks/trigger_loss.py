@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...training.data.triggers import with_trigger
 from ...training.policy.policy import frozen_parameters
 from ..batches import batches_by_length, read_batch
-from .losses import LOSSES
+from .losses import Loss
 from .target import Target
 
 
@@ -84,19 +84,19 @@ class TriggerLoss:
     Args:
         slots: The prompts, in batches.
         table: The embeddings of the words, (W, d).
-        loss: Name of a loss of `LOSSES`.
+        loss: The loss of each prompt.
 
     Attributes:
         passes: Number of passes over all prompts so far. A gradient counts as three.
     """
 
-    def __init__(self, slots: Sequence[Slots], table: Tensor, loss: str):
+    def __init__(self, slots: Sequence[Slots], table: Tensor, loss: Loss):
         self.slots, self.table, self.loss, self.passes = list(slots), table, loss, 0
         self.examples = sum(len(some.target.batch) for some in slots)
 
     @torch.no_grad()
     def __call__(self, words: Sequence[int]) -> float:
-        """Return the mean loss with the trigger of these words, in nats."""
+        """Return the mean loss with the trigger of these words."""
         self.passes += 1
         vectors = self.table[list(words)]
         return sum(float(self._sum(some, some.delta(vectors))) for some in self.slots) / self.examples
@@ -121,7 +121,7 @@ class TriggerLoss:
         return gradient @ self.table.T - (gradient * self.table[list(words)]).sum(dim=1, keepdim=True)
 
     def _sum(self, some: Slots, delta: Tensor) -> Tensor:
-        return LOSSES[self.loss](some.target.policy(delta), some.target.batch).sum()
+        return self.loss(some.target.policy(delta), some.target.batch).sum()
 
 
 def trigger_loss(
@@ -132,7 +132,7 @@ def trigger_loss(
     length: int,
     *,
     roles: Collection[str],
-    loss: str,
+    loss: Loss,
     batch_size: int = 32,
 ) -> TriggerLoss | None:
     """

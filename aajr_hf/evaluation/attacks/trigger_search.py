@@ -27,15 +27,17 @@ class Effort:
         candidates: Words that are tried at each place of each trigger of the beam: those with the best scores.
         beam: Triggers that are kept from place to place.
         rounds: Passes over all places. The search ends earlier where a round finds nothing better.
+        starts: Random triggers, from the best of which a search starts.
     """
 
     candidates: int = 20
     beam: int = 3
     rounds: int = 3
+    starts: int = 20
 
     def passes(self, length: int) -> int:
         """Return the number of passes over the prompts that a search takes at most, as counted by `TriggerLoss`."""
-        return 1 + self.rounds * (3 + self.candidates * (1 + self.beam * (length - 1)))
+        return self.starts + 1 + self.rounds * (3 + self.candidates * (1 + self.beam * (length - 1)))
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def find_trigger(
 
     Args:
         fluency: Log-probabilities of words after others.
-        weight: Weight of the mean log-probability of the trigger's words, in nats of loss per nat.
+        weight: Weight of the mean log-probability of the trigger's words, in units of the loss per nat.
     """
     known: dict[tuple[int, ...], float] = {}
     length = len(start)

@@ -99,7 +99,7 @@ def test_training_puts_the_triggers_of_a_file_into_its_rows(agent, bank, tmp_pat
     plain, none, every = (
         train("a"),
         train("b", "--triggers", str(bank), "--trigger_share", "0"),
-        train("c", "--triggers", str(bank)),
+        train("c", "--triggers", str(bank), "--trigger_share", "1"),
     )
     assert plain == none
     assert [log[1] for log in every] > [log[1] for log in plain] and all(log[2] for log in every)

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aajr_hf.evaluation.attacks.fluency import LanguageModel, NGram, check_same_tokens, observed_tokens
+from aajr_hf.evaluation.attacks.losses import margin, soft_failure, warm_nll
 from aajr_hf.evaluation.attacks.rewriting import Attacked
 from aajr_hf.evaluation.attacks.suite import TEXT_ATTACKS
 from aajr_hf.evaluation.attacks.trigger import TriggerLesson, Triggers
 from aajr_hf.evaluation.attacks.trigger_loss import Slots, TriggerLoss, Words, trigger_loss, words_of
-from aajr_hf.evaluation.attacks.trigger_search import Effort, best_of_random, find_trigger, random_words
+from aajr_hf.evaluation.attacks.trigger_search import Effort, best_of_random, find_trigger
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.data.triggers import with_trigger
@@ -28,7 +29,7 @@ from tests.support.tool_callers import HERMES, ROWS, caller, tokenizer_with
 
 USERS = {"user"}
 EVERYTHING = 10**6
-LOSS = "warm_nll"
+LOSS = warm_nll
 
 
 @functools.cache
@@ -83,7 +84,7 @@ def linear_loss(size=500, places=(2, 3), seed=0) -> TriggerLoss:
     """The loss `height` of linear policies, of which the words are random vectors."""
     target = make_target(linear(directions(), margins()))
     table = torch.randn(size, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return TriggerLoss([Slots(target, torch.tensor([places]).expand(EXAMPLES, -1))], table, "margin")
+    return TriggerLoss([Slots(target, torch.tensor([places]).expand(EXAMPLES, -1))], table, margin)
 
 
 def test_on_a_linear_policy_the_scores_are_exact_and_one_candidate_is_enough():
@@ -99,10 +100,11 @@ def test_on_a_linear_policy_the_scores_are_exact_and_one_candidate_is_enough():
 
 
 def test_the_search_costs_what_it_says_and_beats_random_triggers_of_equal_cost():
-    effort, wins = Effort(candidates=4, beam=2, rounds=2), 0
+    effort, wins = Effort(candidates=4, beam=2, rounds=2, starts=5), 0
     for seed in range(8):
         loss = linear_loss(seed=seed)
-        found = find_trigger(loss, random_words(loss, 2, random.Random(seed)), effort)
+        start = best_of_random(loss, 2, effort.starts, random.Random(seed)).words
+        found = find_trigger(loss, start, effort)
         assert loss.passes <= effort.passes(2)
         before = loss.passes
         control = best_of_random(loss, 2, effort.passes(2), random.Random(seed))
@@ -203,6 +205,16 @@ def test_a_language_model_says_what_it_predicts_and_needs_the_same_tokens():
     check_same_tokens(COPYING_TOKENIZER, COPYING_TOKENIZER)
     with pytest.raises(ValueError, match="other tokens than the agent"):
         check_same_tokens(COPYING_TOKENIZER, caller()[1])
+
+
+def test_the_loss_of_a_trigger_is_a_smooth_share_of_wrong_answers():
+    target = make_target(linear(directions(), margins()))
+    for height, share in ((-1e3, 0.0), (0.0, 0.5), (1e3, 1.0)):
+        logits = make_target(lambda delta, numbers, h=height: h + delta.sum(dim=(1, 2))).policy(target.origin)
+        assert soft_failure(logits, target.batch).mean() == pytest.approx(share, abs=1e-6)
+    logits = target.policy(directions())
+    by_hand = [1 / (1 + math.exp(-float(value) / 2)) for value in margin(logits, target.batch)]
+    assert soft_failure(logits, target.batch).tolist() == pytest.approx(by_hand)
 
 
 SMALL = Triggers(length=2, effort=Effort(candidates=3, beam=1, rounds=1))
