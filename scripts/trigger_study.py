@@ -30,11 +30,11 @@ from aajr_hf.environments import expert_rows, held_out_rows
 from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.attacks.ascent import Ascent
 from aajr_hf.evaluation.attacks.fluency import NGram, observed_tokens
+from aajr_hf.evaluation.attacks.lessons import LOSS
 from aajr_hf.evaluation.attacks.rewriting import Attacked, Rewritten
 from aajr_hf.evaluation.attacks.search import Search
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
-from aajr_hf.evaluation.attacks.lessons import LOSS
 from aajr_hf.evaluation.attacks.trigger import TriggerLesson
 from aajr_hf.evaluation.attacks.trigger_loss import words_of
 from aajr_hf.evaluation.attacks.trigger_search import Effort
@@ -205,7 +205,10 @@ def page(results: dict[str, Any]) -> str:
     """The page, in Markdown."""
     lengths, trained, setting = results["lengths"], results["trained"], results["settings"]
     lines = ["# Triggers: the same words at the end of every observation", "", SAID.format(**setting), ""]
-    lines += ["| words | found | fluent | random | any | found: words | fluent: words |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "| words | found | fluent | random | any | found: words | fluent: words |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines.append(f"| 0 | {share(lengths['none']['right'])} | | | | | |")
     for length, kinds in lengths.items():
         if length != "none":
@@ -250,8 +253,14 @@ def verdict(trained: dict[str, dict[str, list[int]]]) -> list[str]:
     said = []
     for attack, where in (("found", "under triggers that were found anew"), ("none", "without attack")):
         gap = paired_difference(trained["share 1"][attack], trained["share 0.5"][attack])
-        words = {1: "leave more right answers than", -1: "leave fewer right answers than", 0: "are not seen to differ from"}
-        said.append(f"{where}, triggered rows alone {words[gap.sign]} half of them ({gap.points:+.1f} points {gap.chance_text()})")
+        words = {
+            1: "leave more right answers than",
+            -1: "leave fewer right answers than",
+            0: "are not seen to differ from",
+        }
+        said.append(
+            f"{where}, triggered rows alone {words[gap.sign]} half of them ({gap.points:+.1f} points {gap.chance_text()})"
+        )
     return [
         f"A survey of such work says that training on triggered samples alone beats a mixture. Here, {said[0]}; {said[1]}."
     ]
@@ -302,7 +311,9 @@ triggers that were trained on, for each row; *found anew*, *fluent*, *random*: {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
-    parser.add_argument("--base", type=Path, default=BASE, help="folder of the base agent (default: docs/results/agents/congestion)")
+    parser.add_argument(
+        "--base", type=Path, default=BASE, help="folder of the base agent (default: docs/results/agents/congestion)"
+    )
     parser.add_argument(
         "--folder", type=Path, help="folder of agents and results, to go on there (default: a temporary one)"
     )

@@ -40,5 +40,6 @@ def test_the_page_has_the_measured_numbers(tmp_path, monkeypatch, capsys):
     }
     # The agent is the same: nothing is seen to differ.
     assert (
-        page.count("are not seen to differ from half of them (+0.0 points") == 2 and page.count("No difference is seen.") == 12
+        page.count("are not seen to differ from half of them (+0.0 points") == 2
+        and page.count("No difference is seen.") == 12
     )

@@ -47,7 +47,9 @@ class TriggerLesson:
         """Return the lesson; None if a trigger cannot be put into any of the rows."""
         used = set().union(*(used_words(row) for row in rows if row.get("tools")))
         words = words_of(tokenizer).without(used)
-        loss = trigger_loss(model, tokenizer, rows, words, length, roles=roles, loss=soft_failure, batch_size=batch_size)
+        loss = trigger_loss(
+            model, tokenizer, rows, words, length, roles=roles, loss=soft_failure, batch_size=batch_size
+        )
         return None if loss is None else cls(loss, words)
 
     def find(

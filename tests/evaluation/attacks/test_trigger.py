@@ -13,6 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aajr_hf.environments import held_out_rows
+from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.attacks.fluency import LanguageModel, NGram, check_same_tokens, observed_tokens
 from aajr_hf.evaluation.attacks.losses import margin, soft_failure, warm_nll
 from aajr_hf.evaluation.attacks.rewriting import Attacked
@@ -23,6 +25,8 @@ from aajr_hf.evaluation.attacks.trigger_search import Effort, best_of_random, fi
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.data.triggers import with_trigger
+from aajr_hf.training.policy.policy import frozen_parameters
+from tests.support import ROOT
 from tests.support.known_policies import EXAMPLES, WIDTH, directions, linear, make_target, margins
 from tests.support.small_agents import COPYING_ROWS, COPYING_TOKENIZER, copying
 from tests.support.tool_callers import HERMES, ROWS, caller, tokenizer_with
@@ -114,20 +118,18 @@ def test_the_search_costs_what_it_says_and_beats_random_triggers_of_equal_cost()
 
 
 @pytest.mark.slow
-def test_on_an_agent_what_is_found_on_some_rows_beats_random_triggers_on_others():
-    model, tokenizer = caller()
-    rows = read_rows(ROWS)
-    effort, gains = Effort(candidates=4, beam=2, rounds=1), []
-    learnt, tried = (TriggerLesson.of(model, tokenizer, rows[half::2], 3, roles=USERS) for half in (0, 1))
-    words = {text: number for number, text in enumerate(tried.words.texts)}
-    for seed in range(7):
-        values = []
-        for learn in (learnt.find, learnt.random):
-            text = learn(3, effort, seed).split()
-            values.append(tried.loss([words[word] for word in text]) if set(text) <= set(words) else None)
-        if None not in values:
-            gains.append(values[0] > values[1])
-    assert len(gains) >= 6 and sum(gains) >= len(gains) - 1
+def test_on_an_agent_the_search_beats_random_triggers_of_equal_cost_by_more_than_chance():
+    """By the margin, which does not saturate: almost any three words break all answers of this agent."""
+    model, tokenizer = load_agent(str(ROOT / "docs" / "results" / "agents" / "congestion"))
+    rows, words = held_out_rows("congestion", 16, seed=3), words_of(tokenizer)
+    loss = trigger_loss(model, tokenizer, rows, words, 3, roles=USERS, loss=margin)
+    effort, wins = Effort(candidates=8, beam=2, rounds=2, starts=12), 0
+    with frozen_parameters(model):
+        for seed in range(8):
+            start = best_of_random(loss, 3, effort.starts, random.Random(seed)).words
+            found = find_trigger(loss, start, effort)
+            wins += found.value > best_of_random(loss, 3, effort.passes(3), random.Random(seed)).value
+    assert wins >= 7  # by chance, with probability 9/256
 
 
 @pytest.mark.parametrize("make", [lambda: COPYING_TOKENIZER, lambda: caller()[1]], ids=["world", "tools"])

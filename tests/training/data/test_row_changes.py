@@ -138,9 +138,7 @@ def test_the_trainer_trains_on_triggered_rows_and_a_share_of_zero_leaves_them_al
             (place,) = [i for i in range(len(new)) if new[i : i + 2] == tokens]
             assert new[:place] + new[place + 2 :] == old
     # The adversary moves the trigger, too.
-    moved = trainer(
-        tmp_path, triggers=str(bank), trigger_share=1.0, perturbed_tokens="observation"
-    ).train_dataset[0]
+    moved = trainer(tmp_path, triggers=str(bank), trigger_share=1.0, perturbed_tokens="observation").train_dataset[0]
     assert all(moved["observation_mask"][place] for place, t in enumerate(moved["input_ids"]) if t == tokens[0])
     with pytest.raises(ValueError, match="`triggers`: .* cannot be read"):
         trainer(tmp_path, triggers=str(tmp_path / "missing.json"))
