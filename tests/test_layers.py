@@ -36,9 +36,9 @@ ALLOWED = {
     },
     "training": set(),
     "evaluation": {"training/data", "training/models", "training/runs"},
-    "evaluation/reporting": {"evaluation"} | _SHARING,
-    "evaluation/attacks": _POLICY | {"training/trainers"},
-    "evaluation/robustness": _POLICY - {"training/data"} | _MEASURED | _SHARING,
+    "evaluation/reporting": {"evaluation", "training/data"} | _SHARING,
+    "evaluation/attacks": _POLICY | {"evaluation", "training/trainers"},
+    "evaluation/robustness": _POLICY | _MEASURED | _SHARING,
     "evaluation/tool_calls": _MEASURED
     | _SHARING
     | {"evaluation/robustness"}
@@ -58,7 +58,7 @@ ALLOWED = {
     "cli/commands": {
         *("_compat", "cli/arguments", "cli/common", "cli/launching", "environments", "training/adversary"),
         *("training/config", "training/data", "training/data/formats", "training/models", "training/runs"),
-        "training/trainers",
+        *("training/policy", "training/trainers"),
         *("evaluation/adapter_rank", "evaluation/comparison", "evaluation/episodes", "evaluation/robustness"),
         "evaluation/tool_calls",
     }

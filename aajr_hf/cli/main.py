@@ -15,6 +15,7 @@ COMMANDS = {
     "inspect": ("inspect", "show which tokens of a training example are perturbed, and which are actions"),
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
     "screen": ("screen", "attack an agent with forward passes alone, by predicted gradients"),
+    "triggers": ("triggers", "find words that mislead an agent in any prompt"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
     "compare": ("compare", "compare runs: who is robust, and at which price"),
     "adapter-rank": ("adapter_rank", "measure which rank an adapter needs"),

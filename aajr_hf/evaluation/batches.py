@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..training.data.batch import AgentBatch
+from ..training.data.batch import AgentBatch, missing_tokens_message
 from ..training.data.collation import encode_examples
 from .generation import template_ends
+
+logger = logging.getLogger(__name__)
 
 
 def batches_by_length(
@@ -50,6 +53,27 @@ def read_batch(
     inputs["labels"] = _without_tail(inputs["labels"], template_ends(tokenizer))
     inputs = {name: value.to(device) for name, value in inputs.items()}
     return AgentBatch.from_inputs(inputs, perturbed_tokens, first=first)
+
+
+def check_moved(batches: Iterable[tuple[list[int], AgentBatch]], perturbed_tokens: str) -> None:
+    """
+    Check that the adversary can move something in the rows of some batches, which are given with the rows' numbers, and
+    warn if it can move nothing in some of them.
+
+    Raises:
+        ValueError: if it can move nothing in any row.
+    """
+    moved = {
+        n: m for numbers, batch in batches for n, m in zip(numbers, batch.perturbable.any(dim=1).tolist(), strict=True)
+    }
+    unmoved = sorted(number for number, is_moved in moved.items() if not is_moved)
+    if len(unmoved) == len(moved):
+        raise ValueError(missing_tokens_message("perturbable", perturbed_tokens, unmoved[0]))
+    if unmoved:
+        logger.warning(
+            f"The adversary moves nothing in {len(unmoved)} of {len(moved)} rows (the first is row {unmoved[0]}), because no "
+            "word of them is known to be incidental."
+        )
 
 
 def _without_tail(labels: Tensor, ends: set[int]) -> Tensor:

@@ -98,6 +98,12 @@ _PAIR = {
     "tools": [{"type": "function", "function": _TOOL}],
     "injection": "plain",
 }
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
 _TOWNS = ("oslo", "bergen", "narvik", "hamar")
 
 
@@ -117,7 +123,13 @@ def made_up_data(folder: Path, arguments: TrainArguments) -> Path:
     if arguments.dataset_format == "bfcl":
         schema = _TOOL["parameters"] | {"type": "dict", "properties": {"town": {"type": "string"}}}
         questions = [
-            {"id": f"q{i}", "question": [[_ASKED[0]]], "function": [_TOOL | {"parameters": schema}]} for i in range(16)
+            # The number is a word that the call does not use.
+            {
+                "id": f"q{i}",
+                "question": [[_said(f"{i} people ask : {_ASKED[0]['content']}")]],
+                "function": [_TOOL | {"parameters": schema}],
+            }
+            for i in range(16)
         ]
         answers = [{"id": f"q{i}", "ground_truth": [{"rain": {"town": ["NAME"]}}]} for i in range(16)]
         write(folder / "BFCL_made_up.json", questions)
@@ -192,6 +204,9 @@ def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
         flags = ["--environment_examples", "32"]
     model = tiny_model(tmp_path / "model", arguments.model_name_or_path, texts)
     out = tmp_path / "run"
+    if getattr(config, "triggers", None):
+        (tmp_path / "triggers.json").write_text(json.dumps({"triggers": [{"text": "need 9"}]}))
+        flags += ["--triggers", str(tmp_path / "triggers.json")]
     flags += ["--model_name_or_path", str(model), "--output_dir", str(out), "--use_cpu", "true"]
     # For the time that it takes.
     flags += ["--gradient_accumulation_steps", str(min(config.gradient_accumulation_steps, 2))]

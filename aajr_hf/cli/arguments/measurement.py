@@ -7,12 +7,19 @@ from pathlib import Path
 
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
 from ...evaluation.attacks.suite import ATTACKS, MAIN, TEXT_ATTACKS
+from ...training.data.triggers import read_triggers
 from ..common.errors import UserError
 from .options import ArgumentParser
 from .system_prompts import add_system_prompt
 from .threat import add_threat, threat_of
 from .validators import check_output, check_seed
 from .worlds import WORLD_HELP
+
+# In place of the names of attacks.
+ALL = "all"
+ONLY_ON_CALLS = tuple(name for name, attack in TEXT_ATTACKS.items() if not attack.on_worlds)
+# Attacks on worlds, from the default ones to those in words.
+ON_WORLDS = (*ATTACKS, TOKEN, *(name for name, attack in TEXT_ATTACKS.items() if attack.on_worlds))
 
 
 def add_measurement(parser: ArgumentParser) -> None:
@@ -33,8 +40,13 @@ def add_measurement(parser: ArgumentParser) -> None:
         "--attacks",
         nargs="+",
         metavar="ATTACK",
-        help=f"attacks to run, from {', '.join(names())} (default: all except {TOKEN}, which replaces numbers in the text of the "
-        f"observation). {', '.join(TEXT_ATTACKS)}: only for tool calls",
+        help=f"attacks to run, from {', '.join(names())}, or {ALL} (default: all that move embeddings; for tool calls all). {TOKEN}: "
+        f"only for worlds. {', '.join(ONLY_ON_CALLS)}: only for tool calls",
+    )
+    parser.add_argument(
+        "--triggers",
+        metavar="FILE",
+        help="bank of triggers (aajr triggers), all of which the attack trigger also tries; in a world, it adds this attack",
     )
     parser.add_argument(
         "--attack_steps",
@@ -96,15 +108,39 @@ def settings_of(arguments, models: Iterable[str]) -> RobustnessSettings:
     return RobustnessSettings(
         threat=threat_of(arguments, models),
         multiples=tuple(arguments.multiples),
-        attacks=tuple(ATTACKS) if arguments.attacks is None else tuple(n for n in names() if n in arguments.attacks),
+        attacks=_on_worlds(arguments),
         attack_steps=arguments.attack_steps,
         attack_restarts=arguments.attack_restarts,
         exhaustive=arguments.exhaustive,
         batch_size=arguments.batch_size or 128,
         seed=arguments.seed,
         token_trials=arguments.token_trials,
+        triggers=triggers_of(arguments),
         budget=arguments.budget,
     )
+
+
+def _on_worlds(arguments) -> tuple[str, ...]:
+    """Return the attacks on a world, in their order."""
+    chosen = arguments.attacks
+    if chosen is None:
+        chosen = [*ATTACKS, *(["trigger"] if arguments.triggers else [])]
+    return tuple(name for name in ON_WORLDS if name in chosen or chosen == [ALL])
+
+
+def triggers_of(arguments) -> tuple[str, ...]:
+    """
+    Return the texts of `--triggers`; none without this option.
+
+    Raises:
+        UserError: if the file is no bank.
+    """
+    if arguments.triggers is None:
+        return ()
+    try:
+        return tuple(trigger.text for trigger in read_triggers(arguments.triggers))
+    except ValueError as error:
+        raise UserError(f"`--triggers`: {error}") from error
 
 
 def check_measurement(arguments) -> None:
@@ -128,12 +164,17 @@ def check_measurement(arguments) -> None:
     if arguments.budget is not None and not 0 < arguments.budget < float("inf"):
         raise UserError(f"`--budget` must be a finite number above 0; got {arguments.budget}.")
     _check_attacks(arguments)
+    triggers_of(arguments)
     check_output(arguments.output, "--output")
 
 
 def _check_attacks(arguments) -> None:
     """Check that each attack is known, and that each attack and each option of an attack has an effect."""
     chosen = arguments.attacks
+    if chosen == [ALL]:
+        return
+    if chosen and arguments.triggers and "trigger" not in chosen:
+        raise UserError("`--triggers` has no effect without the attack trigger: add it, or leave it out.")
     for attack in chosen or ():
         if attack not in names():
             raise UserError(

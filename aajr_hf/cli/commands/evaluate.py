@@ -123,6 +123,8 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from ...evaluation.reporting.membership import membership_tables
     from ...evaluation.reporting.report import results_table, summary_sentences, write_json, write_report
     from ...evaluation.reporting.stability_report import stability_tables
+    from ...evaluation.reporting.text_report import text_tables
+    from ...evaluation.reporting.together import together_tables
 
     results, output = measure(models, arguments, world), arguments.output
     with user_errors():
@@ -133,7 +135,8 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     printed = Console(markup=False)
     trust, *sentences = summary_sentences(results)
     printed.print(trust, soft_wrap=True)
-    tables = attack_tables(results) + membership_tables(results) + stability_tables(results)
+    tables = attack_tables(results) + text_tables(results) + together_tables(results)
+    tables += membership_tables(results) + stability_tables(results)
     for table in [results_table(results), *tables]:
         printed.print()
         printed.print(table)
@@ -165,12 +168,13 @@ def _check_templates(agents: list[Agent], system_prompt: str | None) -> None:
 def _check_rows(agents: list[Agent], rows: list[dict[str, Any]], settings: RobustnessSettings) -> None:
     """Check for each agent, before any attack, that the rows have tokens to perturb."""
     from ...evaluation.attacks.tokens import number_substitutions
-    from ...evaluation.batches import read_batch
+    from ...evaluation.batches import check_moved, read_batch
 
     for agent in agents:
         try:
             with user_errors():
-                read_batch(agent.tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
+                batch = read_batch(agent.tokenizer, rows, settings.threat.perturbed_tokens, "cpu")
+                check_moved([(range(len(rows)), batch)], settings.threat.perturbed_tokens)
                 if TOKEN in settings.attacks:
                     number_substitutions(agent.tokenizer, rows)
         except UserError as error:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.attacks.suite import TEXT_ATTACKS
 from ...evaluation.reporting.results import new_results
 from ...evaluation.tool_calls.caller import ToolCaller
 from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
 from ...training.data.formats.table import FORMATS
 from ...training.data.injections import read_injection_texts
 from ...training.data.sources import DataArguments, load_data
+from ..arguments.measurement import ALL, ONLY_ON_CALLS, triggers_of
 from ..arguments.options import ArgumentParser
 from ..arguments.threat import threat_of
 from ..common.errors import UserError, user_errors
@@ -65,14 +65,15 @@ def check_options(arguments, parser: ArgumentParser) -> None:
                 if on_data
                 else f"`{option}` is only for tool calls: give `--dataset_name`, too."
             )
-    for attack in (arguments.attacks or ()) if on_data else ():
+    chosen = [] if arguments.attacks in (None, [ALL]) else arguments.attacks
+    for attack in chosen if on_data else ():
         if attack not in ON_CALLS:
             raise UserError(f"`--attacks` on tool calls must be from {', '.join(ON_CALLS)}; got {attack}.")
-    for attack in () if on_data else (arguments.attacks or ()):
-        if attack in TEXT_ATTACKS:
+    for attack in () if on_data else chosen:
+        if attack in ONLY_ON_CALLS:
             raise UserError(f"`--attacks`: {attack} is only for tool calls: leave it out, or give `--dataset_name`.")
     if arguments.injections is not None:
-        if arguments.attacks and "injection" not in arguments.attacks:
+        if chosen and "injection" not in chosen:
             raise UserError("`--injections` has no effect without the attack injection: add it, or leave it out.")
         try:
             read_injection_texts(Path(arguments.injections))
@@ -99,7 +100,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     settings = ToolCallSettings(
         threat=threat_of(arguments, models.values(), perturbed_tokens="observation"),
         multiples=tuple(arguments.multiples),
-        attacks=tuple(name for name in ON_CALLS if name in (arguments.attacks or ON_CALLS)),
+        attacks=tuple(name for name in ON_CALLS if arguments.attacks in (None, [ALL]) or name in arguments.attacks),
         attack_steps=arguments.attack_steps,
         attack_restarts=arguments.attack_restarts,
         exhaustive=arguments.exhaustive,
@@ -107,6 +108,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
         batch_size=arguments.batch_size or ToolCallSettings.batch_size,
         seed=arguments.seed,
         injections=arguments.injections,
+        triggers=triggers_of(arguments),
     )
     rows = _rows(arguments)
     agents = load_agents(models)

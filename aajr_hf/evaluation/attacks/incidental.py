@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from ...training.data.incidental import NUMBER, copies_its_values, incidental_words, used_words, with_words
-from .rewriting import Rewritten
+from ...training.data.incidental import (
+    MARKER,
+    NUMBER,
+    copies_its_values,
+    incidental_words,
+    marked,
+    used_words,
+    with_words,
+)
+from .rewriting import TRIES, Attacked, Rewritten
 
 
 @dataclass(frozen=True)
@@ -24,19 +29,18 @@ class IncidentalWords:
 
     name: str = "incidental"
     kinds: tuple[str, ...] = ("swapped", "masked")
+    control = None
+    on_worlds = False
 
-    def __call__(
-        self,
-        kind: str,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: list[dict[str, Any]],
-        *,
-        roles: Collection[str],
-        seed: int,
-        texts: Path | None,
-    ) -> list[Rewritten | None]:
-        names = sorted({name for row in rows for name in _names(row, roles)})
-        return [self._rewritten(kind, row, roles, names, random.Random(f"{seed} {i}")) for i, row in enumerate(rows)]
+    def tries(self, kind: str, triggers: int) -> int:
+        return TRIES
+
+    def __call__(self, kind: str, attempt: int, rows: list[dict[str, Any]], on: Attacked) -> list[Rewritten | None]:
+        names = sorted({name for row in rows for name in _names(row, on.roles)})
+        seed = on.seed * TRIES + attempt
+        return [
+            self._rewritten(kind, row, on.roles, names, random.Random(f"{seed} {i}")) for i, row in enumerate(rows)
+        ]
 
     def _rewritten(
         self, kind: str, row: dict[str, Any], roles: Collection[str], names: list[str], drawn: random.Random
@@ -48,7 +52,7 @@ class IncidentalWords:
 
         def new(word: str, of_type: str) -> str:
             if kind == "masked":
-                return f"[{of_type.upper()}]"
+                return marked(MARKER, of_type)
             if of_type != NUMBER:
                 return drawn.choice([name for name in others if name != word] or [word])
             integer, dot, part = word.partition(".")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from ...training.data.injections import OWN_TEXTS, Injector, read_injection_texts
-from .rewriting import Rewritten
+from .rewriting import TRIES, Attacked, Rewritten
 
 
 @dataclass(frozen=True)
@@ -23,19 +19,15 @@ class InjectedRequests:
 
     name: str = "injection"
     kinds: tuple[str, ...] = ("plain", "completion", "shuffled")
+    control = "shuffled"
+    on_worlds = False
 
-    def __call__(
-        self,
-        kind: str,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: list[dict[str, Any]],
-        *,
-        roles: Collection[str],
-        seed: int,
-        texts: Path | None,
-    ) -> list[Rewritten | None]:
-        injector = Injector(tokenizer, rows, read_injection_texts(texts or OWN_TEXTS), roles)
-        found = []
+    def tries(self, kind: str, triggers: int) -> int:
+        return TRIES
+
+    def __call__(self, kind: str, attempt: int, rows: list[dict[str, Any]], on: Attacked) -> list[Rewritten | None]:
+        injector = Injector(on.tokenizer, rows, read_injection_texts(on.texts or OWN_TEXTS), on.roles)
+        found, seed = [], on.seed * TRIES + attempt
         for number, row in enumerate(rows):
             injection = injector.inject(row, kind, random.Random(f"{seed} {number}"))
             found.append(injection and Rewritten(row | {"prompt": injection.prompt}, injection.call))

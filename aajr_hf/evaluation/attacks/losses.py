@@ -51,6 +51,14 @@ def scale_free_margin(logits: Tensor, batch: AgentBatch) -> Tensor:
     return _over_tokens(_token_margins(logits, batch) / spread, batch)
 
 
+def soft_failure(logits: Tensor, batch: AgentBatch) -> Tensor:
+    """
+    Return how surely greedy decoding gives another answer, from 0 to 1: the logistic function of half the [`margin`]. Its
+    mean over examples is a smooth share of wrong answers, to which no example contributes more than 1.
+    """
+    return torch.sigmoid(margin(logits, batch) / 2)
+
+
 def _token_margins(logits: Tensor, batch: AgentBatch) -> Tensor:
     labels = batch.action_labels[..., None]
     wrong = logits.scatter(-1, labels, float("-inf")).amax(dim=-1)

@@ -19,7 +19,7 @@ class RobustnessSettings:
     Attributes:
         threat: The threat model.
         multiples: Radii of the attacks, in multiples of the threat model's epsilon.
-        attacks: Names from [`ATTACKS`], and `token`.
+        attacks: Names from [`ATTACKS`], `token`, and `trigger`.
         attack_steps: Steps of each ascent.
         attack_restarts: Number of ascents of each attack; the first starts without perturbation.
         exhaustive: Whether every attack sees all examples. Otherwise, it sees only those that are not broken yet.
@@ -28,6 +28,7 @@ class RobustnessSettings:
         batch_size: Examples per forward pass.
         seed: Seed of the attacks' random points and of the random directions.
         token_trials: Substitutions per example that the attack `token` tries.
+        triggers: Texts of a bank of triggers, which the attack `trigger` also tries.
         budget: Amplification budget gamma of F_ad and F_gamma. If given, the shares of examples within it are
             measured.
     """
@@ -44,4 +45,5 @@ class RobustnessSettings:
     batch_size: int = 128
     seed: int = 0
     token_trials: int = 64
+    triggers: tuple[str, ...] = ()
     budget: float | None = None

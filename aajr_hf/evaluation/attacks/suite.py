@@ -12,6 +12,7 @@ from .learnt import Learnt
 from .lessons import PREDICTED, UNIVERSAL
 from .rewriting import TextAttack
 from .search import Search
+from .trigger import Triggers
 from .without_gradients import RandomPoints, Transferred
 
 
@@ -54,5 +55,7 @@ ATTACKS: dict[str, Attack] = {
         FromOthers("from_others", "nll"),
     )
 }
-# Attacks that rewrite what users and tools say; only tool calls are judged under them.
-TEXT_ATTACKS: dict[str, TextAttack] = {attack.name: attack for attack in (InjectedRequests(), IncidentalWords())}
+# Attacks that rewrite what users and tools say.
+TEXT_ATTACKS: dict[str, TextAttack] = {
+    attack.name: attack for attack in (Triggers(), InjectedRequests(), IncidentalWords())
+}

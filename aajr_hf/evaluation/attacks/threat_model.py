@@ -20,7 +20,7 @@ class ThreatModel:
         epsilon_mode: `relative` (unit: mean l2 norm of the example's perturbed embeddings) or `absolute`.
         perturbation_norm: `l2` or `linf`.
         perturbation_scope: `sequence` (one ball over all perturbed tokens) or `token` (one ball for each token).
-        perturbed_tokens: `prompt`, `observation`, `user`, `tool` or `all`.
+        perturbed_tokens: `prompt`, `observation`, `user`, `tool`, `incidental` or `all`.
     """
 
     epsilon: float = 0.25

@@ -37,6 +37,8 @@ from .stability_plots import draw_stability
 from .stability_report import runs_with_stability, stability_cells, stability_sentences
 from .summary import summary_sentences
 from .tables import plain_table, text_table
+from .text_report import text_cells, text_note
+from .together import together_cells, together_note
 
 _OTHER_COLUMNS = {
     ("nom.", "cost"): "nominal_cost",
@@ -117,6 +119,10 @@ def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
         attacks=attack_cells(results),
         tokens=token_cells(results),
         shared=shared_cells(results),
+        texts=text_cells(results),
+        text_note=text_note(results),
+        together=together_cells(results),
+        together_note=together_note(results),
         checks=trust_cells(results),
         membership_headers=HEADERS,
         membership_rows=membership_cells(results),

@@ -18,6 +18,7 @@ _RESAMPLES = 4000
 _SHARES = (
     *("nominal_success", "sampled_success", "worst_case_success", "sampled_worst_case_success"),
     *("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact"),
+    *("all_attacks_success", "all_attacks_exact"),
 )
 
 

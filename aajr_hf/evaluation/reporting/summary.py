@@ -18,13 +18,15 @@ from .results import (
     value,
 )
 from .shared_directions import shared_sentences
+from .text_report import text_sentences
+from .together import together_sentences
 
 
 def summary_sentences(results: RobustnessResults) -> list[str]:
     """
     Return the sentences, in this order: whether the success under attack can be trusted; whether regularization helped
     and what it cost (run "aajr" against "adversarial", "sft" and "base", if they exist); the most robust run, unless no
-    run does anything right without attack; budgets; what prompts share.
+    run does anything right without attack; what attacks in words leave, and all attacks together; budgets; what prompts share.
 
     Raises:
         ValueError: If a number is missing or not finite; names the run and the field.
@@ -36,6 +38,7 @@ def summary_sentences(results: RobustnessResults) -> list[str]:
         sentences += [_comparison(runs, name, top) for name in ("adversarial", "sft", "base") if name in runs]
     if not all(map(is_lost_without_attack, runs.values())):
         sentences.append(_most_robust(runs, top))
+    sentences += text_sentences(results) + together_sentences(results)
     return sentences + membership_sentences(results) + shared_sentences(results)
 
 

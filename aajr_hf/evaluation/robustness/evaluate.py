@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...training.data.roles import OBSERVED_ROLES
 from ...training.policy.policy import AgentPolicy, fixed_seed, frozen_parameters
-from ...training.sharing.results import RobustnessNumbers
+from ...training.sharing.results import RobustnessNumbers, TextTally
 from ..agents import Agent
 from ..attacks.lessons import UNIVERSAL
+from ..attacks.rewriting import Attacked
 from ..attacks.run import Tallies, UnderAttack, attack_within
 from ..attacks.search import Search
 from ..attacks.settings import TOKEN, RobustnessSettings
-from ..attacks.suite import ATTACKS
+from ..attacks.suite import ATTACKS, TEXT_ATTACKS
 from ..attacks.target import Target, success
 from ..batches import batches_by_length, read_batch
 from ..means import Means
@@ -27,9 +29,11 @@ from ..radii import nearest_to_one
 from .amplification import add_amplification
 from .membership import examples_of
 from .ray import add_ray, ray_numbers
+from .rewritten import attack_texts, judge_answers
 from .shared_directions import SharedMeasurement, measurement_for
 from .stability import inner_ascent, stability_numbers
 from .tallies import tally_numbers
+from .together import add_together, in_words
 from .token_numbers import TokenAttack
 from .trust import SAMPLE, AttackSample, measure_trust, trust_rules
 
@@ -73,6 +77,9 @@ def evaluate_agents(
         - `trust` ([`trust_rules`]), `ray` ([`add_ray`]), the numbers of [`add_amplification`], `stability` of the
           inner ascent and, with the attack `token`, `token_attack`.
         - `shared_directions` ([`SharedDirections`]) with the attack `universal` or `predicted`.
+        - `text_attacks`: the results of [`attack_texts`] by attack, with the attack `trigger`. Triggers have no radius,
+          and do not count for the worst case within one.
+        - With the attack `trigger`, `all_attacks_success` by multiple, and `by_words` ([`add_together`]).
 
     Raises:
         ValueError: if the rows cannot be attacked with an agent's chat template or tokenizer, or if the attack `token`
@@ -94,6 +101,7 @@ def evaluate_agents(
             _attack_batch(targets, numbers, settings, measured, on_progress)
         for agent in measured.values():
             agent.check_attacks(rows[:SAMPLE])
+            agent.attack_texts(rows)
             on_progress(agent.name)
     return {name: agent.result() for name, agent in measured.items()}
 
@@ -138,6 +146,7 @@ class _Measured:
         self.others: set[str] = set()
         self.trust: AttackSample | None = None
         self.shared: SharedMeasurement | None = None
+        self.texts: dict[str, dict[str, TextTally]] = {}
         wanted = TOKEN in settings.attacks
         self.token = TokenAttack(agent.tokenizer, rows, settings, self.totals) if wanted else None
 
@@ -187,6 +196,22 @@ class _Measured:
         multiple = nearest_to_one(self.settings.multiples)
         self.trust = measure_trust(_target(self.agent, rows, self.settings), multiple)
 
+    def attack_texts(self, rows: list[dict[str, Any]]) -> None:
+        """Run the attacks that rewrite texts."""
+        settings, nominal = self.settings, (self.shares["nominal_success",] == 1).tolist()
+        on = Attacked(
+            self.agent.model,
+            self.agent.tokenizer,
+            OBSERVED_ROLES.get(settings.threat.perturbed_tokens, OBSERVED_ROLES["observation"]),
+            seed=settings.seed,
+            triggers=settings.triggers,
+            batch_size=settings.batch_size,
+        )
+        for name in settings.attacks:
+            if name in TEXT_ATTACKS:
+                judged = functools.partial(judge_answers, on)
+                self.texts[name] = attack_texts(rows, nominal, TEXT_ATTACKS[name], on, judged)
+
     def result(self) -> RobustnessNumbers:
         numbers, outcomes = self.totals.result() | {"examples": self.examples}, {}
         for (name, *multiple), values in self.shares.items():
@@ -207,8 +232,13 @@ class _Measured:
         numbers["trust"] = trust_rules(numbers["worst_case_success"], self.examples, self.tallies, self.trust)
         if self.shared is not None:
             numbers["shared_directions"] = self.shared.result()
+        if self.texts:
+            numbers["text_attacks"] = self.texts
+        numbers["outcomes"] = outcomes
+        # Without `token`, which changes what is right.
+        add_together(numbers, "worst_case_success", in_words(self.texts))
         more = {"gradients": self.gradients / self.examples, "transferred_from": sorted(self.others)}
-        return numbers | more | {"outcomes": outcomes}
+        return numbers | more
 
 
 def _target(agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings) -> Target:

@@ -12,25 +12,27 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...training.data.batch import AgentBatch
+from ...training.data.roles import OBSERVED_ROLES
 from ...training.policy.policy import fixed_seed, frozen_parameters
 from ...training.policy.system_losses import nll
 from ...training.sharing.results import ToolCallNumbers
 from ..attacks.lessons import UNIVERSAL
-from ..attacks.rewriting import TextAttack
+from ..attacks.rewriting import Attacked, TextAttack
 from ..attacks.run import Tallies, Tally
 from ..attacks.search import Search
 from ..attacks.suite import ATTACKS, TEXT_ATTACKS, Attack
 from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
-from ..batches import batches_by_length, read_batch
+from ..batches import batches_by_length, check_moved, read_batch
 from ..means import Means
 from ..radii import nearest_to_one
 from ..robustness.shared_directions import SharedMeasurement, measurement_for
 from ..robustness.tallies import tally_numbers
+from ..robustness.together import add_together, in_words
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller
 from .judge import FAILURES, Verdict
-from .rewritten import TRIES, attack_texts
+from .rewritten import attack_calls
 
 # Attacks within a radius that need no action costs of a world and no other models.
 WITHIN_RADIUS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
@@ -53,6 +55,7 @@ class ToolCallSettings:
         batch_size: Examples per forward pass.
         seed: Seed of the attacks' random choices.
         injections: File with the texts of the attack `injection`; None for the package's own.
+        triggers: Texts of a bank of triggers, which the attack `trigger` also tries.
     """
 
     threat: ThreatModel = ThreatModel(perturbed_tokens="observation")
@@ -65,6 +68,7 @@ class ToolCallSettings:
     batch_size: int = 16
     seed: int = 0
     injections: str | None = None
+    triggers: tuple[str, ...] = ()
 
     @property
     def on_texts(self) -> list[TextAttack]:
@@ -73,7 +77,7 @@ class ToolCallSettings:
 
     def progress_steps(self, examples: int) -> int:
         """Return the number of progress reports of an evaluation on this number of examples."""
-        rewritings = TRIES * sum(len(attack.kinds) for attack in self.on_texts)
+        rewritings = sum(attack.tries(kind, len(self.triggers)) for attack in self.on_texts for kind in attack.kinds)
         return -(-examples // self.batch_size) * (1 + len(self.multiples)) + 1 + rewritings
 
 
@@ -104,8 +108,9 @@ def evaluate_tool_calls(
         - `attacks`: by attack and multiple, the number of rows `attacked` and `broken` (no longer exact), the share
           `exact` left after this attack and all earlier ones, and, if every attack saw all rows, the share left by
           this attack `alone`.
-        - `text_attacks`: the results of [`attack_texts`] by attack. They have no radius, and do not count for the
-          worst case.
+        - `text_attacks`: the results of [`attack_calls`] by attack. They have no radius, and do not count for the
+          worst case within one.
+        - With an attack in words, `all_attacks_exact` by multiple, and `by_words` ([`add_together`]).
         - `trust` ([`trust_rules`]), `embedding_norm` and `examples`.
         - `shared_directions` ([`SharedDirections`]) with the attack `universal` or `predicted`.
 
@@ -115,6 +120,7 @@ def evaluate_tool_calls(
     caller = ToolCaller(model, tokenizer, rows, settings.max_new_tokens)
     # Read all rows first, because a row may have no token to perturb.
     batches = list(_batches(model, tokenizer, rows, settings))
+    check_moved(((numbers, encoded) for _, numbers, encoded in batches), settings.threat.perturbed_tokens)
     totals, tallies, attacked = Means(), Tallies(), []
     _add(totals, caller.reference_verdicts, "reference")
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
@@ -134,20 +140,20 @@ def evaluate_tool_calls(
         )
         on_progress()
     numbers = totals.result() | _joined(attacked, len(rows)) | {"examples": len(rows)}
+    on = Attacked(
+        model,
+        tokenizer,
+        OBSERVED_ROLES.get(settings.threat.perturbed_tokens, OBSERVED_ROLES["observation"]),
+        seed=settings.seed,
+        texts=settings.injections and Path(settings.injections),
+        triggers=settings.triggers,
+        batch_size=settings.batch_size,
+    )
+    nominal = [outcome == 1 for outcome in numbers["outcomes"]["nominal_exact"]]
     numbers["text_attacks"] = {
-        attack.name: attack_texts(
-            caller,
-            rows,
-            [outcome == 1 for outcome in numbers["outcomes"]["nominal_exact"]],
-            attack,
-            perturbed_tokens=settings.threat.perturbed_tokens,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            texts=settings.injections and Path(settings.injections),
-            on_progress=on_progress,
-        )
-        for attack in settings.on_texts
+        attack.name: attack_calls(caller, rows, nominal, attack, on, on_progress) for attack in settings.on_texts
     }
+    add_together(numbers, "worst_case_exact", in_words(numbers["text_attacks"]))
     numbers["attacks"] = {name: tally_numbers(by_radius, len(rows), "exact") for name, by_radius in tallies.items()}
     numbers["trust"] = trust_rules(numbers["worst_case_exact"], len(rows), tallies, measured)
     if shared is not None:

@@ -31,8 +31,9 @@ from ..reporting.results import (
 )
 from ..reporting.shared_directions import shared_cells, shared_sentences
 from ..reporting.tables import text_table
+from ..reporting.text_report import text_cells, text_note, text_sentences, text_tables
+from ..reporting.together import together_cells, together_note, together_sentences, together_tables
 from .judge import FAILURES
-from .text_report import TEXT_NOTE, text_cells, text_sentences, text_tables
 
 _NUMBERS = ("nominal_valid", "nominal_exact", "nominal_nll", "reference_valid", "reference_exact", "embedding_norm")
 _BY_MULTIPLE = ("worst_case_valid", "worst_case_exact", "worst_case_nll")
@@ -47,7 +48,8 @@ def tool_call_tables(results: ToolCallResults) -> list[RenderableType]:
     """
     failures = text_table(*_failure_cells(results), "Invalid answers by reason")
     table = text_table(*_cells(results), left=2)
-    tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results), *text_tables(results), failures]
+    tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results), *text_tables(results)]
+    tables += [*together_tables(results), failures]
     return [Group(table, "") for table in tables]
 
 
@@ -62,7 +64,7 @@ def _notes(results: ToolCallResults) -> list[str]:
 def tool_call_sentences(results: ToolCallResults) -> list[str]:
     """
     Return the sentences, in this order: whether the results under attack can be trusted; the drop of each run at the
-    training radius; the most robust run; what attacks in words leave; limits from the reference answers; what prompts
+    training radius; the most robust run; what attacks in words leave, and all attacks together; limits from the reference answers; what prompts
     share.
     """
     check_tool_call_results(results)
@@ -75,7 +77,7 @@ def tool_call_sentences(results: ToolCallResults) -> list[str]:
     ]
     if len(runs) > 1:
         sentences.append(f"Most robust at {at}, {_most_robust(runs, top)}.")
-    sentences += text_sentences(results)
+    sentences += text_sentences(results) + together_sentences(results)
     for name, run in runs.items():
         if min(run["reference_valid"], run["reference_exact"]) < 100:
             sentences.append(
@@ -142,7 +144,9 @@ def write_tool_call_report(results: ToolCallResults, folder: Path) -> None:
         attacks=attack_cells(results),
         shared=shared_cells(results),
         texts=text_cells(results),
-        text_note=TEXT_NOTE,
+        text_note=text_note(results),
+        together=together_cells(results),
+        together_note=together_note(results),
         checks=trust_cells(results),
         failures=_failure_cells(results),
         reasons=FAILURES,

@@ -18,6 +18,7 @@ from ..._errors import first_line
 from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
 from .fields import ActionLossField, AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
+from .rows import RowFields
 
 
 @dataclass
@@ -96,17 +97,17 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
 
     def _check_numbers(self) -> None:
         for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
-            _require(self, name, lambda x: x >= 0, "at least 0")
+            require(self, name, lambda x: x >= 0, "at least 0")
         at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank")
         for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
-            _require(self, name, lambda x: x >= 1, "at least 1")
-        _require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
-        _require(self, "aajr_warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1")
-        _require(self, "curriculum_threshold", lambda x: 0 < x <= 1, "above 0 and at most 1")
+            require(self, name, lambda x: x >= 1, "at least 1")
+        require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
+        require(self, "aajr_warmup_ratio", lambda x: 0 <= x <= 1, "between 0 and 1")
+        require(self, "curriculum_threshold", lambda x: 0 < x <= 1, "above 0 and at most 1")
         if self.ema_decay is not None:
-            _require(self, "ema_decay", lambda x: 0 < x < 1, "between 0 and 1")
+            require(self, "ema_decay", lambda x: 0 < x < 1, "between 0 and 1")
         if self.amplification_budget is not None:
-            _require(self, "amplification_budget", lambda x: x > 0, "above 0")
+            require(self, "amplification_budget", lambda x: x > 0, "above 0")
 
     def _resolve_step_size(self) -> None:
         if self.ascent_step_size is None:
@@ -123,7 +124,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             self.ascent_step_size = float(self.ascent_step_size)
         except ValueError:
             raise ValueError(f"`ascent_step_size` must be a number or auto; got {self.ascent_step_size!r}.") from None
-        _require(self, "ascent_step_size", lambda x: x >= 0, "at least 0")
+        require(self, "ascent_step_size", lambda x: x >= 0, "at least 0")
         if self.radius > 0 and self.ascent_step_size == 0:
             raise ValueError(
                 f"`ascent_step_size` is 0, so the ascent would not move: set it above 0, or set "
@@ -200,9 +201,12 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         return {}
 
 
+_SHARED = (AdversaryFields, ActionLossField, RegularizerFields, RowFields)
+
+
 def documented(cls: type) -> type:
     """Decorator that adds the paragraphs of the inherited fields to a configuration's docstring, for `help()`."""
-    shared = [base for base in cls.__mro__ if base in (AdversaryFields, ActionLossField, RegularizerFields)]
+    shared = [base for base in cls.__mro__ if base in _SHARED]
     for base in reversed(shared):
         paragraphs = inspect.cleandoc(base.__doc__).partition("Parameters:\n")[2]
         cls.__doc__ = cls.__doc__.rstrip() + "\n\n" + textwrap.indent(paragraphs, " " * 4) + "\n    "
@@ -234,7 +238,8 @@ def _suspect(config: AAJRConfigMixin, text: str) -> str:
     return ""
 
 
-def _require(config: AAJRConfigMixin, name: str, holds, requirement: str) -> None:
+def require(config: AAJRConfigMixin, name: str, holds, requirement: str) -> None:
+    """Raise ValueError unless a field is a finite number for which `holds` is true; names the field."""
     value = getattr(config, name)
     if not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
         raise ValueError(f"`{name}` must be a finite number, {requirement}; got {value}.")

@@ -9,7 +9,7 @@ CHOICES = {
     "epsilon_mode": ("relative", "absolute"),
     "perturbation_norm": ("l2", "linf"),
     "perturbation_scope": ("sequence", "token"),
-    "perturbed_tokens": ("prompt", "observation", "user", "tool", "all"),
+    "perturbed_tokens": ("prompt", "observation", "user", "tool", "incidental", "all"),
     "ascent_step_rule": ("normalized", "gradient", "sign"),
     "regularizer": (
         "aajr",

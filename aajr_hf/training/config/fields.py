@@ -34,8 +34,9 @@ class AdversaryFields:
         perturbed_tokens (`str`, *optional*, defaults to `"prompt"`):
             Tokens whose embeddings the adversary moves. `"prompt"`: every token before an action, except actions themselves.
             `"observation"`: only the words of users and tools, without the markup of the chat template; `"user"`, `"tool"`: only
-            the words of one of them. `"all"`: every token except padding, actions included. DPO does not
-            accept `"all"`, and GRPO accepts `"prompt"` only.
+            the words of one of them. `"incidental"`: of these, only numbers and names that the calls do not use, known from the
+            calls and the JSON Schemas of the tools; in examples without such words, nothing is moved. `"all"`: every token except
+            padding, actions included. DPO does not accept `"all"`, and GRPO accepts `"prompt"` only.
 
         > Parameters that control the ascent (equation 11)
 
@@ -73,7 +74,8 @@ class AdversaryFields:
         "perturbed_tokens",
         "prompt",
         "Tokens that the adversary moves. 'prompt': every token before an action; 'observation': only the words of users and "
-        "tools, without markup; 'user', 'tool': only the words of one of them; 'all': every token except padding.",
+        "tools, without markup; 'user', 'tool': only the words of one of them; 'incidental': only numbers and names that the calls do "
+        "not use; 'all': every token except padding.",
     )
     ascent_steps: int = field(default=3, metadata={"help": "K, the number of steps of projected gradient ascent."})
     ascent_step_size: float | str | None = field(

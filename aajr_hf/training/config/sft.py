@@ -7,13 +7,14 @@ from typing import Any
 
 from trl import SFTConfig
 
-from .base import AAJRConfigMixin, documented
+from .base import AAJRConfigMixin, documented, require
 from .fields import ActionLossField
+from .rows import RowFields
 
 
 @documented
 @dataclass
-class AAJRConfig(AAJRConfigMixin, ActionLossField, SFTConfig):
+class AAJRConfig(AAJRConfigMixin, ActionLossField, RowFields, SFTConfig):
     r"""
     Configuration class for the [`AAJRTrainer`].
 
@@ -27,6 +28,13 @@ class AAJRConfig(AAJRConfigMixin, ActionLossField, SFTConfig):
     def is_active(self) -> bool:
         """Whether training differs from `SFTTrainer`."""
         return super().is_active or self.system_loss != "nll"
+
+    def _check_numbers(self) -> None:
+        super()._check_numbers()
+        for name in ("trigger_share", "mask_share"):
+            require(self, name, lambda x: 0 <= x <= 1, "between 0 and 1")
+        if not self.mask_marker.strip():
+            raise ValueError("`mask_marker` is empty, but it stands in place of words: give a text such as [{type}].")
 
     def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         fields = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .roles import OBSERVED_ROLES
+from .roles import INCIDENTAL, OBSERVED_ROLES
 
 # Columns of an example that the model itself does not take; see `collation.py`.
 EXTRA_COLUMNS = ("observation_mask", "candidate_position", "candidate_tokens", "candidate_costs")
@@ -107,6 +107,8 @@ class AgentBatch:
         perturbable = perturbable_tokens(inputs, perturbed_tokens) & mask.bool()
         positions, valid, labels = action_logits(inputs["labels"])
         for name, found in (("perturbable", perturbable.any(dim=1)), ("action", valid.any(dim=1))):
+            if perturbed_tokens == INCIDENTAL and name == "perturbable":
+                continue  # the adversary moves nothing in such an example
             if not bool(found.all()):
                 raise ValueError(missing_tokens_message(name, perturbed_tokens, first + int((~found).nonzero()[0])))
         candidates = {}
@@ -157,6 +159,11 @@ def missing_tokens_message(kind: str, perturbed_tokens: str, row: int) -> str:
     """Error message for an example without a perturbable or an action token, with the remedy."""
     if kind == "action":
         remedy = "give every example a non-empty completion, and raise `max_length` if it is cut off"
+    elif perturbed_tokens == INCIDENTAL:
+        remedy = (
+            "give examples with `tools` and calls that do not use every number and name of the prompt, or set "
+            "`perturbed_tokens` to observation"
+        )
     elif perturbed_tokens in OBSERVED_ROLES:
         who = " or ".join(role for role in ("user", "tool") if perturbed_tokens in (role, "observation"))
         remedy = f"give every example a {who} message before an action, or set `perturbed_tokens` to prompt"

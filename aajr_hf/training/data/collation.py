@@ -5,6 +5,7 @@ The columns that AAJR adds to TRL's data: which tokens may be perturbed, and whi
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from typing import Any
 
@@ -18,8 +19,12 @@ from trl.data_utils import common_prefix_length
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .batch import EXTRA_COLUMNS, missing_tokens_message, perturbable_tokens
+from .canonical import canonical_row
 from .chat_spans import chat_renderer, said_by, spans_mask
-from .roles import OBSERVED_ROLES
+from .incidental import incidental_mask
+from .roles import INCIDENTAL, OBSERVED_ROLES
+
+logger = logging.getLogger(__name__)
 
 _PADDING = {"observation_mask": 0, "candidate_tokens": -1, "candidate_costs": 0.0}
 
@@ -103,9 +108,11 @@ def agent_columns(
     messages = begun + example.get("completion", [])
     columns = {}
     if perturbed_tokens in OBSERVED_ROLES:
-        columns["observation_mask"] = spans_mask(
-            tokenizer, *said_by(render, messages, OBSERVED_ROLES[perturbed_tokens])
-        )
+        text, spans = said_by(render, messages, OBSERVED_ROLES[perturbed_tokens])
+        mask = spans_mask(tokenizer, text, spans)
+        if perturbed_tokens == INCIDENTAL:
+            mask = incidental_mask(tokenizer, canonical_row(example), text, spans)
+        columns["observation_mask"] = mask
     if candidates:
         rendered = [render(begun + [{"role": "assistant", "content": action}]) for action in example["actions"]]
         position, tokens = distinguishing_tokens(tokenizer, render(messages), rendered, index)
@@ -226,12 +233,16 @@ def check_examples(dataset: Dataset, perturbed_tokens: str, first: int = 0) -> N
     outside the completion; the message counts examples from `first`.
     """
     columns = [name for name in ("labels", "observation_mask", "candidate_position") if name in dataset.column_names]
+    unmoved = []
     for row, example in enumerate(dataset.select_columns(columns), first):
         labels = example["labels"]
         if all(label == -100 for label in labels[1:]):
             raise ValueError(missing_tokens_message("action", perturbed_tokens, row))
         inputs = {name: torch.tensor([example[name]]) for name in columns if name != "candidate_position"}
         if not perturbable_tokens(inputs, perturbed_tokens).any():
+            if perturbed_tokens == INCIDENTAL:
+                unmoved.append(row)
+                continue
             if all(label != -100 for label in labels):
                 raise ValueError(
                     f"In example {row} every token is an action, so none is left to perturb: set "
@@ -245,6 +256,13 @@ def check_examples(dataset: Dataset, perturbed_tokens: str, first: int = 0) -> N
                 f"The candidate actions of example {row} differ outside its completion: raise `max_length` if the "
                 "completion is cut off."
             )
+    if len(unmoved) == len(dataset):
+        raise ValueError(missing_tokens_message("perturbable", perturbed_tokens, first))
+    if unmoved:
+        logger.warning(
+            f"{len(unmoved)} of {len(dataset)} training examples have no word of which it is known that the call does not use "
+            f"it (the first is example {unmoved[0]}): the adversary moves nothing in them."
+        )
 
 
 def _checked_costs(example: dict[str, Any], index: int) -> list[float]:

@@ -7,19 +7,25 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from .injections import Messages, calls_of
 
 NUMBER, NAME = "number", "name"
+# What stands in place of a masked word.
+MARKER = "[{type}]"
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:\"'(\[\n]\s*)$")
 
 
 def used_words(row: dict[str, Any]) -> set[str]:
     """
-    Return the words, in lower case, that a row's call may depend on: those of its values (also of the `accepted`
-    ones), and all words of the tools' schemas.
+    Return the words, in lower case, that a row's answers may depend on: all that the assistant says, the values of its
+    calls (also of the `accepted` ones), and all words of the tools' schemas.
     """
-    said = [calls_of(row["completion"]), row.get("accepted"), row.get("tools")]
+    messages = _messages(row)
+    texts = [message["content"] for message in messages if message["role"] == "assistant"]
+    said = [texts, calls_of(messages), row.get("accepted"), row.get("tools")]
     text = json.dumps(said, ensure_ascii=False)
     numbers = set(re.findall(r"-?\d+\.\d+|\d+", text))
     return {word.lower() for word in _WORD.findall(text)} | {number.removesuffix(".0") for number in numbers}
@@ -27,10 +33,10 @@ def used_words(row: dict[str, Any]) -> set[str]:
 
 def copies_its_values(row: dict[str, Any]) -> bool:
     """
-    Whether every text and number of the row's calls stands in its prompt as it is. Otherwise the call may depend on any
-    word: 2023-03-02 on "2nd of March".
+    Whether every text and number of the row's calls stands in what others say as it is. Otherwise the call may depend on
+    any word: 2023-03-02 on "2nd of March".
     """
-    text = "\n".join(message["content"] for message in row["prompt"]).lower()
+    text = "\n".join(message["content"] for message in _messages(row) if message["role"] != "assistant").lower()
     words = {word.removesuffix(".0") for word in _WORD.findall(text)}
 
     def stands(value: Any) -> bool:
@@ -40,7 +46,53 @@ def copies_its_values(row: dict[str, Any]) -> bool:
             return value.lower() in text
         return isinstance(value, bool | None) or str(abs(value)).removesuffix(".0") in words
 
-    return all(stands(call["function"]["arguments"]) for call in calls_of(row["completion"]))
+    return all(stands(call["function"]["arguments"]) for call in calls_of(row.get("completion") or row["messages"]))
+
+
+def is_known(row: dict[str, Any]) -> bool:
+    """
+    Whether it is known which words a row's answer uses: it calls tools, whose schemas the row has, and copies the values of
+    its calls from what others say.
+    """
+    return bool(row.get("tools")) and bool(calls_of(_messages(row))) and copies_its_values(row)
+
+
+def masked(row: dict[str, Any], marker: str, roles: Collection[str]) -> dict[str, Any] | None:
+    """
+    Return a row whose incidental words are replaced by a marker, in which `{type}` becomes their type in capital letters;
+    None if there are none, or it is not known which words are incidental.
+    """
+    if not is_known(row):
+        return None
+    name = "prompt" if "prompt" in row else "messages"
+    messages, count = with_words(row[name], roles, used_words(row), lambda _, of_type: marked(marker, of_type))
+    return row | {name: messages} if count else None
+
+
+def marked(marker: str, of_type: str) -> str:
+    """Return the marker of a type."""
+    return marker.replace("{type}", of_type.upper())
+
+
+def incidental_mask(
+    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], text: str, spans: list[tuple[int, int]]
+) -> list[int]:
+    """
+    Return 1 for each token of a rendered row that belongs to an incidental word inside one of the spans `[begin, end)` of
+    characters, and 0 for all others; only zeros if it is not known which words are incidental. A token with letters or
+    digits of other words is no such token; spaces before a word do not count.
+    """
+    words: list[tuple[int, int]] = []
+    if is_known(row):
+        used = used_words(row)
+        words = [(s + a, s + b) for s, e in spans for a, b, _ in incidental_words(text[s:e], used)]
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    cores = [(end - len(text[begin:end].lstrip()), end) for begin, end in offsets]
+    return [int(end > begin and any(begin >= a and end <= b for a, b in words)) for begin, end in cores]
+
+
+def _messages(row: dict[str, Any]) -> Messages:
+    return row["messages"] if "messages" in row else [*row["prompt"], *row.get("completion", [])]
 
 
 def incidental_words(text: str, used: Collection[str]) -> list[tuple[int, int, str]]:

@@ -15,6 +15,7 @@ from .chat_spans import spans_mask
 from .exact_json import use_exact_json
 from .nulls import has_structs, without_nulls
 from .proof import left_out, proved
+from .row_changes import NOTHING_TO_MASK, RowChanges
 from .row_datasets import RowCount, nothing_reads
 from .schema import check_messages, check_preference, check_row
 from .streams import StreamCount
@@ -45,6 +46,7 @@ class RowReader:
         only_completions: Whether only completions are trained on.
         only_prompts: Whether completions are sampled, and what else a row holds is for the rewards.
         options: Arguments of the template for all rows.
+        changes: What is done to the rows first.
     """
 
     template: Template
@@ -53,6 +55,7 @@ class RowReader:
     only_completions: bool = False
     only_prompts: bool = False
     options: tuple[tuple[str, Any], ...] = ()
+    changes: RowChanges = RowChanges()
 
     def __call__(self, row: dict[str, Any], number: int) -> dict[str, Any]:
         given = {name: value for name, value in row.items() if value is not None}
@@ -64,7 +67,9 @@ class RowReader:
             if "chosen" in read and "prompt" not in read:
                 read |= extract_prompt(read)
             self._check(read)
+            read, done = self.changes(read) if self.changes else (read, [])
             report, kept["action_mask"] = self._prove(read)
+            report["done"] = done
         except RowError as error:
             return kept | {_REPORT: json.dumps({"error": str(error)})}
         found = {name: list(map(_without_weight, self.template.adapted(read[name]))) for name in self.columns}
@@ -143,6 +148,11 @@ def read_dataset(
     example = next(iter(dataset), {})
     columns = _conversation_columns(example, settings.get("only_prompts", False))
     if not columns or "input_ids" in example:
+        if settings.get("changes"):
+            raise ValueError(
+                "`triggers` and `mask_share` need messages, but the data are texts or tokens: give messages, or leave out "
+                "these fields."
+            )
         return dataset, RowCount()
     if template.source is None:
         raise ValueError("The data are messages, but the tokenizer has no chat template: set `chat_template_path`.")
@@ -177,6 +187,7 @@ def _reported(
 ) -> tuple[Dataset, RowCount]:
     """Act on the reports of the rows."""
     count, valid, unread, left = RowCount(), [], {}, []
+    done: dict[str, list[int]] = {}
     changed = False
     for number, text in enumerate(read[_REPORT]):
         report = json.loads(text)
@@ -187,6 +198,8 @@ def _reported(
         changed |= report["changed"]
         unread |= {field: number for field in report["unread"] if field not in unread}
         left += [number] if report["left_out"] else []
+        for what in report["done"]:
+            done.setdefault(what, []).append(number)
     count.valid = len(valid)
     if count.invalid and not (skip_invalid_rows and valid):
         raise ValueError(f"{count}. Correct them, or set `skip_invalid_rows` to true to leave them out.")
@@ -199,11 +212,25 @@ def _reported(
             f"The chat template leaves reasoning out of earlier turns of {len(left)} of {len(valid)} rows (first of "
             f"row {first + left[0]} of the {name} data): it is not trained on."
         )
+    _announce(done, len(valid), name, first)
     masked = any(mask is not None for mask in read["action_mask"])
     if not (changed or count.invalid or masked):
         return given, count
     read = read.remove_columns([_REPORT] if masked else [_REPORT, "action_mask"])
     return read.select(valid) if count.invalid else read, count
+
+
+def _announce(done: dict[str, list[int]], rows: int, name: str, first: int) -> None:
+    """Say how many rows were changed, and how many could not be."""
+    for what, numbers in done.items():
+        place = f"the first is row {first + numbers[0]}"
+        if what == NOTHING_TO_MASK:
+            logger.warning(
+                f"{len(numbers)} of {rows} rows of the {name} data were drawn to be masked, but have no word of which it is "
+                f"known that the call does not use it ({place}): they stay as they are."
+            )
+        else:
+            logger.info(f"{len(numbers)} of {rows} rows of the {name} data are {what} ({place}).")
 
 
 def _streamed(

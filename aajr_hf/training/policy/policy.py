@@ -180,9 +180,11 @@ class _WithoutHooks(nn.Module):
 
 
 def embedding_norm(state: Tensor, batch: AgentBatch) -> Tensor:
-    """Mean l2 norm of each example's perturbable embeddings, (B,): the unit of a relative epsilon."""
+    """
+    Mean l2 norm of each example's perturbable embeddings, (B,): the unit of a relative epsilon; 0 where there are none.
+    """
     norms = state.norm(dim=-1).masked_fill(~batch.perturbable, 0)
-    return norms.sum(dim=1) / batch.perturbable.sum(dim=1)
+    return norms.sum(dim=1) / batch.perturbable.sum(dim=1).clamp_min(1)
 
 
 def uses_dropout(model: nn.Module) -> bool:

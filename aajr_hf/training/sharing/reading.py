@@ -24,6 +24,7 @@ _TOKENS = {
     "observation": "the observation",
     "user": "what the user says",
     "tool": "what tools return",
+    "incidental": "words that the calls do not use",
     "all": "all tokens",
 }
 

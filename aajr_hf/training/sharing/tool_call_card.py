@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult
 from .hub_names import is_hub_name
 from .reading import threat_model_line, trust_sentence
 from .results import TextTally, ToolCallResults
-from .world_card import attack_names, share_table
+from .world_card import attack_names, in_words, share_table
 
 TOOL_CALL_PLOT = "tool_calls.png"
 
@@ -45,6 +45,8 @@ def tool_call_section(results: ToolCallResults) -> str:
     (run,) = results["runs"].values()
     top = max(run["worst_case_valid"], key=float)
     rows = {f"{kind} tool calls": (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")}
+    if run.get("all_attacks_exact"):
+        rows |= {"exact, against attacks in words, too": ("nominal_exact", "all_attacks_exact")}
     lines = [
         f"{run['examples']} rows of {_dataset(results)}, answered greedily; percent with 95 % intervals, 100 is "
         f"perfect. Worst case: what none of these attacks breaks: {attack_names(run)}.",
@@ -53,6 +55,7 @@ def tool_call_section(results: ToolCallResults) -> str:
         "",
         *share_table(results, rows),
     ]
+    lines += ["", *in_words(run)][:-1]
     for attack, kinds in (run.get("text_attacks") or {}).items():
         lines += ["", *_text_lines(attack, kinds)]
     counts = run["failures"][top]

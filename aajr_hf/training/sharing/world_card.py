@@ -40,6 +40,8 @@ def world_section(results: RobustnessResults) -> str:
         "success, greedy": ("nominal_success", "worst_case_success"),
         "success, sampled": ("sampled_success", "sampled_worst_case_success"),
     }
+    if run.get("all_attacks_success"):
+        rows |= {"success, greedy, against attacks in words, too": ("nominal_success", "all_attacks_success")}
     return "\n".join(
         [
             f"{run['examples']} held-out observations; percent with 95 % intervals, 100 is perfect. Worst case: what "
@@ -49,6 +51,7 @@ def world_section(results: RobustnessResults) -> str:
             "",
             *share_table(results, rows),
             "",
+            *in_words(run),
             f"Amplification along the ascent (mean norm of J u): {run['amplification']:.4g}.",
         ]
     )
@@ -58,6 +61,12 @@ def attack_names(run: Run) -> str:
     """The attacks that ran, as one text."""
     names = [attack_name(name) for name in run.get("attacks") or ()]
     return ", ".join([*names, *(["token substitutions"] if run.get("token_attack") else [])]) or "none"
+
+
+def in_words(run: Run) -> list[str]:
+    """A line on what each attack in words leaves by itself; none without such attacks."""
+    left = ", ".join(f"{attack_name(name)} {share:.1f} %" for name, share in (run.get("by_words") or {}).items())
+    return [f"Left by each attack in words: {left}.", ""] if left else []
 
 
 def share_table(results: EvaluationResults, rows: dict[str, tuple[str, str]]) -> list[str]:

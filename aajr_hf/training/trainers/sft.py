@@ -19,7 +19,9 @@ from ..data.cuts import only_actions
 from ..data.given_rows import in_formats_of_trl
 from ..data.packing import pack
 from ..data.roles import OBSERVED_ROLES
+from ..data.row_changes import RowChanges
 from ..data.template import Template
+from ..data.triggers import read_triggers
 from ..models.generation_marks import check_generation_marks
 from ..models.loading import text_tokenizer
 from ..policy.row_layout import packing_failure
@@ -153,8 +155,14 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         if formatting_func is None:  # which reads the rows itself
             template = Template(processing_class, self.chat_template)
-            completions = {"only_completions": self.completion_only_loss}
-            dataset = self._read_rows(dataset, template, args, dataset_name, **completions)
+            how = {"only_completions": self.completion_only_loss}
+            if dataset_name == "train":
+                how["changes"] = row_changes(args)
+            dataset = self._read_rows(dataset, template, args, dataset_name, **how)
+        elif row_changes(args):
+            raise ValueError(
+                "`triggers` and `mask_share` do not work with a `formatting_func`: leave out one of them."
+            )
         is_perturbed = dataset_name == "train" and args.is_active
         if is_perturbed:
             dataset = self._with_agent_columns(dataset, text_tokenizer(processing_class), args)
@@ -216,3 +224,19 @@ def _check_prepared(dataset: Dataset | IterableDataset | None) -> None:
             "`dataset_kwargs`: with `skip_prepare_dataset`, the data must be tokens (`input_ids` and `labels`), but "
             f"they have {', '.join(column_names(dataset))}: leave `skip_prepare_dataset` out."
         )
+
+
+def row_changes(args: AAJRConfig) -> RowChanges:
+    """
+    Return what is done to the training rows.
+
+    Raises:
+        ValueError: if the file of triggers cannot be read; names the field.
+    """
+    triggers = ()
+    if args.triggers is not None and args.trigger_share > 0:
+        try:
+            triggers = tuple(trigger.text for trigger in read_triggers(args.triggers))
+        except ValueError as error:
+            raise ValueError(f"`triggers`: {error}") from error
+    return RowChanges(triggers, args.trigger_share, args.mask_share, args.mask_marker, args.seed)

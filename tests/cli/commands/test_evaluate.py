@@ -57,7 +57,7 @@ def untrained(folder, world, *, width=128, says=True):
 def test_all_attacks_in_every_world(world, tmp_path, capsys):
     folder, report = untrained(tmp_path / "agent", world), tmp_path / "report"
     other = shutil.copytree(folder, tmp_path / "other")
-    attacks = ["--attacks", *ATTACKS, "token", "--transfer_from", str(other), "--token_trials", "3", "--exhaustive"]
+    attacks = ["--attacks", "all", "--transfer_from", str(other), "--token_trials", "3", "--exhaustive"]
     assert main(["evaluate", folder, *attacks, *SMALL, "--budget", "20", "--output", str(report)]) == 0
     results = json.loads((report / "results.json").read_text())
     assert mismatches(results, RobustnessResults) == []
@@ -69,11 +69,20 @@ def test_all_attacks_in_every_world(world, tmp_path, capsys):
     token = run["token_attack"]
     assert token["radius"] > 0 and token["pga"].keys() == token.keys() - {"pga"}
     assert [len(shares) for shares in run["stability"]["shares"].values()] == [3] * 4
-    assert results["settings"]["attacks"] == [*ATTACKS, "token"] and results["settings"]["exhaustive"] is True
+    assert list(run["text_attacks"]) == ["trigger"]
+    assert (
+        results["settings"]["attacks"] == [*ATTACKS, "token", "trigger"] and results["settings"]["exhaustive"] is True
+    )
     assert results["settings"]["transfer_from"] == [str(other)]
     printed, page = capsys.readouterr().out, (report / "report.html").read_text()
     assert run["membership"]["budget"] == 20 and run["membership"]["examples"] == 5
-    for text in ("Attacks, one after the other", "alone", "mean radius", "Stability of the inner ascent"):
+    for text in (
+        "Attacks, one after the other",
+        "alone",
+        "mean radius",
+        "Stability of the inner ascent",
+        "All attacks together",
+    ):
         assert text in printed and text in page
     for text in ("Token attack", "Amplification budget", "F_gamma"):
         assert text in printed and text in page

@@ -63,6 +63,7 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     sentence = trust_sentence(results)
     assert printed.startswith(sentence) and printed.count(sentence) == 1
     assert html.unescape(re.search(r"<li>(.*?)</li>", page, re.DOTALL)[1].strip()) == sentence
+    assert "All attacks together" in printed and "All attacks together" in page
     assert "valid calls fall from 100% to" in printed and "unknown tool" in printed
     assert (report / "report.html").is_file() and (report / "tool_calls.png").is_file()
 
@@ -78,6 +79,10 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     ):
         cells.append(f"{share:.1f} [{interval[0]:.0f}-{interval[1]:.0f}]")
     assert f"| valid tool calls | {' | '.join(cells)} |" in card.text
+    assert (
+        "| exact, against attacks in words, too | 100.0" in card.text
+        and "Left by each attack in words: trigger" in card.text
+    )
     assert "(evaluation/tool_calls.png)" in card.text and "worst_case.png" not in card.text
     assert "Not evaluated yet" not in card.text
     values = {result.metric_name: result.metric_value for result in card.data.eval_results}

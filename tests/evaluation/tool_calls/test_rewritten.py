@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from aajr_hf.evaluation.attacks.rewriting import TRIES, Attacked
 from aajr_hf.evaluation.attacks.suite import TEXT_ATTACKS
+from aajr_hf.evaluation.reporting.text_report import text_cells, text_sentences
 from aajr_hf.evaluation.tool_calls.judge import Answer, read_call
-from aajr_hf.evaluation.tool_calls.rewritten import TRIES, attack_texts
+from aajr_hf.evaluation.tool_calls.rewritten import attack_calls
 from aajr_hf.evaluation.tool_calls.rows import read_rows, reference_calls
-from aajr_hf.evaluation.tool_calls.text_report import text_cells, text_sentences
 from tests.support.tool_callers import HERMES, ROWS, calling, tokenizer_with, tool
 
 READ = read_rows(ROWS)
@@ -50,9 +51,9 @@ class Confused(Deaf):
         return Answer([], "no_call")
 
 
-def measured(caller, rows=READ, nominal=None, **settings):
-    settings = {"perturbed_tokens": "observation", "batch_size": 3, "seed": 1} | settings
-    return attack_texts(caller, rows, nominal or [True] * len(rows), INJECTION, **settings)
+def measured(caller, rows=READ, nominal=None, attack=INJECTION, on_progress=lambda: None, **settings):
+    on = Attacked(None, TOKENIZER, **{"roles": {"user"}, "batch_size": 3, "seed": 1} | settings)
+    return attack_calls(caller, rows, nominal or [True] * len(rows), attack, on, on_progress)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_rows_that_cannot_be_attacked_are_counted_and_left_out(texts):
     found = measured(Obedient(), rows, texts=texts)["plain"]
     assert (found["rows"], found["made"], found["exact"]) == (4, 100, 0)
     assert found["outcomes"] == {"exact": [0, 0, 0, 0, None], "made": [1, 1, 1, 1, None]}
-    nothing = measured(Obedient(), perturbed_tokens="tool", texts=texts)["plain"]
+    nothing = measured(Obedient(), roles={"tool"}, texts=texts)["plain"]
     assert nothing["rows"] == 0
 
 
@@ -99,8 +100,8 @@ def test_a_call_that_is_accepted_anyway_is_not_asked_for(texts):
 
 
 def test_the_same_seed_gives_the_same_texts_and_rows_do_not_depend_on_each_other(texts):
-    options = {"roles": {"user"}, "texts": texts}
-    one, again, other = (INJECTION("plain", TOKENIZER, READ, seed=seed, **options) for seed in (3, 3, 4))
+    on = Attacked(None, TOKENIZER, {"user"}, texts=texts)
+    one, again, other = (INJECTION("plain", attempt, READ, on) for attempt in (3, 3, 4))
     assert one == again != other
     calls = [read_call(each.wanted) for each in one]
     assert all(
@@ -109,8 +110,29 @@ def test_the_same_seed_gives_the_same_texts_and_rows_do_not_depend_on_each_other
 
 
 def test_the_table_says_how_many_rows_and_of_which_kind(texts):
-    results = {"runs": {"mine": {"text_attacks": {"injection": measured(Obedient(), texts=texts)}}, "old": {}}}
+    results = {
+        "kind": "tool_calls",
+        "runs": {"mine": {"text_attacks": {"injection": measured(Obedient(), texts=texts)}}, "old": {}},
+    }
     headers, rows = text_cells(results)
     assert headers == ["run", "attack", "rows", "nominal", "exact", "made"]
     assert rows[0][:4] == ["mine", "injection, plain", "4", "100 [51-100]"] and rows[0][5] == "100 [51-100]"
     assert "plain: exact calls 100% before, 0.0% after, the injected call made in 100%" in text_sentences(results)[0]
+
+
+class Triggered(Deaf):
+    """Answers nothing where its text ends with one of two triggers."""
+
+    def answer(self, row, obeying):
+        said = row["prompt"][0]["content"]
+        return Answer([], "no_call") if said.endswith((" now", " 3 later")) else super().answer(row, obeying)
+
+
+def test_the_worst_trigger_of_a_bank_counts_and_without_a_bank_there_is_no_such_kind():
+    attack, found = TEXT_ATTACKS["trigger"], {}
+    for bank in (("never",), ("never", "later"), ("never", "later", "now"), ()):
+        # Without a row of the other half to learn from, what is learnt cannot be tried.
+        found[bank] = measured(Triggered(), READ[:1], attack=attack, triggers=bank)
+    assert [found[bank].get("bank", {}).get("exact") for bank in found] == [100, 0, 0, None]
+    assert all(each["found"]["rows"] == each["random"]["rows"] == 0 for each in found.values())
+    assert found[("never",)]["bank"]["made"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aajr_hf.evaluation.attacks.rewriting import Attacked
 from aajr_hf.evaluation.attacks.suite import TEXT_ATTACKS
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.data.incidental import incidental_words, used_words
@@ -21,6 +22,10 @@ ROWS = read_rows(
 )
 
 
+def attack(kind, rows, *roles, attempt=0):
+    return ATTACK(kind, attempt, rows, Attacked(None, None, roles or ("user",)))
+
+
 def said(row) -> str:
     return row["prompt"][0]["content"]
 
@@ -34,8 +39,8 @@ def test_values_of_the_call_words_of_the_schema_and_first_words_are_not_incident
 
 @pytest.mark.parametrize("kind", ATTACK.kinds)
 def test_the_words_are_replaced_within_their_type_and_the_row_is_judged_as_before(kind):
-    for seed in range(10):
-        found = ATTACK(kind, None, ROWS, roles={"user"}, seed=seed, texts=None)
+    for attempt in range(10):
+        found = attack(kind, ROWS, attempt=attempt)
         assert found[2] is None  # nothing to replace
         for row, one in zip(ROWS[:2], found[:2], strict=True):
             assert one.wanted is None and one.row | {"prompt": row["prompt"]} == row
@@ -53,8 +58,8 @@ def test_the_words_are_replaced_within_their_type_and_the_row_is_judged_as_befor
 def test_a_row_whose_call_is_derived_from_words_is_left_alone():
     for asked, value in (("on the 2nd of March", "2023-03-02"), ("in Paris", "CDG"), ("at noon", 12)):
         (row,) = read_rows([calling(f"I am Bob, dim it {asked}", TOOLS[:1], [("dim", {"room": value})])])
-        assert ATTACK("swapped", None, [row, *ROWS], roles={"user"}, seed=0, texts=None)[0] is None
+        assert attack("swapped", [row, *ROWS])[0] is None
 
 
 def test_only_the_named_roles_are_rewritten():
-    assert ATTACK("swapped", None, ROWS, roles={"tool"}, seed=0, texts=None) == [None] * 3
+    assert attack("swapped", ROWS, "tool") == [None] * 3

@@ -19,14 +19,22 @@ from .comparison import (
     Unregularised,
 )
 from .episodes import EpisodeNumbers, EpisodeResults, EpisodeSettings, Said, Side
-from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, ThreatModelFields, TrustRule
+from .parts import (
+    AttackTally,
+    ByRadius,
+    Evaluation,
+    Settings,
+    SharedDirections,
+    TextOutcomes,
+    TextTally,
+    ThreatModelFields,
+    TrustRule,
+)
 from .tool_calls import (
     CallLists,
     CallSettings,
     CallShares,
     CallTally,
-    TextOutcomes,
-    TextTally,
     ToolCallNumbers,
     ToolCallResults,
     ToolCallRun,

@@ -61,6 +61,26 @@ class SharedDirections(TypedDict):
     signs: NotRequired[float]
 
 
+class TextOutcomes(TypedDict):
+    """For each row, 1 or 0; None for a row that cannot be attacked."""
+
+    exact: list[float | None]
+    made: list[float | None] | None
+
+
+class TextTally(TypedDict):
+    """
+    One kind of an attack that rewrites texts; `attack_texts` describes each field. `exact` are the right answers: exact
+    calls, or in a world the expert's answers.
+    """
+
+    rows: int
+    nominal: float
+    exact: float
+    made: float | None
+    outcomes: TextOutcomes
+
+
 class Settings(TypedDict):
     """The settings of an evaluation; `models` are folders or Hub names, `weights` the digests of local weights."""
 

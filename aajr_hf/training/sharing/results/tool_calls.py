@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TrustRule
+from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TextTally, TrustRule
 
 
 class CallShares(TypedDict):
-    """Valid and exact calls, without attack and under it."""
+    """Valid and exact calls, without attack and under it; `all_attacks_exact`: also under attacks in words."""
 
     nominal_valid: float
     nominal_exact: float
     worst_case_valid: ByRadius[float]
     worst_case_exact: ByRadius[float]
+    all_attacks_exact: NotRequired[ByRadius[float]]
 
 
 class CallLists(TypedDict):
@@ -23,29 +24,13 @@ class CallLists(TypedDict):
     nominal_exact: list[float]
     worst_case_valid: ByRadius[list[float]]
     worst_case_exact: ByRadius[list[float]]
+    all_attacks_exact: NotRequired[ByRadius[list[float]]]
 
 
 class CallTally(AttackTally):
     """`exact`: the share of exact calls after this attack and all attacks before it."""
 
     exact: ByRadius[float]
-
-
-class TextOutcomes(TypedDict):
-    """For each row, 1 or 0; None for a row that cannot be attacked."""
-
-    exact: list[float | None]
-    made: list[float | None] | None
-
-
-class TextTally(TypedDict):
-    """One kind of an attack that rewrites texts; `attack_texts` describes each field."""
-
-    rows: int
-    nominal: float
-    exact: float
-    made: float | None
-    outcomes: TextOutcomes
 
 
 class ToolCallNumbers(CallShares):
@@ -63,6 +48,7 @@ class ToolCallNumbers(CallShares):
     outcomes: CallLists
     attacks: dict[str, CallTally]
     text_attacks: dict[str, dict[str, TextTally]]
+    by_words: NotRequired[dict[str, float]]
     trust: list[TrustRule]
     embedding_norm: float
     shared_directions: NotRequired[SharedDirections]
@@ -82,6 +68,7 @@ class CallSettings(Settings):
     dataset_split: str | None
     max_new_tokens: int | None
     injections: str | None
+    triggers: list[str]
 
 
 class ToolCallResults(Evaluation):

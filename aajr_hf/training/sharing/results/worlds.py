@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TrustRule
+from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TextTally, TrustRule
 
 
 class SuccessShares(TypedDict):
-    """Greedy and sampled success, without attack and under it."""
+    """
+    Greedy and sampled success, without attack and under it; `all_attacks_success`: greedy, also under attacks in words.
+    """
 
     nominal_success: float
     sampled_success: float
     worst_case_success: ByRadius[float]
     sampled_worst_case_success: ByRadius[float]
+    all_attacks_success: NotRequired[ByRadius[float]]
 
 
 class SuccessLists(TypedDict):
@@ -23,6 +26,7 @@ class SuccessLists(TypedDict):
     sampled_success: list[float]
     worst_case_success: ByRadius[list[float]]
     sampled_worst_case_success: ByRadius[list[float]]
+    all_attacks_success: NotRequired[ByRadius[list[float]]]
 
 
 class SuccessTally(AttackTally):
@@ -121,6 +125,8 @@ class RobustnessNumbers(SuccessShares):
     stability: StabilityNumbers
     token_attack: NotRequired[TokenNumbers]
     shared_directions: NotRequired[SharedDirections]
+    text_attacks: NotRequired[dict[str, dict[str, TextTally]]]
+    by_words: NotRequired[dict[str, float]]
 
 
 class RobustnessRun(RobustnessNumbers):
@@ -139,6 +145,7 @@ class WorldSettings(Settings):
     spectral_examples: int
     power_iterations: int
     token_trials: int
+    triggers: list[str]
     budget: NotRequired[float]
     transfer_from: NotRequired[list[str]]
 
