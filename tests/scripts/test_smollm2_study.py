@@ -1,0 +1,61 @@
+"""The study of the recipes of SmolLM2: its split of the data, and its page."""
+
+import json
+
+from smollm2_study import page, split
+
+
+def test_every_row_is_trained_on_or_held_out_and_answers_follow_their_questions(tmp_path):
+    data, ids = tmp_path / "data", [f"simple_{i}" for i in range(12)]
+    data.mkdir()
+    for name in ("X.json", "X.answers.json"):
+        (data / name).write_text("\n".join(json.dumps({"id": i}) for i in ids))
+    split(data, tmp_path / "work")
+    found = {}
+    for part in ("train", "test"):
+        both = [(tmp_path / "work" / part / name).read_text().splitlines() for name in ("X.json", "X.answers.json")]
+        assert both[0] == both[1]
+        found[part] = [json.loads(line)["id"] for line in both[0]]
+    assert sorted(found["train"] + found["test"]) == sorted(ids)
+    assert found["test"] == ["simple_4", "simple_9"]
+
+
+def agent(setting, seed, left):
+    return {
+        "task": "congestion",
+        "setting": setting,
+        "seed": seed,
+        "examples": 100,
+        "nominal_success": 90.0,
+        "sampled_success": 85.0,
+        "worst_case_success": {"1": left},
+        "sampled_worst_case_success": {"1": left - 5},
+        "amplification": 300.0,
+        "train_seconds": 60.0,
+    }
+
+
+def test_the_page_shows_one_seed_of_all_recipes_and_all_seeds_of_two():
+    runs = [agent("sft", 0, 5.0)]
+    runs += [
+        agent(name, seed, left + seed) for name, left in (("adversarial", 30.0), ("aajr", 40.0)) for seed in (0, 1)
+    ]
+    runs.append(
+        {
+            "task": "tool-calling",
+            "setting": "sft",
+            "seed": 0,
+            "nominal_valid": 80.0,
+            "nominal_exact": 70.0,
+            "worst_case_valid": {"1": 60.0},
+            "worst_case_exact": {"1": 50.0},
+            "train_seconds": 10.0,
+        }
+    )
+    lines = page(runs).splitlines()
+    assert [line for line in lines if line.startswith("| sft")] == [
+        "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",
+        "| sft | 80.0 | 70.0 | 60.0 | 50.0 | 10.0 |",
+    ]
+    assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
+    assert sum(line.startswith("| aajr | 90.0 ± 0.0 | 40.5 ± ") for line in lines) == 1
