@@ -1,6 +1,6 @@
 """
 Forward-mode differentiation of unmodified models. On its own, `torch.func.jvp` refuses activation checkpointing,
-differentiates layer norms wrongly, computes linear layers at twice the cost, and is slow to multiply or add a constant.
+differentiates layer norms wrongly, computes linear layers at twice the cost, and makes tangents of zeros.
 """
 
 from __future__ import annotations
@@ -155,8 +155,7 @@ class _ForwardModeFunctions(TorchFunctionMode):
     and one for the tangent. PyTorch's own jvp also creates a tangent of zeros for the weight and multiplies by it.
 
     `mul`, `div`, `add`, `sub` of a dual tensor and a constant: without the zero tangent that PyTorch's own jvp gives to
-    the constant. The product with zeros runs as Python code, which takes ten times as long as that of two small dual
-    tensors.
+    the constant (docs/performance.md says what this saves).
 
     `to` of a tensor outside the jvp: the result stays outside, too. Modules keep this result (PEFT's SHiRA does), and
     after a jvp has ended, its tensors can be neither used nor saved.
