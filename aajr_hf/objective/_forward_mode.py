@@ -154,8 +154,8 @@ class _ForwardModeFunctions(TorchFunctionMode):
     `linear` (and `addmm`) of a dual input and a plain weight: one product for the primal, unless it is known already,
     and one for the tangent. PyTorch's own jvp also creates a tangent of zeros for the weight and multiplies by it.
 
-    `mul`, `div`, `add`, `sub` of a dual tensor and a constant: without the zero tangent that PyTorch's own jvp gives to
-    the constant (docs/performance.md says what this saves).
+    `mul`, `div`, `add`, `sub` of a dual tensor and a constant: without the tangent of zeros that PyTorch's own jvp gives
+    to the constant.
 
     `to` of a tensor outside the jvp: the result stays outside, too. Modules keep this result (PEFT's SHiRA does), and
     after a jvp has ended, its tensors can be neither used nor saved.
