@@ -52,7 +52,7 @@ ALLOWED = {
     "cli/common": {"evaluation"} | _SHARING,
     "cli/arguments": {
         *("_compat", "cli/common", "environments", "evaluation", "evaluation/attacks", "training/config"),
-        *("training/data", "training/models", "training/runs"),
+        *("training/data", "training/data/formats", "training/models", "training/runs"),
     },
     "cli/launching": {"_compat", "cli/arguments", "cli/common"},
     "cli/commands": {

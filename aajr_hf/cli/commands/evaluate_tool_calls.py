@@ -8,17 +8,16 @@ from typing import Any
 from ...evaluation.reporting.results import new_results
 from ...evaluation.tool_calls.caller import ToolCaller
 from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
-from ...training.data.formats.table import FORMATS
 from ...training.data.injections import read_injection_texts
-from ...training.data.sources import DataArguments, load_data
 from ..arguments.measurement import ALL, ONLY_ON_CALLS, triggers_of
 from ..arguments.options import ArgumentParser
 from ..arguments.threat import threat_of
+from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for
 from ..common.errors import UserError, user_errors
 from ..common.measuring import load_agents, measure_each, weights_of
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
-_ONLY_HERE = (*_DATA, "skip_invalid_rows", "max_new_tokens", "injections")
+_ONLY_HERE = (*DATA_OPTIONS, "max_new_tokens", "injections")
 _ONLY_WORLDS = ("environment", "system_prompt", "transfer_from", "surrogate", "token_trials", "budget")
 
 
@@ -26,16 +25,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Add the options of an evaluation on tool calls."""
     group = parser.add_argument_group("tool calls, in place of a world")
     group.add_argument("--dataset_name", metavar="NAME", help="dataset whose rows ask for tool calls")
-    group.add_argument("--dataset_config", metavar="NAME", help="configuration of a dataset on the Hub")
-    group.add_argument(
-        "--dataset_format", choices=FORMATS, default="auto", help="format of the rows (default: %(default)s)"
-    )
-    group.add_argument(
-        "--dataset_split", metavar="SPLIT", help="split of the dataset (default: test, or the only split)"
-    )
-    group.add_argument(
-        "--skip_invalid_rows", action="store_true", help="leave out invalid rows, and report their number"
-    )
+    add_tool_data(group, "test")
     group.add_argument(
         "--max_new_tokens",
         type=int,
@@ -149,31 +139,11 @@ def _rows(arguments) -> list[dict[str, Any]]:
 
     from ...evaluation.tool_calls.rows import read_rows
 
-    data = DataArguments(
-        dataset_name=arguments.dataset_name,
-        dataset_format=arguments.dataset_format,
-        skip_invalid_rows=arguments.skip_invalid_rows,
-        dataset_config=arguments.dataset_config,
-    )
     with user_errors():
-        rows = rows_of_split(data, arguments.dataset_split)
+        rows = rows_asked_for(arguments, arguments.dataset_name, "test")
     drawn = np.random.default_rng(arguments.seed).permutation(len(rows))[: arguments.examples]
     numbers = sorted(map(int, drawn))
     try:
         return read_rows([rows[number] for number in numbers], numbers)
     except ValueError as error:
         raise UserError(f"`--dataset_name`: {error}") from error
-
-
-def rows_of_split(data: DataArguments, split: str | None, default: str = "test") -> list[dict[str, Any]]:
-    """
-    Read rows with `prompt`, `completion`, `tools` and, if known, `accepted`. Without `split`, read the split
-    `default`, or the only split.
-
-    Raises:
-        DataError: if the data cannot be read, or rows are invalid; names the field.
-    """
-    found = load_data(data)
-    if split is None:
-        split = next(iter(found.splits)) if len(found.splits) == 1 else default
-    return list(found.read(split, "dataset_split"))

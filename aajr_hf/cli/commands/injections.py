@@ -9,10 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ...training.data.formats.table import FORMATS
 from ...training.data.injections import OWN_TEXTS, read_injection_texts
-from ...training.data.sources import DataArguments
 from ..arguments.options import ArgumentParser
+from ..arguments.tool_data import add_tool_data, rows_asked_for
 from ..arguments.validators import check_seed
 from ..common.errors import UserError, user_errors
 
@@ -43,16 +42,7 @@ def run(argv: list[str]) -> int:
         help="chosen answers: the agent's own answer without injection where it is right, and otherwise the reference; or always "
         "the reference (default: %(default)s)",
     )
-    parser.add_argument("--dataset_config", metavar="NAME", help="configuration of a dataset on the Hub")
-    parser.add_argument(
-        "--dataset_format", choices=FORMATS, default="auto", help="format of the rows (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--dataset_split", metavar="SPLIT", help="split of the dataset (default: train, or the only split)"
-    )
-    parser.add_argument(
-        "--skip_invalid_rows", action="store_true", help="leave out invalid rows, and report their number"
-    )
+    add_tool_data(parser, "train")
     parser.add_argument(
         "--injections", metavar="FILE", help="YAML file with the injected texts (default: the package's own)"
     )
@@ -81,16 +71,9 @@ def make_pairs(arguments) -> tuple[list[dict[str, Any]], str]:
     from ...evaluation.tool_calls.rows import read_rows
     from ...training.data.injections import Injector
     from ...training.data.roles import OBSERVED_ROLES
-    from .evaluate_tool_calls import rows_of_split
 
-    data = DataArguments(
-        dataset_name=arguments.data,
-        dataset_format=arguments.dataset_format,
-        dataset_config=arguments.dataset_config,
-        skip_invalid_rows=arguments.skip_invalid_rows,
-    )
     with user_errors():
-        rows = read_rows(rows_of_split(data, arguments.dataset_split, default="train"))
+        rows = read_rows(rows_asked_for(arguments, arguments.data, "train"))
         model, tokenizer = load_agent(arguments.model)
         texts = read_injection_texts(Path(arguments.injections or OWN_TEXTS))
         injector = Injector(tokenizer, rows, texts, OBSERVED_ROLES["observation"])

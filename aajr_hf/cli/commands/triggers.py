@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...environments import expert_rows, held_out_rows
-from ...training.data.formats.table import FORMATS
 from ...training.data.roles import OBSERVED_ROLES
-from ...training.data.sources import DataArguments
 from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ...training.data.triggers import Trigger, add_to_bank, read_triggers, with_trigger
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
+from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for
 from ..arguments.validators import check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import UserError, user_errors
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from ...evaluation.attacks.trigger import TriggerLesson
     from ...evaluation.attacks.trigger_search import Effort, Fluency
 
-_ONLY_DATA = ("dataset_config", "dataset_format", "dataset_split", "skip_invalid_rows")
 ROLES = OBSERVED_ROLES["observation"]
 DESCRIPTION = """Find triggers: words that mislead an agent wherever they stand at the end of what a user or a tool says. Gradients choose
 the words and a beam tries them, on some rows; how many right answers a trigger leaves is measured on others, beside the best
@@ -49,16 +47,7 @@ def run(argv: list[str]) -> int:
     add_system_prompt(parser)
     group = parser.add_argument_group("tool calls, in place of a world")
     group.add_argument("--dataset_name", metavar="NAME", help="dataset whose rows ask for tool calls")
-    group.add_argument("--dataset_config", metavar="NAME", help="configuration of a dataset on the Hub")
-    group.add_argument(
-        "--dataset_format", choices=FORMATS, default="auto", help="format of the rows (default: %(default)s)"
-    )
-    group.add_argument(
-        "--dataset_split", metavar="SPLIT", help="split of the dataset (default: train, or the only split)"
-    )
-    group.add_argument(
-        "--skip_invalid_rows", action="store_true", help="leave out invalid rows, and report their number"
-    )
+    add_tool_data(group, "train")
     group = parser.add_argument_group("search")
     group.add_argument(
         "--lengths", type=int, nargs="+", default=[1, 3], help="words of a trigger, one search each (default: 1 3)"
@@ -101,7 +90,7 @@ def _check(arguments, parser: ArgumentParser) -> None:
     if arguments.fluency_model and not any(arguments.fluency):
         raise UserError("`--fluency_model` has no effect with `--fluency` 0: raise it, or leave this option out.")
     on_data = arguments.dataset_name is not None
-    only = ("environment", "system_prompt") if on_data else _ONLY_DATA
+    only = ("environment", "system_prompt") if on_data else DATA_OPTIONS
     for name in only:
         if getattr(arguments, name) != parser.get_default(name):
             option = "env" if name == "environment" else name
@@ -206,16 +195,9 @@ def _rows(arguments, agent: Agent) -> tuple[list[dict[str, Any]], list[dict[str,
         tried = held_out_rows(world, arguments.examples, seed=arguments.seed)
         return with_system_prompt(learnt, prompt), with_system_prompt(tried, prompt), world
     from ...evaluation.tool_calls.rows import read_rows
-    from .evaluate_tool_calls import rows_of_split
 
-    data = DataArguments(
-        dataset_name=arguments.dataset_name,
-        dataset_format=arguments.dataset_format,
-        dataset_config=arguments.dataset_config,
-        skip_invalid_rows=arguments.skip_invalid_rows,
-    )
     with user_errors():
-        rows = read_rows(rows_of_split(data, arguments.dataset_split, default="train"))
+        rows = read_rows(rows_asked_for(arguments, arguments.dataset_name, "train"))
     if len(rows) < 2:
         raise UserError("`--dataset_name`: give at least two rows, to learn from and to measure on.")
     random.Random(arguments.seed).shuffle(rows)

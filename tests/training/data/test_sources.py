@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aajr_hf import load_rows
-from aajr_hf.cli.commands.evaluate_tool_calls import rows_of_split
+from aajr_hf.cli.arguments.tool_data import rows_asked_for
 from aajr_hf.cli.main import main
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.data.sources import DataArguments, DataError, load_data
@@ -106,7 +107,8 @@ def test_conversations_from_every_file_are_evaluated_alike(tmp_path, suffix):
 
     rows = [row("f", "a"), row("g", 5)]
     write(tmp_path / f"a{suffix}", rows)
-    read = read_rows(rows_of_split(DataArguments(dataset_name=str(tmp_path / f"a{suffix}")), None))
+    options = SimpleNamespace(dataset_format="auto", dataset_config=None, dataset_split=None, skip_invalid_rows=False)
+    read = read_rows(rows_asked_for(options, str(tmp_path / f"a{suffix}"), "test"))
     assert [row["accepted"] for row in read] == [[{"f": {"f": ["a"]}}], [{"g": {"g": [5]}}]]
     assert [row["tools"] for row in read] == [row["tools"] for row in rows]
     assert all(row["prompt"] == [{"role": "user", "content": "?"}] for row in read)
