@@ -184,13 +184,15 @@ def test_init_agent_makes_an_ordinary_model_folder(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "launched"), [(signal.SIGINT, []), (signal.SIGTERM, ["--accelerate_config", "single"])]
+)
+def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number, launched):
     recipe = str(ROOT / "recipes" / "congestion" / "adversarial.yaml")
     where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run")]
     # Without a checkpoint but the one that the signal makes.
     endless = ["--max_steps", "100000", "--save_strategy", "no", "--logging_steps", "1"]
-    command = [sys.executable, "-m", "aajr_hf", "train", "--config", recipe, *where, *FAST, *endless]
+    command = [sys.executable, "-m", "aajr_hf", "train", "--config", recipe, *where, *FAST, *endless, *launched]
     log = tmp_path / "log"
     with log.open("w") as printed:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=printed, text=True)

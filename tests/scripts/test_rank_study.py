@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+import rank_study
 from rank_study import climb
 from rank_study_report import write_report
 
-from tests.support import SCRIPTS
+from tests.support.short_trust import short_trust  # noqa: F401
 
 FIELDS = {
     "adapter",
@@ -66,33 +65,19 @@ def test_rates_are_tried_towards_the_better_ones(worst, tried):
 
 
 @pytest.mark.slow
-def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
-    command = [
-        sys.executable,
-        str(SCRIPTS / "rank_study.py"),
-        "--adapters",
-        "lora:2",
-        "--seeds",
-        "0",
-        "--rates",
-        "1e-3",
-    ]
-    command += [
-        "--max_steps",
-        "2",
-        "--examples",
-        "4",
-        "--work",
-        str(tmp_path / "work"),
-        "--output",
-        str(tmp_path / "out"),
-    ]
-    first = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert first.stdout.count("lora-2-0.001-") == 2
-    results, tuning = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("rank", "rank_tuning"))
+def test_from_agents_to_the_page_and_nothing_twice(tmp_path, monkeypatch, capsys):
+    work, out = tmp_path / "work", tmp_path / "out"
+    work.mkdir()
+    for seed in (rank_study.TUNING_SEED, 0):  # as in processes of their own, which take no short checks of trust
+        rank_study.train_and_measure(rank_study.Run("lora:2", seed, 1e-3), work, 2, 4)
+    made = [file.stat().st_mtime_ns for file in work.glob("lora*.json")]
+    settings = ["--adapters", "lora:2", "--seeds", "0", "--rates", "1e-3", "--max_steps", "2", "--examples", "4"]
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["rank_study.py", *settings, "--work", str(work), "--output", str(out)])
+    rank_study.main()
+    assert capsys.readouterr().out.count("lora-2-0.001-") == 2
+    results, tuning = (json.loads((out / f"{name}.json").read_text()) for name in ("rank", "rank_tuning"))
     assert [(r["adapter"], r["rank"], r["seed"]) for r in results] == [("lora", 2, 0)]
     assert set(results[0]) >= FIELDS and tuning[0]["seed"] == 100
     assert 0 < results[0]["update_rank"] <= 2 and results[0]["trainable_parameters"] > 1000
-    made = [file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*.json")]
-    subprocess.run(command, capture_output=True, check=True)
-    assert [file.stat().st_mtime_ns for file in (tmp_path / "work").glob("*.json")] == made
+    assert [file.stat().st_mtime_ns for file in work.glob("lora*.json")] == made

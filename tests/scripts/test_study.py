@@ -262,19 +262,16 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
     small_llama(tokenizer, seed=0).save_pretrained(tmp_path / "work" / "base-hide_and_seek")
     tokenizer.save_pretrained(tmp_path / "work" / "base-hide_and_seek")
-    command = [sys.executable, str(SCRIPTS / "study.py"), "--preset", "smoke", "--methods", "adversarial"]
+    command = [sys.executable, str(SCRIPTS / "study.py"), "--preset", "smoke", "--methods", "base"]
     command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     lines = [line for line in first.stdout.splitlines() if "min left" in line]
-    # Four rates on the tuning seed; on the other the best of them, and the base agent.
-    assert len(lines) == 6 and lines[-1].startswith("6/6")
+    assert len(lines) == 1 and lines[-1].startswith("1/1")
     runs = json.loads((tmp_path / "out" / "study.json").read_text())
-    made = [("adversarial", 0), *[("adversarial", 100)] * 4, ("base", 0)]
-    assert sorted((r["method"], r["seed"]) for r in runs) == made
-    assert all(r["steps"] == (0 if r["method"] == "base" else 2) for r in runs)
-    # Among the agents, their settings, their prices, their sensitivity, their stability, and their episodes twice.
-    assert (tmp_path / "out" / "study.md").read_text().count("| adversarial |") == 7
+    assert [(r["method"], r["seed"], r["steps"]) for r in runs] == [("base", 0, 0)]
+    # Among the agents, their settings, their prices, their sensitivity, their stability, and their episodes.
+    assert (tmp_path / "out" / "study.md").read_text().count("| base |") >= 5
     # Nothing twice: not even where only the results are left of it.
     for file in (tmp_path / "work").glob("*.json"):
         file.unlink()

@@ -36,8 +36,9 @@ CASES = {
 CASES["finite-difference"] = {"jacobian_estimator": "finite_difference", "optim": "sgd"}
 CASES["global"] = {"regularizer": "global_spectral"}
 CASES["amortised"] = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 2}
-CASES["curriculum"] = {"epsilon_schedule": "curriculum", "aajr_warmup_ratio": 1.0, "curriculum_threshold": 1e-9}
-CASES["budget"] = {"amplification_budget": 3.0, "regularizer_lambda": 0.0}
+# What is steered by means over all processes: the radius by their success, lambda by their amplification.
+CASES["controlled"] = {"epsilon_schedule": "curriculum", "aajr_warmup_ratio": 1.0, "curriculum_threshold": 1e-9}
+CASES["controlled"] |= {"amplification_budget": 3.0, "regularizer_lambda": 0.0}
 
 # Of other trainers, on their own data.
 OTHERS = {"dpo": dpo, "grpo": partial(grpo, max_completion_length=3)}
@@ -131,8 +132,17 @@ def _hub_call(calls: list[str], function: str, *args, **kwargs):
     return SimpleNamespace(repo_id="someone/agent", result=lambda: None, done=lambda: True)
 
 
+def without_compiling() -> None:
+    """DeepSpeed's own collectives on a CPU take a minute to compile; without them, it takes those of gloo."""
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        from deepspeed.ops import __compatible_ops__
+
+        __compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def main() -> None:
     shard_on_cpu()
+    without_compiling()
     output = Path(sys.argv[1])
     for name in sys.argv[2:]:
         task, _, case = name.rpartition(":")

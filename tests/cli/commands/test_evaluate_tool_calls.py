@@ -93,7 +93,7 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
 def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path):
     def run(seed):
         output = tmp_path / f"report-{seed}"
-        few = ["--examples", "2", "--exhaustive", "--seed", str(seed), "--output", str(output), *QUICK]
+        few = ["--examples", "2", "--attacks", "nll", "random", "--seed", str(seed), "--output", str(output), *QUICK]
         assert main(["evaluate", str(folder), "--dataset_name", str(data), *few]) == 0
         results = json.loads((output / "results.json").read_text())
         assert mismatches(results, ToolCallResults) == []

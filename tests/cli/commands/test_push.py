@@ -156,12 +156,9 @@ def test_a_card_without_an_evaluation_says_so(worker, adapter):
 
 REFUSALS = [
     Fault("POST", "/api/repos/create", 401),
-    Fault("POST", "/api/repos/create", 403),
-    Fault("POST", "/preupload/", 500, times=6),
     Fault("POST", "/preupload/", 429, times=6, headers={"Retry-After": "7"}),
     Fault("PUT", "/lfs/", None, times=6),
     Fault("POST", "/commit/", 409),
-    Fault("POST", "/commit/", 403),
 ]
 
 

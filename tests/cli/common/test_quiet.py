@@ -18,6 +18,8 @@ from tests.support.tiny import tiny_model
 _COMMANDS = """
 import sys
 from aajr_hf.cli.main import main
+from aajr_hf.evaluation.robustness import trust
+trust.STEPS, trust._UNBOUNDED_STEPS = (1, 2, 4), 4
 where, run = sys.argv[1:]
 model = ["--config", "recipes/congestion/aajr.yaml", "--model_name_or_path", where, "--environment_examples", "16"]
 assert main(["inspect", *model]) == 0

@@ -16,6 +16,7 @@ from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
 from aajr_hf.evaluation.robustness.membership import budget_of, examples_of
 from aajr_hf.training.data.batch import AgentBatch
 from aajr_hf.training.data.collation import encode_examples
+from tests.support.matrices import largest_singular_value
 from tests.support.small_agents import ROWS, SMALL, TOKENIZER, trained
 
 # So that the Jacobian changes along the ascent.
@@ -40,7 +41,7 @@ def along_and_everywhere(row) -> tuple[list[float], list[float]]:
         )
         mask = batch.perturbable[..., None].expand_as(delta).flatten()
         along.append((full @ direction.flatten()).norm().item())
-        norms.append(torch.linalg.svdvals(full[:, mask])[0].item())
+        norms.append(largest_singular_value(full[:, mask]).item())
         delta = delta + 2.5 * radius / WIDE.ascent_steps * direction
         delta = delta * min(1, radius / delta.norm().item())
     return along, norms

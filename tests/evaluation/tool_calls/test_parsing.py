@@ -189,12 +189,19 @@ def test_no_text_is_a_crash(text):
         assert answer.failure in (None, "no_call", "unparsable") and bool(answer.calls) == (answer.failure is None)
 
 
+@functools.cache
+def first_row() -> dict:
+    (row,) = read_rows(ROWS[:1])
+    return row
+
+
 @pytest.mark.slow
 @given(JSON_VALUES, JSON_VALUES)
 def test_no_json_is_a_crash(function, arguments):
+    row = first_row()
     for value in (function, {"name": function, "arguments": arguments}, {"name": "dim", "arguments": arguments}):
         answer = read(QWEN, f"<tool_call>{json.dumps(value)}</tool_call>")
-        judge(answer, *read_rows(ROWS[:1]))
+        judge(answer, row)
         assert bool(answer.calls) == (answer.failure is None)
 
 
@@ -207,13 +214,18 @@ BROKEN = {
 }
 
 
+@functools.cache
+def real_rows() -> dict[str, dict]:
+    named = rows_of(bfcl())
+    return dict(zip(named, read_rows(list(named.values())), strict=True))
+
+
 @pytest.mark.parametrize("template", ["qwen3", "llama3_2", "qwen3_5_nothink", "mistral", "hermes"])
 def test_the_answers_of_real_data_are_valid_and_exact_once_rendered_and_read_back(template):
-    named = rows_of(bfcl())
-    assert len(named) == 1058
+    assert len(real_rows()) == 1058
     tokenizer, parser = reader(template)
     found = {}
-    for name, row in zip(named, read_rows(list(named.values())), strict=True):
+    for name, row in real_rows().items():
         if template in ONE_CALL_ONLY and len(reference_calls(row["completion"])) > 1:
             continue
         # Without the tools, which take the longest to render, before the question.

@@ -24,9 +24,9 @@ def test_sharing_the_ascents_forwards_changes_nothing_but_the_cost(tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_cost_is_linear_in_the_number_of_steps(tmp_path, checkpointing):
-    costs = [flops(tmp_path, ascent_steps=k, gradient_checkpointing=checkpointing) for k in (1, 2, 3, 4)]
+    costs = [flops(tmp_path, ascent_steps=k, gradient_checkpointing=checkpointing) for k in (1, 2, 3)]
     steps = [later - earlier for earlier, later in zip(costs, costs[1:], strict=False)]
-    assert steps[0] > 0 and steps == [steps[0]] * 3
+    assert steps[0] > 0 and steps == [steps[0]] * 2
 
 
 @pytest.mark.slow
