@@ -19,10 +19,11 @@ from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
 from .fields import ActionLossField, AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
 from .rows import RowFields
+from .watching import WatchFields
 
 
 @dataclass
-class AAJRConfigMixin(RegularizerFields, AdversaryFields):
+class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
     """
     Mixin for the configuration of a TRL trainer: the fields of Adversarially-Aligned Jacobian Regularization and their
     validation.
@@ -98,7 +99,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
     def _check_numbers(self) -> None:
         for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
             require(self, name, lambda x: x >= 0, "at least 0")
-        at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank")
+        at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank", "rollback_interval")
         for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
             require(self, name, lambda x: x >= 1, "at least 1")
         require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
@@ -108,6 +109,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             require(self, "ema_decay", lambda x: 0 < x < 1, "between 0 and 1")
         if self.amplification_budget is not None:
             require(self, "amplification_budget", lambda x: x > 0, "above 0")
+        if self.rollback_tolerance is not None:
+            self._check_rollback()
 
     def _resolve_step_size(self) -> None:
         if self.ascent_step_size is None:
@@ -193,6 +196,16 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 f"`aajr_warmup_ratio` must be at most 0.5 with an `amplification_budget`; got {self.aajr_warmup_ratio}."
             )
 
+    def _check_rollback(self) -> None:
+        # Infinity is allowed: it measures the probe and never goes back.
+        if not isinstance(self.rollback_tolerance, int | float) or not self.rollback_tolerance >= 0:
+            raise ValueError(f"`rollback_tolerance` must be a number, at least 0; got {self.rollback_tolerance}.")
+        if self.radius == 0:
+            name = self.radius_field
+            raise ValueError(
+                f"`rollback_tolerance` watches the loss under attack, but `{name}` is 0: raise `{name}`, or unset it."
+            )
+
     def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         """
         Fields that must have a certain value: each name maps to (value, supported value), or, if another field is the
@@ -201,7 +214,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         return {}
 
 
-_SHARED = (AdversaryFields, ActionLossField, RegularizerFields, RowFields)
+_SHARED = (AdversaryFields, ActionLossField, RegularizerFields, WatchFields, RowFields)
 
 
 def documented(cls: type) -> type:

@@ -71,4 +71,5 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
             "use_adaptive_entropy": (self.use_adaptive_entropy, False),
             "cast_lm_head_to_fp32": (self.cast_lm_head_to_fp32, False),
             "perturbed_tokens": (self.perturbed_tokens, "prompt"),
+            "rollback_tolerance": (self.rollback_tolerance, None, "with GRPO, whose completions are new in each step"),
         }

@@ -16,16 +16,20 @@ from ..policy.system_losses import SystemLoss
 from ..runs.checkpoints import CheckpointMixin
 from ..runs.ema import AverageMixin
 from ..runs.nonfinite import FiniteMixin
+from ..runs.rollback import RollbackMixin
 from ..runs.step_metrics import mean_over_processes
 from ..sharing.hub import HubMixin
 from ..sharing.model_card import CITATION
 from .penalty import AttackedBatch, PenaltyMixin
 from .preparation import PreparationMixin
+from .probe import ProbeMixin
 
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
 
-class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
+class AAJRMixin(
+    PenaltyMixin, PreparationMixin, ProbeMixin, RollbackMixin, AverageMixin, CheckpointMixin, FiniteMixin, HubMixin
+):
     """
     Mixin for a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its
     directions.

@@ -1,0 +1,65 @@
+"""The adversary on a fixed probe: the first rows of the training data, attacked in the same way at every measurement."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import send_to_device
+
+from ..adversary.ascent import ascend
+
+# Examples of the probe, in all processes together.
+_ROWS = 32
+
+
+class Probe(NamedTuple):
+    """Means over the probe's examples: the system loss under attack, and the share of right answers."""
+
+    loss: float
+    success: float
+
+
+class ProbeMixin:
+    """Mixin for a TRL trainer with a `_system_loss`: the adversary on a few fixed rows. No random number is drawn."""
+
+    _probe_batches: list[dict[str, Any]] | None = None
+
+    @torch.no_grad()
+    def probe(self, steps: int | None = None) -> Probe:
+        """
+        Attack the probe at the full epsilon, without dropout. All processes get the same numbers.
+
+        Args:
+            steps: Number of ascent steps, by default K.
+        """
+        if self._probe_batches is None:
+            self._probe_batches = self._first_rows()
+        total = torch.zeros(3, dtype=torch.float64)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self.compute_loss_context_manager():
+                for inputs in self._probe_batches:
+                    total += self._attacked(inputs, steps)
+        finally:
+            self.model.train(was_training)
+        loss, success, examples = self.accelerator.reduce(total.to(self.accelerator.device).float(), "sum").tolist()
+        return Probe(loss / examples, success / examples)
+
+    def _attacked(self, inputs: dict[str, Any], steps: int | None) -> torch.Tensor:
+        """Sums over the examples of a batch: their losses under attack, their right answers, and 1."""
+        system = self._system_loss(inputs, None)
+        policy = system.policy(self.accelerator.unwrap_model(self.model), None)
+        ascent = ascend(self.args, policy, system, 1.0, keep_products=False, steps=steps, penalised=False)
+        logits = policy(ascent.delta)
+        losses = system.per_example(logits)
+        return torch.stack([losses.sum(), system.success(logits).sum(), losses.new_tensor(len(losses))]).double().cpu()
+
+    def _first_rows(self) -> list[dict[str, Any]]:
+        """This process' part of the probe, as micro-batches on its device."""
+        rows = list(islice(self.train_dataset, _ROWS))[self.accelerator.process_index :: self.accelerator.num_processes]
+        size = self.args.per_device_train_batch_size
+        batches = [self.data_collator(rows[i : i + size]) for i in range(0, len(rows), size)]
+        return [send_to_device(batch, self.accelerator.device) for batch in batches]
