@@ -113,6 +113,8 @@ def ascend(
     state = policy.embeddings()
     scale = embedding_norm(state, policy.batch)
     unit = scale if config.epsilon_mode == "relative" else torch.ones_like(scale)
+    if policy.batch.radius_factor is not None:
+        unit = unit * policy.batch.radius_factor.to(unit.dtype)
     radius = epsilon_fraction * config.radius * unit
     ball = PerturbationSet(radius, config.perturbation_norm, config.perturbation_scope)
     steps = config.ascent_steps if steps is None else steps

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 from ..._compat.transformers import use_new_names
 from ..._errors import first_line
+from .classes import ClassFields
 from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
 from .fields import ActionLossField, AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
@@ -200,11 +201,13 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
         # Infinity is allowed: it measures the probe and never goes back.
         if not isinstance(self.rollback_tolerance, int | float) or not self.rollback_tolerance >= 0:
             raise ValueError(f"`rollback_tolerance` must be a number, at least 0; got {self.rollback_tolerance}.")
+        self.needs_adversary("rollback_tolerance")
+
+    def needs_adversary(self, name: str) -> None:
+        """Raise ValueError if the radius is 0, so that the field `name` has no effect."""
         if self.radius == 0:
-            name = self.radius_field
-            raise ValueError(
-                f"`rollback_tolerance` watches the loss under attack, but `{name}` is 0: raise `{name}`, or unset it."
-            )
+            radius = self.radius_field
+            raise ValueError(f"`{name}` needs an adversary, but `{radius}` is 0: raise `{radius}`, or unset `{name}`.")
 
     def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         """
@@ -214,7 +217,7 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
         return {}
 
 
-_SHARED = (AdversaryFields, ActionLossField, RegularizerFields, WatchFields, RowFields)
+_SHARED = (AdversaryFields, ActionLossField, ClassFields, RegularizerFields, WatchFields, RowFields)
 
 
 def documented(cls: type) -> type:

@@ -17,6 +17,7 @@ from ..data.batch import AgentBatch
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from ..data.cuts import only_actions
 from ..data.given_rows import in_formats_of_trl
+from ..data.long_tail import with_classes, with_radius_factors
 from ..data.packing import pack
 from ..data.roles import OBSERVED_ROLES
 from ..data.row_changes import RowChanges
@@ -165,6 +166,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
         is_perturbed = dataset_name == "train" and args.is_active
         if is_perturbed:
+            if by_class := args.long_tail_alpha > 0:
+                dataset = with_classes(dataset, args.class_column)
             dataset = self._with_agent_columns(dataset, text_tokenizer(processing_class), args)
         # First without a length limit: what it cuts off is counted, and what is no action is no reason to keep a row.
         whole = copy.copy(args)
@@ -178,6 +181,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         if not is_perturbed:
             return dataset
         dataset = cut_columns(dataset, args.truncation_mode == "keep_end")
+        if by_class:
+            dataset = with_radius_factors(dataset, args.long_tail_alpha)
         if isinstance(dataset, Dataset):
             check_examples(dataset, args.perturbed_tokens, self._first_row)
         return pack(dataset, args) if pack_here else dataset

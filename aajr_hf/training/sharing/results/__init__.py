@@ -22,6 +22,7 @@ from .episodes import EpisodeNumbers, EpisodeResults, EpisodeSettings, Said, Sid
 from .parts import (
     AttackTally,
     ByRadius,
+    ClassShares,
     Evaluation,
     Settings,
     SharedDirections,
@@ -72,6 +73,7 @@ __all__ = [
     "CallSettings",
     "CallShares",
     "CallTally",
+    "ClassShares",
     "ComparedRun",
     "ComparisonResults",
     "Configuration",
