@@ -15,8 +15,8 @@ from typing import Any, get_args, get_type_hints
 
 from ..._compat.transformers import use_new_names
 from ..._errors import first_line
-from .classes import ClassFields
 from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
+from .classes import ClassFields
 from .fields import ActionLossField, AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
 from .rows import RowFields
@@ -98,7 +98,14 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
 
     def _check_numbers(self) -> None:
-        for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
+        at_least_zero = (
+            "clean_loss_weight",
+            "regularizer_lambda",
+            "sensitivity_floor",
+            "ascent_steps",
+            "learning_rate",
+        )
+        for name in (self.radius_field, *at_least_zero):
             require(self, name, lambda x: x >= 0, "at least 0")
         at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank", "rollback_interval")
         for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
@@ -153,6 +160,8 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
                 "`neftune_noise_alpha` adds different noise in every pass, so ascent, loss and Jacobian would belong "
                 "to different functions: unset it while AAJR is active."
             )
+        if self.sensitivity_floor > 0:
+            self._check_floor()
         penalised = max(round(self.penalty_fraction * self.per_device_train_batch_size), 1)
         alone = penalised == 1 and not getattr(self, "packing", False)
         if alone and self.penalty_active and self.regularizer in GLOBAL_REGULARIZERS:
@@ -195,6 +204,21 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
         if self.lambda_schedule != "constant" and self.aajr_warmup_ratio > 0.5:
             raise ValueError(
                 f"`aajr_warmup_ratio` must be at most 0.5 with an `amplification_budget`; got {self.aajr_warmup_ratio}."
+            )
+
+    def _check_floor(self) -> None:
+        if not self.penalty_active:
+            raise ValueError(
+                "`sensitivity_floor` is weighed by lambda, but there is no penalty: raise `regularizer_lambda`, or set it to 0."
+            )
+        if self.amplification_budget is not None and self.sensitivity_floor > self.amplification_budget:
+            raise ValueError(
+                "`sensitivity_floor` must be at most the `amplification_budget`, so that a band is left between them; got "
+                f"{self.sensitivity_floor}."
+            )
+        if self.per_device_train_batch_size == 1 and not getattr(self, "packing", False):
+            raise ValueError(
+                "`sensitivity_floor` compares observations of a batch: raise `per_device_train_batch_size`, or set it to 0."
             )
 
     def _check_rollback(self) -> None:

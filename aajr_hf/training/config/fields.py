@@ -146,6 +146,11 @@ class RegularizerFields:
             `regularizer_lambda`, so that the mean amplification stays at most gamma_adv. The penalty is then
             `max(a_t - gamma_adv, 0)^2`, so that examples within the budget are not penalised (in expectation, where the penalty is
             estimated from some points). During lambda's warm-up the multiplier may fall, but not grow.
+        sensitivity_floor (`float`, *optional*, defaults to `0.0`):
+            Smallest sensitivity `||J v||` that is not penalised, where v is the unit direction from a training observation to
+            another of its micro-batch whose right answer differs. The loss contains lambda times the mean of
+            `max(floor - ||J v||, 0)^2`, in units of `aajr/sensitivity`, so that a large lambda does not make the agent dull.
+            With an `amplification_budget` it is the lower end of a band. `0`: no floor. Only SFT, with a penalty.
         penalty_output (`str`, *optional*, defaults to `"logits"`):
             Output whose Jacobian is penalised. `"logits"`; `"centered_logits"`: minus their mean over the vocabulary;
             `"log_probs"`; `"probs"`. `"fisher"`: log-probabilities, each weighted by the square root of its probability p, so
@@ -248,6 +253,13 @@ class RegularizerFields:
         metadata={
             "help": "Largest mean of aajr/amplification. If set, training finds lambda so that it holds; only the amplification "
             "beyond the budget is penalised."
+        },
+    )
+    sensitivity_floor: float = field(
+        default=0.0,
+        metadata={
+            "help": "Smallest sensitivity that is not penalised along directions between observations whose right answers differ. 0: no "
+            "floor."
         },
     )
     penalty_output: str = _choice(

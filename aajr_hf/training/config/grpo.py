@@ -62,6 +62,7 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
         return {
             "use_vllm": (self.use_vllm, False),
             "use_liger_kernel": (self.use_liger_kernel, False),
+            "sensitivity_floor": (self.sensitivity_floor, 0.0, "with GRPO, whose completions are not right or wrong"),
             "importance_sampling_level": (self.importance_sampling_level, "token"),
             "delta": (self.delta, None),
             "off_policy_mask_threshold": (self.off_policy_mask_threshold, None),

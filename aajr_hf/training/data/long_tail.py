@@ -71,7 +71,9 @@ def with_classes(dataset: Dataset | IterableDataset, column: str) -> Dataset:
         ValueError: if the data are streamed, or have no column for the class.
     """
     if not isinstance(dataset, Dataset):
-        raise ValueError("`long_tail_alpha` counts the rows of each class, but streamed data are not counted: set it to 0.")
+        raise ValueError(
+            "`long_tail_alpha` counts the rows of each class, but streamed data are not counted: set it to 0."
+        )
     return dataset.map(lambda row: {_CLASS: class_of(row, column)}, desc="Finding classes")
 
 
@@ -83,4 +85,6 @@ def with_radius_factors(dataset: Dataset, alpha: float) -> Dataset:
     common = counts.most_common()
     shown = [f"{name!r} ({count} rows): {factors[name]:.2f}" for name, count in common[:3] + common[3:][-3:]]
     logger.info(f"`long_tail_alpha`: {len(counts)} classes; factors of epsilon: {', '.join(shown)}.")
-    return dataset.remove_columns(_CLASS).add_column(FACTOR, np.array([factors[name] for name in classes], dtype=np.float32))
+    return dataset.remove_columns(_CLASS).add_column(
+        FACTOR, np.array([factors[name] for name in classes], dtype=np.float32)
+    )

@@ -65,6 +65,11 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
       whose loss has no gradient has no direction; it counts as 0 in all three.
     - `aajr/loss_magnitude`: mean `|g(delta_K)|`.
 
+    With a `sensitivity_floor`: `aajr/sensitivity`, mean `||J v||` along directions between observations whose right answers differ,
+    and `aajr/sensitivity_shortfall`, mean `max(floor - ||J v||, 0)^2`; an example without such a neighbour counts as 0 in the second.
+
+    With a `rollback_tolerance`: `aajr/probe_loss`, the last measured loss of the probe under attack, and `aajr/rollbacks`, their number.
+
     With a curriculum: `aajr/adversarial_success`, the share of right answers under attack.
 
     Metrics of the inner ascent, means over examples, from numbers that the ascent computes anyway (Theorems 2 and 3):

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aajr_hf.training.data.long_tail import class_of, radius_factors
@@ -17,6 +17,7 @@ from tests.support.tiny import dataset, one_step, tiny_model, trainer
 COUNTS = st.dictionaries(st.text(max_size=3), st.integers(1, 500), min_size=1, max_size=6)
 
 
+@settings(max_examples=50)
 @given(COUNTS, st.floats(0, 0.99))
 def test_the_mean_factor_is_one_and_the_largest_class_has_the_least(counts, alpha):
     factors, total = radius_factors(counts, alpha), sum(counts.values())
@@ -28,7 +29,7 @@ def test_the_mean_factor_is_one_and_the_largest_class_has_the_least(counts, alph
         elif count == largest:
             assert factors[name] == pytest.approx(1 - alpha)
         else:
-            assert factors[name] > 1 - alpha or alpha == 0
+            assert factors[name] >= 1 - alpha
 
 
 def test_the_formula_of_a_head_and_a_tail():
@@ -39,7 +40,10 @@ def test_the_formula_of_a_head_and_a_tail():
 
 
 def test_the_class_of_a_row():
-    said = {"prompt": [{"role": "user", "content": "hi"}], "completion": [{"role": "assistant", "content": "take 2 via d"}]}
+    said = {
+        "prompt": [{"role": "user", "content": "hi"}],
+        "completion": [{"role": "assistant", "content": "take 2 via d"}],
+    }
     assert class_of(said) == "take"
     assert class_of(said | {"actions": ["take 2 via d", "take 1 via d"]}) == "take 2"
     assert class_of(said | {"action": 7}) == "7" and class_of(said | {"kind": "x"}, "kind") == "x"
@@ -66,7 +70,9 @@ def test_each_example_has_the_ball_of_its_class(tmp_path):
         ascents.append(run._ascend(run.model, system, None))
     ours, plain = ascents
     assert torch.allclose(ours.ball.epsilon, plain.ball.epsilon * torch.tensor(expected[:4]), rtol=1e-6)
-    first = (ours.trajectory.deltas[1].flatten(1).norm(dim=1) / plain.trajectory.deltas[1].flatten(1).norm(dim=1)).tolist()
+    first = (
+        ours.trajectory.deltas[1].flatten(1).norm(dim=1) / plain.trajectory.deltas[1].flatten(1).norm(dim=1)
+    ).tolist()
     assert first == pytest.approx(expected[:4], rel=1e-5)  # the step size, too
 
 

@@ -76,8 +76,8 @@ def test_an_infinite_tolerance_changes_nothing(tmp_path):
     assert not any("aajr/probe_loss" in log for log in plain.state.log_history)
 
 
-# At ten times a good learning rate.
-STEEP = FAST | {"learning_rate": 0.3, "regularizer": "none", "clean_loss_weight": 1.0, "ema_decay": 0.5}
+# At a learning rate that is a hundred times too high.
+STEEP = FAST | {"learning_rate": 2.0, "regularizer": "none", "clean_loss_weight": 1.0, "ema_decay": 0.5}
 
 
 def test_training_keeps_what_it_had_where_the_rate_is_too_high(tmp_path):
@@ -87,12 +87,10 @@ def test_training_keeps_what_it_had_where_the_rate_is_too_high(tmp_path):
     run = trainer(
         tmp_path, tiny_model(torch.float32), rollback_tolerance=0.05, rollback_interval=1, max_steps=12, **_but(STEEP)
     )
-    rates = []
     run.train()
     logs = [log for log in run.state.log_history if "loss" in log]
     accepted, lowest, count = [], start, 0
     for log in logs:
-        rates.append(log["learning_rate"])
         if log["aajr/rollbacks"] == count:
             accepted.append(log["aajr/probe_loss"])
             assert accepted[-1] <= lowest + 0.05 + 1e-6
@@ -101,7 +99,7 @@ def test_training_keeps_what_it_had_where_the_rate_is_too_high(tmp_path):
             assert log["aajr/probe_loss"] > lowest + 0.05 - 1e-6
         count = log["aajr/rollbacks"]
     assert count > 0 and accepted and run.probe().loss <= start + 0.05 < wild.probe().loss
-    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.3 / 2**count)
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(2.0 / 2**count)
 
 
 def _but(settings):
@@ -109,20 +107,33 @@ def _but(settings):
 
 
 def test_a_resumed_run_goes_back_to_the_state_that_the_whole_run_went_back_to(tmp_path):
-    settings = STEEP | {"rollback_tolerance": 0.05, "rollback_interval": 3}
-    settings |= {"save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "linear"}
+    # While the rate rises, the state of step 4 is accepted, and that of step 6 is not.
+    settings = STEEP | {"rollback_tolerance": 0.02, "rollback_interval": 2}
+    settings |= {
+        "save_strategy": "steps",
+        "save_steps": 5,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 6,
+    }
     whole = trainer(tmp_path, tiny_model(torch.float32), dataset(64), **settings)
     whole.train()
     again = trainer(tmp_path, tiny_model(torch.float32, seed=1), dataset(64), **settings)
-    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     assert whole.rollback.state["rollbacks"] == 2 and again.rollback.state == whole.rollback.state
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[name], value)
-    for name, value in whole.average.tensors.items():
-        assert torch.equal(again.average.tensors[name], value)
-    (tmp_path / "checkpoint-4" / "rollback.pt").unlink()
-    with pytest.raises(ValueError, match="`rollback_tolerance`: .*checkpoint-4 has no state"):
-        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    # Step 8 is not accepted either: what is left is the state of a run of four steps.
+    short = trainer(tmp_path / "short", tiny_model(torch.float32), dataset(64), **settings | {"max_steps": 4})
+    short.train()
+    for run in (whole, again):
+        for name, value in short.model.state_dict().items():
+            assert torch.equal(run.model.state_dict()[name], value)
+        for name, value in short.average.tensors.items():
+            assert torch.equal(run.average.tensors[name], value)
+        moments = [[trained.optimizer.state[p] for p in trained.model.parameters()] for trained in (run, short)]
+        for ours, theirs in zip(*moments, strict=True):
+            assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    (tmp_path / "checkpoint-5" / "rollback.pt").unlink()
+    with pytest.raises(ValueError, match="`rollback_tolerance`: .*checkpoint-5 has no state"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
 @pytest.mark.parametrize("attribute", ["is_fsdp_enabled", "is_deepspeed_enabled"])
