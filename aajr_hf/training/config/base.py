@@ -15,9 +15,10 @@ from typing import Any, get_args, get_type_hints
 
 from ..._compat.transformers import use_new_names
 from ..._errors import first_line
+from .action_loss import ActionLossField
 from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
 from .classes import ClassFields
-from .fields import ActionLossField, AdversaryFields, RegularizerFields
+from .fields import AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
 from .rows import RowFields
 from .watching import WatchFields
@@ -119,6 +120,10 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
             require(self, "amplification_budget", lambda x: x > 0, "above 0")
         if self.rollback_tolerance is not None:
             self._check_rollback()
+        require(self, "overfitting_interval", lambda x: x >= 0, "at least 0")
+        if self.overfitting_interval > 0:
+            self.needs_adversary("overfitting_interval")
+            require(self, "ascent_steps", lambda x: x < 10, "below 10 with an `overfitting_interval`")
 
     def _resolve_step_size(self) -> None:
         if self.ascent_step_size is None:

@@ -11,6 +11,7 @@ CHOICES = {
     "perturbation_scope": ("sequence", "token"),
     "perturbed_tokens": ("prompt", "observation", "user", "tool", "incidental", "all"),
     "ascent_step_rule": ("normalized", "gradient", "sign"),
+    "ascent_start": ("zero", "random"),
     "regularizer": (
         "aajr",
         "global_spectral",

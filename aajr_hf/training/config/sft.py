@@ -7,9 +7,9 @@ from typing import Any
 
 from trl import SFTConfig
 
+from .action_loss import ActionLossField
 from .base import AAJRConfigMixin, documented, require
 from .classes import ClassFields
-from .fields import ActionLossField
 from .rows import RowFields
 
 

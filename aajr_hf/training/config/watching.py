@@ -23,6 +23,11 @@ class WatchFields:
             If `None`, there is no probe. Not with GRPO, FSDP or DeepSpeed.
         rollback_interval (`int`, *optional*, defaults to `10`):
             Number of optimizer steps between two measurements of the probe. Each takes a further ascent on 32 examples.
+        overfitting_interval (`int`, *optional*, defaults to `0`):
+            Every n-th optimizer step, attack the probe with the training's own ascent and with ten steps, and log success under
+            both, and the cosine of the first two directions. If success under ten steps is lower by more than a quarter of the
+            examples, a warning says so once: the agent has overfitted to the ascent of its training (catastrophic overfitting).
+            `0`: never. Needs `ascent_steps` below 10. Not with GRPO, FSDP or DeepSpeed.
     """
 
     _argument_group_name = AdversaryFields._argument_group_name
@@ -36,4 +41,11 @@ class WatchFields:
     )
     rollback_interval: int = field(
         default=10, metadata={"help": "Number of optimizer steps between two measurements of the probe of a rollback."}
+    )
+    overfitting_interval: int = field(
+        default=0,
+        metadata={
+            "help": "Every n-th optimizer step, compare success under the training's own ascent with success under ten steps, and warn if "
+            "they part ways. 0: never."
+        },
     )

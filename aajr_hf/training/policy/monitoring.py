@@ -68,6 +68,9 @@ def ascent_metrics(
         "aajr/boundary_step_fraction": found.at_boundary.mean(),
         "aajr/monotone_fraction": found.monotone.float().mean(),
     }
+    if trajectory.steps > 1:
+        first, second = trajectory.directions[:2].flatten(2)
+        metrics["aajr/direction_cosine"] = (first * second).sum(dim=1).mean()
     if len(found.curvature):
         metrics["aajr/curvature"] = found.curvature.mean()
         metrics["aajr/largest_curvature"] = found.largest_curvature.mean()

@@ -70,6 +70,9 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
 
     With a `rollback_tolerance`: `aajr/probe_loss`, the last measured loss of the probe under attack, and `aajr/rollbacks`, their number.
 
+    With an `overfitting_interval`: `aajr/probe_success`, `aajr/probe_success_10_steps`, the shares of right answers of the probe under
+    the training's own ascent and under ten steps, and `aajr/probe_direction_cosine`.
+
     With a curriculum: `aajr/adversarial_success`, the share of right answers under attack.
 
     Metrics of the inner ascent, means over examples, from numbers that the ascent computes anyway (Theorems 2 and 3):
@@ -77,6 +80,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     - `aajr/boundary_fraction`, `aajr/boundary_step_fraction`: fractions of the examples whose `delta_K`, and of the steps whose
       end, lies at the ball's boundary (with one ball per token: fraction of the tokens).
     - `aajr/monotone_fraction`: fraction of the steps that did not lower the loss.
+    - `aajr/direction_cosine`: cosine of the first two directions u_0 and u_1; a fall towards 0 announces that the agent overfits to
+      its adversary (GradAlign). Absent with one step.
     - `aajr/secant_amplification`: `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits, which is `||J v||` along the steps.
     - `aajr/curvature`, `aajr/largest_curvature`: kappa_t, the mean curvature of g on the segment between two gradients, and
       its largest absolute value along the ascent. Absent with one step, because the last step has no gradient at its end.
