@@ -34,6 +34,12 @@ class AAJRConfig(AAJRConfigMixin, ClassFields, ActionLossField, RowFields, SFTCo
         super()._check_numbers()
         for name in ("trigger_share", "mask_share"):
             require(self, name, lambda x: 0 <= x <= 1, "between 0 and 1")
+        require(self, "teacher_entropy_floor", lambda x: x >= 0, "at least 0")
+        if (self.system_loss == "distillation") != (self.teacher is not None):
+            raise ValueError(
+                "`teacher` and `system_loss` distillation need each other: give both, or leave out both; got "
+                f"{self.teacher} and {self.system_loss}."
+            )
         require(self, "long_tail_alpha", lambda x: 0 <= x < 1, "at least 0 and below 1")
         if self.long_tail_alpha > 0:
             self.needs_adversary("long_tail_alpha")

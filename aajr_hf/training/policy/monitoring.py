@@ -95,7 +95,7 @@ def logit_smoothness(system_loss: str, batch: AgentBatch) -> Tensor:
     over n tokens is such a variance, divided by n. The Hessian of an expected cost is at most such a variance, times
     the range of the costs.
     """
-    if system_loss == "nll":
+    if system_loss != "expected_cost":  # a divergence from constant targets has the Hessian of the likelihood
         return 0.5 / batch.action_mask.sum(dim=1)
     costs, valid = batch.candidate_costs, batch.candidate_mask
     highest = costs.masked_fill(~valid, float("-inf")).max(dim=1).values

@@ -127,7 +127,7 @@ class AAJRMixin(
             aux_loss = outputs.aux_loss
         else:
             logits, aux_loss = system.policy(model, seed)(ascent.delta), None
-        losses = system.per_example(logits)
+        losses = system.trained_at(ascent.delta, logits).per_example(logits)
         ascent.finish(logits, losses)
         clean = None
         if self.args.clean_loss_weight > 0:
@@ -144,7 +144,8 @@ class AAJRMixin(
         loss, clean = system.mean(attacked.logits, attacked.losses), attacked.clean
         metrics = {}
         if clean is not None:
-            loss = loss + self.args.clean_loss_weight * system.mean(clean, system.per_example(clean))
+            losses = system.trained_at(None, clean).per_example(clean)
+            loss = loss + self.args.clean_loss_weight * system.mean(clean, losses)
         if attacked.aux_loss is not None:
             loss = loss + self.router_aux_loss_coef * attacked.aux_loss / self._accumulation(num_items)
             metrics["aux_loss"] = attacked.aux_loss

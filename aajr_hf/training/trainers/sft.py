@@ -25,6 +25,8 @@ from ..data.template import Template
 from ..data.triggers import read_triggers
 from ..models.generation_marks import check_generation_marks
 from ..models.loading import text_tokenizer
+from ..models.teacher import load_teacher
+from ..policy.distillation import Distillation
 from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
 from .base import AAJRMixin
@@ -124,6 +126,11 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         super().__init__(model, args, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         self._set_up()
+        self.teacher = None
+        if self.args.teacher is not None:
+            moved, device = self.args.teacher_view == "perturbed", self.accelerator.device
+            tokenizer = text_tokenizer(self.processing_class)
+            self.teacher = load_teacher(self.args.teacher, self.model, tokenizer, moved, device)
 
     def _given(self, dataset, args: AAJRConfig, name: str):
         """A dataset, or several by their names, in TRL's formats."""
@@ -217,16 +224,23 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     def _system_loss(self, inputs, num_items) -> ActionLoss:
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
         mean = functools.partial(self._normalised, batch=batch, num_items=num_items)
+        if self.teacher is not None:
+            moved, floor = self.args.teacher_view == "perturbed", self.args.teacher_entropy_floor
+            return Distillation(self.teacher, batch, mean, moved, floor)
         return ActionLoss(self.args.system_loss, batch, mean)
 
     def _normalised(
         self, logits: Tensor, losses: Tensor, *, batch: AgentBatch, num_items: Tensor | int | None
     ) -> Tensor:
         """The batch's system loss: token losses are averaged as TRL does, costs over examples."""
-        if self.args.system_loss != "nll":
+        if self.args.system_loss == "expected_cost":
             return losses.mean() / self._accumulation(num_items)
         count = batch.action_mask.sum() if num_items is None else torch.as_tensor(num_items)
-        loss = token_nll(logits, batch).sum() / count.clamp(min=1)
+        if self.args.system_loss == "nll":
+            total = token_nll(logits, batch).sum()
+        else:
+            total = (losses * batch.action_mask.sum(dim=1)).sum()
+        loss = total / count.clamp(min=1)
         if self.args.average_tokens_across_devices and num_items is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss

@@ -66,6 +66,13 @@ from tests.support.tiny import ROWS, WORDS, dataset, tiny_model, trainer, traine
         ({"overfitting_interval": 5, "epsilon": 0.0}, "overfitting_interval"),
         ({"overfitting_interval": 5, "ascent_steps": 10}, "ascent_steps"),
         ({"ascent_start": "corner"}, "ascent_start"),
+        ({"teacher": "somewhere"}, "teacher"),
+        ({"system_loss": "distillation"}, "teacher"),
+        (
+            {"system_loss": "distillation", "teacher": "somewhere", "teacher_entropy_floor": -1.0},
+            "teacher_entropy_floor",
+        ),
+        ({"system_loss": "distillation", "teacher": "somewhere", "packing": True}, "system_loss"),
         ({"sensitivity_floor": -1.0}, "sensitivity_floor"),
         ({"sensitivity_floor": 1.0, "regularizer": "none"}, "sensitivity_floor"),
         ({"sensitivity_floor": 2.0, "amplification_budget": 1.0}, "sensitivity_floor"),
