@@ -51,6 +51,7 @@ def test_a_table_has_a_row_for_each_class_and_none_without_classes():
     assert class_tables(results) == []
 
 
+@pytest.mark.slow
 def test_aajr_evaluate_reports_by_class(tmp_path, capsys):
     rows = expert_rows("congestion", 100, seed=0)
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])

@@ -66,6 +66,7 @@ def test_only_the_first_directions_are_kept_and_only_perturbable_tokens_move():
     assert direction[0, 0].any() and not direction[0, 1].any()
 
 
+@pytest.mark.slow
 def test_the_estimate_is_that_of_the_ascents_and_the_same_whenever_it_is_made(tmp_path):
     run = trainer(tmp_path, regularizer="matched", nuisance_rank=16, aajr_warmup_ratio=0.0)
     state = torch.get_rng_state()
@@ -86,6 +87,7 @@ def test_the_estimate_is_that_of_the_ascents_and_the_same_whenever_it_is_made(tm
             assert torch.allclose(other.T @ other, torch.eye(4).double() / 4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_with_the_same_covariance(tmp_path):
     settings = {
         "regularizer": "matched",

@@ -80,6 +80,7 @@ def same(left, right) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_a_floor_of_zero_changes_nothing_and_between_floor_and_budget_nothing_is_penalised(tmp_path):
     plain, log = one_step(tmp_path)
     zero, _ = one_step(tmp_path, sensitivity_floor=0.0)
@@ -93,6 +94,7 @@ def test_a_floor_of_zero_changes_nothing_and_between_floor_and_budget_nothing_is
     assert log["aajr/sensitivity_shortfall"] > 0 and not all(torch.allclose(below[n], none[n]) for n in none)
 
 
+@pytest.mark.slow
 def test_a_large_floor_makes_the_agent_more_sensitive(tmp_path):
     settings = {"max_steps": 6, "learning_rate": 1e-2, "optim": "adamw_torch", "regularizer_lambda": 1.0, "seed": 3}
     settings |= {"amplification_budget": 1e4, "aajr_warmup_ratio": 0.0, "ascent_steps": 1}

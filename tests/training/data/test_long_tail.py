@@ -80,6 +80,7 @@ def same(left, right) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_with_alpha_zero_or_balanced_classes_nothing_changes(tmp_path):
     kinds = [{**row, "kind": i % 2} for i, row in enumerate(dataset(16))]
     plain, _ = one_step(tmp_path, tiny_model(), dataset(16))

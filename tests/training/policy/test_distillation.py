@@ -110,6 +110,7 @@ def test_teachers_with_other_tokens_or_embeddings_are_refused(tmp_path):
             distilled(tmp_path, str(name))
 
 
+@pytest.mark.slow
 def test_rows_that_no_agent_answers_are_marked(tmp_path, capsys):
     rows = expert_rows("congestion", 100, seed=0)
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])

@@ -76,6 +76,7 @@ def same(left, right) -> bool:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.slow
 def test_training_with_zero_is_today_and_checkpointing_changes_nothing(tmp_path, checkpointing):
     settings = {"clean_loss_weight": 1.0, "regularizer_lambda": 0.01, "gradient_checkpointing": checkpointing}
     plain, _ = one_step(tmp_path, **settings)

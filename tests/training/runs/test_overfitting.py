@@ -70,6 +70,7 @@ def same(left, right) -> bool:
     return all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing_and_a_random_start_only_the_ascent(tmp_path):
     settings = {"ascent_steps": 1, "max_steps": 2, "learning_rate": 0.1, "clean_loss_weight": 1.0}
     plain, log = one_step(tmp_path, **settings)

@@ -61,6 +61,7 @@ def test_a_loss_that_is_not_a_number_is_never_accepted():
 FAST = {"optim": "adamw_torch", "ascent_steps": 1, "aajr_warmup_ratio": 0.0, "logging_steps": 1, "max_steps": 8}
 
 
+@pytest.mark.slow
 def test_an_infinite_tolerance_changes_nothing(tmp_path):
     # The sampled penalty draws random numbers in each step.
     settings = FAST | {"learning_rate": 1e-2, "penalty_trajectory": "sample", "penalty_fraction": 0.5, "max_steps": 4}
@@ -80,6 +81,7 @@ def test_an_infinite_tolerance_changes_nothing(tmp_path):
 STEEP = FAST | {"learning_rate": 2.0, "regularizer": "none", "clean_loss_weight": 1.0, "ema_decay": 0.5}
 
 
+@pytest.mark.slow
 def test_training_keeps_what_it_had_where_the_rate_is_too_high(tmp_path):
     wild = trainer(tmp_path, tiny_model(torch.float32), **STEEP | {"ema_decay": None})
     start = wild.probe().loss
@@ -106,6 +108,7 @@ def _but(settings):
     return {name: value for name, value in settings.items() if name != "max_steps"}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_back_to_the_state_that_the_whole_run_went_back_to(tmp_path):
     # While the rate rises, the state of step 4 is accepted, and that of step 6 is not.
     settings = STEEP | {"rollback_tolerance": 0.02, "rollback_interval": 2}
