@@ -17,6 +17,8 @@ COMMANDS = {
     "screen": ("screen", "attack an agent with forward passes alone, by predicted gradients"),
     "triggers": ("triggers", "find words that mislead an agent in any prompt"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
+    "monitor": ("monitor", "test logs of an agent for a drop of success and for unusual observations"),
+    "pipeline": ("pipeline", "measure an agent in use, train it where needed, and replace it where that is better"),
     "compare": ("compare", "compare runs: who is robust, and at which price"),
     "adapter-rank": ("adapter_rank", "measure which rank an adapter needs"),
     "merge": ("merge", "write an adapter into the weights of its base model"),
