@@ -14,6 +14,7 @@ better beyond chance.
     aajr pipeline run pipeline.yaml             # all steps; a run that was interrupted goes on where it stopped
     aajr pipeline run pipeline.yaml --dry_run   # say which steps are done, and which comes next
     aajr pipeline step decide pipeline.yaml     # one step, for an engine that runs the steps itself
+    aajr pipeline trainjob recipes/congestion/aajr.yaml --nodes 2 --image registry/aajr-hf   # a job for Kubeflow Trainer
 
 docs/pipeline.md lists the settings. Give each round of measuring and training a `work` folder of its own.
 """
@@ -27,7 +28,7 @@ def run(argv: list[str]) -> int:
     commands = parser.add_subparsers(
         dest="command",
         required=True,
-        metavar="{run,step}",
+        metavar="{run,step,trainjob}",
         parser_class=lambda prog, **more: ArgumentParser(prog.removeprefix("aajr "), **more),
     )
     whole = commands.add_parser("run", help="run all steps")
@@ -36,7 +37,11 @@ def run(argv: list[str]) -> int:
     single.add_argument("step", choices=STEPS)
     for one in (whole, single):
         one.add_argument("settings", type=Path, metavar="PIPELINE.yaml")
+    _add_trainjob(commands)
     arguments = parser.parse_args(argv)
+    if arguments.command == "trainjob":
+        write_job(arguments)
+        return 0
     pipeline = Pipeline(read_settings(arguments.settings))
     if arguments.command == "step":
         run_step(pipeline, arguments.step)
@@ -45,6 +50,50 @@ def run(argv: list[str]) -> int:
     else:
         run_all(pipeline)
     return 0
+
+
+def _add_trainjob(commands) -> None:
+    job = commands.add_parser("trainjob", help="write the manifest of a training on several nodes")
+    job.add_argument("recipe", help="path of the recipe inside the image")
+    job.add_argument("--nodes", type=int, required=True, help="number of nodes")
+    job.add_argument("--processes", type=int, default=1, help="processes on each node, one a GPU (default: 1)")
+    job.add_argument("--image", required=True, help="image with this package, such as one built from the Dockerfile")
+    job.add_argument("--name", help="name of the job (default: from the recipe)")
+    job.add_argument(
+        "--accelerate_config",
+        default="ddp",
+        help="as in `aajr train`; ddp_cpu and fsdp2_cpu ask for no GPU (default: ddp)",
+    )
+    job.add_argument("--output", type=Path, help="file of the manifest (default: print it)")
+
+
+def write_job(arguments) -> None:
+    """
+    Print or write the manifest.
+
+    Raises:
+        UserError: if an option is wrong; nothing is written then.
+    """
+    from ...evaluation.reporting.report import replace_file
+    from ..launching.launch import config_file
+    from ..pipeline.trainjob import job_name, manifest, train_job
+
+    config = arguments.accelerate_config
+    config_file(config)  # refuses unknown names
+    job = train_job(
+        arguments.recipe,
+        nodes=arguments.nodes,
+        processes=arguments.processes,
+        image=arguments.image,
+        name=arguments.name or job_name(arguments.recipe),
+        accelerate_config=config,
+        gpu=not config.endswith("_cpu"),
+    )
+    if arguments.output is None:
+        print(manifest(job), end="")
+    else:
+        replace_file(arguments.output, manifest(job).encode())
+        print(f"Manifest: {arguments.output}")
 
 
 def run_all(pipeline) -> None:
