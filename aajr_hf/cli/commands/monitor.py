@@ -117,9 +117,7 @@ def watch(arguments) -> bool:
     expected, expected_from = _expected(arguments, baseline)
     scores, known, known_from = _known(arguments, baseline)
     if expected is None and not known:
-        raise UserError(
-            "Nothing is known to compare with: give `--expected`, `--evaluation`, `--baseline`, or an agent of a world."
-        )
+        raise UserError("Nothing is known to compare with: give `--baseline`, `--expected` or `--evaluation`.")
     monitor = Monitor(None if expected is None else expected / 100, known, arguments.alpha, arguments.seed)
     logs = [Log(file) for file in arguments.logs]
     settings = {
@@ -140,7 +138,7 @@ def watch(arguments) -> bool:
     return monitor.alarm
 
 
-def _follow(logs: list[Log], monitor: Monitor, scores: ObservationScores | None, settings: dict, arguments) -> None:
+def _follow(logs: list[Log], monitor: Monitor, scores: ObservationScores, settings: dict, arguments) -> None:
     """Read on until there is an alarm."""
     try:
         while not monitor.alarm:
@@ -153,19 +151,22 @@ def _follow(logs: list[Log], monitor: Monitor, scores: ObservationScores | None,
         raise Interrupted(f"after {monitor.answers} answers, without an alarm.") from error
 
 
-def _add_new(logs: list[Log], monitor: Monitor, scores: ObservationScores | None) -> int:
+def _add_new(logs: list[Log], monitor: Monitor, scores: ObservationScores) -> int:
     """Add what was written since the last time; return how many exchanges there were."""
-    found = [exchange for log in logs for exchange in log.new()]
-    values = scores.of(found) if scores is not None and found else {}
-    for i, exchange in enumerate(found):
-        moved = exchange.moved
-        if moved is None and exchange.unchanged is not None and scores is not None:
-            moved = scores.moved(exchange)
-        monitor.add(exchange, {name: column[i] for name, column in values.items()}, moved)
-    return len(found)
+    found = [line for log in logs for line in log.new()]
+    values = scores.of_lines(found) if monitor.oddness else {}
+    for i, line in enumerate(found):
+        for exchange in line:
+            moved = exchange.moved
+            if moved is None and exchange.unchanged is not None:
+                moved = scores.moved(exchange)
+            monitor.add(exchange, moved)
+        if line:
+            monitor.add_scores({name: column[i] for name, column in values.items()})
+    return sum(map(len, found))
 
 
-def _read_all(file: Path | None) -> list[Exchange]:
+def _read_all(file: Path | None) -> list[list[Exchange]]:
     from ...evaluation.monitoring.log import Log
 
     if file is None:
@@ -173,11 +174,11 @@ def _read_all(file: Path | None) -> list[Exchange]:
     with user_errors():
         found = list(Log(file).new())
     if len(found) < 2:
-        raise UserError(f"`--baseline`: {file} has {len(found)} complete lines: give a log with more of them.")
+        raise UserError(f"`--baseline`: {file} has {len(found)} complete lines: give a log with at least two.")
     return found
 
 
-def _expected(arguments, baseline: list[Exchange]) -> tuple[float | None, str]:
+def _expected(arguments, baseline: list[list[Exchange]]) -> tuple[float | None, str]:
     """Return the share of right answers to expect, in percent, and where it comes from."""
     from ...evaluation.reporting.statistics import wilson
     from ...training.sharing.model_card import run_of
@@ -185,7 +186,7 @@ def _expected(arguments, baseline: list[Exchange]) -> tuple[float | None, str]:
 
     if arguments.expected is not None:
         return arguments.expected, "--expected"
-    judged = [exchange.is_right for exchange in baseline if exchange.is_right is not None]
+    judged = [exchange.is_right for line in baseline for exchange in line if exchange.is_right is not None]
     if judged and arguments.evaluation is None:
         return wilson(100 * sum(judged) / len(judged), len(judged))[
             0
@@ -206,24 +207,37 @@ def _expected(arguments, baseline: list[Exchange]) -> tuple[float | None, str]:
     return run["intervals"][field][0], str(where)
 
 
-def _known(arguments, baseline: list[Exchange]) -> tuple[ObservationScores | None, dict[str, list[float]], str | None]:
+def _known(arguments, baseline: list[list[Exchange]]) -> tuple[ObservationScores, dict[str, list[float]], str | None]:
     """Return the scores of observations, their values on known ones, and where these come from."""
     from ...evaluation.monitoring.log import Exchange
     from ...evaluation.monitoring.observations import ObservationScores
     from ..common.measuring import load_agents
 
-    known, source = baseline[: arguments.examples], str(arguments.baseline)
+    # From the whole baseline: what is close in time is alike.
+    known = baseline[:: -(-len(baseline) // arguments.examples)] if baseline else []
+    source = str(arguments.baseline)
     if not known:
         world = world_for([arguments.agent], arguments.environment)
         rows = held_out_rows(world, arguments.examples, seed=arguments.seed)
-        known = [Exchange(row["prompt"][-1]["content"], row["completion"][0]["content"]) for row in rows]
+        known = [[Exchange(row["prompt"][-1]["content"], row["completion"][0]["content"])] for row in rows]
         source = f"{world}, held out"
     prompt = system_prompt_for([arguments.agent], arguments.system_prompt)
     (agent,) = load_agents({"": arguments.agent})
-    # One half is what distances are measured to, the other half what new scores are compared with.
+    # Distances are measured to the earlier half, and new scores are compared with those of the later half.
+    half = len(known) // 2
+    reference = [exchange for line in known[:half] for exchange in line]
     with user_errors():
-        scores = ObservationScores(agent.model, agent.tokenizer, known[::2], arguments.batch_size, prompt)
-        return scores, scores.of(known[1::2]), source
+        scores = ObservationScores(agent.model, agent.tokenizer, reference, arguments.batch_size, prompt)
+        if not baseline and _has_episodes(arguments.logs):
+            return scores, {}, None
+        return scores, scores.of_lines(known[half:]), source
+
+
+def _has_episodes(files: list[Path]) -> bool:
+    """Whether a log has episodes, whose observations are not to be compared with single held-out ones."""
+    from ...evaluation.monitoring.log import Log
+
+    return any(len(line) > 1 for file in files for line in Log(file).new())
 
 
 def _write(monitor: Monitor, settings: dict, arguments) -> None:

@@ -55,9 +55,9 @@ class Log:
     def __init__(self, file: Path):
         self.file, self.lines, self._place = file, 0, 0
 
-    def new(self) -> Iterator[Exchange]:
+    def new(self) -> Iterator[list[Exchange]]:
         """
-        Yield the exchanges of all complete lines that were added since the last call. A last line without a line break
+        Yield the exchanges of each complete line that was added since the last call. A last line without a line break
         is still being written, and is left for the next call.
 
         Raises:
@@ -73,14 +73,14 @@ class Log:
                 self.lines += 1
                 if line.strip():
                     try:
-                        yield from exchanges(json.loads(line))
+                        yield exchanges(json.loads(line))
                     except ValueError as error:  # of JSON and of text, too
                         raise ValueError(f"{self.file}, line {self.lines}: {error}") from error
 
 
-def exchanges(entry: Any) -> Iterator[Exchange]:
+def exchanges(entry: Any) -> list[Exchange]:
     """
-    Yield the exchanges of a line.
+    Return the exchanges of a line: one, or those of an episode.
 
     Raises:
         ValueError: if it holds none; names the field.
@@ -90,9 +90,8 @@ def exchanges(entry: Any) -> Iterator[Exchange]:
     if "sides" in entry and "transcript" not in entry:
         raise ValueError("this episode has no `transcript`: play it again with `aajr simulate --transcript`")
     if "transcript" in entry:
-        for step in entry["transcript"]:
-            yield from (_of_episode(said) for said in step.values() if said.get("side", "model") == "model")
-        return
+        said = [one for step in entry["transcript"] for one in step.values()]
+        return [_of_episode(one) for one in said if one.get("side", "model") == "model"]
     for name in _TEXTS:
         value = entry.get(name)
         if not isinstance(value, str) and (value is not None or name in _REQUIRED):
@@ -100,7 +99,7 @@ def exchanges(entry: Any) -> Iterator[Exchange]:
     moved = entry.get("moved")
     if moved is not None and (isinstance(moved, bool) or not isinstance(moved, int | float) or not moved >= 0):
         raise ValueError(f"`moved` must be a number of at least 0; got {moved!r}")
-    yield Exchange(**{field.name: entry.get(field.name) for field in fields(Exchange)})
+    return [Exchange(**{field.name: entry.get(field.name) for field in fields(Exchange)})]
 
 
 def _of_episode(said: dict[str, Any]) -> Exchange:

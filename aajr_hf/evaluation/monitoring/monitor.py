@@ -50,12 +50,11 @@ class Monitor:
         self._history: list[tuple[int, float | None, dict[str, float]]] = []
         self._every = 1
 
-    def add(self, exchange: Exchange, scores: Mapping[str, float], moved: float | None = None) -> None:
+    def add(self, exchange: Exchange, moved: float | None = None) -> None:
         """
         Add an exchange.
 
         Args:
-            scores: Scores of its observation, with the names of `known`.
             moved: Length of the perturbation of its embeddings; None if it is unknown.
         """
         self.answers += 1
@@ -65,11 +64,21 @@ class Monitor:
             self._recent.append(exchange.is_right)
             if self.success is not None:
                 self.success.add(exchange.is_right)
-        for name, test in self.oddness.items():
-            test.add(scores[name])
         if moved:
             self._moved.append(moved)
         self._unmeasured += moved is None and exchange.unchanged is not None
+        self._look()
+
+    def add_scores(self, scores: Mapping[str, float]) -> None:
+        """
+        Add the scores of an observation, with the names of `known`. Observations of one episode depend on each other,
+        so they count as one, with their mean scores.
+        """
+        for name, test in self.oddness.items():
+            test.add(scores[name])
+        self._look()
+
+    def _look(self) -> None:
         for name, detector in self._detectors.items():
             if detector.highest >= 1 / self.level:
                 self._alarms.setdefault(name, self.answers)
@@ -80,7 +89,7 @@ class Monitor:
         return bool(self._alarms)
 
     def _remember(self) -> None:
-        if self.answers % self._every:
+        if self.answers % self._every or (self._history and self._history[-1][0] == self.answers):
             return
         recent = 100 * sum(self._recent) / len(self._recent) if self._recent else None
         self._history.append((self.answers, recent, {n: d.evidence for n, d in self._detectors.items()}))

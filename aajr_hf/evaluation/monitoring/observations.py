@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -55,6 +56,15 @@ class ObservationScores:
             found["surprise"] += surprise.tolist()
             found["distance"] += torch.cdist(states, self._reference).amin(dim=1).tolist()
         return found
+
+    def of_lines(self, lines: Sequence[Sequence[Exchange]]) -> dict[str, list[float]]:
+        """Return the mean scores of the exchanges of each line by name; NaN for a line without any."""
+        found = self.of([exchange for line in lines for exchange in line])
+        means: dict[str, list[float]] = {}
+        for name, values in found.items():
+            rest = iter(values)
+            means[name] = [sum(next(rest) for _ in line) / len(line) if line else math.nan for line in lines]
+        return means
 
     @torch.no_grad()
     def _passes(self, exchanges: Sequence[Exchange]):

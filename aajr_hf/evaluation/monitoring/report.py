@@ -25,7 +25,7 @@ ALARMS = {
 def monitor_sentences(numbers: MonitorNumbers) -> list[str]:
     """Return alarms first, then what is known about success, observations and perturbations."""
     sentences = [
-        f"ALARM at answer {test['alarm_at']}: {ALARMS[name]} (evidence {number_text(test['highest'])}; an alarm needs "
+        f"ALARM at answer {test['alarm_at']}: {ALARMS[name]} (evidence {_evidence(test['highest'])}; an alarm needs "
         f"{number_text(test['needed'])})."
         for name, test in numbers["tests"].items()
         if test["alarm_at"] is not None
@@ -54,6 +54,10 @@ def monitor_sentences(numbers: MonitorNumbers) -> list[str]:
     return sentences
 
 
+def _evidence(wealth: float) -> str:
+    return number_text(wealth) if wealth < 1e6 else "over a million"
+
+
 def write_monitor(results: MonitorResults, folder: Path) -> None:
     """Write `monitor.json` and `monitor.html`, each atomically."""
     replace_file(folder / RESULTS, (json_text(results) + "\n").encode())
@@ -72,7 +76,7 @@ def _page(results: MonitorResults) -> bytes:
     rows = [
         [
             name,
-            *(number_text(test[field]) for field in ("evidence", "highest", "needed")),
+            *(_evidence(test[field]) for field in ("evidence", "highest", "needed")),
             str(test["alarm_at"] or "-"),
         ]
         for name, test in results["tests"].items()

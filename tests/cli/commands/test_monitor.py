@@ -98,6 +98,24 @@ def test_an_evaluation_of_the_agent_says_what_to_expect(monitored, agent, tmp_pa
     assert "`--evaluation`" in message and "has no numbers of" in message
 
 
+def episode(rows):
+    said = (json.loads(line) for line in lines(rows))
+    step = {
+        str(i): {"side": "model", "sees": one["observation"], "says": one["answer"], "expert": one["expected"]}
+        for i, one in enumerate(said)
+    }
+    return json.dumps({"sides": {}, "transcript": [step]}) + "\n"
+
+
+def test_episodes_are_compared_with_episodes_alone(monitored):
+    Path("log.jsonl").write_text(episode(ROWS[:10]) + episode(ROWS[10:20]))
+    _, found = monitored("log.jsonl", "--expected", 90)
+    assert list(found["tests"]) == ["success"] and found["settings"]["known_from"] is None and found["answers"] == 20
+    Path("calm.jsonl").write_text("".join(episode(ROWS[i : i + 5]) for i in range(20, 60, 5)))
+    _, found = monitored("log.jsonl", "--baseline", "calm.jsonl")
+    assert list(found["tests"]) == ["success", "surprise", "distance"] and not found["alarm"]
+
+
 def test_a_growing_log_is_followed_until_the_alarm(monitored, monkeypatch):
     monkeypatch.setattr(command, "_POLL_SECONDS", 0.05)
     file = write(Path("log.jsonl"), ROWS[:5])

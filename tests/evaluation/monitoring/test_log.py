@@ -13,17 +13,17 @@ def test_a_line_is_read_once_and_only_when_it_is_complete(tmp_path):
     file = tmp_path / "log.jsonl"
     file.write_text('{"observation": "a", "answer": "1"}\n\n{"observation": "b", "ans')
     log = Log(file)
-    assert list(log.new()) == [Exchange("a", "1")] and list(log.new()) == []
+    assert list(log.new()) == [[Exchange("a", "1")]] and list(log.new()) == []
     with file.open("a") as opened:
         opened.write('wer": "2", "expected": " 2", "moved": 0.5, "time": "ignored"}\n')
-    (added,) = log.new()
+    ((added,),) = log.new()
     assert added == Exchange("b", "2", " 2", moved=0.5) and added.is_right and log.lines == 3
 
 
 def test_an_episode_gives_the_models_side():
     said = {"side": "model", "sees": "a", "says": "1", "expert": "2", "moved": 0.25}
     entry = {"sides": {}, "transcript": [{"x": said, "y": said | {"side": "opponent"}}, {"x": said | {"says": "2"}}]}
-    found = list(exchanges(entry))
+    found = exchanges(entry)
     assert found == [Exchange("a", "1", "2", moved=0.25), Exchange("a", "2", "2", moved=0.25)]
     assert [exchange.is_right for exchange in found] == [False, True]
     # Of an earlier release, without the right answers.

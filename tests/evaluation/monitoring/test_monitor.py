@@ -17,7 +17,9 @@ RIGHT, WRONG = Exchange("a", "1", "1"), Exchange("a", "2", "1")
 def fed(*exchanges, expected=0.9, known=None, scores=None, moved=()):
     monitor = Monitor(expected, known or {})
     for i, exchange in enumerate(exchanges):
-        monitor.add(exchange, {} if scores is None else {"surprise": scores[i]}, dict(enumerate(moved)).get(i))
+        monitor.add(exchange, dict(enumerate(moved)).get(i))
+        if scores is not None:
+            monitor.add_scores({"surprise": scores[i]})
     return monitor
 
 
