@@ -19,6 +19,7 @@ from ...evaluation.reporting.report import replace_file
 from ...evaluation.reporting.statistics import paired_difference
 from ...training.runs.checkpoints import INCOMPLETE, newest_checkpoint
 from ..common.errors import RunError
+from ..common.heartbeat import HEARTBEAT
 from .promotion import promote
 from .settings import PipelineSettings
 
@@ -30,8 +31,9 @@ Runner = Callable[[list[str]], int]
 
 
 def in_a_process(argv: list[str]) -> int:
-    """Run a command of `aajr` in a process of its own."""
-    return subprocess.run([sys.executable, "-m", "aajr_hf", *argv]).returncode
+    """Run a command of `aajr` in a process of its own, which says itself how far it is."""
+    with HEARTBEAT.during(None):
+        return subprocess.run([sys.executable, "-m", "aajr_hf", *argv]).returncode
 
 
 @dataclass
