@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure how agents withstand an adversary, and what it cost"),
     "screen": ("screen", "attack an agent with forward passes alone, by predicted gradients"),
     "triggers": ("triggers", "find words that mislead an agent in any prompt"),
+    "unlearnable": ("unlearnable", "mark training rows that no agent of a list answers under attack"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
     "monitor": ("monitor", "test logs of an agent for a drop of success and for unusual observations"),
     "pipeline": ("pipeline", "measure an agent in use, train it where needed, and replace it where that is better"),

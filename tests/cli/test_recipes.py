@@ -207,6 +207,8 @@ def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
     if getattr(config, "triggers", None):
         (tmp_path / "triggers.json").write_text(json.dumps({"triggers": [{"text": "need 9"}]}))
         flags += ["--triggers", str(tmp_path / "triggers.json")]
+    if getattr(config, "teacher", None):
+        flags += ["--teacher", str(model)]
     flags += ["--model_name_or_path", str(model), "--output_dir", str(out), "--use_cpu", "true"]
     # For the time that it takes.
     flags += ["--gradient_accumulation_steps", str(min(config.gradient_accumulation_steps, 2))]

@@ -11,6 +11,7 @@ from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
 from ...evaluation.attacks.suite import ATTACKS
 from ...evaluation.reporting.results import new_results
 from ...training.data.system_prompts import check_system_role, with_system_prompt
+from ..arguments.classes import class_column_of, classes_of
 from ..arguments.measurement import add_measurement, by_name, check_measurement, settings_of, with_averages
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import system_prompt_for
@@ -49,6 +50,12 @@ def run(argv: list[str]) -> int:
         "--output", type=Path, default=Path("outputs/evaluation"), help="folder of the report (default: %(default)s)"
     )
     add_measurement(parser)
+    parser.add_argument(
+        "--class_column",
+        metavar="NAME",
+        help="also report success by class: a column of the rows, or action for the first tool that an answer calls, or the word in "
+        "which the actions of a world differ (default: as in the recipes of agents with a long_tail_alpha)",
+    )
     tool_calls.add_options(parser)
     arguments = parser.parse_args(argv)
     check_measurement(arguments)
@@ -72,6 +79,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     Raises:
         UserError: if a model cannot be loaded or attacked.
     """
+    from ...evaluation.robustness.by_class import add_by_class
     from ...evaluation.robustness.evaluate import evaluate_agents, progress_steps
     from ...evaluation.robustness.membership import budget_of
 
@@ -81,6 +89,8 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
         check_surrogates(models, arguments.transfer_from, arguments.output)
     system_prompt = system_prompt_for(models.values(), arguments.system_prompt)
     rows = with_system_prompt(held_out_rows(world, arguments.examples, seed=settings.seed), system_prompt)
+    column = class_column_of(arguments, models.values())
+    classes = [] if column is None else classes_of(rows, column)
     agents = load_agents(models)
     with user_errors():
         budgets = {agent.name: settings.budget or budget_of(agent.folder) for agent in agents}
@@ -101,6 +111,10 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     )
     recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
+    if column is not None:
+        recorded["class_column"] = column
+        for run in runs.values():
+            add_by_class(run, classes)
     if settings.budget is None:  # each agent has its own budget
         del recorded["budget"]
     if system_prompt is not None:
@@ -120,6 +134,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from rich.console import Console
 
     from ...evaluation.reporting.attack_report import attack_tables
+    from ...evaluation.reporting.by_class import class_tables
     from ...evaluation.reporting.membership import membership_tables
     from ...evaluation.reporting.report import results_table, summary_sentences, write_json, write_report
     from ...evaluation.reporting.stability_report import stability_tables
@@ -136,7 +151,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     trust, *sentences = summary_sentences(results)
     printed.print(trust, soft_wrap=True)
     tables = attack_tables(results) + text_tables(results) + together_tables(results)
-    tables += membership_tables(results) + stability_tables(results)
+    tables += class_tables(results) + membership_tables(results) + stability_tables(results)
     for table in [results_table(results), *tables]:
         printed.print()
         printed.print(table)

@@ -9,6 +9,7 @@ from ...evaluation.reporting.results import new_results
 from ...evaluation.tool_calls.caller import ToolCaller
 from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
 from ...training.data.injections import read_injection_texts
+from ..arguments.classes import class_column_of, classes_of
 from ..arguments.measurement import ALL, ONLY_ON_CALLS, triggers_of
 from ..arguments.options import ArgumentParser
 from ..arguments.threat import threat_of
@@ -85,6 +86,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
 
     from rich.console import Console
 
+    from ...evaluation.robustness.by_class import add_by_class
     from ...evaluation.tool_calls.report import tool_call_sentences, tool_call_tables, write_tool_call_report
 
     settings = ToolCallSettings(
@@ -100,7 +102,9 @@ def evaluate(models: dict[str, str], arguments) -> None:
         injections=arguments.injections,
         triggers=triggers_of(arguments),
     )
-    rows = _rows(arguments)
+    rows, given = _rows(arguments)
+    column = class_column_of(arguments, models.values())
+    classes = [] if column is None else classes_of(given, column)
     agents = load_agents(models)
     for agent in agents:
         # Check every agent before any is attacked.
@@ -116,6 +120,10 @@ def evaluate(models: dict[str, str], arguments) -> None:
     )
     data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
     recorded = data | {"examples": len(rows)} | weights_of(agents) | asdict(settings)
+    if column is not None:
+        recorded["class_column"] = column
+        for run in runs.values():
+            add_by_class(run, classes)
     results = new_results("tool_calls", runs, recorded.pop("threat"), recorded)
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -133,8 +141,11 @@ def evaluate(models: dict[str, str], arguments) -> None:
     printed.print(f"Report: {arguments.output / 'report.html'}", soft_wrap=True)
 
 
-def _rows(arguments) -> list[dict[str, Any]]:
-    """Return the requested number of rows, drawn at random with the seed, because files are often sorted by kind."""
+def _rows(arguments) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """
+    Return the requested number of rows, drawn at random with the seed, because files are often sorted by kind; as they are
+    evaluated, and as they were given.
+    """
     import numpy as np
 
     from ...evaluation.tool_calls.rows import read_rows
@@ -143,7 +154,8 @@ def _rows(arguments) -> list[dict[str, Any]]:
         rows = rows_asked_for(arguments, arguments.dataset_name, "test")
     drawn = np.random.default_rng(arguments.seed).permutation(len(rows))[: arguments.examples]
     numbers = sorted(map(int, drawn))
+    given = [rows[number] for number in numbers]
     try:
-        return read_rows([rows[number] for number in numbers], numbers)
+        return read_rows(given, numbers), given
     except ValueError as error:
         raise UserError(f"`--dataset_name`: {error}") from error

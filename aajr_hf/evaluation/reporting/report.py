@@ -18,6 +18,7 @@ from ... import __version__
 from ...training.sharing.reading import threat_model_line
 from ...training.sharing.results import RobustnessResults, RobustnessRun
 from .attack_report import attack_cells, token_cells, trust_cells
+from .by_class import class_cells, class_note
 from .membership import HEADERS, membership_cells
 from .plots import draw_plots
 from .results import (
@@ -123,6 +124,8 @@ def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
         text_note=text_note(results),
         together=together_cells(results),
         together_note=together_note(results),
+        classes=class_cells(results),
+        class_note=class_note(results),
         checks=trust_cells(results),
         membership_headers=HEADERS,
         membership_rows=membership_cells(results),

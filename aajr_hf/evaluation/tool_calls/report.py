@@ -12,6 +12,7 @@ from ...training.sharing.reading import threat_model_line, trust_sentence
 from ...training.sharing.results import ToolCallResults, ToolCallRun
 from ...training.sharing.tool_call_card import TOOL_CALL_PLOT
 from ..reporting.attack_report import attack_cells, attack_tables, trust_cells
+from ..reporting.by_class import class_cells, class_note, class_tables
 from ..reporting.plots import WIDE, draw_by_radius, render
 from ..reporting.report import json_text, render_page, replace_file
 from ..reporting.results import (
@@ -49,7 +50,7 @@ def tool_call_tables(results: ToolCallResults) -> list[RenderableType]:
     failures = text_table(*_failure_cells(results), "Invalid answers by reason")
     table = text_table(*_cells(results), left=2)
     tables = [Group(table, *map(Text, _notes(results))), *attack_tables(results), *text_tables(results)]
-    tables += [*together_tables(results), failures]
+    tables += [*together_tables(results), *class_tables(results), failures]
     return [Group(table, "") for table in tables]
 
 
@@ -147,6 +148,8 @@ def write_tool_call_report(results: ToolCallResults, folder: Path) -> None:
         text_note=text_note(results),
         together=together_cells(results),
         together_note=together_note(results),
+        classes=class_cells(results),
+        class_note=class_note(results),
         checks=trust_cells(results),
         failures=_failure_cells(results),
         reasons=FAILURES,

@@ -15,7 +15,7 @@ from ...objective import AscentTrajectory, PerturbationSet, RecordedProducts, pr
 from ..config.base import AAJRConfigMixin
 from ..config.choices import LOCAL_REGULARIZERS
 from ..policy.monitoring import LogitRecorder
-from ..policy.policy import AgentPolicy, embedding_norm, frozen_parameters
+from ..policy.policy import AgentPolicy, embedding_norm, fixed_seed, frozen_parameters
 from ..policy.system_losses import SystemLoss
 
 
@@ -95,6 +95,7 @@ def ascend(
     keep_products: bool,
     steps: int | None = None,
     penalised: bool = True,
+    start_seed: int | None = None,
 ) -> PromptAscent:
     """
     Run the ascent on one micro-batch (equation 11).
@@ -109,10 +110,13 @@ def ascend(
             `gradient`.
         penalised: Whether the penalty, if the configuration has one, is going to be evaluated. If not, no points
             beyond the ball are computed.
+        start_seed: If set, the ascent begins at a random point of the ball, drawn from this seed; otherwise at 0.
     """
     state = policy.embeddings()
     scale = embedding_norm(state, policy.batch)
     unit = scale if config.epsilon_mode == "relative" else torch.ones_like(scale)
+    if policy.batch.radius_factor is not None:
+        unit = unit * policy.batch.radius_factor.to(unit.dtype)
     radius = epsilon_fraction * config.radius * unit
     ball = PerturbationSet(radius, config.perturbation_norm, config.perturbation_scope)
     steps = config.ascent_steps if steps is None else steps
@@ -138,7 +142,11 @@ def ascend(
     )
     with frozen_parameters(policy.model):
         # If epsilon is 0, all steps see the same point.
-        ascent.trajectory = climb(ball, steps=steps if config.radius > 0 else 1, on_point=ascent.recorder.accept)
+        steps_here, start = steps if config.radius > 0 else 1, None
+        if start_seed is not None:
+            with fixed_seed(state.device, start_seed):
+                start = ball.sample(state, policy.batch.perturbable)
+        ascent.trajectory = climb(ball, steps=steps_here, on_point=ascent.recorder.accept, start=start)
         further = _further_steps(config, steps) if along_ascent and penalised else 0
         if further:
             # The recorder accepts none of these points: the next evaluation at delta_K replaces the proposed logits.

@@ -15,14 +15,17 @@ from typing import Any, get_args, get_type_hints
 
 from ..._compat.transformers import use_new_names
 from ..._errors import first_line
+from .action_loss import ActionLossField
 from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
-from .fields import ActionLossField, AdversaryFields, RegularizerFields
+from .classes import ClassFields
+from .fields import AdversaryFields, RegularizerFields
 from .recipe import is_secret, without_secrets
 from .rows import RowFields
+from .watching import WatchFields
 
 
 @dataclass
-class AAJRConfigMixin(RegularizerFields, AdversaryFields):
+class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
     """
     Mixin for the configuration of a TRL trainer: the fields of Adversarially-Aligned Jacobian Regularization and their
     validation.
@@ -96,9 +99,16 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
 
     def _check_numbers(self) -> None:
-        for name in (self.radius_field, "clean_loss_weight", "regularizer_lambda", "ascent_steps", "learning_rate"):
+        at_least_zero = (
+            "clean_loss_weight",
+            "regularizer_lambda",
+            "sensitivity_floor",
+            "ascent_steps",
+            "learning_rate",
+        )
+        for name in (self.radius_field, *at_least_zero):
             require(self, name, lambda x: x >= 0, "at least 0")
-        at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank")
+        at_least_one = ("power_iterations", "penalty_interval", "penalty_radius", "adapter_rank", "rollback_interval")
         for name in (*at_least_one, "per_device_train_batch_size", "gradient_accumulation_steps"):
             require(self, name, lambda x: x >= 1, "at least 1")
         require(self, "penalty_fraction", lambda x: 0 < x <= 1, "above 0 and at most 1")
@@ -108,6 +118,12 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
             require(self, "ema_decay", lambda x: 0 < x < 1, "between 0 and 1")
         if self.amplification_budget is not None:
             require(self, "amplification_budget", lambda x: x > 0, "above 0")
+        if self.rollback_tolerance is not None:
+            self._check_rollback()
+        require(self, "overfitting_interval", lambda x: x >= 0, "at least 0")
+        if self.overfitting_interval > 0:
+            self.needs_adversary("overfitting_interval")
+            require(self, "ascent_steps", lambda x: x < 10, "below 10 with an `overfitting_interval`")
 
     def _resolve_step_size(self) -> None:
         if self.ascent_step_size is None:
@@ -149,6 +165,8 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 "`neftune_noise_alpha` adds different noise in every pass, so ascent, loss and Jacobian would belong "
                 "to different functions: unset it while AAJR is active."
             )
+        if self.sensitivity_floor > 0:
+            self._check_floor()
         penalised = max(round(self.penalty_fraction * self.per_device_train_batch_size), 1)
         alone = penalised == 1 and not getattr(self, "packing", False)
         if alone and self.penalty_active and self.regularizer in GLOBAL_REGULARIZERS:
@@ -193,6 +211,33 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
                 f"`aajr_warmup_ratio` must be at most 0.5 with an `amplification_budget`; got {self.aajr_warmup_ratio}."
             )
 
+    def _check_floor(self) -> None:
+        if not self.penalty_active:
+            raise ValueError(
+                "`sensitivity_floor` is weighed by lambda, but there is no penalty: raise `regularizer_lambda`, or set it to 0."
+            )
+        if self.amplification_budget is not None and self.sensitivity_floor > self.amplification_budget:
+            raise ValueError(
+                "`sensitivity_floor` must be at most the `amplification_budget`, so that a band is left between them; got "
+                f"{self.sensitivity_floor}."
+            )
+        if self.per_device_train_batch_size == 1 and not getattr(self, "packing", False):
+            raise ValueError(
+                "`sensitivity_floor` compares observations of a batch: raise `per_device_train_batch_size`, or set it to 0."
+            )
+
+    def _check_rollback(self) -> None:
+        # Infinity is allowed: it measures the probe and never goes back.
+        if not isinstance(self.rollback_tolerance, int | float) or not self.rollback_tolerance >= 0:
+            raise ValueError(f"`rollback_tolerance` must be a number, at least 0; got {self.rollback_tolerance}.")
+        self.needs_adversary("rollback_tolerance")
+
+    def needs_adversary(self, name: str) -> None:
+        """Raise ValueError if the radius is 0, so that the field `name` has no effect."""
+        if self.radius == 0:
+            radius = self.radius_field
+            raise ValueError(f"`{name}` needs an adversary, but `{radius}` is 0: raise `{radius}`, or unset `{name}`.")
+
     def _unsupported(self) -> dict[str, tuple[Any, ...]]:
         """
         Fields that must have a certain value: each name maps to (value, supported value), or, if another field is the
@@ -201,7 +246,7 @@ class AAJRConfigMixin(RegularizerFields, AdversaryFields):
         return {}
 
 
-_SHARED = (AdversaryFields, ActionLossField, RegularizerFields, RowFields)
+_SHARED = (AdversaryFields, ActionLossField, ClassFields, RegularizerFields, WatchFields, RowFields)
 
 
 def documented(cls: type) -> type:

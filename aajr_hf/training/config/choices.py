@@ -11,6 +11,7 @@ CHOICES = {
     "perturbation_scope": ("sequence", "token"),
     "perturbed_tokens": ("prompt", "observation", "user", "tool", "incidental", "all"),
     "ascent_step_rule": ("normalized", "gradient", "sign"),
+    "ascent_start": ("zero", "random"),
     "regularizer": (
         "aajr",
         "global_spectral",
@@ -25,7 +26,8 @@ CHOICES = {
     "jacobian_estimator": ("auto", "jvp", "finite_difference"),
     "penalty_trajectory": ("all", "last", "sample"),
     **dict.fromkeys(SCHEDULES, ("constant", "linear", "cosine", "curriculum")),
-    "system_loss": ("nll", "expected_cost"),
+    "system_loss": ("nll", "expected_cost", "distillation"),
+    "teacher_view": ("clean", "perturbed"),
     "adapter": ADAPTERS,
     "on_nonfinite": ("stop", "skip"),
 }

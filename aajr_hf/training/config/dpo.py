@@ -43,4 +43,6 @@ class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
             "padding_free": (self.padding_free, False),
             "activation_offloading": (self.activation_offloading, False),
             "use_liger_kernel": (self.use_liger_kernel, False),
+            "ascent_start": (self.ascent_start, "zero", "with DPO, whose metrics belong to the unperturbed prompt"),
+            "sensitivity_floor": (self.sensitivity_floor, 0.0, "with DPO"),
         }

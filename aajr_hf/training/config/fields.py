@@ -10,7 +10,7 @@ from .choices import CHOICES
 _GROUP = "adversary, regularizer and adapter (AAJRConfig)"
 
 
-def _choice(name: str, default: str, text: str):
+def choice(name: str, default: str, text: str):
     return field(default=default, metadata={"help": text, "choices": list(CHOICES[name])})
 
 
@@ -49,6 +49,10 @@ class AdversaryFields:
         ascent_step_rule (`str`, *optional*, defaults to `"normalized"`):
             Direction of a step. `"normalized"`: the gradient, scaled to unit norm for each example; `"gradient"`: the gradient
             itself (the paper); `"sign"`: its sign.
+        ascent_start (`str`, *optional*, defaults to `"zero"`):
+            Where the ascent begins. `"zero"`: at the unperturbed prompt (the paper); `"random"`: at a random point of the ball,
+            another one for each example and step of training, which makes overfitting to a single ascent step less likely. Only
+            SFT.
     """
 
     _argument_group_name = _GROUP
@@ -59,18 +63,18 @@ class AdversaryFields:
             "help": "Radius of the perturbation ball, in units of `epsilon_mode`. 0 trains without an adversary."
         },
     )
-    epsilon_mode: str = _choice(
+    epsilon_mode: str = choice(
         "epsilon_mode",
         "relative",
         "Unit of epsilon: 'relative': the mean l2 norm of the example's perturbed embeddings; 'absolute': that of the embeddings.",
     )
-    perturbation_norm: str = _choice("perturbation_norm", "l2", "Norm of the perturbation ball.")
-    perturbation_scope: str = _choice(
+    perturbation_norm: str = choice("perturbation_norm", "l2", "Norm of the perturbation ball.")
+    perturbation_scope: str = choice(
         "perturbation_scope",
         "sequence",
         "'sequence': one ball over all perturbed tokens; 'token': one ball for each token.",
     )
-    perturbed_tokens: str = _choice(
+    perturbed_tokens: str = choice(
         "perturbed_tokens",
         "prompt",
         "Tokens that the adversary moves. 'prompt': every token before an action; 'observation': only the words of users and "
@@ -85,33 +89,13 @@ class AdversaryFields:
             "Default: 2.5 * epsilon / ascent_steps, or 'auto' with the rule 'gradient'."
         },
     )
-    ascent_step_rule: str = _choice(
+    ascent_step_rule: str = choice(
         "ascent_step_rule",
         "normalized",
         "Direction of a step: the gradient scaled to unit norm, the gradient itself, or its sign.",
     )
-
-
-@dataclass
-class ActionLossField(AdversaryFields):
-    r"""
-    The loss that the adversary of [`AAJRTrainer`] raises. Other trainers use their own loss.
-
-    Parameters:
-        > Parameters that control the adversary's loss
-
-        system_loss (`str`, *optional*, defaults to `"nll"`):
-            The loss that the adversary raises and training lowers. `"nll"`: negative log-likelihood of the action's tokens.
-            `"expected_cost"`: expected system cost of the action, from the dataset columns `actions` and `action_costs`.
-    """
-
-    _argument_group_name = _GROUP
-
-    system_loss: str = _choice(
-        "system_loss",
-        "nll",
-        "Loss that the adversary raises and training lowers. 'nll': negative log-likelihood of the action; 'expected_cost': its "
-        "expected system cost (dataset columns `actions` and `action_costs`).",
+    ascent_start: str = choice(
+        "ascent_start", "zero", "Where the ascent begins: at the unperturbed prompt, or at a random point of the ball."
     )
 
 
@@ -146,6 +130,11 @@ class RegularizerFields:
             `regularizer_lambda`, so that the mean amplification stays at most gamma_adv. The penalty is then
             `max(a_t - gamma_adv, 0)^2`, so that examples within the budget are not penalised (in expectation, where the penalty is
             estimated from some points). During lambda's warm-up the multiplier may fall, but not grow.
+        sensitivity_floor (`float`, *optional*, defaults to `0.0`):
+            Smallest sensitivity `||J v||` that is not penalised, where v is the unit direction from a training observation to
+            another of its micro-batch whose right answer differs. The loss contains lambda times the mean of
+            `max(floor - ||J v||, 0)^2`, in units of `aajr/sensitivity`, so that a large lambda does not make the agent dull.
+            With an `amplification_budget` it is the lower end of a band. `0`: no floor. Only SFT, with a penalty.
         penalty_output (`str`, *optional*, defaults to `"logits"`):
             Output whose Jacobian is penalised. `"logits"`; `"centered_logits"`: minus their mean over the vocabulary;
             `"log_probs"`; `"probs"`. `"fisher"`: log-probabilities, each weighted by the square root of its probability p, so
@@ -226,7 +215,7 @@ class RegularizerFields:
         default=0.0,
         metadata={"help": "Weight of the loss on the unperturbed prompt, which is added to the adversarial loss."},
     )
-    regularizer: str = _choice(
+    regularizer: str = choice(
         "regularizer",
         "aajr",
         "Penalised part of the Jacobian: its products with the ascent directions (aajr) or with random ones, its largest singular value or its Frobenius norm, or none of it.",
@@ -238,7 +227,7 @@ class RegularizerFields:
             "alone."
         },
     )
-    lambda_mode: str = _choice(
+    lambda_mode: str = choice(
         "lambda_mode",
         "absolute",
         "Unit of regularizer_lambda; relative: the running mean of the penalty, so that one value carries over between models.",
@@ -250,16 +239,21 @@ class RegularizerFields:
             "beyond the budget is penalised."
         },
     )
-    penalty_output: str = _choice(
+    sensitivity_floor: float = field(
+        default=0.0,
+        metadata={
+            "help": "Smallest sensitivity that is not penalised along directions between observations whose right answers differ. 0: no "
+            "floor."
+        },
+    )
+    penalty_output: str = choice(
         "penalty_output",
         "logits",
         "Output whose Jacobian is penalised; 'fisher': log-probabilities, weighted by the square roots of the probabilities; "
         "'margin': the largest logit of another token minus the logit of the action token.",
     )
-    penalty_reduction: str = _choice(
-        "penalty_reduction", "sum", "Sum or mean of the penalty over the action's tokens."
-    )
-    jacobian_estimator: str = _choice(
+    penalty_reduction: str = choice("penalty_reduction", "sum", "Sum or mean of the penalty over the action's tokens.")
+    jacobian_estimator: str = choice(
         "jacobian_estimator",
         "auto",
         "How Jacobian products are computed: 'jvp': exactly; 'finite_difference': by central differences; 'auto': exactly where "
@@ -268,7 +262,7 @@ class RegularizerFields:
     power_iterations: int = field(
         default=3, metadata={"help": "Number of power iterations of the spectral regularizers."}
     )
-    penalty_trajectory: str = _choice(
+    penalty_trajectory: str = choice(
         "penalty_trajectory",
         "all",
         "Points of the ascent at which the penalty is evaluated: all of them, the last, or a random one for each example (unbiased).",
@@ -291,20 +285,20 @@ class RegularizerFields:
         default=0.1,
         metadata={"help": "Fraction of the training steps during which epsilon, lambda and the ascent's steps grow."},
     )
-    epsilon_schedule: str = _choice(
+    epsilon_schedule: str = choice(
         "epsilon_schedule",
         "linear",
         "Growth of epsilon during the warm-up; 'curriculum': linear, but only while the agent succeeds under attack.",
     )
-    lambda_schedule: str = _choice("lambda_schedule", "linear", "Growth of lambda during the warm-up.")
-    ascent_steps_schedule: str = _choice(
+    lambda_schedule: str = choice("lambda_schedule", "linear", "Growth of lambda during the warm-up.")
+    ascent_steps_schedule: str = choice(
         "ascent_steps_schedule", "constant", "Growth of the number of ascent steps during the warm-up, from 1."
     )
     curriculum_threshold: float = field(
         default=0.5,
         metadata={"help": "A curriculum grows while the share of right answers under attack is at least this."},
     )
-    adapter: str = _choice("adapter", "full", "Trained parameters: all of them (full), or an adapter of this family.")
+    adapter: str = choice("adapter", "full", "Trained parameters: all of them (full), or an adapter of this family.")
     adapter_rank: int = field(
         default=16,
         metadata={
@@ -325,7 +319,7 @@ class RegularizerFields:
             "help": "Decay of an exponential moving average of the trained weights, saved as a second model in output_dir/ema."
         },
     )
-    on_nonfinite: str = _choice(
+    on_nonfinite: str = choice(
         "on_nonfinite",
         "stop",
         "Reaction to a number that is not finite: stop before the weights change, or skip the step.",

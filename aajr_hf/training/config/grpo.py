@@ -62,6 +62,8 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
         return {
             "use_vllm": (self.use_vllm, False),
             "use_liger_kernel": (self.use_liger_kernel, False),
+            "ascent_start": (self.ascent_start, "zero", "with GRPO, whose metrics belong to the unperturbed prompt"),
+            "sensitivity_floor": (self.sensitivity_floor, 0.0, "with GRPO, whose completions are not right or wrong"),
             "importance_sampling_level": (self.importance_sampling_level, "token"),
             "delta": (self.delta, None),
             "off_policy_mask_threshold": (self.off_policy_mask_threshold, None),
@@ -71,4 +73,10 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
             "use_adaptive_entropy": (self.use_adaptive_entropy, False),
             "cast_lm_head_to_fp32": (self.cast_lm_head_to_fp32, False),
             "perturbed_tokens": (self.perturbed_tokens, "prompt"),
+            "overfitting_interval": (
+                self.overfitting_interval,
+                0,
+                "with GRPO, whose completions are new in each step",
+            ),
+            "rollback_tolerance": (self.rollback_tolerance, None, "with GRPO, whose completions are new in each step"),
         }

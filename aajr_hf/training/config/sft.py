@@ -7,14 +7,15 @@ from typing import Any
 
 from trl import SFTConfig
 
+from .action_loss import ActionLossField
 from .base import AAJRConfigMixin, documented, require
-from .fields import ActionLossField
+from .classes import ClassFields
 from .rows import RowFields
 
 
 @documented
 @dataclass
-class AAJRConfig(AAJRConfigMixin, ActionLossField, RowFields, SFTConfig):
+class AAJRConfig(AAJRConfigMixin, ClassFields, ActionLossField, RowFields, SFTConfig):
     r"""
     Configuration class for the [`AAJRTrainer`].
 
@@ -33,6 +34,15 @@ class AAJRConfig(AAJRConfigMixin, ActionLossField, RowFields, SFTConfig):
         super()._check_numbers()
         for name in ("trigger_share", "mask_share"):
             require(self, name, lambda x: 0 <= x <= 1, "between 0 and 1")
+        require(self, "teacher_entropy_floor", lambda x: x >= 0, "at least 0")
+        if (self.system_loss == "distillation") != (self.teacher is not None):
+            raise ValueError(
+                "`teacher` and `system_loss` distillation need each other: give both, or leave out both; got "
+                f"{self.teacher} and {self.system_loss}."
+            )
+        require(self, "long_tail_alpha", lambda x: 0 <= x < 1, "at least 0 and below 1")
+        if self.long_tail_alpha > 0:
+            self.needs_adversary("long_tail_alpha")
         if not self.mask_marker.strip():
             raise ValueError("`mask_marker` is empty, but it stands in place of words: give a text such as [{type}].")
 
@@ -45,6 +55,7 @@ class AAJRConfig(AAJRConfigMixin, ActionLossField, RowFields, SFTConfig):
             # Other strategies cut documents anywhere, so an action could lose its prompt.
             fields["packing_strategy"] = (self.packing_strategy, "bfd", "with `packing`")
             fields["system_loss"] = (self.system_loss, "nll", "with `packing`")
+            fields["long_tail_alpha"] = (self.long_tail_alpha, 0.0, "with `packing`")
         if self.system_loss == "expected_cost":
             fields["truncation_mode"] = (self.truncation_mode, "keep_start", "with `system_loss` expected_cost")
         return fields

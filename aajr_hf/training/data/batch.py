@@ -11,7 +11,7 @@ from torch import Tensor
 from .roles import INCIDENTAL, OBSERVED_ROLES
 
 # Columns of an example that the model itself does not take; see `collation.py`.
-EXTRA_COLUMNS = ("observation_mask", "candidate_position", "candidate_tokens", "candidate_costs")
+EXTRA_COLUMNS = ("observation_mask", "candidate_position", "candidate_tokens", "candidate_costs", "radius_factor")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class AgentBatch:
         candidate_column: (B,), the column of `action_positions` that chooses among the candidates.
         candidate_tokens, candidate_costs, candidate_mask: (B, N), first distinguishing token and system cost of each
             candidate action. These four are None without `system_loss=expected_cost`.
+        radius_factor: (B,), by which the adversary's radius and step size are multiplied; None: by 1.
         packed: The row in which the model sees the documents; None if the model sees the batch itself.
     """
 
@@ -57,6 +58,7 @@ class AgentBatch:
     candidate_tokens: Tensor | None = None
     candidate_costs: Tensor | None = None
     candidate_mask: Tensor | None = None
+    radius_factor: Tensor | None = None
     packed: PackedRow | None = None
 
     def __len__(self) -> int:
@@ -120,7 +122,8 @@ class AgentBatch:
                 "candidate_costs": inputs["candidate_costs"],
                 "candidate_mask": inputs["candidate_tokens"] >= 0,
             }
-        return cls(inputs["input_ids"], mask, perturbable, positions, valid, labels, **candidates, packed=packed)
+        more = candidates | {"radius_factor": inputs.get("radius_factor"), "packed": packed}
+        return cls(inputs["input_ids"], mask, perturbable, positions, valid, labels, **more)
 
 
 def _documents(inputs: dict[str, Any]) -> tuple[dict[str, Any], PackedRow]:
@@ -136,9 +139,9 @@ def _documents(inputs: dict[str, Any]) -> tuple[dict[str, Any], PackedRow]:
             values = inputs[name].new_full(mask.shape, padding)
             values[mask] = inputs[name][0]
             documents[name] = values
-    candidates = {name: value for name, value in inputs.items() if name.startswith("candidate_")}
+    by_document = {name: inputs[name] for name in EXTRA_COLUMNS if name in inputs and name != "observation_mask"}
     of_model = {name: value for name, value in inputs.items() if name not in ("labels", *EXTRA_COLUMNS)}
-    return documents | candidates, PackedRow(of_model, mask.flatten().nonzero().flatten(), starts)
+    return documents | by_document, PackedRow(of_model, mask.flatten().nonzero().flatten(), starts)
 
 
 def perturbable_tokens(inputs: dict[str, Tensor], perturbed_tokens: str) -> Tensor:

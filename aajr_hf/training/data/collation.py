@@ -42,7 +42,7 @@ class AgentCollator:
             if name not in examples[0]:
                 continue
             values = [torch.tensor(example[name]) for example in examples]
-            if name == "candidate_position":
+            if name in ("candidate_position", "radius_factor"):
                 output[name] = torch.stack(values)
                 continue
             if name == "observation_mask" and "position_ids" in output:  # padding-free: one row

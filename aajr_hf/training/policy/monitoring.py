@@ -68,6 +68,9 @@ def ascent_metrics(
         "aajr/boundary_step_fraction": found.at_boundary.mean(),
         "aajr/monotone_fraction": found.monotone.float().mean(),
     }
+    if trajectory.steps > 1:
+        first, second = trajectory.directions[:2].flatten(2)
+        metrics["aajr/direction_cosine"] = (first * second).sum(dim=1).mean()
     if len(found.curvature):
         metrics["aajr/curvature"] = found.curvature.mean()
         metrics["aajr/largest_curvature"] = found.largest_curvature.mean()
@@ -92,7 +95,7 @@ def logit_smoothness(system_loss: str, batch: AgentBatch) -> Tensor:
     over n tokens is such a variance, divided by n. The Hessian of an expected cost is at most such a variance, times
     the range of the costs.
     """
-    if system_loss == "nll":
+    if system_loss != "expected_cost":  # a divergence from constant targets has the Hessian of the likelihood
         return 0.5 / batch.action_mask.sum(dim=1)
     costs, valid = batch.candidate_costs, batch.candidate_mask
     highest = costs.masked_fill(~valid, float("-inf")).max(dim=1).values

@@ -30,6 +30,10 @@ class SystemLoss:
         """g of each example, (B,), or of the given rows, (n,); `logits` are the logits of the same examples."""
         raise NotImplementedError
 
+    def trained_at(self, delta: Tensor | None, logits: Tensor) -> SystemLoss:
+        """The loss that training lowers at a perturbation (None: at 0) with these logits, by default the adversary's own."""
+        return self
+
     def mean(self, logits: Tensor, losses: Tensor) -> Tensor:
         """The minimised value: this micro-batch's part of the trainer's mean of g; `losses` are g, (B,)."""
         raise NotImplementedError

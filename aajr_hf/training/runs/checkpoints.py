@@ -209,7 +209,12 @@ def _bytes_needed(trainer, is_checkpoint: bool) -> int:
     saved = trainable if hasattr(trainer.model, "peft_config") else list(trainer.model.parameters())
     moments = 2 * sum(p.nbytes for p in trainable) if is_checkpoint and not trainer.args.save_only_model else 0
     average = sum(4 * p.numel() for p in trainable) if is_checkpoint and trainer.args.ema_decay is not None else 0
-    return sum(p.nbytes for p in saved) + moments + average
+    kept = (
+        sum(p.nbytes for p in trainable) + moments
+        if is_checkpoint and trainer.args.rollback_tolerance is not None
+        else 0
+    )
+    return sum(p.nbytes for p in saved) + moments + average + kept
 
 
 def _flush(folder: Path) -> None:

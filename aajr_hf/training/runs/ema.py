@@ -106,6 +106,11 @@ class WeightAverage(TrainerCallback):
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._averages: dict[str, Tensor] | None = None
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The average of each parameter, by name."""
+        return self._averages or {}
+
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if self._averages is None:  # otherwise it comes from a checkpoint
             self._averages = {name: p.detach().float().clone() for name, p in self._parameters.items()}

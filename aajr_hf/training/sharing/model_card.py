@@ -29,7 +29,7 @@ _SETTINGS = (
     *("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_scope", "perturbed_tokens", "ascent_steps"),
     *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "regularizer_lambda"),
     *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
-    "penalty_radius",
+    *("penalty_radius", "sensitivity_floor", "long_tail_alpha", "rollback_tolerance"),
 )
 _METHODS = {"AAJRDPOTrainer": "dpo", GRPO_TRAINER: "grpo"}
 CITATION = """@article{mumcu2026aajr,

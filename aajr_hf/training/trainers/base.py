@@ -16,16 +16,29 @@ from ..policy.system_losses import SystemLoss
 from ..runs.checkpoints import CheckpointMixin
 from ..runs.ema import AverageMixin
 from ..runs.nonfinite import FiniteMixin
+from ..runs.overfitting import OverfittingMixin
+from ..runs.rollback import RollbackMixin
 from ..runs.step_metrics import mean_over_processes
 from ..sharing.hub import HubMixin
 from ..sharing.model_card import CITATION
 from .penalty import AttackedBatch, PenaltyMixin
 from .preparation import PreparationMixin
+from .probe import ProbeMixin
 
 _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/delta_norm", "aajr/penalty")
 
 
-class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, FiniteMixin, HubMixin):
+class AAJRMixin(
+    PenaltyMixin,
+    PreparationMixin,
+    ProbeMixin,
+    OverfittingMixin,
+    RollbackMixin,
+    AverageMixin,
+    CheckpointMixin,
+    FiniteMixin,
+    HubMixin,
+):
     """
     Mixin for a TRL trainer of language models: an adversary on the prompt's embeddings, and a penalty along its
     directions.
@@ -79,7 +92,8 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
         if self.args.penalty_active:
             terms, found = self._penalty_terms(attacked, penalised, num_items_in_batch)
             loss, metrics = sum(terms, loss), metrics | found
-        metrics |= system.metrics(attacked.ascent.recorder.clean)
+        at_zero = self.args.ascent_start == "zero" or attacked.clean is None
+        metrics |= system.metrics(attacked.ascent.recorder.clean if at_zero else attacked.clean.detach())
         self._step_metrics.add({"loss": loss} | metrics)
         # DeepSpeed takes its step inside the backward pass: a value that is not finite must be found before.
         if self.is_deepspeed_enabled and self.accelerator.sync_gradients:
@@ -88,6 +102,10 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
 
     def _ascend(self, model: nn.Module, system: SystemLoss, seed: int | None) -> PromptAscent:
         """Run the ascent."""
+        start_seed = None
+        if self.args.ascent_start == "random":
+            # From the RNG that a resumed run restores; each process draws other points.
+            start_seed = int(torch.randint(2**31, ())) + self.draw_offset
         return ascend(
             self.args,
             system.policy(self.accelerator.unwrap_model(model), seed),
@@ -96,6 +114,7 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
             keep_products=self._penalised_now and self._shares_forwards,
             steps=self.schedules.ascent_steps,
             penalised=self._penalised_now,
+            start_seed=start_seed,
         )
 
     def _outer_passes(
@@ -108,7 +127,7 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
             aux_loss = outputs.aux_loss
         else:
             logits, aux_loss = system.policy(model, seed)(ascent.delta), None
-        losses = system.per_example(logits)
+        losses = system.trained_at(ascent.delta, logits).per_example(logits)
         ascent.finish(logits, losses)
         clean = None
         if self.args.clean_loss_weight > 0:
@@ -125,7 +144,8 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
         loss, clean = system.mean(attacked.logits, attacked.losses), attacked.clean
         metrics = {}
         if clean is not None:
-            loss = loss + self.args.clean_loss_weight * system.mean(clean, system.per_example(clean))
+            losses = system.trained_at(None, clean).per_example(clean)
+            loss = loss + self.args.clean_loss_weight * system.mean(clean, losses)
         if attacked.aux_loss is not None:
             loss = loss + self.router_aux_loss_coef * attacked.aux_loss / self._accumulation(num_items)
             metrics["aux_loss"] = attacked.aux_loss
@@ -149,6 +169,8 @@ class AAJRMixin(PenaltyMixin, PreparationMixin, AverageMixin, CheckpointMixin, F
         metrics |= ascent_metrics(
             ascent.trajectory, ascent.recorder, ascent.ball, system.batch, loss_smoothness, step_rule
         )
+        if self.args.ascent_start == "random" and attacked.clean is not None:
+            metrics["aajr/clean_loss"] = system.per_example(attacked.clean.detach()).mean()
         # With the regularizer aajr, the penalty adds this metric.
         if not (self.args.penalty_active and self.args.regularizer == "aajr"):
             metrics["aajr/amplification"] = metrics["aajr/secant_amplification"]

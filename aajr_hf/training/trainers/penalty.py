@@ -19,6 +19,7 @@ from ..adversary.estimators import calibrate
 from ..adversary.one_by_one import sum_one_by_one
 from ..adversary.penalties import penalty
 from ..adversary.penalty_sampling import PenaltyPoints, control_variate, sample_points
+from ..adversary.sensitivity import sensitivity
 from ..config.choices import LOCAL_REGULARIZERS
 from ..policy.policy import fixed_seed
 
@@ -56,11 +57,13 @@ class Penalised:
         mean: The mean of R over the evaluated examples, with its graph or its known gradient.
         rows: The indices of these examples, (n,).
         metrics: Means of the amplification at the points.
+        shortfall: The mean of what is missing to the `sensitivity_floor`, squared, with its graph; None without a floor.
     """
 
     mean: Tensor
     rows: Tensor
     metrics: dict[str, Tensor]
+    shortfall: Tensor | None = None
 
 
 class PenaltyMixin:
@@ -119,6 +122,8 @@ class PenaltyMixin:
                 rest = rest - known[penalised.rows].mean()
                 metrics["aajr/penalty"] = known.mean() + rest
             terms.append(weight * self.args.penalty_interval * rest)
+            if penalised.shortfall is not None:
+                terms.append(weight * self.args.penalty_interval * penalised.shortfall)
         if self.budget is not None:
             metrics["aajr/loss_magnitude"] = attacked.losses.abs().mean()
         return terms, metrics
@@ -154,8 +159,14 @@ class PenaltyMixin:
                 mean = sum_one_by_one(each, list(self.model.parameters()), scale)
             else:
                 mean = mean_at(points.steps)
+            found = None
+            if self.args.sensitivity_floor > 0:
+                found = sensitivity(self.args, ascent, points.rows, estimator=self.estimator, difference_step=step)
         metrics = self._amplification_metrics(points, torch.cat(amplification)) if amplification else {}
-        return Penalised(mean, points.rows, metrics)
+        if found is None:
+            return Penalised(mean, points.rows, metrics)
+        metrics |= {"aajr/sensitivity": found.mean, "aajr/sensitivity_shortfall": found.shortfall}
+        return Penalised(mean, points.rows, metrics, found.shortfall)
 
     def _amplification_metrics(self, points: PenaltyPoints, amplification: Tensor) -> dict[str, Tensor]:
         """Metrics of `||J u_t||` at the points of the penalty, (points, n)."""

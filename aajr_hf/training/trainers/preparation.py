@@ -187,6 +187,8 @@ class PreparationMixin:
             )
             self.add_callback(self.budget)
         self.penalty_scale = PenaltyScale(self.memory) if args.lambda_mode == "relative" else None
+        self._begin_rollback()
+        self._begin_overfitting_watch()
         self._step_metrics = StepMetrics()
         self._balance = LossBalance(args.radius_field)
         self._norms_unchecked = True

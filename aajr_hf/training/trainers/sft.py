@@ -17,6 +17,7 @@ from ..data.batch import AgentBatch
 from ..data.collation import AgentCollator, add_agent_columns, check_examples, column_names, cut_columns
 from ..data.cuts import only_actions
 from ..data.given_rows import in_formats_of_trl
+from ..data.long_tail import with_classes, with_radius_factors
 from ..data.packing import pack
 from ..data.roles import OBSERVED_ROLES
 from ..data.row_changes import RowChanges
@@ -24,6 +25,8 @@ from ..data.template import Template
 from ..data.triggers import read_triggers
 from ..models.generation_marks import check_generation_marks
 from ..models.loading import text_tokenizer
+from ..models.teacher import load_teacher
+from ..policy.distillation import Distillation
 from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
 from .base import AAJRMixin
@@ -64,6 +67,14 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
       whose loss has no gradient has no direction; it counts as 0 in all three.
     - `aajr/loss_magnitude`: mean `|g(delta_K)|`.
 
+    With a `sensitivity_floor`: `aajr/sensitivity`, mean `||J v||` along directions between observations whose right answers differ,
+    and `aajr/sensitivity_shortfall`, mean `max(floor - ||J v||, 0)^2`; an example without such a neighbour counts as 0 in the second.
+
+    With a `rollback_tolerance`: `aajr/probe_loss`, the last measured loss of the probe under attack, and `aajr/rollbacks`, their number.
+
+    With an `overfitting_interval`: `aajr/probe_success`, `aajr/probe_success_10_steps`, the shares of right answers of the probe under
+    the training's own ascent and under ten steps, and `aajr/probe_direction_cosine`.
+
     With a curriculum: `aajr/adversarial_success`, the share of right answers under attack.
 
     Metrics of the inner ascent, means over examples, from numbers that the ascent computes anyway (Theorems 2 and 3):
@@ -71,6 +82,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     - `aajr/boundary_fraction`, `aajr/boundary_step_fraction`: fractions of the examples whose `delta_K`, and of the steps whose
       end, lies at the ball's boundary (with one ball per token: fraction of the tokens).
     - `aajr/monotone_fraction`: fraction of the steps that did not lower the loss.
+    - `aajr/direction_cosine`: cosine of the first two directions u_0 and u_1; a fall towards 0 announces that the agent overfits to
+      its adversary (GradAlign). Absent with one step.
     - `aajr/secant_amplification`: `||z_{t+1} - z_t|| / ||delta_{t+1} - delta_t||` of the logits, which is `||J v||` along the steps.
     - `aajr/curvature`, `aajr/largest_curvature`: kappa_t, the mean curvature of g on the segment between two gradients, and
       its largest absolute value along the ascent. Absent with one step, because the last step has no gradient at its end.
@@ -113,6 +126,11 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         super().__init__(model, args, **kwargs)
         self.data_collator = AgentCollator(self.data_collator)
         self._set_up()
+        self.teacher = None
+        if self.args.teacher is not None:
+            moved, device = self.args.teacher_view == "perturbed", self.accelerator.device
+            tokenizer = text_tokenizer(self.processing_class)
+            self.teacher = load_teacher(self.args.teacher, self.model, tokenizer, moved, device)
 
     def _given(self, dataset, args: AAJRConfig, name: str):
         """A dataset, or several by their names, in TRL's formats."""
@@ -165,6 +183,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
         is_perturbed = dataset_name == "train" and args.is_active
         if is_perturbed:
+            if by_class := args.long_tail_alpha > 0:
+                dataset = with_classes(dataset, args.class_column)
             dataset = self._with_agent_columns(dataset, text_tokenizer(processing_class), args)
         # First without a length limit: what it cuts off is counted, and what is no action is no reason to keep a row.
         whole = copy.copy(args)
@@ -178,6 +198,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
         if not is_perturbed:
             return dataset
         dataset = cut_columns(dataset, args.truncation_mode == "keep_end")
+        if by_class:
+            dataset = with_radius_factors(dataset, args.long_tail_alpha)
         if isinstance(dataset, Dataset):
             check_examples(dataset, args.perturbed_tokens, self._first_row)
         return pack(dataset, args) if pack_here else dataset
@@ -202,16 +224,23 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     def _system_loss(self, inputs, num_items) -> ActionLoss:
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
         mean = functools.partial(self._normalised, batch=batch, num_items=num_items)
+        if self.teacher is not None:
+            moved, floor = self.args.teacher_view == "perturbed", self.args.teacher_entropy_floor
+            return Distillation(self.teacher, batch, mean, moved, floor)
         return ActionLoss(self.args.system_loss, batch, mean)
 
     def _normalised(
         self, logits: Tensor, losses: Tensor, *, batch: AgentBatch, num_items: Tensor | int | None
     ) -> Tensor:
         """The batch's system loss: token losses are averaged as TRL does, costs over examples."""
-        if self.args.system_loss != "nll":
+        if self.args.system_loss == "expected_cost":
             return losses.mean() / self._accumulation(num_items)
         count = batch.action_mask.sum() if num_items is None else torch.as_tensor(num_items)
-        loss = token_nll(logits, batch).sum() / count.clamp(min=1)
+        if self.args.system_loss == "nll":
+            total = token_nll(logits, batch).sum()
+        else:
+            total = (losses * batch.action_mask.sum(dim=1)).sum()
+        loss = total / count.clamp(min=1)
         if self.args.average_tokens_across_devices and num_items is not None:
             loss = loss * (self.accelerator.num_processes // self.get_tp_size())
         return loss

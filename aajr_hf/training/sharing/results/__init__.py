@@ -23,6 +23,7 @@ from .monitoring import MonitorHistory, MonitorNumbers, MonitorResults, MonitorS
 from .parts import (
     AttackTally,
     ByRadius,
+    ClassShares,
     Evaluation,
     Settings,
     SharedDirections,
@@ -73,6 +74,7 @@ __all__ = [
     "CallSettings",
     "CallShares",
     "CallTally",
+    "ClassShares",
     "ComparedRun",
     "ComparisonResults",
     "Configuration",

@@ -61,6 +61,14 @@ class SharedDirections(TypedDict):
     signs: NotRequired[float]
 
 
+class ClassShares(TypedDict):
+    """Of the examples of one class: their number, and the greedy successes, or exact calls, without and under attack."""
+
+    examples: int
+    nominal: float
+    worst_case: ByRadius[float]
+
+
 class TextOutcomes(TypedDict):
     """For each row, 1 or 0; None for a row that cannot be attacked."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TextTally, TrustRule
+from .parts import AttackTally, ByRadius, ClassShares, Evaluation, Settings, SharedDirections, TextTally, TrustRule
 
 
 class CallShares(TypedDict):
@@ -49,6 +49,7 @@ class ToolCallNumbers(CallShares):
     attacks: dict[str, CallTally]
     text_attacks: dict[str, dict[str, TextTally]]
     by_words: NotRequired[dict[str, float]]
+    by_class: NotRequired[dict[str, ClassShares]]
     trust: list[TrustRule]
     embedding_norm: float
     shared_directions: NotRequired[SharedDirections]
@@ -69,6 +70,7 @@ class CallSettings(Settings):
     max_new_tokens: int | None
     injections: str | None
     triggers: list[str]
+    class_column: NotRequired[str]
 
 
 class ToolCallResults(Evaluation):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
-from .parts import AttackTally, ByRadius, Evaluation, Settings, SharedDirections, TextTally, TrustRule
+from .parts import AttackTally, ByRadius, ClassShares, Evaluation, Settings, SharedDirections, TextTally, TrustRule
 
 
 class SuccessShares(TypedDict):
@@ -127,6 +127,7 @@ class RobustnessNumbers(SuccessShares):
     shared_directions: NotRequired[SharedDirections]
     text_attacks: NotRequired[dict[str, dict[str, TextTally]]]
     by_words: NotRequired[dict[str, float]]
+    by_class: NotRequired[dict[str, ClassShares]]
 
 
 class RobustnessRun(RobustnessNumbers):
@@ -147,6 +148,7 @@ class WorldSettings(Settings):
     token_trials: int
     triggers: list[str]
     budget: NotRequired[float]
+    class_column: NotRequired[str]
     transfer_from: NotRequired[list[str]]
 
 
