@@ -179,7 +179,9 @@ def simulate(arguments, name: str) -> None:
     for sentence in malformed_sentences(records):
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print(simulation_table(records))
-    console.print(f"{steps} agent steps in {seconds:.1f} s: {number_text(steps / seconds)} per second.", highlight=False)
+    console.print(
+        f"{steps} agent steps in {seconds:.1f} s: {number_text(steps / seconds)} per second.", highlight=False
+    )
     console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
 
 
