@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import figure
 import pytest
 
 from tests.support import ROOT
@@ -60,3 +61,8 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
         code = code.replace(written, here)
     exec(code, {})
     assert (tmp_path / "outputs" / "my-agent" / "model.safetensors").is_file()
+
+
+def test_the_figures_are_those_that_the_script_draws():
+    for theme in figure.COLORS:
+        assert (ROOT / "docs" / "figures" / f"aajr-{theme}.svg").read_text() == figure.figure(theme)
