@@ -6,6 +6,7 @@ import base64
 import json
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from ...training.sharing.results import MonitorNumbers, MonitorResults
@@ -14,6 +15,8 @@ from ..reporting.report import json_text, render_page, replace_file
 from ..reporting.results import interval_text, number_text, percent_text
 
 PAGE, RESULTS = "monitor.html", "monitor.json"
+# Range of the evidence that is shown.
+_LEAST, _MOST = 1e-3, 1e6
 # By name of a test: what has happened if it raises an alarm.
 ALARMS = {
     "success": "the share of right answers has dropped",
@@ -55,7 +58,7 @@ def monitor_sentences(numbers: MonitorNumbers) -> list[str]:
 
 
 def _evidence(wealth: float) -> str:
-    return number_text(wealth) if wealth < 1e6 else "over a million"
+    return number_text(wealth) if wealth < _MOST else "over a million"
 
 
 def write_monitor(results: MonitorResults, folder: Path) -> None:
@@ -87,7 +90,7 @@ def _page(results: MonitorResults) -> bytes:
         headers=headers,
         rows=rows,
         image=base64.b64encode(image).decode(),
-        settings=results["settings"],
+        settings=results["settings"] | {"logs": ", ".join(results["settings"]["logs"])},
         everything=json_text({name: value for name, value in results.items() if name != "history"}),
     )
 
@@ -103,10 +106,10 @@ def _draw(figure: Figure, results: MonitorResults) -> None:
         left.axhline(results["expected"], color="0.35", linestyle=(0, (2, 2)), label="expected")
         left.legend(frameon=False)
     for (name, evidence), color in zip(history["evidence"].items(), ("#0072B2", "#D55E00", "#009E73"), strict=False):
-        right.plot(answers, evidence, color=color, label=name)
+        right.plot(answers, np.clip(evidence, _LEAST, _MOST), color=color, label=name)
     needed = max(test["needed"] for test in results["tests"].values())
     right.axhline(needed, color="0.35", linestyle=(0, (2, 2)), label="alarm")
-    right.set(yscale="log", ylabel="evidence")
+    right.set(yscale="log", ylabel="evidence", ylim=(_LEAST / 2, 2 * _MOST))
     right.legend(frameon=False)
     left.set(ylim=(-3, 103), ylabel="% of answers")
     for axes in (left, right):
