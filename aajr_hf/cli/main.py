@@ -8,6 +8,7 @@ import sys
 import traceback
 
 COMMANDS = {
+    "recipes": ("recipes", "list, show or copy the recipes that come with the package"),
     "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
     "fetch": ("fetch", "write a real language model to a folder, from the Hub or without it"),
     "train": ("train", "fine-tune an agent from a recipe"),
