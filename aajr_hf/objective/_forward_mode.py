@@ -106,6 +106,9 @@ def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextMa
             leaves[i], tangent = _split(leaf, level)
             if tangent is not None:
                 tangents[i] = tangent
+    if not tangents:  # nothing that the layer sees is differentiated
+        with temporarily_pop_interpreter_stack():
+            return checkpoint(run, *tree_unflatten(leaves, spec), use_reentrant=False)
     others, output_spec = {}, None  # the outputs that are not tensors, and the nesting of all outputs
 
     def run_dual(primals, tangents):

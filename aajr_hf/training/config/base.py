@@ -104,6 +104,7 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
             "regularizer_lambda",
             "sensitivity_floor",
             "ascent_steps",
+            "perturbed_layer",
             "learning_rate",
         )
         for name in (self.radius_field, *at_least_zero):

@@ -44,5 +44,6 @@ class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
             "activation_offloading": (self.activation_offloading, False),
             "use_liger_kernel": (self.use_liger_kernel, False),
             "ascent_start": (self.ascent_start, "zero", "with DPO, whose metrics belong to the unperturbed prompt"),
+            "perturbed_layer": (self.perturbed_layer, 0, "with DPO"),
             "sensitivity_floor": (self.sensitivity_floor, 0.0, "with DPO"),
         }

@@ -38,6 +38,11 @@ class AdversaryFields:
             calls and the JSON Schemas of the tools; in examples without such words, nothing is moved. `"all"`: every token except
             padding, actions included. DPO does not accept `"all"`, and GRPO accepts `"prompt"` only.
 
+        perturbed_layer (`int`, *optional*, defaults to `0`):
+            Where the adversary and the penalty act. `0`: at the embeddings. n: at the hidden states that enter decoder layer n,
+            counted from 0; a relative epsilon is then a multiple of their mean norm. Ascent and penalty get cheaper, because
+            gradients stop there. Attacks of `aajr evaluate` still move embeddings. Only SFT.
+
         > Parameters that control the ascent (equation 11)
 
         ascent_steps (`int`, *optional*, defaults to `3`):
@@ -80,6 +85,12 @@ class AdversaryFields:
         "Tokens that the adversary moves. 'prompt': every token before an action; 'observation': only the words of users and "
         "tools, without markup; 'user', 'tool': only the words of one of them; 'incidental': only numbers and names that the calls do "
         "not use; 'all': every token except padding.",
+    )
+    perturbed_layer: int = field(
+        default=0,
+        metadata={
+            "help": "Decoder layer at whose input adversary and penalty act, counted from 0. 0: at the embeddings."
+        },
     )
     ascent_steps: int = field(default=3, metadata={"help": "K, the number of steps of projected gradient ascent."})
     ascent_step_size: float | str | None = field(

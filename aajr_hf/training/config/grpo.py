@@ -63,6 +63,7 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
             "use_vllm": (self.use_vllm, False),
             "use_liger_kernel": (self.use_liger_kernel, False),
             "ascent_start": (self.ascent_start, "zero", "with GRPO, whose metrics belong to the unperturbed prompt"),
+            "perturbed_layer": (self.perturbed_layer, 0, "with GRPO"),
             "sensitivity_floor": (self.sensitivity_floor, 0.0, "with GRPO, whose completions are not right or wrong"),
             "importance_sampling_level": (self.importance_sampling_level, "token"),
             "delta": (self.delta, None),

@@ -56,6 +56,8 @@ class AAJRConfig(AAJRConfigMixin, ClassFields, ActionLossField, RowFields, SFTCo
             fields["packing_strategy"] = (self.packing_strategy, "bfd", "with `packing`")
             fields["system_loss"] = (self.system_loss, "nll", "with `packing`")
             fields["long_tail_alpha"] = (self.long_tail_alpha, 0.0, "with `packing`")
+        if self.perturbed_layer > 0:
+            fields["teacher_view"] = (self.teacher_view, "clean", "with a `perturbed_layer`")
         if self.system_loss == "expected_cost":
             fields["truncation_mode"] = (self.truncation_mode, "keep_start", "with `system_loss` expected_cost")
         return fields

@@ -81,6 +81,14 @@ class AgentBatch:
         """Arrange vectors of the tokens, (B, L, d), as the model sees these tokens."""
         return values if self.packed is None else values.flatten(0, 1)[self.packed.tokens][None]
 
+    def by_document(self, states: Tensor) -> Tensor:
+        """The inverse of [`as_model_sees`]: vectors of the tokens in the order of the model, as (B, L, d); 0 on padding."""
+        if self.packed is None:
+            return states
+        tokens = states.new_zeros(self.input_ids.numel(), states.shape[-1])
+        tokens[self.packed.tokens] = states[0]
+        return tokens.unflatten(0, self.input_ids.shape)
+
     def at_actions(self, hidden: Tensor, first: int = 0) -> Tensor:
         """The model's hidden states at the action positions, (B, A, h); `hidden` begins with token `first`."""
         if self.packed is not None:

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ..data.batch import AgentBatch
 from .forward_mode import forward_mode_checkpointing
+from .layers import at_input_of
 from .prefix import Prefix, cached_prefix
 
 # Parts of the attribute names under which layers store a rate of dropout or noise.
@@ -36,6 +37,7 @@ class AgentPolicy:
             function. All calls then also use the attention kernel of the jvp, because each kernel draws its masks
             differently.
         prefix: If set, the model sees only the tokens after it ([`with_cached_prefix`]).
+        layer: Where delta is added: 0 at the embeddings, n at the input of decoder layer n (counted from 0).
         model_kwargs: Further keyword arguments of the model's forward.
     """
 
@@ -46,12 +48,14 @@ class AgentPolicy:
         dropout_seed: int | None = None,
         *,
         prefix: Prefix | None = None,
+        layer: int = 0,
         **model_kwargs,
     ):
         self.model = model
         self.batch = batch
         self.dropout_seed = dropout_seed
         self.prefix = prefix
+        self.layer = layer
         self.model_kwargs = model_kwargs
         inner = getattr(model, "module", model)
         self._embedding = inner.get_input_embeddings()
@@ -60,7 +64,8 @@ class AgentPolicy:
     def select(self, rows: Tensor) -> AgentPolicy:
         """The same policy on some rows of the batch."""
         prefix = None if self.prefix is None else self.prefix.select(rows)
-        return AgentPolicy(self.model, self.batch.select(rows), self.dropout_seed, prefix=prefix, **self.model_kwargs)
+        kept = {"prefix": prefix, "layer": self.layer} | self.model_kwargs
+        return AgentPolicy(self.model, self.batch.select(rows), self.dropout_seed, **kept)
 
     def with_cached_prefix(self) -> AgentPolicy:
         """
@@ -70,17 +75,32 @@ class AgentPolicy:
         if self.dropout_seed is not None:  # the masks would differ
             return self
         prefix = cached_prefix(self.model, self.batch)
-        return AgentPolicy(self.model, self.batch, prefix=prefix, **self.model_kwargs)
+        return AgentPolicy(self.model, self.batch, prefix=prefix, layer=self.layer, **self.model_kwargs)
 
     @torch.no_grad()
     def embeddings(self) -> Tensor:
         """
-        The unperturbed state `s`, shape (B, L, d), detached, in at least fp32; gathered if the weights are sharded.
+        The unperturbed state `s`, shape (B, L, d), detached, in at least fp32; gathered if the weights are sharded. With a
+        layer, this takes a forward pass.
         """
+        if self.layer > 0:
+            return self._states_of_layer()
         embedding = _WithoutHooks(self._embedding)
         weights = {name: p.full_tensor() for name, p in embedding.named_parameters() if isinstance(p, DTensor)}
         with _gathered_by_deepspeed(embedding):
             states = torch.func.functional_call(embedding, weights, (self.batch.input_ids,))
+        return states.to(torch.promote_types(states.dtype, torch.float32))
+
+    def _states_of_layer(self) -> Tensor:
+        seen = []
+
+        def read(hidden: Tensor) -> Tensor:
+            seen.append(hidden.detach())
+            return hidden
+
+        with at_input_of(self.model, self.layer, read), self._randomness():
+            self.model(**self.batch.model_inputs() | {"use_cache": False}, **self.model_kwargs)
+        states = self.batch.by_document(seen[0])
         return states.to(torch.promote_types(states.dtype, torch.float32))
 
     def __call__(self, delta: Tensor | None = None) -> Tensor:
@@ -94,10 +114,11 @@ class AgentPolicy:
         if self.prefix is not None:
             inputs |= self.prefix.arguments(self.batch)
 
+        def shifted(states: Tensor) -> Tensor:
+            return states + self.batch.as_model_sees(delta)[:, known:].to(states.dtype)
+
         def perturb(module, args, output):
-            if delta is None:
-                return output
-            return output + self.batch.as_model_sees(delta)[:, known:].to(output.dtype)
+            return output if delta is None or self.layer > 0 else shifted(output)
 
         def keep_actions(module, args):
             return (self.batch.at_actions(args[0], known), *args[1:])
@@ -106,8 +127,11 @@ class AgentPolicy:
             self._embedding.register_forward_hook(perturb),
             self._lm_head.register_forward_pre_hook(keep_actions),
         ]
+        latent = contextlib.nullcontext()
+        if self.layer > 0 and delta is not None:
+            latent = at_input_of(self.model, self.layer, shifted)
         try:
-            with self._randomness():
+            with latent, self._randomness():
                 outputs = self.model(**inputs, **self.model_kwargs)
         finally:
             for handle in handles:

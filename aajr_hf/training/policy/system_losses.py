@@ -18,13 +18,15 @@ class SystemLoss:
 
     Attributes:
         batch: The micro-batch: the positions that may be perturbed, and the logits that predict actions.
+        layer: The decoder layer at whose input the adversary acts; 0: at the embeddings.
     """
 
     batch: AgentBatch
+    layer: int = 0
 
     def policy(self, model: nn.Module, dropout_seed: int | None, **model_kwargs) -> AgentPolicy:
         """The map from perturbations of the prompts (B, L, d) to logits (B, A, V)."""
-        return AgentPolicy(model, self.batch, dropout_seed, **model_kwargs)
+        return AgentPolicy(model, self.batch, dropout_seed, layer=self.layer, **model_kwargs)
 
     def per_example(self, logits: Tensor, rows: Tensor | None = None) -> Tensor:
         """g of each example, (B,), or of the given rows, (n,); `logits` are the logits of the same examples."""

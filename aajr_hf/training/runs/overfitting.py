@@ -51,7 +51,7 @@ class OverfittingMixin:
         if self.overfitting is not None and "loss" in logs:
             known = self.overfitting.state
             found = {shown: known[name] for name, shown in _NAMES.items() if name in known}
-        super().log(logs | found, *args, **kwargs)
+        super().log(logs | found if found else logs, *args, **kwargs)  # TRL adds to what it is given
 
 
 class OverfittingWatch(TrainerCallback):

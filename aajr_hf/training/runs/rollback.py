@@ -67,7 +67,7 @@ class RollbackMixin:
         found = {}
         if self.rollback is not None and "loss" in logs:
             found = {f"aajr/{name}": self.rollback.state[name] for name in ("probe_loss", "rollbacks")}
-        super().log(logs | found, *args, **kwargs)
+        super().log(logs | found if found else logs, *args, **kwargs)  # TRL adds to what it is given
 
 
 class Rollback(TrainerCallback):

@@ -83,7 +83,8 @@ class PenaltyMixin:
         """
         args = self.args
         everywhere = args.regularizer == "aajr" and args.penalty_trajectory == "all" and args.penalty_fraction == 1
-        at_once = args.ascent_step_size != "auto"  # "auto" evaluates some examples separately
+        # "auto" evaluates some examples separately; below a perturbed layer, the jvp computes no product.
+        at_once = args.ascent_step_size != "auto" and args.perturbed_layer == 0
         adapter = self.model.active_peft_config if is_peft_model(self.model) else None
         # Other adapters compute new weights in each forward pass.
         kept = adapter is None or adapter.peft_type == PeftType.LORA and not adapter.use_dora

@@ -27,6 +27,7 @@ from ..models.generation_marks import check_generation_marks
 from ..models.loading import text_tokenizer
 from ..models.teacher import load_teacher
 from ..policy.distillation import Distillation
+from ..policy.layers import decoder_layers
 from ..policy.row_layout import packing_failure
 from ..policy.system_losses import ActionLoss, token_nll
 from .base import AAJRMixin
@@ -150,6 +151,12 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
         if self.padding_free:
             self._check_packing()
+        if self.args.perturbed_layer > 0 and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                "`perturbed_layer` is not tested with FSDP and DeepSpeed: set it to 0, or train without them."
+            )
+        if (layer := self.args.perturbed_layer) > 0 and layer >= (number := len(decoder_layers(self.model))):
+            raise ValueError(f"`perturbed_layer` must be below the number of layers, {number}; got {layer}.")
 
     def _check_packing(self) -> None:
         """Raise ValueError unless the model treats documents in one row as it treats them one by one."""
@@ -224,10 +231,13 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     def _system_loss(self, inputs, num_items) -> ActionLoss:
         batch = AgentBatch.from_inputs(inputs, self.args.perturbed_tokens)
         mean = functools.partial(self._normalised, batch=batch, num_items=num_items)
-        if self.teacher is not None:
+        if self.teacher is None:
+            system = ActionLoss(self.args.system_loss, batch, mean)
+        else:
             moved, floor = self.args.teacher_view == "perturbed", self.args.teacher_entropy_floor
-            return Distillation(self.teacher, batch, mean, moved, floor)
-        return ActionLoss(self.args.system_loss, batch, mean)
+            system = Distillation(self.teacher, batch, mean, moved, floor)
+        system.layer = self.args.perturbed_layer
+        return system
 
     def _normalised(
         self, logits: Tensor, losses: Tensor, *, batch: AgentBatch, num_items: Tensor | int | None
