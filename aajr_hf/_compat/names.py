@@ -30,6 +30,7 @@ class Name:
 _BASE, _SFT, _DPO, _GRPO, _LOSS = (
     f"training/trainers/{name}.py" for name in ("base", "sft", "dpo", "grpo", "trl_loss")
 )
+_NUISANCE = "training/trainers/nuisance.py"
 _CHECKPOINTS, _EMA, _FINITE, _ROLLBACK = (
     f"training/runs/{name}.py" for name in ("checkpoints", "ema", "nonfinite", "rollback")
 )
@@ -54,8 +55,8 @@ _TRAINER = _of(
     ("_finish_current_push", "to report uploads that failed", (_HUB,), ()),
     ("_run_epoch", "to take no further step when a finished run is resumed", (_CHECKPOINTS,)),
     ("_load_best_model", "to load the average together with the best checkpoint", (_EMA,), ()),
-    ("_save_optimizer_and_scheduler", "to save more in a checkpoint", (_EMA, _ROLLBACK), ("output_dir",)),
-    ("_load_optimizer_and_scheduler", "to read more from a checkpoint", (_EMA, _ROLLBACK), ("checkpoint",)),
+    ("_save_optimizer_and_scheduler", "to save more in a checkpoint", (_EMA, _ROLLBACK, _NUISANCE), ("output_dir",)),
+    ("_load_optimizer_and_scheduler", "to read more from a checkpoint", (_EMA, _ROLLBACK, _NUISANCE), ("checkpoint",)),
     ("_set_signature_columns_if_needed", "to keep the adversary's columns of the data", (_BASE,), ()),
     ("_signature_columns", "to keep the adversary's columns of the data", (_BASE,)),
     (

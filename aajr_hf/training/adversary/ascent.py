@@ -34,6 +34,7 @@ class PromptAscent:
             None.
         products: Outputs of the linear layers at each step of both trajectories, if they were kept.
         moves: Whether epsilon is above 0.
+        nuisance: For the regularizer `matched`, the factor of the covariance of nuisances, (d, r).
     """
 
     policy: AgentPolicy
@@ -45,6 +46,7 @@ class PromptAscent:
     beyond: AscentTrajectory | None = None
     products: list[RecordedProducts | None] | None = None
     moves: bool = True
+    nuisance: Tensor | None = None
 
     @property
     def delta(self) -> Tensor | None:

@@ -20,6 +20,7 @@ from ..config.choices import LOCAL_REGULARIZERS
 from ..policy.forward_mode import forward_ad_ready
 from ..policy.outputs import PenalisedOutput
 from .ascent import PromptAscent
+from .nuisance import matched_direction
 
 
 def interpolations(state: Tensor, perturbable: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ def penalty(
             deltas = [trajectory.deltas[t] for t in steps]
         else:
             deltas = [interpolations(state, mask)]
-        values = [_squared_norm(config, output, delta, mask, kwargs) for delta in deltas]
+        values = [_squared_norm(config, output, delta, mask, ascent.nuisance, kwargs) for delta in deltas]
         return torch.stack(values).mean(dim=0), None
 
 
@@ -89,11 +90,15 @@ def budgeted(squared: Tensor, budget: float | None) -> Tensor:
     return (squared.clamp_min(budget**2).sqrt() - budget).square()
 
 
-def _squared_norm(config: AAJRConfigMixin, output, delta: Tensor, mask: Tensor, kwargs: dict) -> Tensor:
+def _squared_norm(
+    config: AAJRConfigMixin, output, delta: Tensor, mask: Tensor, nuisance: Tensor | None, kwargs: dict
+) -> Tensor:
     if config.regularizer == "global_frobenius":
         return frobenius_norm_squared(output, delta, samples=1, mask=mask, **kwargs)
     if config.regularizer == "random_direction":
         direction = random_unit_direction(delta, mask)
+    elif config.regularizer == "matched":
+        direction = matched_direction(nuisance, mask, delta)
     else:
         direction = top_singular_direction(output, delta, iterations=config.power_iterations, mask=mask, **kwargs)
     return squared_amplification(output, delta, direction, **kwargs)

@@ -19,6 +19,7 @@ from .action_loss import ActionLossField
 from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
 from .classes import ClassFields
 from .fields import AdversaryFields, RegularizerFields
+from .nuisance import NuisanceFields
 from .recipe import is_secret, without_secrets
 from .rows import RowFields
 from .watching import WatchFields
@@ -247,7 +248,7 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
         return {}
 
 
-_SHARED = (AdversaryFields, ActionLossField, ClassFields, RegularizerFields, WatchFields, RowFields)
+_SHARED = (AdversaryFields, ActionLossField, ClassFields, RegularizerFields, NuisanceFields, WatchFields, RowFields)
 
 
 def documented(cls: type) -> type:

@@ -18,8 +18,10 @@ CHOICES = {
         "local_spectral",
         "global_frobenius",
         "random_direction",
+        "matched",
         "none",
     ),
+    "nuisance": ("ascent", "answers", "random"),
     "lambda_mode": ("absolute", "relative"),
     "penalty_output": ("logits", "centered_logits", "log_probs", "probs", "fisher", "margin"),
     "penalty_reduction": ("sum", "token_mean"),
@@ -32,6 +34,6 @@ CHOICES = {
     "on_nonfinite": ("stop", "skip"),
 }
 # Regularizers that are evaluated along the ascent, and so need an ascent.
-LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction")
+LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction", "matched")
 # Regularizers that are evaluated at interpolations between the observations of a batch.
 GLOBAL_REGULARIZERS = ("global_spectral", "global_frobenius")

@@ -25,6 +25,8 @@ class AAJRDPOConfig(AAJRConfigMixin, DPOConfig):
 
     def _check_combinations(self) -> None:
         super()._check_combinations()
+        if self.regularizer == "matched":
+            raise ValueError("`regularizer` matched works only with SFT: set it to another one with DPO.")
         if self.perturbed_tokens == "all":
             raise ValueError(
                 "`perturbed_tokens` cannot be all with DPO, because the two completions share only their prompt: set "

@@ -127,7 +127,8 @@ class RegularizerFields:
             Penalised part of the Jacobian. `"aajr"`: its products with the ascent directions. `"global_spectral"`: its largest
             singular value, at random interpolations between the batch's observations. `"local_spectral"`: its largest singular
             value, at the points of the ascent. `"global_frobenius"`: its Frobenius norm, at the points of `"global_spectral"`.
-            `"random_direction"`: its products with random directions, at the points of the ascent. `"none"`: no penalty.
+            `"random_direction"`: its products with random directions, at the points of the ascent. `"matched"`: its products with
+            random directions from the covariance of `nuisance`, at the points of the ascent (only SFT). `"none"`: no penalty.
         regularizer_lambda (`float`, *optional*, defaults to `1e-3`):
             Weight lambda of the penalty, in units of `lambda_mode`. With `0` and no `amplification_budget`, training is
             adversarial training alone.

@@ -48,6 +48,8 @@ class AAJRGRPOConfig(AAJRConfigMixin, GRPOConfig):
 
     def _check_combinations(self) -> None:
         super()._check_combinations()
+        if self.regularizer == "matched":
+            raise ValueError("`regularizer` matched works only with SFT: set it to another one with GRPO.")
         if self.follows_success:
             raise ValueError(
                 "`epsilon_schedule`, `lambda_schedule` and `ascent_steps_schedule` cannot be `curriculum` with GRPO, "

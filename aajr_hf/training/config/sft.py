@@ -10,12 +10,13 @@ from trl import SFTConfig
 from .action_loss import ActionLossField
 from .base import AAJRConfigMixin, documented, require
 from .classes import ClassFields
+from .nuisance import NuisanceFields
 from .rows import RowFields
 
 
 @documented
 @dataclass
-class AAJRConfig(AAJRConfigMixin, ClassFields, ActionLossField, RowFields, SFTConfig):
+class AAJRConfig(AAJRConfigMixin, NuisanceFields, ClassFields, ActionLossField, RowFields, SFTConfig):
     r"""
     Configuration class for the [`AAJRTrainer`].
 
@@ -34,6 +35,7 @@ class AAJRConfig(AAJRConfigMixin, ClassFields, ActionLossField, RowFields, SFTCo
         super()._check_numbers()
         for name in ("trigger_share", "mask_share"):
             require(self, name, lambda x: 0 <= x <= 1, "between 0 and 1")
+        require(self, "nuisance_rank", lambda x: x >= 1, "at least 1")
         require(self, "teacher_entropy_floor", lambda x: x >= 0, "at least 0")
         if (self.system_loss == "distillation") != (self.teacher is not None):
             raise ValueError(

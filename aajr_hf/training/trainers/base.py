@@ -21,6 +21,7 @@ from ..runs.rollback import RollbackMixin
 from ..runs.step_metrics import mean_over_processes
 from ..sharing.hub import HubMixin
 from ..sharing.model_card import CITATION
+from .nuisance import NuisanceMixin
 from .penalty import AttackedBatch, PenaltyMixin
 from .preparation import PreparationMixin
 from .probe import ProbeMixin
@@ -31,6 +32,7 @@ _MUST_BE_FINITE = ("loss", "aajr/clean_loss", "aajr/adversarial_loss", "aajr/del
 class AAJRMixin(
     PenaltyMixin,
     PreparationMixin,
+    NuisanceMixin,
     ProbeMixin,
     OverfittingMixin,
     RollbackMixin,

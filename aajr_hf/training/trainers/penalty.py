@@ -139,6 +139,8 @@ class PenaltyMixin:
 
     def _penalise(self, ascent: PromptAscent) -> Penalised:
         """Evaluate the penalty at its points."""
+        if self.args.regularizer == "matched":
+            ascent.nuisance = self.nuisance_factor()
         # From the RNG that a resumed run restores. Each process draws other points, because its batches differ.
         seed = int(torch.randint(2**31, ())) + self.draw_offset
         points = sample_points(self.args, ascent, torch.Generator().manual_seed(seed))

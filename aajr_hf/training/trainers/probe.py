@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import send_to_device
 
-from ..adversary.ascent import ascend
+from ..adversary.ascent import PromptAscent, ascend
 
 # Examples of the probe, in all processes together.
 _ROWS = 32
@@ -40,14 +41,12 @@ class ProbeMixin:
             steps: Number of ascent steps, by default K.
             with_cosine: Whether to measure the cosine, which takes one more gradient with one step.
         """
-        if self._probe_batches is None:
-            self._probe_batches = self._first_rows()
         total = torch.zeros(4, dtype=torch.float64)
         was_training = self.model.training
         self.model.eval()
         try:
             with self.compute_loss_context_manager():
-                for inputs in self._probe_batches:
+                for inputs in self._probe():
                     total += self._attacked(inputs, steps or self.args.ascent_steps, with_cosine)
         finally:
             self.model.train(was_training)
@@ -55,6 +54,18 @@ class ProbeMixin:
             total.to(self.accelerator.device).float(), "sum"
         ).tolist()
         return Probe(loss / examples, success / examples, cosine / examples)
+
+    def probe_ascents(self) -> Iterator[PromptAscent]:
+        """The training's own ascents on the probe, at the full epsilon."""
+        for inputs in self._probe():
+            system = self._system_loss(inputs, None)
+            policy = system.policy(self.accelerator.unwrap_model(self.model), None)
+            yield ascend(self.args, policy, system, 1.0, keep_products=False, penalised=False)
+
+    def _probe(self) -> list[dict[str, Any]]:
+        if self._probe_batches is None:
+            self._probe_batches = self._first_rows()
+        return self._probe_batches
 
     def _attacked(self, inputs: dict[str, Any], steps: int, with_cosine: bool) -> torch.Tensor:
         """Sums over the examples of a batch: their losses under attack, their right answers, their cosines, and 1."""

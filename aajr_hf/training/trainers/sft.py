@@ -151,6 +151,11 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             raise ValueError("`compute_loss_func` is not used by AAJR: set `system_loss` instead.")
         if self.padding_free:
             self._check_packing()
+        if self.args.regularizer == "matched" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise ValueError(
+                "`regularizer` matched does not work with FSDP and DeepSpeed, where all processes need equal numbers of passes: "
+                "set it to another one."
+            )
         if self.args.perturbed_layer > 0 and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise ValueError(
                 "`perturbed_layer` is not tested with FSDP and DeepSpeed: set it to 0, or train without them."

@@ -74,6 +74,8 @@ from tests.support.tiny import ROWS, WORDS, dataset, tiny_model, trainer, traine
         ),
         ({"system_loss": "distillation", "teacher": "somewhere", "packing": True}, "system_loss"),
         ({"perturbed_layer": -1}, "perturbed_layer"),
+        ({"nuisance_rank": 0}, "nuisance_rank"),
+        ({"nuisance": "noise"}, "nuisance"),
         ({"sensitivity_floor": -1.0}, "sensitivity_floor"),
         ({"sensitivity_floor": 1.0, "regularizer": "none"}, "sensitivity_floor"),
         ({"sensitivity_floor": 2.0, "amplification_budget": 1.0}, "sensitivity_floor"),
