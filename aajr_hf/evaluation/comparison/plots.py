@@ -30,7 +30,7 @@ from .runs import METHODS, UNPENALISED
 _COLORS = dict(
     zip(
         METHODS,
-        ("#7f7f7f", "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+        ("#7f7f7f", "#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442"),
         strict=True,
     )
 )
