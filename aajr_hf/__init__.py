@@ -1,6 +1,6 @@
 """Adversarially-Aligned Jacobian Regularization for language-model agents."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _TRAINING = (
     *("AAJRConfig", "AAJRTrainer"),

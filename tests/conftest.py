@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.metadata
 import random
 
 import numpy as np
@@ -23,6 +25,8 @@ def pytest_collection_finish():
     """
     gc.collect()
     gc.freeze()
+    # Accelerate asks for the same packages at each training, and parses their metadata each time.
+    importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
 
 
 @pytest.fixture(autouse=True)

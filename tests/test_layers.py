@@ -44,6 +44,9 @@ ALLOWED = {
     | {"evaluation/robustness"}
     | {"training/data", "training/data/reading", "training/policy"},
     "evaluation/episodes": _MEASURED | {"training/data", "training/policy", "training/sharing/results"},
+    "evaluation/monitoring": {
+        *("evaluation", "evaluation/reporting", "training/data", "training/sharing/results"),
+    },
     "evaluation/comparison": {"evaluation/reporting", "training/config", "training/runs"} | _SHARING,
     "evaluation/adapter_rank": {
         *("evaluation/reporting", "objective", "training/adversary", "training/models", "training/policy"),
@@ -55,12 +58,14 @@ ALLOWED = {
         *("training/data", "training/data/formats", "training/models", "training/runs"),
     },
     "cli/launching": {"_compat", "cli/arguments", "cli/common"},
+    "cli/pipeline": {"cli/common", "evaluation/reporting", "training/runs"},
     "cli/commands": {
-        *("_compat", "cli/arguments", "cli/common", "cli/launching", "environments", "training/adversary"),
+        *("_compat", "cli/arguments", "cli/common", "cli/launching", "cli/pipeline", "environments"),
+        "training/adversary",
         *("training/config", "training/data", "training/data/formats", "training/models", "training/runs"),
         *("training/policy", "training/trainers"),
         *("evaluation/adapter_rank", "evaluation/comparison", "evaluation/episodes", "evaluation/robustness"),
-        "evaluation/tool_calls",
+        *("evaluation/monitoring", "evaluation/tool_calls"),
     }
     | _MEASURED
     | _SHARING,

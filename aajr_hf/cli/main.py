@@ -8,6 +8,7 @@ import sys
 import traceback
 
 COMMANDS = {
+    "recipes": ("recipes", "list, show or copy the recipes that come with the package"),
     "init-agent": ("init_agent", "make a base agent from nothing, without a hub"),
     "fetch": ("fetch", "write a real language model to a folder, from the Hub or without it"),
     "train": ("train", "fine-tune an agent from a recipe"),
@@ -18,6 +19,8 @@ COMMANDS = {
     "triggers": ("triggers", "find words that mislead an agent in any prompt"),
     "unlearnable": ("unlearnable", "mark training rows that no agent of a list answers under attack"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
+    "monitor": ("monitor", "test logs of an agent for a drop of success and for unusual observations"),
+    "pipeline": ("pipeline", "measure an agent in use, train it where needed, and replace it where that is better"),
     "compare": ("compare", "compare runs: who is robust, and at which price"),
     "adapter-rank": ("adapter_rank", "measure which rank an adapter needs"),
     "merge": ("merge", "write an adapter into the weights of its base model"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
+import study
 from study import Study, final_runs, lambda_runs, part_of, rate_runs, restore
 from study_choice import choose, superseded
 from study_compare import matched_differences, nominal, worst
@@ -257,16 +256,16 @@ def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
 
 
 @pytest.mark.slow
-def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
+def test_from_agents_to_the_page_and_nothing_twice(tmp_path, monkeypatch, capsys):
     rows = expert_rows("hide_and_seek", 200, seed=0)
     tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
     small_llama(tokenizer, seed=0).save_pretrained(tmp_path / "work" / "base-hide_and_seek")
     tokenizer.save_pretrained(tmp_path / "work" / "base-hide_and_seek")
-    command = [sys.executable, str(SCRIPTS / "study.py"), "--preset", "smoke", "--methods", "base"]
-    command += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
-    lines = [line for line in first.stdout.splitlines() if "min left" in line]
+    # Of the base agent and one method, the first of two parts: the base agent, which is not trained.
+    argv = ["study.py", "--preset", "smoke", "--methods", "sft", "--shard", "1/2"]
+    monkeypatch.setattr("sys.argv", [*argv, "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")])
+    study.main()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "min left" in line]
     assert len(lines) == 1 and lines[-1].startswith("1/1")
     runs = json.loads((tmp_path / "out" / "study.json").read_text())
     assert [(r["method"], r["seed"], r["steps"]) for r in runs] == [("base", 0, 0)]
@@ -275,8 +274,8 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path):
     # Nothing twice: not even where only the results are left of it.
     for file in (tmp_path / "work").glob("*.json"):
         file.unlink()
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "min left" not in again.stdout
+    study.main()
+    assert "min left" not in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "study.json").read_text()) == runs
 
 
@@ -309,18 +308,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         file.unlink()
 
 
-@pytest.mark.slow
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
-    command = [sys.executable, str(SCRIPTS / "study.py"), "--work", str(tmp_path / "file" / "sub")]
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert (
-        refused.returncode == 2 and refused.stderr.startswith("error: `--work`: ") and refused.stderr.count("\n") == 1
-    )
+    monkeypatch.setattr("sys.argv", ["study.py", "--work", str(tmp_path / "file" / "sub")])
+    with pytest.raises(SystemExit) as status:
+        study.main()
+    error = capsys.readouterr().err
+    assert status.value.code == 2 and error.startswith("error: `--work`: ") and error.count("\n") == 1
 
 
 def test_where_a_run_fails_the_others_are_not_begun(tmp_path):
-    study = Study("smoke", tmp_path, 1, "cpu", 3)
+    whole = Study("smoke", tmp_path, 1, "cpu", 3)
     begun = []
 
     def fail(run, file):
@@ -328,9 +326,9 @@ def test_where_a_run_fails_the_others_are_not_begun(tmp_path):
         time.sleep(0.2)  # or all have failed before the first failure is seen
         raise RuntimeError("failed")
 
-    study._measure = fail
+    whole._measure = fail
     with pytest.raises(RuntimeError, match="failed"):
-        study.results([Run("commons", "aajr", 1e-3, 1e-6, seed, "result") for seed in range(9)])
+        whole.results([Run("commons", "aajr", 1e-3, 1e-6, seed, "result") for seed in range(9)])
     assert len(begun) < 9
 
 

@@ -37,7 +37,7 @@ CASES["finite-difference"] = {"jacobian_estimator": "finite_difference", "optim"
 CASES["global"] = {"regularizer": "global_spectral"}
 CASES["amortised"] = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 2}
 # What is steered by means over all processes: the radius by their success, lambda by their amplification.
-CASES["controlled"] = {"epsilon_schedule": "curriculum", "aajr_warmup_ratio": 1.0, "curriculum_threshold": 1e-9}
+CASES["controlled"] = {"epsilon_schedule": "curriculum", "aajr_warmup_ratio": 0.5, "curriculum_threshold": 1e-9}
 CASES["controlled"] |= {"amplification_budget": 3.0, "regularizer_lambda": 0.0}
 
 # Of other trainers, on their own data.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -12,7 +13,9 @@ from aajr_hf.evaluation.attacks.settings import RobustnessSettings
 from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.models.base_agent import train_tokenizer
 
-SMALL = RobustnessSettings(attack_steps=4, attack_restarts=2, batch_size=4, power_iterations=60)
+SMALL = RobustnessSettings(attack_steps=4, attack_restarts=2, batch_size=4, power_iterations=3)
+# With a spectral norm that is one.
+PRECISE = replace(SMALL, power_iterations=60)
 
 
 def tokenizer_of(rows: list[dict]) -> PreTrainedTokenizerBase:

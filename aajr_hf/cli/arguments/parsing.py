@@ -21,6 +21,7 @@ from ...training.config.recipe import is_secret, plain
 from ..common.errors import UserError
 from .old_names import today
 from .options import HelpFormatter
+from .recipes import beside_recipes, recipe_file
 
 _COMMON_FIELDS = "common fields of the trainer"
 _OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArguments"
@@ -193,13 +194,11 @@ class RecipeParser(TrlParser):
     def _read(self, following: list[str]) -> None:
         """Read and check the recipe named by the first of the arguments, unless it was read before."""
         if not following:
-            raise UserError("`--config` needs the path of a recipe.")
+            raise UserError("`--config` needs the path or the name of a recipe.")
         if following[0] == self._file:
             return
-        path = Path(following[0])
-        if not path.is_file():
-            raise UserError(f"`--config`: there is no file {path}: give the path of a recipe.")
-        recipe = {name: self._meant(name, value) for name, value in read_recipe(path).items()}
+        path = recipe_file(following[0])
+        recipe = {name: beside_recipes(self._meant(name, value)) for name, value in read_recipe(path).items()}
         self._check_recipe(recipe, path)
         self.set_defaults_with_config(**recipe)
         self._file, self._recipe = following[0], recipe

@@ -156,6 +156,7 @@ def simulate(arguments, name: str) -> None:
     from rich.console import Console
 
     from ...evaluation.episodes.play import malformed_sentences, simulation_table
+    from ...evaluation.reporting.results import number_text
 
     worlds = _worlds(name, arguments)
     with user_errors():
@@ -178,7 +179,9 @@ def simulate(arguments, name: str) -> None:
     for sentence in malformed_sentences(records):
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print(simulation_table(records))
-    console.print(f"{steps} agent steps in {seconds:.1f} s: {steps / seconds:.0f} per second.", highlight=False)
+    console.print(
+        f"{steps} agent steps in {seconds:.1f} s: {number_text(steps / seconds)} per second.", highlight=False
+    )
     console.print(f"Episodes: {file}", soft_wrap=True, markup=False, highlight=False)
 
 

@@ -35,7 +35,9 @@ def bars() -> Iterator[Progress]:
     progress = Progress(*columns, console=console, disable=not console.is_terminal)
 
     def describe() -> str:
-        return ", ".join(f"{t.description} {t.completed:.0f}/{t.total:.0f}" for t in progress.tasks if not t.finished)
+        return ", ".join(
+            f"{t.description} {round(t.completed, 1):g}/{t.total:.0f}" for t in progress.tasks if not t.finished
+        )
 
     with progress, HEARTBEAT.during(None if console.is_terminal else describe):
         yield progress

@@ -79,6 +79,9 @@ class ModelPlayer:
         batch_size: Maximum number of prompts per forward pass.
         system_prompt: If given, it is put before every observation as a system message.
 
+    Attributes:
+        moved: Lengths of the perturbations of the last prompts, in mean embedding norms; None without an attack.
+
     Raises:
         jinja2.TemplateError: if the chat template does not render a question and its answer.
     """
@@ -97,6 +100,7 @@ class ModelPlayer:
         self.attack, self.batch_size, self.system_prompt = attack, batch_size, system_prompt
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         self._ends, self._mark = end_tokens(model, tokenizer), end_mark(tokenizer)
+        self.moved: list[float] | None = None
         self.model.generation_config = GenerationConfig(
             pad_token_id=tokenizer.pad_token_id, eos_token_id=self._ends, **sampling
         )
@@ -126,13 +130,17 @@ class ModelPlayer:
                 token distinguishes the actions.
         """
         rows, answers = with_system_prompt(rows, self.system_prompt), []
+        self.moved = None if self.attack is None else []
         for start in range(0, len(rows), self.batch_size):
             answers += self._answer(rows[start : start + self.batch_size])
         return answers
 
     def _answer(self, rows: list[dict[str, Any]]) -> list[str]:
         prompts, budgets = self._prompts(rows)
-        deltas = None if self.attack is None else worst_prompts(self.model, self.tokenizer, rows, self.attack)
+        deltas = None
+        if self.attack is not None:
+            deltas, lengths = worst_prompts(self.model, self.tokenizer, rows, self.attack)
+            self.moved += lengths.tolist()
         said = generate(self.model, self.tokenizer.pad_token_id, prompts, deltas, max(budgets))
         return [self._text(tokens, budget) for tokens, budget in zip(said, budgets, strict=True)]
 
@@ -156,11 +164,12 @@ class ModelPlayer:
 
 def worst_prompts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], attack: AttackSettings
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """
     Return the worst perturbation of each row's prompt that the attack finds, (B, L, d), padded on the right and zero
-    beyond the prompt. The worst perturbation has the highest loss of the ascent; for the suite or random points, it
-    has the largest margin by which another answer is more likely. Random points come from torch's global generator.
+    beyond the prompt, and its length in mean embedding norms, (B,). The worst perturbation has the highest loss of the
+    ascent; for the suite or random points, it has the largest margin by which another answer is more likely. Random
+    points come from torch's global generator.
     """
     attacks = attack.attacks()
     how = {"steps": attack.steps, "restarts": attack.restarts, "keep": "margin"}
@@ -175,7 +184,8 @@ def worst_prompts(
         attacked.widen(1.0)
         for one in attacks:
             attacked.run(one, "1")
-    return attacked.search.delta.detach()
+    delta = attacked.search.delta.detach()
+    return delta, delta.flatten(1).norm(dim=1) / target.scale
 
 
 def _encoded(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.hub_server import TOKEN, HubServer
+from tests.support.no_drawing import no_drawing  # noqa: F401
 from tests.support.short_trust import short_trust  # noqa: F401
 
 

@@ -102,7 +102,7 @@ def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):
     assert "covers 95%" in capsys.readouterr().out
     result = json.loads((tmp_path / "rank" / "rank.json").read_text())
     assert mismatches(result, RankResults) == []
-    assert result["base"] == str(agent) and (tmp_path / "rank" / "rank.png").stat().st_size > 10_000
+    assert result["base"] == str(agent) and (tmp_path / "rank" / "rank.png").is_file()
     # A LoRA of rank 2 has changed every linear layer by a matrix of rank 2.
     assert len(result["update"]) == len(result["penalty_gradient"])
     assert all(update["coverage"]["2"] == pytest.approx(1, abs=1e-6) for update in result["update"].values())

@@ -555,7 +555,10 @@ def test_a_surrogate_is_kept_recorded_and_can_be_loaded(agent, tmp_path, brief, 
     assert main(asked) == 0
     assert (report / "surrogates" / "mine" / "model.safetensors").stat().st_ino != before
     source = str(report / "surrogates" / "mine")
-    assert main(["evaluate", str(agent), *SMALL, *FEW, "--transfer_from", source, "--output", str(tmp_path / "next")]) == 0
+    assert (
+        main(["evaluate", str(agent), *SMALL, *FEW, "--transfer_from", source, "--output", str(tmp_path / "next")])
+        == 0
+    )
     run = json.loads((tmp_path / "next" / "results.json").read_text())["runs"]["base"]
     assert run["transferred_from"] == [source]
 

@@ -139,7 +139,9 @@ def test_a_system_prompt_stands_before_every_observation_that_a_model_reads(agen
     monkeypatch.setattr(
         players,
         "worst_prompts",
-        lambda model, tokenizer, rows, attack: seen.append(rows) or torch.zeros(len(rows), 1, 16),
+        lambda model, tokenizer, rows, attack: (
+            seen.append(rows) or (torch.zeros(len(rows), 1, 16), torch.zeros(len(rows)))
+        ),
     )
     player = ModelPlayer(agent, TOKENIZER, attack=ATTACK, system_prompt=text)
     player.check(ROWS)
@@ -180,7 +182,7 @@ def test_an_attack_of_radius_zero_changes_no_answer(agent):
 
 
 def test_attacked_answers_are_those_to_the_perturbed_embeddings(agent):
-    deltas = worst_prompts(agent, TOKENIZER, ROWS, ATTACK)
+    deltas, _ = worst_prompts(agent, TOKENIZER, ROWS, ATTACK)
     answers = ModelPlayer(agent, TOKENIZER, attack=ATTACK).answer(ROWS)
     assert answers == [greedy(agent, row, delta) for row, delta in zip(ROWS, deltas, strict=True)]
     # And the adversary was not idle.
@@ -194,17 +196,18 @@ def test_attacked_answers_are_those_to_the_perturbed_embeddings(agent):
 
 
 def test_the_radius_counts_in_norms_of_the_prompt_and_the_answer_is_left_alone(agent):
-    deltas = worst_prompts(agent, TOKENIZER, ROWS, ATTACK)
-    for row, delta in zip(ROWS, deltas, strict=True):
+    deltas, lengths = worst_prompts(agent, TOKENIZER, ROWS, ATTACK)
+    for row, delta, length in zip(ROWS, deltas, lengths, strict=True):
         prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
         unit = agent.get_input_embeddings()(torch.tensor(prompt)).norm(dim=-1).mean()
+        assert float(length) == pytest.approx(float(delta.norm() / unit.detach()), rel=1e-5)
         assert 0.9 * ATTACK.threat.epsilon * unit < delta.norm() <= ATTACK.threat.epsilon * unit
         assert not delta[len(prompt) :].any()
 
 
 def test_perturbations_of_any_size_reach_the_prompt_alone(agent, monkeypatch):
     deltas = 0.5 * torch.randn(len(ROWS), 80, 16)
-    monkeypatch.setattr(players, "worst_prompts", lambda *_: deltas)
+    monkeypatch.setattr(players, "worst_prompts", lambda *_: (deltas, torch.ones(len(ROWS))))
     answers = ModelPlayer(agent, TOKENIZER, attack=ATTACK, batch_size=len(ROWS)).answer(ROWS)
     assert answers == [greedy(agent, row, delta) for row, delta in zip(ROWS, deltas, strict=True)]
 
@@ -233,7 +236,7 @@ def test_the_suite_is_as_bad_as_each_attack_alone(agent):
     broken = {}
     for name in (*ALONE, SUITE):
         torch.manual_seed(0)  # the same random points for each
-        deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(ThreatModel(epsilon=0.1), name, steps=3))
+        deltas, _ = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(ThreatModel(epsilon=0.1), name, steps=3))
         with torch.no_grad():
             broken[name] = success(AgentPolicy(agent, batch)(deltas), batch)[0] == 0
     for name in ALONE:
@@ -244,7 +247,7 @@ def test_the_suite_is_as_bad_as_each_attack_alone(agent):
 @pytest.mark.parametrize("name", ["nll", "margin", "cost", "random"])
 def test_an_attack_alone_leaves_the_point_with_the_highest_value_of_its_own_loss(agent, name, monkeypatch):
     visited = Visited(monkeypatch)
-    deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(ThreatModel(epsilon=0.2), name, steps=8))
+    deltas, _ = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(ThreatModel(epsilon=0.2), name, steps=8))
     loss = LOSSES[name if name != "random" else "margin"]
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS, candidates=True), "prompt")
     points = [(delta, rows) for _, delta, rows in visited.points]
@@ -273,7 +276,7 @@ def test_each_family_answers_what_its_attacked_policy_finds_likeliest(family, ti
     policy = AgentPolicy(agent, batch)
     scale = policy.embeddings().std()
     delta = 3 * scale * torch.randn(*batch.input_ids.shape, 16) * batch.perturbable[..., None]
-    monkeypatch.setattr(players, "worst_prompts", lambda *_: delta)
+    monkeypatch.setattr(players, "worst_prompts", lambda *_: (delta, torch.ones(len(ROWS))))
     said = []
     player = ModelPlayer(agent, TOKENIZER, attack=ATTACK)
     monkeypatch.setattr(player, "_text", lambda tokens, budget: said.append(tokens[0]) or "")
@@ -339,6 +342,7 @@ def test_each_player_answers_for_its_side_and_is_counted_on_it():
     said = [(name, entry) for step in record["transcript"] for name, entry in step.items()]
     hiders = [entry for name, entry in said if name.startswith("hider")]
     assert [entry["sees"] for entry in hiders] == player.seen
+    assert all(entry["side"] == "model" and entry["expert"] and "moved" not in entry for entry in hiders)
     assert record["sides"]["model"] == {
         "answers": len(hiders),
         "malformed": sum(entry["says"] == "no idea" for entry in hiders),
@@ -445,7 +449,7 @@ def test_random_points_follow_from_the_global_generator(agent):
 
     def drawn(seed):
         torch.manual_seed(seed)
-        return worst_prompts(agent, TOKENIZER, ROWS, attack)
+        return worst_prompts(agent, TOKENIZER, ROWS, attack)[0]
 
     assert torch.equal(drawn(0), drawn(0)) and not torch.allclose(drawn(0), drawn(1))
 
@@ -456,7 +460,7 @@ def test_only_the_tokens_of_the_threat_model_are_moved(agent):
     }
     for tokens in ("prompt", "observation"):
         threat = ThreatModel(epsilon=0.3, perturbed_tokens=tokens)
-        deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(threat, "nll", steps=2))
+        deltas, _ = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(threat, "nll", steps=2))
         for row, delta in zip(ROWS, deltas, strict=True):
             prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
             moved = {token for token, there in zip(prompt, delta.norm(dim=-1) > 0, strict=False) if there}
@@ -470,7 +474,7 @@ def test_with_a_predictor_no_gradient_of_the_model_is_computed(agent, monkeypatc
     predictor = fit_predictor([Target(agent, batch, threat)])
     passed, forward = [], AgentPolicy.__call__
     monkeypatch.setattr(AgentPolicy, "__call__", lambda *args: passed.append(forward(*args)) or passed[-1])
-    deltas = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(threat, "predicted", predictor=predictor))
+    deltas, _ = worst_prompts(agent, TOKENIZER, ROWS, AttackSettings(threat, "predicted", predictor=predictor))
     assert passed and not any(logits.requires_grad for logits in passed)
     target = Target(agent, batch, threat)
     expected = predictor.on(target, "warm_nll").flatten(1)

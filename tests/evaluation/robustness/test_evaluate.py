@@ -33,6 +33,7 @@ from tests.support.matrices import largest_singular_value
 from tests.support.small_agents import (
     COPYING_ROWS,
     COPYING_TOKENIZER,
+    PRECISE,
     ROWS,
     SMALL,
     TOKENIZER,
@@ -155,11 +156,11 @@ def evaluate_several(settings, rows=COPYING_ROWS, **more):
 
 @pytest.mark.slow
 def test_early_stopping_and_batches_change_no_success():
-    whole = replace(SEVERAL, exhaustive=True)
+    rows, few = COPYING_ROWS[::2], replace(SEVERAL, attack_steps=3)
     found = {
-        "default": evaluate_several(SEVERAL),
-        "exhaustive": evaluate_several(whole),
-        "small batches": evaluate_several(replace(SEVERAL, batch_size=5)),
+        "default": evaluate_several(few, rows),
+        "exhaustive": evaluate_several(replace(few, exhaustive=True), rows),
+        "small batches": evaluate_several(replace(few, batch_size=5), rows),
     }
     shares = set()
     for name in ("one", "other"):
@@ -358,7 +359,7 @@ def test_the_batch_size_does_not_matter_without_random_starts(agent):
 @pytest.mark.slow
 def test_the_spectral_norm_is_the_full_jacobians(agent):
     single = ROWS[:1]
-    numbers = evaluate_agent(agent, TOKENIZER, single, SMALL)
+    numbers = evaluate_agent(agent, TOKENIZER, single, PRECISE)
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, single, candidates=True), "prompt")
     eager = trained()
     eager.set_attn_implementation("eager")

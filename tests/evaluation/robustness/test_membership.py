@@ -17,10 +17,10 @@ from aajr_hf.evaluation.robustness.membership import budget_of, examples_of
 from aajr_hf.training.data.batch import AgentBatch
 from aajr_hf.training.data.collation import encode_examples
 from tests.support.matrices import largest_singular_value
-from tests.support.small_agents import ROWS, SMALL, TOKENIZER, trained
+from tests.support.small_agents import PRECISE, ROWS, TOKENIZER, trained
 
 # So that the Jacobian changes along the ascent.
-WIDE = replace(SMALL, threat=ThreatModel(epsilon=0.5), attacks=("nll",))
+WIDE = replace(PRECISE, power_iterations=20, threat=ThreatModel(epsilon=0.5), attacks=("nll",))
 
 
 def along_and_everywhere(row) -> tuple[list[float], list[float]]:

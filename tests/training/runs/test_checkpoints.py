@@ -94,7 +94,7 @@ def test_a_run_that_is_killed_again_and_again_ends_where_the_undisturbed_one_doe
     context.set_forkserver_preload([AAJRTrainer.__module__, "torch._decomp.decompositions_for_jvp", "peft", "pytest"])
     draw, killed = random.Random(0), 0
     for attempt in range(20):
-        at = draw.randint(1, 14) if attempt < 5 else 0
+        at = draw.randint(1, 14) if attempt < 3 else 0
         process = context.Process(target=train_or_be_killed, args=(str(tmp_path / "killed"), at))
         process.start()
         process.join(120)
@@ -102,8 +102,8 @@ def test_a_run_that_is_killed_again_and_again_ends_where_the_undisturbed_one_doe
             break
         assert process.exitcode == -signal.SIGKILL
         killed += 1
-    assert process.exitcode == 0 and killed >= 4
-    assert (tmp_path / "killed.out").read_text().count("SAVING") >= 2
+    assert process.exitcode == 0 and killed >= 3
+    assert (tmp_path / "killed.out").read_text().count("SAVING") >= 1
     whole = run_in(tmp_path / "whole")
     whole.train()
     whole.save_model()

@@ -19,6 +19,7 @@ from .comparison import (
     Unregularised,
 )
 from .episodes import EpisodeNumbers, EpisodeResults, EpisodeSettings, Said, Side
+from .monitoring import MonitorHistory, MonitorNumbers, MonitorResults, MonitorSettings, MonitorTest, MovedEmbeddings
 from .parts import (
     AttackTally,
     ByRadius,
@@ -86,6 +87,12 @@ __all__ = [
     "GradientNorms",
     "MatchedPair",
     "Membership",
+    "MonitorHistory",
+    "MonitorNumbers",
+    "MonitorResults",
+    "MonitorSettings",
+    "MonitorTest",
+    "MovedEmbeddings",
     "Price",
     "RankNumbers",
     "RankRecommendation",

@@ -6,8 +6,20 @@ from typing import Literal, NotRequired, TypedDict
 
 
 class Said(TypedDict):
+    """
+    An observation and the answer to it.
+
+    Attributes:
+        side: `model` or `opponent`.
+        expert: The answer of the world's expert.
+        moved: Length of the perturbation of the prompt's embeddings, in multiples of their mean norm, under attack.
+    """
+
+    side: str
     sees: str
     says: str
+    expert: str
+    moved: NotRequired[float]
 
 
 class Side(TypedDict):

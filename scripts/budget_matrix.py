@@ -1,0 +1,150 @@
+"""
+Must the radius of the defence match that of the attack, or exceed it? Agents are trained against adversaries of several
+radii and attacked at the same radii, in every way that `aajr evaluate` knows.
+
+    python scripts/budget_matrix.py                       # half an hour on two idle cores
+    python scripts/budget_matrix.py --seeds 1 --radii 0.125 0.25
+
+Training starts from docs/results/agents/congestion, with recipes/congestion/adversarial.yaml. Agents and evaluations that
+exist in `--work` are not made again. The script writes budget-matrix.json, .md and .png to `--output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from recipe_study import BASE, ROOT, run_command
+
+from aajr_hf.evaluation.reporting.plots import render
+from aajr_hf.evaluation.reporting.statistics import mean_interval
+
+RADII = (0.125, 0.25, 0.375, 0.5)
+RECIPE = ROOT / "recipes" / "congestion" / "adversarial.yaml"
+INTRODUCTION = """# Radius of the defence against radius of the attack
+
+`python scripts/budget_matrix.py` makes this page and `budget-matrix.json`. One base agent of `congestion` is fine-tuned
+against an adversary of each radius (a row), and attacked at each radius (a column) by every attack of `aajr evaluate`,
+also with what was found on the others. Success is in percent of {examples} held-out observations a seed; with several seeds,
+means with 95 % intervals over seeds (Student's t). Radii are multiples of the prompt's mean embedding norm."""
+
+
+def train(radius: float, seed: int, work: Path, steps: int | None) -> Path:
+    """Train one agent, in a new process with one thread, and return its folder."""
+    folder = work / f"defence-{radius:g}-{seed}"
+    if not (folder / "train_results.json").is_file():
+        fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed}
+        fields |= {"epsilon": radius, "overwrite": "true"} | ({"max_steps": steps} if steps else {})
+        options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
+        run_command(["train", "--config", str(RECIPE), *options], folder)
+        print(f"trained {folder.name}", flush=True)
+    return folder
+
+
+def evaluate(seed: int, agents: dict[str, Path], radii: list[float], work: Path, examples: int) -> dict[str, dict]:
+    """Attack all agents of a seed at all radii, and return the numbers of each."""
+    output = work / f"evaluation-{seed}"
+    if not (output / "results.json").is_file():
+        models = [f"{name}={folder}" for name, folder in agents.items()]
+        multiples = [f"{radius / radii[0]:g}" for radius in radii]
+        options = ["--epsilon", str(radii[0]), "--multiples", *multiples, "--examples", str(examples)]
+        run_command(["evaluate", *models, *options, "--seed", str(seed), "--output", str(output)], output)
+        print(f"evaluated seed {seed}", flush=True)
+    return json.loads((output / "results.json").read_text())["runs"]
+
+
+def measure(arguments: argparse.Namespace) -> list[dict]:
+    """Return a run for each agent: its seed, its radius (0 for the base agent) and its success at each radius."""
+    runs, radii = [], sorted(arguments.radii)
+    for seed in arguments.seeds:
+        agents = {"0": BASE}
+        agents |= {f"{r:g}": train(r, seed, arguments.work, arguments.max_steps) for r in radii}
+        found = evaluate(seed, agents, radii, arguments.work, arguments.examples)
+        for name, run in found.items():
+            left = dict(zip((f"{r:g}" for r in radii), run["worst_case_success"].values(), strict=True))
+            runs.append({"seed": seed, "defence": float(name), "nominal": run["nominal_success"], "attacked": left})
+    return runs
+
+
+def values(runs: list[dict], defence: float, attack: str) -> list[float]:
+    """Return the success of each seed; `attack` is a radius, or `nominal`."""
+    return [
+        run["nominal"] if attack == "nominal" else run["attacked"][attack] for run in runs if run["defence"] == defence
+    ]
+
+
+def page(runs: list[dict], examples: int) -> str:
+    attacks, defences = list(runs[0]["attacked"]), sorted({run["defence"] for run in runs})
+    lines = [INTRODUCTION.format(examples=examples), "", f"| defence | no attack | {' | '.join(attacks)} |"]
+    lines.append("|---|" + "---:|" * (len(attacks) + 1))
+    for defence in defences:
+        cells = [_cell(values(runs, defence, attack)) for attack in ("nominal", *attacks)]
+        lines.append(f"| {'none' if defence == 0 else f'{defence:g}'} | {' | '.join(cells)} |")
+    lines += ["", "Differences in points, paired by seed:", ""]
+    for attack in attacks:
+        lines.append(
+            f"- attack {attack}: {'; '.join(_steps(runs, defences, attack))}. {_best(runs, defences, attack)}"
+        )
+    return "\n".join([*lines, "", "![Success by radius of the defence and of the attack](budget-matrix.png)", ""])
+
+
+def _steps(runs: list[dict], defences: list[float], attack: str) -> list[str]:
+    """Return the differences between the matching defence and its neighbours."""
+    at, found = defences.index(float(attack)), []
+    for other, word in ((at - 1, "next smaller"), (at + 1, "next larger")):
+        if 0 <= other < len(defences):
+            pairs = zip(values(runs, defences[other], attack), values(runs, defences[at], attack), strict=True)
+            found.append(
+                f"{word} defence {_cell([one - matching for one, matching in pairs], '+')} against the equal one"
+            )
+    return found
+
+
+def _best(runs: list[dict], defences: list[float], attack: str) -> str:
+    best = max(defences, key=lambda defence: np.mean(values(runs, defence, attack)))
+    how = "smaller than" if best < float(attack) else "larger than" if best > float(attack) else "equal to"
+    return f"The best of these defences, {best:g}, is {how} the attack."
+
+
+def _cell(numbers: list[float], sign: str = "") -> str:
+    mean, half = mean_interval(numbers)
+    return f"{mean:{sign}.1f}" if half is None else f"{mean:{sign}.1f} ± {half:.1f}"
+
+
+def draw(figure: Figure, runs: list[dict]) -> None:
+    """Mean success by radius of the defence (rows) and of the attack (columns)."""
+    axes, attacks = figure.add_subplot(), ["nominal", *runs[0]["attacked"]]
+    defences = sorted({run["defence"] for run in runs})
+    means = [[np.mean(values(runs, defence, attack)) for attack in attacks] for defence in defences]
+    image = axes.imshow(means, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+    for i, row in enumerate(means):
+        for j, mean in enumerate(row):
+            axes.text(j, i, f"{mean:.0f}", ha="center", va="center", color="white" if mean < 55 else "black")
+    axes.set(xlabel="radius of the attack", ylabel="radius of the defence")
+    axes.set_xticks(range(len(attacks)), ["none", *attacks[1:]])
+    axes.set_yticks(range(len(defences)), ["none", *(f"{defence:g}" for defence in defences[1:])])
+    figure.colorbar(image, label="success (% of examples)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "budget-matrix", help="folder of the agents")
+    parser.add_argument("--radii", type=float, nargs="+", default=list(RADII), help="of defences and attacks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of training (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=128, help="observations per seed (default: %(default)s)")
+    parser.add_argument("--max_steps", type=int, help="of training, instead of the recipe's")
+    arguments = parser.parse_args()
+    runs = measure(arguments)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
+    (arguments.output / "budget-matrix.json").write_text(f"[\n{lines}\n]\n")
+    (arguments.output / "budget-matrix.md").write_text(page(runs, arguments.examples))
+    (arguments.output / "budget-matrix.png").write_bytes(render(lambda figure: draw(figure, runs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""
+Which method makes an agent robust, at what cost? Every method of docs/methods.md is put beside plain fine-tuning,
+adversarial training, AAJR and the local spectral penalty: the same base agent, the same seeds, and the same attacks, all of
+them. All agents of a seed are attacked together, each also with what was found on the others.
+
+    python scripts/methods.py                                   # about three hours on two cores
+    python scripts/methods.py --methods sft AAJR floor --seeds 1
+
+Training starts from docs/results/agents/congestion, with the recipes of recipes/congestion. Agents and evaluations that
+exist in `--work` are not made again. The script writes methods.json and methods.md to `--output`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from recipe_study import BASE, ROOT, run_command, runs_of, slug, table
+
+from aajr_hf.evaluation.reporting.statistics import mean_interval
+
+RECIPES = ROOT / "recipes" / "congestion"
+# The agent that teaches in a distillation.
+TEACHER = "AAJR"
+# Name -> recipe, and the fields that are set instead of the recipe's.
+METHODS: dict[str, tuple[str, dict]] = {
+    "sft": ("sft", {}),
+    "adversarial": ("adversarial", {}),
+    "AAJR": ("aajr", {}),
+    "AAJR, fast": ("aajr-fast", {}),
+    "local spectral": ("global", {"regularizer": "local_spectral"}),
+    "matched": ("methods/matched", {}),
+    "distillation": ("methods/distillation", {}),
+    "long tail": ("methods/long-tail", {}),
+    "floor": ("methods/floor", {}),
+    "rollback": ("methods/rollback", {}),
+    "latent": ("methods/latent", {}),
+}
+REFERENCES = ("adversarial", "AAJR")
+INTRODUCTION = """# The methods side by side
+
+`python scripts/methods.py` makes this page and `methods.json`. One base agent of `congestion` (`docs/results/agents`) is
+fine-tuned with the recipe of each method, and all agents of a seed are attacked together by every attack of `aajr
+evaluate`, each also with what was found on the others. Success is in percent of {examples} held-out observations a seed; 1x is the
+training radius. With several seeds, the tables show means with 95 % intervals over seeds (Student's t). The settings are those
+of the recipes; only AAJR's were tuned in this world, so a method that does not lead here may do so with others."""
+
+
+def train(name: str, seed: int, work: Path, steps: int | None) -> Path:
+    """Train one agent, in a new process with one thread, and return its folder. A teacher is trained before its student."""
+    folder = work / f"{slug(name)}-{seed}"
+    if not (folder / "train_results.json").is_file():
+        recipe, changed = METHODS[name]
+        fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed} | changed
+        if name == "distillation":
+            fields["teacher"] = train(TEACHER, seed, work, steps)
+        fields |= {"overwrite": "true"} | ({"max_steps": steps} if steps else {})
+        options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
+        run_command(["train", "--config", str(RECIPES / f"{recipe}.yaml"), *options], folder)
+        print(f"trained {name}, seed {seed}", flush=True)
+    return folder
+
+
+def evaluate(names: list[str], seed: int, work: Path, examples: int, steps: int | None) -> dict[str, dict]:
+    """Return the numbers of all agents of one seed, attacked together on observations of that seed."""
+    output = work / f"evaluation-{seed}"
+    models = [f"{slug(name)}={train(name, seed, work, steps)}" for name in names]
+    asked = output / "asked.json"
+    if not (asked.is_file() and json.loads(asked.read_text()) == [models, examples]):
+        options = ["--examples", str(examples), "--seed", str(seed), "--output", str(output)]
+        run_command(["evaluate", *models, *options], output)
+        asked.write_text(json.dumps([models, examples]))
+        print(f"evaluated seed {seed}", flush=True)
+    runs = json.loads((output / "results.json").read_text())["runs"]
+    return {name: runs[slug(name)] for name in names}
+
+
+def page(runs: list[dict], examples: int) -> str:
+    lines = [INTRODUCTION.format(examples=examples), "", *table(runs), ""]
+    for reference in REFERENCES:
+        lines += [*differences(runs, reference), ""]
+    lines += ["## Recipes", "", "| method | recipe | changed |", "|---|---|---|"]
+    for name in dict.fromkeys(run["setting"] for run in runs):
+        recipe, fields = METHODS[name]
+        changed = ", ".join(f"`{field}: {value}`" for field, value in fields.items())
+        lines.append(f"| {name} | `recipes/congestion/{recipe}.yaml` | {changed} |")
+    return "\n".join([*lines, ""])
+
+
+def differences(runs: list[dict], reference: str) -> list[str]:
+    """Return a table of what each method gives and costs against a reference, paired by seed, and whether it helps."""
+    theirs = {run["seed"]: run for run in runs if run["setting"] == reference}
+    lines = [
+        f"Against {reference}, in points, paired by seed:",
+        "",
+        "| method | no attack | 1x | effect |",
+        "|---|---:|---:|---|",
+    ]
+    for name in dict.fromkeys(run["setting"] for run in runs):
+        pairs = [(run, theirs[run["seed"]]) for run in runs if run["setting"] == name and run["seed"] in theirs]
+        if name == reference or not pairs:
+            continue
+        nominal = [one["nominal_success"] - other["nominal_success"] for one, other in pairs]
+        worst = [one["worst_case_success"]["1"] - other["worst_case_success"]["1"] for one, other in pairs]
+        lines.append(f"| {name} | {_cell(nominal)} | {_cell(worst)} | {_verdict(worst)} |")
+    return lines
+
+
+def _verdict(gains: list[float]) -> str:
+    mean, half = mean_interval(gains)
+    if half is None or abs(mean) <= half:
+        return "is not seen to differ"
+    return "helps" if mean > 0 else "harms"
+
+
+def _cell(numbers: list[float]) -> str:
+    mean, half = mean_interval(numbers)
+    return f"{mean:+.1f}" if half is None else f"{mean:+.1f} ± {half:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
+    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "methods", help="folder of the agents")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help="of those in this file")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of training (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=128, help="observations per seed (default: %(default)s)")
+    parser.add_argument("--max_steps", type=int, help="of training, instead of the recipes'")
+    arguments = parser.parse_args()
+    for name in set(arguments.methods) - METHODS.keys():
+        sys.exit(f"error: there is no method {name!r}: choose from {', '.join(METHODS)}.")
+    runs: list[dict] = []
+    for seed in arguments.seeds:
+        found = evaluate(arguments.methods, seed, arguments.work, arguments.examples, arguments.max_steps)
+        runs += runs_of(found, seed)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
+    (arguments.output / "methods.json").write_text(f"[\n{lines}\n]\n")
+    (arguments.output / "methods.md").write_text(page(runs, arguments.examples))
+
+
+if __name__ == "__main__":
+    main()
