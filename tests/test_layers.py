@@ -193,6 +193,7 @@ def test_a_circle_is_seen(package):
     assert set(cycle(folders(package))) == {"cli", "cli/commands", "evaluation/attacks"}
 
 
+@pytest.mark.slow
 def test_the_objective_needs_torch_alone():
     code = "import sys, aajr_hf.objective; sys.exit(any(m in sys.modules for m in ('transformers', 'trl', 'peft')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

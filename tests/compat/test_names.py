@@ -181,6 +181,7 @@ def tabled_names(sources: dict[str, str]) -> set[tuple[str, str]]:
     return {(file, name) for file, name in found if name in known}
 
 
+@pytest.mark.slow
 def test_the_table_has_every_file_that_uses_one_of_its_names():
     """Names without an underscore, too, which look public."""
     listed = {(file, entry.name) for entry in NAMES for file in entry.files}

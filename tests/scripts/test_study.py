@@ -308,6 +308,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         file.unlink()
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("sys.argv", ["study.py", "--work", str(tmp_path / "file" / "sub")])

@@ -211,6 +211,7 @@ def test_agents_with_other_tokens_are_measured_apart_and_a_note_says_so(agent, t
     assert all("give different tokens for the prompts" in note for note in notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["/nonexistent/x", "./x", "~nobody/x", "../gone", ""])
 def test_a_folder_that_is_not_there_is_said_to_be_none(name, agent, refused):
     recipe = ["--config", ROOT / "recipes" / "congestion" / "sft.yaml", "--use_cpu", "true"]
@@ -483,6 +484,7 @@ def deaf(agent, folder, template):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_system_prompt_that_cannot_be_used_is_one_line(agent, tmp_path, prompt, unmeasured, refused):
     body = "{%- for m in messages if m.role != 'system' -%}<|{{ m.role }}|>{{ m.content }}<|end|>{%- endfor -%}"
     left_out = deaf(agent, tmp_path / "left_out", body)
@@ -617,6 +619,7 @@ def test_a_surrogate_replaces_no_model_and_stays_in_its_folder(agent, tmp_path, 
         assert f"`--surrogate`: {name!r} is not a valid folder name" in refused("evaluate", f"{name}={agent}", *asked)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_measuring_leaves_nothing(agent, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before, calls = robustness.attack_within, []

@@ -202,6 +202,7 @@ def test_the_threat_model_is_that_of_the_recipe_or_of_the_options(folder, data, 
         assert attack["alone"].keys() == {"1"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_measuring_leaves_nothing(folder, data, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

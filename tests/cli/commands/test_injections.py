@@ -38,6 +38,7 @@ def written(folder, tmp_path, *more) -> list[dict]:
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_each_pair_has_the_injected_call_as_the_rejected_answer(folder, tmp_path, capsys):
     pairs = written(folder, tmp_path)
     assert len(pairs) == 100

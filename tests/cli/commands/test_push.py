@@ -140,6 +140,7 @@ def test_the_card_holds_the_run_and_its_results(worker, agent, adapter, tmp_path
     assert all((first[name] == value).all() for name, value in second.items())
 
 
+@pytest.mark.slow
 def test_a_merged_adapter_is_pushed_with_its_card(worker, adapter, tmp_path):
     assert worker.run(["merge", adapter, tmp_path / "merged"]).status == 0
     assert worker.run(["push", tmp_path / "merged", "tester/merged"]).status == 0

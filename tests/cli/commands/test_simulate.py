@@ -60,6 +60,7 @@ def test_an_untrained_model_answers_nothing_that_the_world_knows(agent, simulate
     assert all(record["opponent"] is None and record["attack"] is None for record in records)
 
 
+@pytest.mark.slow
 def test_the_system_prompt_is_that_of_the_recipe_and_is_recorded(agent, simulate, tmp_path, capsys):
     assert "system_prompt" not in simulate("--model", agent, *SHORT)[0]
     printed = capsys.readouterr().out

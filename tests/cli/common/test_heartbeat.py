@@ -27,6 +27,7 @@ def wait_for(capsys, text: str) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_it_says_what_is_done_now(capsys):
     beat = Heartbeat(every=0.1)
     with beat.running("aajr merge"):
@@ -39,6 +40,7 @@ def test_it_says_what_is_done_now(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_it_is_silent_where_something_else_is_shown(capsys):
     beat = Heartbeat(every=0.5)
     with beat.running("aajr merge"):

@@ -47,6 +47,7 @@ def test_the_loss_is_that_of_the_main_attack():
     assert LOSS == MAIN
 
 
+@pytest.mark.slow
 def test_a_row_has_no_part_in_what_it_is_attacked_with():
     first, lessons = learnt(ROWS)
     changed = [*ROWS[:2], expert_rows("congestion", 1, seed=77, agents=3)[0], *ROWS[3:]]
@@ -60,6 +61,7 @@ def test_a_row_has_no_part_in_what_it_is_attacked_with():
     assert lessons.examples == len(ROWS) and lessons.agreement.examples == len(ROWS)
 
 
+@pytest.mark.slow
 def test_batches_do_not_matter():
     whole, one = learnt(ROWS)
     small, other = learnt(ROWS, batch_size=3)

@@ -139,6 +139,7 @@ def known_target():
     return Target(agent, read_batch(TOKENIZER, rows, "prompt", agent.device), ThreatModel())
 
 
+@pytest.mark.slow
 def test_features_are_the_error_at_the_last_layer_and_its_output():
     """So that a linear head's gradient at its input is the error: against autograd through the whole model."""
     target = known_target()

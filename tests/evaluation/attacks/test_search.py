@@ -42,6 +42,7 @@ def mixed_target(**more):
     return target, margins() / reach(directions(), target.batch, "l2", "sequence")
 
 
+@pytest.mark.slow
 def test_all_visited_points_count(monkeypatch):
     """Against the outcomes of all of them, evaluated anew."""
     value = bumpy(2, sharp=1.0)

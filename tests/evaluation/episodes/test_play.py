@@ -96,6 +96,7 @@ def test_the_token_after_an_answer_ends_it_whatever_the_tokenizer_calls_its_end(
     assert {end, tokenizer.eos_token_id} <= set(ModelPlayer(agent, tokenizer)._ends)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["special", "added", "pieces"])
 @pytest.mark.parametrize("same", [True, False], ids=["as the model's end", "unlike the model's end"])
 def test_what_a_model_says_after_its_answer_is_cut_off(end, same):
@@ -159,6 +160,7 @@ def test_a_system_prompt_stands_before_every_observation_that_a_model_reads(agen
         ModelPlayer(agent, tokenizer, system_prompt=text).check(ROWS)
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_probabilities(agent):
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS, candidates=True), "prompt")
     temperature = 1.5
@@ -230,6 +232,7 @@ def test_each_attack_makes_some_answer_wrong_and_leaves_others_to_a_smaller_radi
         assert sum(wide) <= sum(right(0.05)) and sum(wide) == 0
 
 
+@pytest.mark.slow
 def test_the_suite_is_as_bad_as_each_attack_alone(agent):
     """Row by row: what one of them breaks, all of them together do."""
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS, candidates=True), "prompt")

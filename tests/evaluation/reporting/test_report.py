@@ -134,6 +134,7 @@ class TestTrust:
         assert 'and "more steps break little more" (much much' in sentence and "…)" in sentence
         assert sentence.endswith("nor of sft, which was not checked.") and len(sentence) < 400
 
+    @pytest.mark.slow
     def test_a_run_that_answers_nothing_without_attack_is_named_first(self, results):
         def first(*lost):
             some = copy.deepcopy(results)

@@ -248,6 +248,7 @@ def test_a_transfer_needs_the_same_tokens_and_width():
     assert "different tokens" in why_not(Agent("", "", model(COPYING_TOKENIZER), COPYING_TOKENIZER), agent, ROWS)
 
 
+@pytest.mark.slow
 def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monkeypatch):
     @dataclass(frozen=True)
     class Far:
@@ -428,6 +429,7 @@ def without_rules(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_each_radius_takes_its_ascents_and_their_steps(monkeypatch):
     """Of an agent whose answers nothing so small makes wrong: a gradient at each start and after each step."""
     without_rules(monkeypatch)
@@ -441,6 +443,7 @@ def test_each_radius_takes_its_ascents_and_their_steps(monkeypatch):
         assert numbers["gradients"] == 2 * restarts * (steps + 1)
 
 
+@pytest.mark.slow
 def test_random_numbers_follow_from_the_seed(agent, monkeypatch):
     without_rules(monkeypatch)
     settings = replace(SMALL, attacks=("random",), power_iterations=2, multiples=(1.0,))
@@ -451,6 +454,7 @@ def test_random_numbers_follow_from_the_seed(agent, monkeypatch):
     assert one["amplification"] == other["amplification"]
 
 
+@pytest.mark.slow
 def test_the_order_of_the_radii_does_not_matter(agent, monkeypatch):
     without_rules(monkeypatch)
     settings = replace(SMALL, attacks=("nll",), power_iterations=2)
@@ -477,6 +481,7 @@ def test_perturbations_are_handed_over_between_models_that_read_the_same():
     assert groups == [["one", "same"], ["ids"], ["moved"], ["labels"]]
 
 
+@pytest.mark.slow
 def test_the_embedding_norm_is_the_mean_over_the_prompts(agent, monkeypatch):
     without_rules(monkeypatch)
     settings = replace(SMALL, attacks=("random",), power_iterations=2, multiples=(1.0,))

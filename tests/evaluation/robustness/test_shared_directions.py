@@ -78,6 +78,7 @@ def test_for_tool_calls():
     assert numbers["shared_directions"]["explained"]["40"] > 0
 
 
+@pytest.mark.slow
 def test_for_each_radius_the_perturbation_is_the_one_learnt_for_it():
     """Evaluated together or alone, a radius is attacked along the same direction."""
 

@@ -221,6 +221,7 @@ def real_rows() -> dict[str, dict]:
     return dict(zip(named, read_rows(list(named.values())), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", ["qwen3", "llama3_2", "qwen3_5_nothink", "mistral", "hermes"])
 def test_the_answers_of_real_data_are_valid_and_exact_once_rendered_and_read_back(template):
     assert len(real_rows()) == 1058

@@ -136,6 +136,7 @@ def test_training_meets_the_budget_from_nothing_and_from_a_hundred_times_too_muc
     assert 0.01 < logs[-1]["aajr/lambda"] < 0.1  # wherever it began
 
 
+@pytest.mark.slow
 def test_examples_within_the_budget_get_no_gradient_from_the_penalty(tmp_path):
     plain, _ = one_step(tmp_path, regularizer="none")
     within, log = one_step(tmp_path, amplification_budget=1e3, regularizer_lambda=1.0)
@@ -157,6 +158,7 @@ def test_completions_without_an_advantage_are_no_slack(tmp_path, all_alike):
     assert (first["aajr/budget_slack"] == 0) == all_alike == (second["aajr/lambda"] == 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amortised", [False, True])
 def test_a_resumed_run_goes_on_with_the_multiplier_that_it_had(tmp_path, amortised):
     settings = FAST | {

@@ -41,6 +41,7 @@ def test_wrappers_without_forward_mode_are_named(plugins, torch_version, reason,
     assert found is None if reason is None else reason in found
 
 
+@pytest.mark.slow
 def test_the_choice_and_its_reason_are_logged_once(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     run = trainer(tmp_path, max_steps=2)

@@ -59,6 +59,7 @@ def test_keeps_one_graph_at_a_time():
     torch.testing.assert_close(weight.grad, 4 * torch.ones(3).exp())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

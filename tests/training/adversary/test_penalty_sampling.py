@@ -134,6 +134,7 @@ def penalty_gradients(run, inputs, draws):
     return torch.stack([gradient(1.0) - without for _ in range(draws)])
 
 
+@pytest.mark.slow
 def test_the_control_variate_is_what_the_outer_passes_say(tmp_path):
     """The secant of the logits between the ends of the ascent; in a small ball, where it is a Jacobian's, no noise is left."""
     model = tiny_model(torch.float32, num_hidden_layers=1)

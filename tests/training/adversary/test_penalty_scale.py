@@ -21,6 +21,7 @@ def trained(folder, model=None, **overrides):
     return run
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_lambda_log_r(tmp_path):
     model = tiny_model()
     run = trainer(tmp_path, model, lambda_mode="relative", clean_loss_weight=0.5, aajr_warmup_ratio=0.0)
@@ -42,6 +43,7 @@ def test_the_gradient_is_that_of_lambda_log_r(tmp_path):
     assert float((relative - expected).norm() / expected.norm()) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_first_step_measures_and_does_not_penalise(tmp_path):
     none, _ = one_step(tmp_path, regularizer="none", aajr_warmup_ratio=0.0)
     first, log = one_step(tmp_path, aajr_warmup_ratio=0.0, **RELATIVE)
@@ -49,6 +51,7 @@ def test_the_first_step_measures_and_does_not_penalise(tmp_path):
     assert log["aajr/penalty"] > 0 and log["aajr/lambda"] == 0
 
 
+@pytest.mark.slow
 def test_the_running_mean_is_that_of_the_logged_penalties(tmp_path):
     run = trained(tmp_path, **RELATIVE)
     logs = [log for log in run.state.log_history if "aajr/penalty" in log]
@@ -74,6 +77,7 @@ def rescaled(factor):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regularizer", ["aajr", "random_direction", "global_spectral"])
 def test_the_unit_of_the_embeddings_changes_nothing(tmp_path, regularizer):
     def runs(mode, value):
@@ -92,6 +96,7 @@ def test_the_unit_of_the_embeddings_changes_nothing(tmp_path, regularizer):
         assert max(differences(*runs("absolute", 1e-3))) > 1e-4
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_are_one_batch(tmp_path):
     whole = trained(tmp_path, **RELATIVE)
     parts = trained(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=2, **RELATIVE)
@@ -99,6 +104,7 @@ def test_accumulated_micro_batches_are_one_batch(tmp_path):
         assert torch.allclose(weights(parts)[name], value, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_mean_that_it_had(tmp_path):
     settings = RELATIVE | {"save_strategy": "steps", "save_steps": 2}
     whole = trained(tmp_path / "run", **settings)

@@ -65,6 +65,7 @@ CURRICULUM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [1e-9, 1.0])
 def test_what_is_in_force_in_training(tmp_path, threshold):
     run = trainer(
@@ -102,6 +103,7 @@ def test_success_is_that_of_greedy_decoding_under_attack(tmp_path):
     assert system.success(logits).tolist() == [True, False, True, True]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_curriculum(tmp_path):
     settings = CURRICULUM | {"max_steps": 6, "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 2}
     settings |= {"curriculum_threshold": 0.5}

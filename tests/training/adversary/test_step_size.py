@@ -26,6 +26,7 @@ def ascent_of(run, policy=None):
     return system, policy, ascend(run.args, policy, system, 1.0, keep_products=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system_loss", ["nll", "expected_cost"])
 def test_examples_that_are_tried_again_alone_are_trained_as_all(tmp_path, monkeypatch, system_loss):
     settings = AUTO | {"system_loss": system_loss, "epsilon": 2.0}
@@ -112,6 +113,7 @@ def test_the_default_step_reaches_the_end_of_any_ball(tmp_path, norm, scope):
     assert (moved.amax(dim=-1) > 0.249).all()
 
 
+@pytest.mark.slow
 def test_with_dropout_all_examples_are_tried_again(tmp_path):
     """Their masks depend on their places."""
     _, metrics = one_step(tmp_path, tiny_model(attention_dropout=0.3), epsilon=2.0, **AUTO)

@@ -133,6 +133,7 @@ def test_columns_of_a_conversation_in_any_of_the_formats():
     assert turns["conversations"][0].keys() == {"from", "value"}  # as it was given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["prompt", "observation", "user", "tool"])
 def test_every_assistant_turn_is_an_action_and_what_precedes_it_may_be_perturbed(tmp_path, choice):
     tokenizer = with_template(TEMPLATES["qwen2_5"])

@@ -68,6 +68,7 @@ def gpt2(positions: int) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config)
 
 
+@pytest.mark.slow
 def test_learned_positions_end_the_run_before_it_begins(tmp_path):
     with pytest.raises(ValueError, match="`max_position_embeddings`.*`max_length` to 8"):
         trainer(tmp_path, gpt2(8))

@@ -23,6 +23,7 @@ def row(folder, **overrides):
     return one_step(folder, data=dataset(ROWS), **ACTIVE | settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -61,6 +62,7 @@ def test_a_packed_rows_penalty_is_the_mean_of_its_documents_one_by_one(tmp_path)
 
 
 # The eager softmax is taken in fp32.
+@pytest.mark.slow
 @pytest.mark.parametrize(("attention", "tolerance"), [("sdpa", 1e-9), ("eager", 1e-4)])
 @pytest.mark.parametrize("drawn", [{}, {"penalty_trajectory": "sample", "penalty_fraction": 0.5}])
 def test_padding_free_batches_and_padded_ones_give_one_trajectory(tmp_path, attention, tolerance, drawn):
@@ -142,6 +144,7 @@ def test_settings_that_would_cut_documents_are_refused(tmp_path, settings, messa
         trainer(tmp_path, **{"packing": True} | settings)
 
 
+@pytest.mark.slow
 def test_a_packed_step_that_is_not_finite_can_be_run_again(tmp_path):
     model = tiny_model(torch.float32)
     with torch.no_grad():

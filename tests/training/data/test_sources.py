@@ -216,6 +216,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_trained_on(tool_agent, tmp_path, name):
     rows, options = FORMATS[name]
@@ -224,6 +225,7 @@ def test_every_format_is_trained_on(tool_agent, tmp_path, name):
     assert main(["train", *where, "--dataset_name", str(tmp_path / "a.jsonl"), *options, *FAST]) == 0
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_on_tool_calls_and_the_card_says_what_was_left_out(
     tool_agent, bfcl_folder, tmp_path, capsys
 ):

@@ -218,6 +218,7 @@ def test_modules_to_save_are_trained_saved_and_merged(tmp_path):
     assert torch.equal(merged.lm_head.weight, run.model.base_model.model.lm_head.modules_to_save["default"].weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["hira", "oft"])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path, adapter):
     base = tmp_path / "base"

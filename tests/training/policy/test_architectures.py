@@ -86,6 +86,7 @@ def run_and_reference(folder, model, examples=2, **overrides):
     return run, Reference(original, inputs, steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trains_with_the_penalty_of_the_full_jacobian(tmp_path, family):
     model = model_of(family)
@@ -101,6 +102,7 @@ def test_trains_with_the_penalty_of_the_full_jacobian(tmp_path, family):
     assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_heads_tied_and_untied_receive_the_whole_gradient(tmp_path, tied):
     model = model_of("llama-tied" if tied else "llama", torch.float64)
@@ -154,6 +156,7 @@ def test_attention_kernels(tmp_path, caplog, family, attention):
     assert found == pytest.approx(float(reference.mean_penalty().detach()), rel=1e-3 if fused else 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("implementation", "checkpointing"), [("eager", False), ("grouped_mm", False), ("grouped_mm", True)], ids=str
 )

@@ -103,6 +103,7 @@ def _tokens_of_passes(model, run) -> list[int]:
     return widths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["nll", "expected_cost"])
 def test_training_sees_the_prefix_once_an_ascent_and_takes_the_same_steps(tmp_path, monkeypatch, system):
     """With whole passes and with cached prefixes, training gives the same weights, in fewer tokens."""

@@ -82,6 +82,7 @@ def expected_metrics(examples, loss_smoothness):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.25, 4.0])
 @pytest.mark.parametrize("system_loss", ["nll", "expected_cost"])
 def test_the_metrics_are_the_formulas(tmp_path, system_loss, epsilon):
@@ -99,6 +100,7 @@ def test_the_metrics_are_the_formulas(tmp_path, system_loss, epsilon):
     assert log["aajr/boundary_fraction"] == pytest.approx(numpy.mean([e["boundary"][-1] for e in examples]))
 
 
+@pytest.mark.slow
 def test_the_curvature_is_the_mean_of_the_full_hessian_along_the_segments(tmp_path):
     """Gauss-Legendre quadrature of `v' H v`, with H the Hessian by all embeddings of the prompt and the answer."""
     _, log, inputs = step(trainer(tmp_path, per_device_train_batch_size=1, epsilon=0.25))

@@ -40,6 +40,7 @@ def test_a_term_of_more_than_a_hundred_times_the_clean_loss_is_named_once(
         assert message.endswith(remedy)
 
 
+@pytest.mark.slow
 def test_training_says_that_lambda_is_far_too_large(tmp_path, caplog):
     settings = {"aajr_warmup_ratio": 0.0, "learning_rate": 1e-6, "max_steps": 3}
     with caplog.at_level(logging.WARNING):

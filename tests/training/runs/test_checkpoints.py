@@ -121,6 +121,7 @@ def flat(state) -> dict:
     return {"": state} if items is None else {f"{k}.{n}": v for k, part in items for n, v in flat(part).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [3, 16])
 def test_a_finished_run_takes_no_step_when_it_is_resumed(tmp_path, steps):
     run_in(tmp_path, max_steps=steps, save_steps=steps).train()
@@ -227,6 +228,7 @@ def test_a_checkpoint_that_will_not_fit_is_not_begun(tmp_path, monkeypatch):
     assert newest_checkpoint(tmp_path).name == "checkpoint-2"
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(tmp_path):
     """On a file system of its own, where the system lets us make one."""
     code = "from tests.training.runs.test_checkpoints import fill; import sys; fill(sys.argv[1])"
@@ -256,6 +258,7 @@ def fill(folder: str) -> None:
     print(newest_checkpoint(folder).name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_training_after_its_step_with_a_checkpoint(tmp_path, number):
     run = run_in(tmp_path, save_strategy="no")
@@ -277,6 +280,7 @@ def test_a_signal_ends_training_after_its_step_with_a_checkpoint(tmp_path, numbe
     assert json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["epoch", "best"])
 def test_a_signal_saves_once_whatever_the_strategies(tmp_path, strategy, monkeypatch):
     saving = {"save_strategy": strategy, "eval_strategy": "steps" if strategy == "best" else "epoch", "eval_steps": 1}
@@ -302,6 +306,7 @@ def test_a_signal_saves_once_whatever_the_strategies(tmp_path, strategy, monkeyp
     assert saved[-1] == 4 and saved.count(4) == 1 and newest_checkpoint(tmp_path).name == "checkpoint-4"
 
 
+@pytest.mark.slow
 def test_a_final_save_that_fails_leaves_its_mark(tmp_path, monkeypatch):
     run = run_in(tmp_path, max_steps=2)
     run.train()

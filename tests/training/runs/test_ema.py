@@ -65,6 +65,7 @@ def test_the_average_is_saved_as_a_second_model(tmp_path, adapter):
     assert averaged == raw | {"weights": "average"}
 
 
+@pytest.mark.slow
 def test_a_resumed_average_is_that_of_the_undisturbed_run(tmp_path):
     settings = SETTINGS | {"save_strategy": "steps", "save_steps": 2, "ema_decay": 0.9}
     whole = trainer(tmp_path, tiny_model(torch.float32), dataset(64), **settings)
@@ -79,6 +80,7 @@ def test_a_resumed_average_is_that_of_the_undisturbed_run(tmp_path):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+@pytest.mark.slow
 def test_what_is_no_average_of_this_run_is_not_shown_as_one(tmp_path):
     folder = tmp_path / "run"
     run = trainer(folder, tiny_model(torch.float32), dataset(16), ema_decay=0.9, **SETTINGS)

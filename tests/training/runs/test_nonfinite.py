@@ -44,6 +44,7 @@ def poisoned(folder, step=2, model=None, **overrides):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -73,6 +74,7 @@ def test_a_step_is_kept_and_run_again(tmp_path, settings, capsys):
     assert "model.layers.1.mlp.down_proj" in printed and "nan" in printed
 
 
+@pytest.mark.slow
 def test_what_is_finite_comes_out_as_it_was(tmp_path, monkeypatch):
     """The same weights, data and draws: all that was measured, to the last bit."""
     run = trainer(tmp_path, tiny_model(torch.float32), dataset(16), penalty_fraction=0.5, **SETTINGS)
@@ -101,6 +103,7 @@ def test_what_is_finite_comes_out_as_it_was(tmp_path, monkeypatch):
     assert {name: repr(value) for name, value in found.statistics.items()} == recorded
 
 
+@pytest.mark.slow
 def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, caplog):
     run = poisoned(tmp_path, step=1, on_nonfinite="skip", gradient_accumulation_steps=4)
     run.train()
@@ -108,6 +111,7 @@ def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, ca
     assert "aajr replay" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_replay_saves_nothing(tmp_path, monkeypatch):
     run = poisoned(tmp_path / "run")
     with pytest.raises(FloatingPointError):
@@ -119,6 +123,7 @@ def test_the_replay_saves_nothing(tmp_path, monkeypatch):
     assert list(output.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_same_step_of_an_earlier_run_is_replaced(tmp_path):
     """An earlier run, which had two processes and an adapter."""
     folder = tmp_path / "_nonfinite-2"
@@ -138,6 +143,7 @@ def test_what_cannot_be_kept_does_not_hide_why(tmp_path, monkeypatch):
         run.train()
 
 
+@pytest.mark.slow
 def test_a_skipped_step_changes_nothing_and_is_counted(tmp_path, caplog):
     run = poisoned(tmp_path / "run", step=1, on_nonfinite="skip", save_strategy="steps", save_steps=1)
     run.train()
@@ -173,6 +179,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path, settings):
     assert [p.name for p in tmp_path.glob("_nonfinite-*")] == ["_nonfinite-1"]
 
 
+@pytest.mark.slow
 def test_loss_scaling_finds_its_scale_by_overflowing(tmp_path, monkeypatch):
     """As under fp16, which Accelerate has on GPUs alone: steps whose gradients overflow are the scaler's to skip."""
     model = tiny_model(torch.float32)
@@ -188,6 +195,7 @@ def test_loss_scaling_finds_its_scale_by_overflowing(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("_nonfinite-*"))
 
 
+@pytest.mark.slow
 def test_bf16_and_clipping_are_checked_too(tmp_path):
     run = poisoned(tmp_path, model=tiny_model(torch.float32), bf16=True, max_grad_norm=0.5)
     with pytest.raises(FloatingPointError, match="step 2"):
@@ -195,6 +203,7 @@ def test_bf16_and_clipping_are_checked_too(tmp_path):
     assert replay(tmp_path / "_nonfinite-2").modules == ["model.layers.1.mlp.down_proj"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", ["lora", "hira"])
 def test_an_adapter_is_kept_as_one(tmp_path, adapter):
     base = tmp_path / "base"
@@ -209,6 +218,7 @@ def test_an_adapter_is_kept_as_one(tmp_path, adapter):
     assert found.reproduced and found.trained == sum(p.requires_grad for p in run.model.parameters())
 
 
+@pytest.mark.slow
 def test_the_token_is_not_kept(tmp_path):
     run = poisoned(tmp_path, hub_token="hf_secret")
     with pytest.raises(FloatingPointError):

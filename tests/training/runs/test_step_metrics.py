@@ -25,6 +25,7 @@ def test_micro_batches_and_processes_are_told_apart():
     assert metrics.gather(two) == []  # begun anew
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [None, 1.0])
 def test_an_optimizer_step_gathers_once(tmp_path, monkeypatch, budget):
     settings = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2, "max_steps": 2}
@@ -35,6 +36,7 @@ def test_an_optimizer_step_gathers_once(tmp_path, monkeypatch, budget):
     assert calls == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_number_that_is_not_finite_in_the_first_micro_batch_stops_the_step(tmp_path, monkeypatch):
     settings = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
     model = tiny_model()

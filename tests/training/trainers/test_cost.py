@@ -65,6 +65,7 @@ class WidestLogits(TorchDispatchMode):
         return output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["jvp", "finite_difference"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_nothing_spans_the_vocabulary_but_action_positions(tmp_path, estimator, checkpointing):

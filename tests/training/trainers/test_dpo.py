@@ -30,6 +30,7 @@ from tests.support.tiny import WORDS, assert_same_gradient, tiny_model, trainer_
 ADAM = {"max_steps": 20, "optim": "adamw_torch", "learning_rate": 1e-3, "max_grad_norm": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "trl", "tolerance"),
     [
@@ -126,6 +127,7 @@ def test_the_penalty_lowers_the_amplification(tmp_path):
     assert last[0.01] < 0.5 * before and last[0.01] < 0.7 * last[0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [False, True], ids=["adapter", "pretrained"])
 def test_an_adapter_trains_against_its_beginning(tmp_path, given):
     """The reference is the base model, or what the adapter was; neither it nor the base moves."""
@@ -146,6 +148,7 @@ def test_an_adapter_trains_against_its_beginning(tmp_path, given):
     assert log["aajr/penalty"] > 0
 
 
+@pytest.mark.slow
 def test_reference_log_probabilities_may_be_computed_before(tmp_path):
     now, _, _ = step(dpo(tmp_path, regularizer_lambda=0.01))
     before, _, inputs = step(dpo(tmp_path, regularizer_lambda=0.01, precompute_ref_log_probs=True))
@@ -162,6 +165,7 @@ def test_evaluation_has_no_adversary(tmp_path):
     assert found[0]["eval_rewards/margins"] == found[1]["eval_rewards/margins"]
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
     settings = {"regularizer_lambda": 0.01, "clean_loss_weight": 0.5}
     whole, log, _ = step(dpo(tmp_path, **settings))
@@ -181,6 +185,7 @@ def test_activation_checkpointing_and_finite_differences_change_little(tmp_path)
     assert_same_gradient(estimated, exact, 1e-2)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_the_trajectory(tmp_path):
     shared = ADAM | {"save_strategy": "steps", "max_steps": 2, "save_steps": 1, "regularizer_lambda": 0.01}
     whole, parts = (dpo(tmp_path / name, tiny_model(torch.float32), **shared) for name in ("whole", "parts"))
@@ -270,6 +275,7 @@ def test_what_a_run_leaves_says_which_trainer_made_it(tmp_path):
     assert read_run(tmp_path)["epsilon"] == 0.1
 
 
+@pytest.mark.slow
 def test_success_is_a_pair_that_is_preferred_rightly(tmp_path):
     run = dpo(tmp_path, epsilon=1e-9, epsilon_schedule="curriculum", aajr_warmup_ratio=1.0, max_steps=3)
     run.train()
@@ -293,6 +299,7 @@ def pairs_with_tools(examples: int = 8) -> Dataset:
     return Dataset.from_list(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", ["tool", "user", "observation"])
 def test_only_the_words_of_who_is_named_are_perturbed(tmp_path, tokens):
     """In both rows of a pair, and by an ascent that stays there."""

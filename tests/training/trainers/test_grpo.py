@@ -88,6 +88,7 @@ def references(model, inputs):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output", "radius"), [("logits", 1.0), ("fisher", 1.0), ("margin", 1.0), ("logits", 1.5)])
 def test_the_objective_is_that_of_the_formulas(tmp_path, output, radius):
     """One perturbation of each completion's prompt, against constants of the clean one; in a ball in which ratios are clipped."""
@@ -155,6 +156,7 @@ def test_the_penalty_lowers_the_amplification(tmp_path):
     assert last[0.01] < 0.5 * before and last[0.01] < 0.7 * last[0.0]
 
 
+@pytest.mark.slow
 def test_an_adapter_trains_and_leaves_the_base_alone(tmp_path):
     settings = {"adapter": "lora", "adapter_rank": 2, "beta": 0.1, "regularizer_lambda": 0.01}
     run = grpo(tmp_path, tiny_model(torch.float32), **settings, **ADAM | {"max_steps": 2})
@@ -166,6 +168,7 @@ def test_an_adapter_trains_and_leaves_the_base_alone(tmp_path):
     assert first["kl"] == pytest.approx(0, abs=1e-6) and second["kl"] > 0 and second["aajr/penalty"] > 0
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_changes_nothing(tmp_path):
     settings = {"regularizer_lambda": 0.01, "max_completion_length": 3}
     plain, _, _ = step(grpo(tmp_path, **settings))
@@ -173,6 +176,7 @@ def test_activation_checkpointing_changes_nothing(tmp_path):
     assert_same_gradient(checkpointed, plain, 1e-9)
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_gradient_of_the_whole_batch(tmp_path):
     settings = {"loss_type": "grpo", "regularizer_lambda": 0.01, "clean_loss_weight": 0.5, "max_completion_length": 3}
     whole, log, _ = step(grpo(tmp_path, **settings))

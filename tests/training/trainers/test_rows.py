@@ -140,6 +140,7 @@ def test_answers_that_are_cut_are_counted(tmp_path, caplog):
     assert max(len(example["labels"]) for example in run.train_dataset) == 200
 
 
+@pytest.mark.slow
 def test_cuts_of_a_stream_are_counted_while_it_is_read(tmp_path, caplog):
     answers = [{"role": "assistant", "content": "a" * n} for n in (5, 50, 90)]
     rows = [{"prompt": [question()], "completion": [answer]} for answer in answers]

@@ -59,6 +59,7 @@ def test_what_is_read_again_stays_as_it_is(talk):
             assert trl_row(made, "auto") == (made, []) and canonical_row(made) == made
 
 
+@pytest.mark.slow
 def test_every_format_can_hold_some_conversation():
     held: Counter[str] = Counter()
 

@@ -89,6 +89,7 @@ LAYOUTS = {
 MARKS = {"utf-16-le": codecs.BOM_UTF16_LE, "utf-16-be": codecs.BOM_UTF16_BE, "utf-32-le": codecs.BOM_UTF32_LE}
 
 
+@pytest.mark.slow
 @given(
     ROWS,
     st.sampled_from(list(LAYOUTS)),
