@@ -52,7 +52,8 @@ TRAINING = {
 VARIANTS = {
     "no masks": {"epsilon": 0.0},
     "masks on half": {"epsilon": 0.0, "mask_share": 0.5},
-    "masks on all": {"epsilon": 0.0, "mask_share": 1.0},
+    # No incidental word is left that an adversary could move.
+    "masks on all": {"epsilon": 0.0, "mask_share": 1.0, "perturbed_tokens": "observation"},
     "adversary": {"epsilon": 0.25},
     "masks on half, adversary": {"epsilon": 0.25, "mask_share": 0.5},
 }
