@@ -62,8 +62,12 @@ class Log:
 
         Raises:
             OSError: if the file cannot be read.
-            ValueError: if a line holds no exchange; names the file and the line.
+            ValueError: if a line holds no exchange, or the file has become shorter; names the file and the line.
         """
+        if self.file.stat().st_size < self._place:
+            raise ValueError(
+                f"{self.file} has become shorter since line {self.lines} was read: start the monitor again with all logs."
+            )
         with self.file.open("rb") as opened:
             opened.seek(self._place)
             for line in opened:

@@ -20,6 +20,16 @@ def test_a_line_is_read_once_and_only_when_it_is_complete(tmp_path):
     assert added == Exchange("b", "2", " 2", moved=0.5) and added.is_right and log.lines == 3
 
 
+def test_a_log_that_was_cut_is_not_passed_over(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text('{"observation": "a", "answer": "1"}\n')
+    log = Log(file)
+    assert len(list(log.new())) == 1
+    file.write_text("")
+    with pytest.raises(ValueError, match="has become shorter since line 1 was read"):
+        list(log.new())
+
+
 def test_an_episode_gives_the_models_side():
     said = {"side": "model", "sees": "a", "says": "1", "expert": "2", "moved": 0.25}
     entry = {"sides": {}, "transcript": [{"x": said, "y": said | {"side": "opponent"}}, {"x": said | {"says": "2"}}]}
