@@ -31,5 +31,7 @@ baseline: $OUT/before/episodes.jsonl
 recipe: recipes/congestion/adversarial.yaml
 work: $OUT/work
 examples: 64
+# Adversarial training costs this agent some points without attack.
+nominal_loss: 5
 YAML
 aajr pipeline run "$OUT/pipeline.yaml"
