@@ -5,12 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..common.errors import UserError
+from ..common.packaged import packaged
 
-_PACKAGE = Path(__file__).resolve().parents[2]
-# The folder is beside the package in a checkout, and inside it once installed.
-FOLDER = next(
-    (folder for folder in (_PACKAGE / "recipes", _PACKAGE.parent / "recipes") if folder.is_dir()), _PACKAGE / "recipes"
-)
+FOLDER = packaged("recipes")
 
 
 def recipe_names() -> list[str]:

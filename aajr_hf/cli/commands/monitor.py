@@ -113,13 +113,17 @@ def watch(arguments) -> bool:
     from ...evaluation.monitoring.log import Log
     from ...evaluation.monitoring.monitor import Monitor
 
+    logs = [Log(file) for file in arguments.logs]
+    with user_errors():
+        lines = _new_lines(logs)
     baseline = _read_all(arguments.baseline)
     expected, expected_from = _expected(arguments, baseline)
-    scores, known, known_from = _known(arguments, baseline)
+    # Held-out observations are single ones, and not to be compared with those of episodes.
+    comparable = bool(baseline) or all(len(line) == 1 for line in lines)
+    scores, known, known_from = _known(arguments, baseline, comparable)
     if expected is None and not known:
         raise UserError("Nothing is known to compare with: give `--baseline`, `--expected` or `--evaluation`.")
     monitor = Monitor(None if expected is None else expected / 100, known, arguments.alpha, arguments.seed)
-    logs = [Log(file) for file in arguments.logs]
     settings = {
         "logs": list(map(str, arguments.logs)),
         "agent": arguments.agent,
@@ -128,7 +132,7 @@ def watch(arguments) -> bool:
         "known_from": known_from,
     }
     with user_errors():
-        _add_new(logs, monitor, scores)
+        _add(lines, monitor, scores)
     if not monitor.answers and not arguments.follow:
         raise UserError(f"{', '.join(settings['logs'])}: there is no complete line.")
     _write(monitor, settings, arguments)
@@ -144,26 +148,28 @@ def _follow(logs: list[Log], monitor: Monitor, scores: ObservationScores, settin
         while not monitor.alarm:
             time.sleep(_POLL_SECONDS)
             with user_errors():
-                if _add_new(logs, monitor, scores):
+                if lines := _new_lines(logs):
+                    _add(lines, monitor, scores)
                     _write(monitor, settings, arguments)
     except KeyboardInterrupt as error:
         _print(monitor, arguments)
         raise Interrupted(f"after {monitor.answers} answers, without an alarm.") from error
 
 
-def _add_new(logs: list[Log], monitor: Monitor, scores: ObservationScores) -> int:
-    """Add what was written since the last time; return how many exchanges there were."""
-    found = [line for log in logs for line in log.new()]
-    values = scores.of_lines(found) if monitor.oddness else {}
-    for i, line in enumerate(found):
+def _new_lines(logs: list[Log]) -> list[list[Exchange]]:
+    """Return the exchanges of each line that was written since the last time."""
+    return [line for log in logs for line in log.new() if line]
+
+
+def _add(lines: list[list[Exchange]], monitor: Monitor, scores: ObservationScores) -> None:
+    values = scores.of_lines(lines) if monitor.oddness else {}
+    for i, line in enumerate(lines):
         for exchange in line:
             moved = exchange.moved
             if moved is None and exchange.unchanged is not None:
                 moved = scores.moved(exchange)
             monitor.add(exchange, moved)
-        if line:
-            monitor.add_scores({name: column[i] for name, column in values.items()})
-    return sum(map(len, found))
+        monitor.add_scores({name: column[i] for name, column in values.items()})
 
 
 def _read_all(file: Path | None) -> list[list[Exchange]]:
@@ -172,7 +178,7 @@ def _read_all(file: Path | None) -> list[list[Exchange]]:
     if file is None:
         return []
     with user_errors():
-        found = list(Log(file).new())
+        found = _new_lines([Log(file)])
     if len(found) < 2:
         raise UserError(f"`--baseline`: {file} has {len(found)} complete lines: give a log with at least two.")
     return found
@@ -181,7 +187,7 @@ def _read_all(file: Path | None) -> list[list[Exchange]]:
 def _expected(arguments, baseline: list[list[Exchange]]) -> tuple[float | None, str]:
     """Return the share of right answers to expect, in percent, and where it comes from."""
     from ...evaluation.reporting.statistics import wilson
-    from ...training.sharing.model_card import run_of
+    from ...training.sharing.model_card import EVALUATION, run_of
     from ...training.sharing.reading import read_results
 
     if arguments.expected is not None:
@@ -192,7 +198,7 @@ def _expected(arguments, baseline: list[list[Exchange]]) -> tuple[float | None, 
             0
         ], f"{sum(judged)} of {len(judged)} in the baseline"
     folder = Path(arguments.agent)
-    where = folder / "evaluation" if arguments.evaluation is None else arguments.evaluation
+    where = folder / EVALUATION if arguments.evaluation is None else arguments.evaluation
     run = None
     if arguments.evaluation is not None or (where / "results.json").is_file():
         with user_errors():
@@ -207,8 +213,10 @@ def _expected(arguments, baseline: list[list[Exchange]]) -> tuple[float | None, 
     return run["intervals"][field][0], str(where)
 
 
-def _known(arguments, baseline: list[list[Exchange]]) -> tuple[ObservationScores, dict[str, list[float]], str | None]:
-    """Return the scores of observations, their values on known ones, and where these come from."""
+def _known(
+    arguments, baseline: list[list[Exchange]], comparable: bool
+) -> tuple[ObservationScores, dict[str, list[float]], str | None]:
+    """Return the scores of observations, their values on known ones if they are `comparable`, and where these come from."""
     from ...evaluation.monitoring.log import Exchange
     from ...evaluation.monitoring.observations import ObservationScores
     from ..common.measuring import load_agents
@@ -228,16 +236,7 @@ def _known(arguments, baseline: list[list[Exchange]]) -> tuple[ObservationScores
     reference = [exchange for line in known[:half] for exchange in line]
     with user_errors():
         scores = ObservationScores(agent.model, agent.tokenizer, reference, arguments.batch_size, prompt)
-        if not baseline and _has_episodes(arguments.logs):
-            return scores, {}, None
-        return scores, scores.of_lines(known[half:]), source
-
-
-def _has_episodes(files: list[Path]) -> bool:
-    """Whether a log has episodes, whose observations are not to be compared with single held-out ones."""
-    from ...evaluation.monitoring.log import Log
-
-    return any(len(line) > 1 for file in files for line in Log(file).new())
+        return (scores, scores.of_lines(known[half:]), source) if comparable else (scores, {}, None)
 
 
 def _write(monitor: Monitor, settings: dict, arguments) -> None:

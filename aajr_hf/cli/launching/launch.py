@@ -11,10 +11,10 @@ from types import MethodType
 from ..arguments.parsing import RecipeParser
 from ..common.errors import UserError, user_errors
 from ..common.heartbeat import HEARTBEAT
+from ..common.packaged import packaged
 from .launcher import run_launcher
 from .worker import LAUNCHED
 
-_PACKAGE = Path(__file__).resolve().parents[2]
 # Flags of `accelerate launch` that `aajr train` sets itself: what to run, and with which configuration file.
 _NOT_PASSED_ON = {"--config_file", "--config-file", "--module", "--no_python", "--no-python"}
 
@@ -40,9 +40,7 @@ class LaunchArguments:
 
 def config_file(name: str) -> Path:
     """Return the file of a configuration, given its name in `accelerate_configs/` or its path."""
-    # The folder is beside the package in a checkout, and inside it once installed.
-    folders = (_PACKAGE / "accelerate_configs", _PACKAGE.parent / "accelerate_configs")
-    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    known = {path.stem: path for path in packaged("accelerate_configs").glob("*.yaml")}
     path = known.get(name, Path(name))
     if not path.is_file():
         raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -58,12 +57,12 @@ class ObservationScores:
         return found
 
     def of_lines(self, lines: Sequence[Sequence[Exchange]]) -> dict[str, list[float]]:
-        """Return the mean scores of the exchanges of each line by name; NaN for a line without any."""
+        """Return the mean scores of the exchanges of each line by name. Each line has at least one."""
         found = self.of([exchange for line in lines for exchange in line])
         means: dict[str, list[float]] = {}
         for name, values in found.items():
             rest = iter(values)
-            means[name] = [sum(next(rest) for _ in line) / len(line) if line else math.nan for line in lines]
+            means[name] = [sum(next(rest) for _ in line) / len(line) for line in lines]
         return means
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..data.batch import AgentBatch
 from .policy import AgentPolicy
@@ -69,8 +70,7 @@ class Distillation(ActionLoss):
 
 def token_divergence(targets: Tensor, logits: Tensor) -> Tensor:
     """`KL(softmax(targets) || softmax(logits))` of each token, (B, A) in nats, from logits (B, A, V)."""
-    taught = targets.softmax(dim=-1)
-    return -torch.special.entr(taught).sum(dim=-1) - (taught * logits.log_softmax(dim=-1)).sum(dim=-1)
+    return functional.kl_div(logits.log_softmax(dim=-1), targets.softmax(dim=-1), reduction="none").sum(dim=-1)
 
 
 def tempered(logits: Tensor, floor: float, where: Tensor) -> Tensor:

@@ -25,13 +25,7 @@ class NuisanceMixin:
     def nuisance_factor(self) -> Tensor:
         """The factor of [`factor_of`], (d, r), equal in all processes."""
         if self._nuisance is None:
-            was_training = self.model.training
-            self.model.eval()
-            try:
-                with self.compute_loss_context_manager():
-                    moment = sum(self._moment(ascent) for ascent in self.probe_ascents())
-            finally:
-                self.model.train(was_training)
+            moment = sum(self._moment(ascent) for ascent in self.probe_ascents())
             self._nuisance = factor_of(self.accelerator.reduce(moment, "sum"), self.args.nuisance_rank)
         return self._nuisance
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator
 from itertools import islice
@@ -42,25 +43,32 @@ class ProbeMixin:
             with_cosine: Whether to measure the cosine, which takes one more gradient with one step.
         """
         total = torch.zeros(4, dtype=torch.float64)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with self.compute_loss_context_manager():
-                for inputs in self._probe():
-                    total += self._attacked(inputs, steps or self.args.ascent_steps, with_cosine)
-        finally:
-            self.model.train(was_training)
+        with self._without_dropout():
+            for inputs in self._probe():
+                total += self._attacked(inputs, steps or self.args.ascent_steps, with_cosine)
         loss, success, cosine, examples = self.accelerator.reduce(
             total.to(self.accelerator.device).float(), "sum"
         ).tolist()
         return Probe(loss / examples, success / examples, cosine / examples)
 
     def probe_ascents(self) -> Iterator[PromptAscent]:
-        """The training's own ascents on the probe, at the full epsilon."""
-        for inputs in self._probe():
-            system = self._system_loss(inputs, None)
-            policy = system.policy(self.accelerator.unwrap_model(self.model), None)
-            yield ascend(self.args, policy, system, 1.0, keep_products=False, penalised=False)
+        """The training's own ascents on the probe, at the full epsilon, without dropout."""
+        with self._without_dropout():
+            for inputs in self._probe():
+                system = self._system_loss(inputs, None)
+                policy = system.policy(self.accelerator.unwrap_model(self.model), None)
+                yield ascend(self.args, policy, system, 1.0, keep_products=False, penalised=False)
+
+    @contextlib.contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        """Context of the passes on the probe."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self.compute_loss_context_manager():
+                yield
+        finally:
+            self.model.train(was_training)
 
     def _probe(self) -> list[dict[str, Any]]:
         if self._probe_batches is None:
