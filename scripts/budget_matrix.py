@@ -17,13 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from recipe_study import BASE, ROOT, run_command
+from recipe_study import BASE, ROOT, cell, evaluate_once, train_once
 
 from aajr_hf.evaluation.reporting.plots import render
-from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 RADII = (0.125, 0.25, 0.375, 0.5)
-RECIPE = ROOT / "recipes" / "congestion" / "adversarial.yaml"
 INTRODUCTION = """# Radius of the defence against radius of the attack
 
 `python scripts/budget_matrix.py` makes this page and `budget-matrix.json`. One base agent of `congestion` is fine-tuned
@@ -32,37 +30,17 @@ also with what was found on the others. Success is in percent of {examples} held
 means with 95 % intervals over seeds (Student's t). Radii are multiples of the prompt's mean embedding norm."""
 
 
-def train(radius: float, seed: int, work: Path, steps: int | None) -> Path:
-    """Train one agent, in a new process with one thread, and return its folder."""
-    folder = work / f"defence-{radius:g}-{seed}"
-    if not (folder / "train_results.json").is_file():
-        fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed}
-        fields |= {"epsilon": radius, "overwrite": "true"} | ({"max_steps": steps} if steps else {})
-        options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-        run_command(["train", "--config", str(RECIPE), *options], folder)
-        print(f"trained {folder.name}", flush=True)
-    return folder
-
-
-def evaluate(seed: int, agents: dict[str, Path], radii: list[float], work: Path, examples: int) -> dict[str, dict]:
-    """Attack all agents of a seed at all radii, and return the numbers of each."""
-    output = work / f"evaluation-{seed}"
-    if not (output / "results.json").is_file():
-        models = [f"{name}={folder}" for name, folder in agents.items()]
-        multiples = [f"{radius / radii[0]:g}" for radius in radii]
-        options = ["--epsilon", str(radii[0]), "--multiples", *multiples, "--examples", str(examples)]
-        run_command(["evaluate", *models, *options, "--seed", str(seed), "--output", str(output)], output)
-        print(f"evaluated seed {seed}", flush=True)
-    return json.loads((output / "results.json").read_text())["runs"]
-
-
 def measure(arguments: argparse.Namespace) -> list[dict]:
     """Return a run for each agent: its seed, its radius (0 for the base agent) and its success at each radius."""
     runs, radii = [], sorted(arguments.radii)
     for seed in arguments.seeds:
         agents = {"0": BASE}
-        agents |= {f"{r:g}": train(r, seed, arguments.work, arguments.max_steps) for r in radii}
-        found = evaluate(seed, agents, radii, arguments.work, arguments.examples)
+        for radius in radii:
+            folder = arguments.work / f"defence-{radius:g}-{seed}"
+            agents[f"{radius:g}"] = train_once(folder, "adversarial", {"epsilon": radius}, seed, arguments.max_steps)
+        options = ["--epsilon", str(radii[0]), "--multiples", *(f"{radius / radii[0]:g}" for radius in radii)]
+        options += ["--examples", str(arguments.examples), "--seed", str(seed)]
+        found = evaluate_once(arguments.work / f"evaluation-{seed}", agents, options)
         for name, run in found.items():
             left = dict(zip((f"{r:g}" for r in radii), run["worst_case_success"].values(), strict=True))
             runs.append({"seed": seed, "defence": float(name), "nominal": run["nominal_success"], "attacked": left})
@@ -81,7 +59,7 @@ def page(runs: list[dict], examples: int) -> str:
     lines = [INTRODUCTION.format(examples=examples), "", f"| defence | no attack | {' | '.join(attacks)} |"]
     lines.append("|---|" + "---:|" * (len(attacks) + 1))
     for defence in defences:
-        cells = [_cell(values(runs, defence, attack)) for attack in ("nominal", *attacks)]
+        cells = [cell(values(runs, defence, attack)) for attack in ("nominal", *attacks)]
         lines.append(f"| {'none' if defence == 0 else f'{defence:g}'} | {' | '.join(cells)} |")
     lines += ["", "Differences in points, paired by seed:", ""]
     for attack in attacks:
@@ -98,7 +76,7 @@ def _steps(runs: list[dict], defences: list[float], attack: str) -> list[str]:
         if 0 <= other < len(defences):
             pairs = zip(values(runs, defences[other], attack), values(runs, defences[at], attack), strict=True)
             found.append(
-                f"{word} defence {_cell([one - matching for one, matching in pairs], '+')} against the equal one"
+                f"{word} defence {cell([one - matching for one, matching in pairs], '+')} against the equal one"
             )
     return found
 
@@ -107,11 +85,6 @@ def _best(runs: list[dict], defences: list[float], attack: str) -> str:
     best = max(defences, key=lambda defence: np.mean(values(runs, defence, attack)))
     how = "smaller than" if best < float(attack) else "larger than" if best > float(attack) else "equal to"
     return f"The best of these defences, {best:g}, is {how} the attack."
-
-
-def _cell(numbers: list[float], sign: str = "") -> str:
-    mean, half = mean_interval(numbers)
-    return f"{mean:{sign}.1f}" if half is None else f"{mean:{sign}.1f} ± {half:.1f}"
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:

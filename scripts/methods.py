@@ -17,11 +17,10 @@ import json
 import sys
 from pathlib import Path
 
-from recipe_study import BASE, ROOT, run_command, runs_of, slug, table
+from recipe_study import ROOT, cell, evaluate_once, runs_of, slug, table, train_once
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
-RECIPES = ROOT / "recipes" / "congestion"
 # The agent that teaches in a distillation.
 TEACHER = "AAJR"
 # Name -> recipe, and the fields that are set instead of the recipe's.
@@ -49,32 +48,11 @@ of the recipes; only AAJR's were tuned in this world, so a method that does not 
 
 
 def train(name: str, seed: int, work: Path, steps: int | None) -> Path:
-    """Train one agent, in a new process with one thread, and return its folder. A teacher is trained before its student."""
-    folder = work / f"{slug(name)}-{seed}"
-    if not (folder / "train_results.json").is_file():
-        recipe, changed = METHODS[name]
-        fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed} | changed
-        if name == "distillation":
-            fields["teacher"] = train(TEACHER, seed, work, steps)
-        fields |= {"overwrite": "true"} | ({"max_steps": steps} if steps else {})
-        options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-        run_command(["train", "--config", str(RECIPES / f"{recipe}.yaml"), *options], folder)
-        print(f"trained {name}, seed {seed}", flush=True)
-    return folder
-
-
-def evaluate(names: list[str], seed: int, work: Path, examples: int, steps: int | None) -> dict[str, dict]:
-    """Return the numbers of all agents of one seed, attacked together on observations of that seed."""
-    output = work / f"evaluation-{seed}"
-    models = [f"{slug(name)}={train(name, seed, work, steps)}" for name in names]
-    asked = output / "asked.json"
-    if not (asked.is_file() and json.loads(asked.read_text()) == [models, examples]):
-        options = ["--examples", str(examples), "--seed", str(seed), "--output", str(output)]
-        run_command(["evaluate", *models, *options], output)
-        asked.write_text(json.dumps([models, examples]))
-        print(f"evaluated seed {seed}", flush=True)
-    runs = json.loads((output / "results.json").read_text())["runs"]
-    return {name: runs[slug(name)] for name in names}
+    """Train one agent unless it is there, and return its folder. A teacher is trained before its student."""
+    recipe, fields = METHODS[name]
+    if name == "distillation":
+        fields = fields | {"teacher": train(TEACHER, seed, work, steps)}
+    return train_once(work / f"{slug(name)}-{seed}", recipe, fields, seed, steps)
 
 
 def page(runs: list[dict], examples: int) -> str:
@@ -104,7 +82,7 @@ def differences(runs: list[dict], reference: str) -> list[str]:
             continue
         nominal = [one["nominal_success"] - other["nominal_success"] for one, other in pairs]
         worst = [one["worst_case_success"]["1"] - other["worst_case_success"]["1"] for one, other in pairs]
-        lines.append(f"| {name} | {_cell(nominal)} | {_cell(worst)} | {_verdict(worst)} |")
+        lines.append(f"| {name} | {cell(nominal, '+')} | {cell(worst, '+')} | {_verdict(worst)} |")
     return lines
 
 
@@ -113,11 +91,6 @@ def _verdict(gains: list[float]) -> str:
     if half is None or abs(mean) <= half:
         return "is not seen to differ"
     return "helps" if mean > 0 else "harms"
-
-
-def _cell(numbers: list[float]) -> str:
-    mean, half = mean_interval(numbers)
-    return f"{mean:+.1f}" if half is None else f"{mean:+.1f} ± {half:.1f}"
 
 
 def main() -> None:
@@ -133,8 +106,9 @@ def main() -> None:
         sys.exit(f"error: there is no method {name!r}: choose from {', '.join(METHODS)}.")
     runs: list[dict] = []
     for seed in arguments.seeds:
-        found = evaluate(arguments.methods, seed, arguments.work, arguments.examples, arguments.max_steps)
-        runs += runs_of(found, seed)
+        agents = {name: train(name, seed, arguments.work, arguments.max_steps) for name in arguments.methods}
+        options = ["--examples", str(arguments.examples), "--seed", str(seed)]
+        runs += runs_of(evaluate_once(arguments.work / f"evaluation-{seed}", agents, options), seed)
     arguments.output.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
     (arguments.output / "methods.json").write_text(f"[\n{lines}\n]\n")

@@ -99,30 +99,39 @@ def folder_of(work: Path, name: str, seed: int) -> Path:
 
 
 def train(name: str, seed: int, work: Path, steps: int | None) -> None:
-    """Train one agent, in a new process with one thread."""
-    folder = folder_of(work, name, seed)
-    if (folder / "train_results.json").is_file():
-        return
-    recipe, fields = SETTINGS[name]
-    fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed} | fields
-    fields |= {"overwrite": "true"} | ({"max_steps": steps} if steps else {})
-    options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-    run_command(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
-    print(f"trained {name}, seed {seed}", flush=True)
+    train_once(folder_of(work, name, seed), *SETTINGS[name], seed, steps)
+
+
+def train_once(folder: Path, recipe: str, fields: dict, seed: int, steps: int | None) -> Path:
+    """
+    Train the base agent with a recipe of `congestion` and these fields, in a new process with one thread, unless the agent
+    is there. Return its folder.
+    """
+    if not (folder / "train_results.json").is_file():
+        fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed} | fields
+        fields |= {"overwrite": "true"} | ({"max_steps": steps} if steps else {})
+        options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
+        run_command(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
+        print(f"trained {folder.name}", flush=True)
+    return folder
 
 
 def evaluate(names: list[str], seed: int, work: Path, examples: int) -> dict[str, dict]:
     """Return the numbers of all agents of one seed, attacked together on observations of that seed."""
-    output = work / f"evaluation-{seed}"
-    models = [f"{slug(name)}={folder_of(work, name, seed)}" for name in names]
+    agents = {name: folder_of(work, name, seed) for name in names}
+    return evaluate_once(work / f"evaluation-{seed}", agents, ["--examples", str(examples), "--seed", str(seed)])
+
+
+def evaluate_once(output: Path, agents: dict[str, Path], options: list[str]) -> dict[str, dict]:
+    """Attack the agents together, unless the same was asked for before, and return the numbers of each by its name."""
+    models = [f"{slug(name)}={folder}" for name, folder in agents.items()]
     file, asked = output / "results.json", output / "asked.json"
-    if not (file.is_file() and json.loads(asked.read_text()) == [models, examples]):
-        run_command(
-            ["evaluate", *models, "--examples", str(examples), "--seed", str(seed), "--output", str(output)], output
-        )
-        asked.write_text(json.dumps([models, examples]))
+    if not (file.is_file() and json.loads(asked.read_text()) == [models, options]):
+        run_command(["evaluate", *models, *options, "--output", str(output)], output)
+        asked.write_text(json.dumps([models, options]))
+        print(f"evaluated {output.name}", flush=True)
     runs = json.loads(file.read_text())["runs"]
-    return {name: runs[slug(name)] for name in names}
+    return {name: runs[slug(name)] for name in agents}
 
 
 def run_command(command: list[str], folder: Path) -> None:
@@ -180,13 +189,14 @@ def table(runs: list[dict]) -> list[str]:
         columns += [[run["sampled_success"] for run in members]]
         columns += [[run["sampled_worst_case_success"]["1"] for run in members]]
         columns += [[run["amplification"] for run in members], [run["train_seconds"] for run in members]]
-        lines.append(f"| {name} | {' | '.join(_cell(values) for values in columns)} |")
+        lines.append(f"| {name} | {' | '.join(cell(values) for values in columns)} |")
     return lines
 
 
-def _cell(values: list[float]) -> str:
+def cell(values: list[float], sign: str = "") -> str:
+    """Return the mean over seeds, with its 95 % interval if there are several; `sign="+"` shows plus signs."""
     mean, half = mean_interval(values)
-    return f"{mean:.1f}" if half is None else f"{mean:.1f} ± {half:.1f}"
+    return f"{mean:{sign}.1f}" if half is None else f"{mean:{sign}.1f} ± {half:.1f}"
 
 
 def _differences(runs: list[dict], reference: str) -> list[str]:
@@ -200,11 +210,11 @@ def _differences(runs: list[dict], reference: str) -> list[str]:
         pairs = [(run, theirs[run["seed"]]) for run in runs if run["setting"] == name and run["seed"] in theirs]
         if name == reference or not pairs:
             continue
-        cells = [_cell([run["nominal_success"] - other["nominal_success"] for run, other in pairs])]
-        cells += [_cell([r["worst_case_success"][m] - o["worst_case_success"][m] for r, o in pairs]) for m in radii]
-        cells += [_cell([run["sampled_success"] - other["sampled_success"] for run, other in pairs])]
+        cells = [cell([run["nominal_success"] - other["nominal_success"] for run, other in pairs])]
+        cells += [cell([r["worst_case_success"][m] - o["worst_case_success"][m] for r, o in pairs]) for m in radii]
+        cells += [cell([run["sampled_success"] - other["sampled_success"] for run, other in pairs])]
         sampled = "sampled_worst_case_success"
-        cells += [_cell([run[sampled]["1"] - other[sampled]["1"] for run, other in pairs])]
+        cells += [cell([run[sampled]["1"] - other[sampled]["1"] for run, other in pairs])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
@@ -234,7 +244,6 @@ def main() -> None:
     for seed, names in by_seed.items():
         examples = TUNING_EXAMPLES if seed == TUNING_SEED else arguments.examples
         runs += runs_of(evaluate(names, seed, arguments.work, examples), seed)
-        print(f"evaluated seed {seed}", flush=True)
     arguments.output.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
     (arguments.output / "recipe.json").write_text(f"[\n{lines}\n]\n")

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import budget_matrix
+import recipe_study
 
 
 def test_each_defence_meets_each_attack_and_differences_are_paired_by_seed(tmp_path, monkeypatch):
     ran = []
-    # Success at the three attacks, by radius of the defence; seeds shift it.
-    left = {"0": (20, 0, 0), "0.1": (80, 30, 5), "0.2": (85, 60, 20), "0.3": (70, 65, 50)}
+    # Success at the three attacks, by the name of the defence; seeds shift it.
+    left = {"0": (20, 0, 0), "0-1": (80, 30, 5), "0-2": (85, 60, 20), "0-3": (70, 65, 50)}
 
     def run_command(command, folder):
         ran.append(command)
@@ -29,7 +30,7 @@ def test_each_defence_meets_each_attack_and_differences_are_paired_by_seed(tmp_p
             out.mkdir(parents=True)
             (out / "train_results.json").write_text("{}")
 
-    monkeypatch.setattr(budget_matrix, "run_command", run_command)
+    monkeypatch.setattr(recipe_study, "run_command", run_command)
     few = ["--radii", "0.2", "0.1", "0.3", "--seeds", "1", "2", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["budget_matrix.py", *few, "--output", str(tmp_path / "out")])
     budget_matrix.main()

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import methods
 import pytest
+import recipe_study
+
+RECIPES = methods.ROOT / "recipes" / "congestion"
 
 
 def test_every_method_is_a_recipe_and_every_recipe_of_methods_is_there():
     recipes = [recipe for recipe, _ in methods.METHODS.values()]
-    assert all((methods.RECIPES / f"{recipe}.yaml").is_file() for recipe in recipes)
-    there = {f"methods/{path.stem}" for path in (methods.RECIPES / "methods").glob("*.yaml")}
+    assert all((RECIPES / f"{recipe}.yaml").is_file() for recipe in recipes)
+    there = {f"methods/{path.stem}" for path in (RECIPES / "methods").glob("*.yaml")}
     assert there <= set(recipes)
 
 
@@ -48,7 +51,7 @@ def test_a_teacher_is_trained_first_and_methods_are_compared_by_seed(tmp_path, m
         out.mkdir(parents=True)
         (out / "train_results.json").write_text("{}")
 
-    monkeypatch.setattr(methods, "run_command", run_command)
+    monkeypatch.setattr(recipe_study, "run_command", run_command)
     few = ["--methods", "adversarial", "floor", "distillation", "--seeds", "1", "2", "3"]
     argv = ["methods.py", *few, "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", argv)
