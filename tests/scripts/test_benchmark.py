@@ -151,6 +151,7 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_failing_worker_names_its_case(monkeypatch):
     wrong = Variant("wrong", VARIANTS["exact"].fields | {"penalty_output": "nothing"})
     with pytest.raises(RuntimeError, match="(?s)tiny, wrong:.*`penalty_output` must be one of"):

@@ -10,6 +10,7 @@ import budget_matrix
 import recipe_study
 
 
+@pytest.mark.slow
 def test_each_defence_meets_each_attack_and_differences_are_paired_by_seed(tmp_path, monkeypatch):
     ran = []
     # Success at the three attacks, by the name of the defence; seeds shift it.

@@ -33,6 +33,7 @@ def numbers(swapped):
     return {"examples": 20, "nominal_exact": 95.0, "worst_case_exact": worst, "text_attacks": {"incidental": texts}}
 
 
+@pytest.mark.slow
 def test_the_page_has_the_measured_numbers(tmp_path, monkeypatch):
     ran, out = [], tmp_path / "out"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ from .recipes import beside_recipes, recipe_file
 
 _COMMON_FIELDS = "common fields of the trainer"
 _OTHER_FIELDS = "other fields of TRL's SFTConfig and of transformers.TrainingArguments"
+
+# Transformers' configurations have 150 fields, whose types are read from strings each time.
+_type_hints = functools.cache(get_type_hints)
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -119,7 +123,7 @@ class RecipeParser(TrlParser):
         self.add_argument("--help_all", action="help", help="show all fields, those of TRL and Transformers included")
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
-        hints = get_type_hints(dtype)
+        hints = _type_hints(dtype)
         for field in dataclasses.fields(dtype):
             field.type = hints[field.name]
             owner = next(cls for cls in dtype.__mro__ if field.name in vars(cls).get("__annotations__", {}))
@@ -227,7 +231,7 @@ class RecipeParser(TrlParser):
 
     def _check_recipe_value(self, action: argparse.Action, value: object) -> None:
         name = action.dest
-        hints = [get_type_hints(cls)[name] for cls in self.dataclass_types if name in cls.__dataclass_fields__]
+        hints = [_type_hints(cls)[name] for cls in self.dataclass_types if name in cls.__dataclass_fields__]
         if not all(_fits(value, hint) for hint in hints):
             kind = getattr(hints[0], "__name__", None) if isinstance(hints[0], type) else str(hints[0])
             raise UserError(f"`{name}` must be of the type {kind}{'' if is_secret(name) else f'; got {value!r}'}.")

@@ -174,8 +174,10 @@ def fixed_seed(device: torch.device, seed: int) -> Iterator[None]:
     continue as before.
     """
     devices = [] if device.type == "cpu" else [device]
+    # `torch.manual_seed` seeds every device, too, and formats the stack for those that are not in use yet.
+    seed_all = torch.manual_seed if devices else torch.default_generator.manual_seed
     with torch.random.fork_rng(devices, device_type=device.type if devices else "cuda"):
-        torch.manual_seed(seed)
+        seed_all(seed)
         yield
 
 

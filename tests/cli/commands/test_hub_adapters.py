@@ -65,6 +65,7 @@ def test_its_tokenizer_is_inspected(worker, name):
     assert done.status == 0 and "Example 0" in done.out, done.err
 
 
+@pytest.mark.slow
 def test_an_unknown_name_is_one_line(worker, tmp_path):
     done = worker.run(
         ["train", *SETTINGS, "--model_name_or_path", "tester/nothing", "--output_dir", str(tmp_path / "out")]

@@ -149,6 +149,7 @@ def test_a_merged_adapter_is_pushed_with_its_card(worker, adapter, tmp_path):
     assert logits(worker, "tester/merged", adapter=False) == pytest.approx(logits(worker, adapter), rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_card_without_an_evaluation_says_so(worker, adapter):
     assert worker.run(["push", newest_checkpoint(adapter), "tester/plain"]).status == 0
     card = ModelCard(worker.hub.repos["tester/plain"].files["README.md"].decode())
@@ -201,6 +202,7 @@ def test_push_repeats_until_it_is_done(worker, adapter, fault, waits):
     assert logits(worker, "tester/late") == logits(worker, adapter)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 401, 403, 404])
 def test_push_ends_where_waiting_does_not_help(worker, adapter, status):
     worker.hub.faults.append(Fault("POST", "/commit/", status))

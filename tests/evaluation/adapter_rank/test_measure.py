@@ -61,6 +61,7 @@ def test_the_gradient_is_that_of_the_penalty_as_configured(tmp_path, output, rad
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6 * float(expected[0]))
 
 
+@pytest.mark.slow
 def test_directions_and_images_are_those_of_the_ascent(measured):
     run, base, result = measured
     reference = naive(run, base)

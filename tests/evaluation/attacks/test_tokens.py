@@ -65,6 +65,7 @@ def test_trials_are_drawn_once_each():
     assert sorted(sample_substitutions(everything, 100, seed=0)) == everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("agent", "tokenizer", "rows"),
     [(copying, COPYING_TOKENIZER, COPYING_ROWS), (copying, COPYING_TOKENIZER, COPYING_ROWS[:1] + COPYING_ROWS[5:7])],
@@ -96,6 +97,7 @@ def test_with_trials_enough_the_attack_is_an_exhaustive_search(agent, tokenizer,
     assert costs.mean() > target.outcome(target.origin).cost.mean() + 1
 
 
+@pytest.mark.slow
 def test_an_example_without_numbers_stays_as_it_is():
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS[:2], candidates=True), "prompt")
     target = Target(trained(), batch)

@@ -132,6 +132,7 @@ def test_on_an_agent_the_search_beats_random_triggers_of_equal_cost_by_more_than
     assert wins >= 7  # by chance, with probability 9/256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: COPYING_TOKENIZER, lambda: caller()[1]], ids=["world", "tools"])
 def test_triggers_survive_decoding_and_encoding(make):
     tokenizer = make()

@@ -1,6 +1,7 @@
 """What a comparison says, shows and writes."""
 
 import copy
+import functools
 import io
 import json
 import os
@@ -31,6 +32,7 @@ def history(scale, whole=True):
     return [log(step) for step in (10, 20, 30)]
 
 
+@functools.cache
 def make_comparison(profile=True):
     runs = {
         "base": (described("base", epsilon=None, seed=None), (100.0, 43.0, 300.0)),
@@ -56,7 +58,7 @@ def make_comparison(profile=True):
 
 @pytest.fixture
 def comparison():
-    return make_comparison()
+    return copy.deepcopy(make_comparison())
 
 
 class TestSentences:

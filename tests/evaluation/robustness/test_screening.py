@@ -42,6 +42,7 @@ def test_success_falls_from_no_attack_to_pga():
     assert all(len(attack.outcomes) == 16 and attack.seconds > 0 for attack in found.values())
 
 
+@pytest.mark.slow
 def test_without_gradients_none_passes_through_the_model(monkeypatch):
     passed = []
 

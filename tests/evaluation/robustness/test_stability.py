@@ -199,6 +199,7 @@ class TestPlots:
             flat["per_example"] |= {"largest_absolute_curvature": [0.0] * 3, "effective_smoothness": [0.0] * 3}
         assert len(stability_plots.draw_stability(copy.deepcopy(stable_results))) == 3
 
+    @pytest.mark.slow
     def test_shares_are_drawn_step_by_step(self, stable_results):
         figure = draw(stability_plots._draw_shares, stable_results)
         assert len(figure.axes) == 4 and list(figure.axes[1].lines[0].get_ydata()) == [0.0, 25.0, 50.0]

@@ -210,6 +210,7 @@ def known_target(share):
     return target
 
 
+@pytest.mark.slow
 def test_a_gradient_has_vanished_where_it_promises_less_than_a_thousandth_of_a_nat_over_the_ball():
     """The derivative of log(1 + exp(h / 3)) at the wrong logit h, times how far h rises within the ball."""
     target = known_target(torch.ones(EXAMPLES))

@@ -45,6 +45,7 @@ def make(folder, rows, **fields):
     return AAJRTrainer(model(tokenizer), config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
+@pytest.mark.slow
 def test_training_moves_them_and_leaves_other_examples_unmoved(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     run = make(tmp_path, ROWS * 4, aajr_warmup_ratio=0.0, clean_loss_weight=1.0, regularizer_lambda=1e-3)
