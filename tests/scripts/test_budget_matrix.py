@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import budget_matrix
+import pytest
 import recipe_study
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import mask_study
+import pytest
 import yaml
 
 from aajr_hf.training.data.incidental import incidental_words, used_words
