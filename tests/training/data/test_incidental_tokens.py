@@ -46,22 +46,6 @@ def make(folder, rows, vocab_size=700, **fields):
     return AAJRTrainer(model(tokenizer), config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
-def test_variants_of_tool_calls_differ_in_these_words_alone(tmp_path):
-    settings = {"perturbed_tokens": "observation", "regularizer": "matched", "nuisance": "variants"}
-    run = make(tmp_path, ROWS, 260, nuisance_rank=64, regularizer_lambda=1e-3, **settings)
-    factor, vectors = run.nuisance_factor(), run.model.get_input_embeddings().weight.detach().double()
-    groups = with_variants(ROWS, run.args.seed)
-    assert len(groups) == 2  # the third row has no such word
-    differences = []
-    for before, *after in groups:
-        one, *others = (run.processing_class(row["prompt"][0]["content"])["input_ids"] for row in (before, *after))
-        differences += [
-            vectors[b] - vectors[a] for ids in others if len(ids) == len(one) for a, b in zip(one, ids, strict=True)
-        ]
-    rows = torch.stack(differences)
-    assert torch.allclose(factor @ factor.T, rows.T @ rows / rows.square().sum(), atol=1e-6)
-
-
 def test_training_moves_them_and_leaves_other_examples_unmoved(tmp_path, caplog):
     caplog.set_level(logging.WARNING)
     run = make(tmp_path, ROWS * 4, aajr_warmup_ratio=0.0, clean_loss_weight=1.0, regularizer_lambda=1e-3)
@@ -93,3 +77,19 @@ def test_under_attack_rows_without_such_words_stay_as_they_are():
     assert json.dumps(numbers, allow_nan=False)
     with pytest.raises(ValueError, match="no perturbable token"):
         evaluate_tool_calls(model(tokenizer), tokenizer, rows[2:], settings)
+
+
+def test_variants_of_tool_calls_differ_in_these_words_alone(tmp_path):
+    settings = {"perturbed_tokens": "observation", "regularizer": "matched", "nuisance": "variants"}
+    run = make(tmp_path, ROWS, 260, nuisance_rank=64, regularizer_lambda=1e-3, **settings)
+    factor, vectors = run.nuisance_factor(), run.model.get_input_embeddings().weight.detach().double()
+    groups = with_variants(ROWS, run.args.seed)
+    assert len(groups) == 2  # the third row has no such word
+    differences = []
+    for before, *after in groups:
+        one, *others = (run.processing_class(row["prompt"][0]["content"])["input_ids"] for row in (before, *after))
+        differences += [
+            vectors[b] - vectors[a] for ids in others if len(ids) == len(one) for a, b in zip(one, ids, strict=True)
+        ]
+    rows = torch.stack(differences)
+    assert torch.allclose(factor @ factor.T, rows.T @ rows / rows.square().sum(), atol=1e-6)
