@@ -38,7 +38,7 @@ ALLOWED = {
     "evaluation": {"training/data", "training/models", "training/runs"},
     "evaluation/reporting": {"evaluation", "training/data"} | _SHARING,
     "evaluation/attacks": _POLICY | {"evaluation", "training/trainers"},
-    "evaluation/robustness": _POLICY | _MEASURED | _SHARING,
+    "evaluation/robustness": _POLICY | _MEASURED | _SHARING | {"training/adversary"},
     "evaluation/tool_calls": _MEASURED
     | _SHARING
     | {"evaluation/robustness"}

@@ -102,6 +102,14 @@ class TextWorld(ParallelEnv):
     def parse(text: str) -> Answer | None:
         """Return the answer written in `text`, or None if the text is not a valid answer."""
 
+    @staticmethod
+    def variant(rng: np.random.Generator, observation: Observation) -> Observation | None:
+        """
+        Return an observation that differs from the given one at random in what changes neither the best answer nor the cost
+        of any answer. None, the default, if the world has no such observations.
+        """
+        return None
+
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Return the metrics of the episode so far."""

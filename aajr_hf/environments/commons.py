@@ -139,6 +139,16 @@ class CommonsEnv(TextWorld):
     }
 
     @classmethod
+    def variant(cls, rng: np.random.Generator, observation: Lake) -> Lake:
+        """
+        Return the observation with the others in another order, in another month, and after another catch so far: what is
+        best depends on the lake and on the sum of the others' announcements.
+        """
+        month = int(rng.integers(1, cls.default_steps + 1))
+        announced = tuple(rng.permutation(observation.announced).tolist())
+        return replace(observation, month=month, caught=int(rng.integers(0, 2 * month)), announced=announced)
+
+    @classmethod
     def sample(cls, rng: np.random.Generator, agents: int) -> list[Lake]:
         # Often a full lake, because the lake stays full as long as nobody catches too much.
         stock = CAPACITY if rng.random() < 0.4 else int(rng.integers(COLLAPSE, CAPACITY + 1))

@@ -119,6 +119,11 @@ class CongestionEnv(TextWorld):
         "misreported_peers": "number of peers of each agent whose demand is reported wrongly",
     }
 
+    @staticmethod
+    def variant(rng: np.random.Generator, observation: Observation) -> Observation:
+        """Return the observation with the peers in another order: only the sum of their demands counts."""
+        return replace(observation, demands=tuple(rng.permutation(observation.demands).tolist()))
+
     @classmethod
     def sample(cls, rng: np.random.Generator, agents: int) -> list[Observation]:
         return sample_observations(rng, agents)

@@ -20,7 +20,7 @@ WORLDS: dict[str, type[TextWorld]] = {
 _HELD_OUT = 2 * 10**6
 
 
-def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> list[dict[str, Any]]:
+def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10, variants: int = 0) -> list[dict[str, Any]]:
     """
     Generate expert answers in a world, one row per observation.
 
@@ -29,6 +29,8 @@ def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> li
         examples: Number of rows.
         seed: Seed of the generator; different seeds give independent rows.
         agents: Number of agents in the world; the rows of all agents at one moment are adjacent.
+        variants: If above 0, rows have a column `variants`: so many texts that could stand in place of the observation without
+            changing what is right ([`TextWorld.variant`]); none if the world has none.
 
     Returns:
         Rows with `prompt` and `completion` (lists of messages), `actions` (the answers that differ in the word that can
@@ -43,13 +45,20 @@ def expert_rows(world: str, examples: int, *, seed: int, agents: int = 10) -> li
     observations: list[Observation] = []
     while len(observations) < examples:
         observations += WORLDS[world].sample(rng, agents)
-    return [expert_row(observation) for observation in observations[:examples]]
+    observations = observations[:examples]
+    rows = [expert_row(observation) for observation in observations]
+    if variants:
+        drawn = np.random.default_rng([seed, 1])  # which does not change the observations
+        for row, observation in zip(rows, observations, strict=True):
+            found = (WORLDS[world].variant(drawn, observation) for _ in range(variants))
+            row["variants"] = [variant.text() for variant in found if variant is not None]
+    return rows
 
 
-def held_out_rows(world: str, examples: int, *, seed: int) -> list[dict[str, Any]]:
+def held_out_rows(world: str, examples: int, *, seed: int, variants: int = 0) -> list[dict[str, Any]]:
     """
     Generate held-out rows, each from a different moment, with seeds that are not used for training data. Texts can
     still coincide by chance (at most one in fifty, see `tests/environments/test_worlds.py`). The rows of ten agents at
     one moment are similar, so only the first agent's row is taken; in `hide_and_seek`, that agent is a hider.
     """
-    return expert_rows(world, 10 * examples, seed=_HELD_OUT + seed)[::10]
+    return expert_rows(world, 10 * examples, seed=_HELD_OUT + seed, variants=variants)[::10]

@@ -11,7 +11,7 @@ endanger anybody, but must match the observation exactly.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -108,6 +108,15 @@ class HideAndSeekEnv(TextWorld):
         "faster_seeker": "number of further moves of each seeker in four turns",
         "false_sightings": "number of seekers that each hider sees although they are not there",
     }
+
+    @classmethod
+    def variant(cls, rng: np.random.Generator, observation: View) -> View:
+        """
+        Return the observation in another turn and at another place, because the best move depends on the moves' numbers
+        alone. The place is not at the edge, so that walls can be on any side of it.
+        """
+        x, y = rng.integers(1, SIZE - 1, size=2).tolist()
+        return replace(observation, turn=int(rng.integers(cls.default_steps)), at=(x, y))
 
     @classmethod
     def sample(cls, rng: np.random.Generator, agents: int) -> list[View]:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from pettingzoo.test import parallel_api_test
 
-from aajr_hf.environments import WORLDS, expert_rows, held_out_rows
+from aajr_hf.environments import WORLDS, TextWorld, expert_rows, held_out_rows
 from tests.support import ROOT
 
 EVERY_WORLD = pytest.mark.parametrize("name", list(WORLDS))
@@ -75,6 +75,33 @@ def test_rows_state_an_expert_that_costs_nothing_and_candidates_that_differ_in_o
         assert all(world.parse(action).text() == action for action in row["actions"])
         words = [action.split() for action in row["actions"]]
         assert sum(len(set(column)) > 1 for column in zip(*words, strict=True)) == 1
+
+
+@EVERY_WORLD
+def test_variants_change_the_observation_and_nothing_that_is_right(name):
+    world, rng, changed = WORLDS[name], np.random.default_rng(5), 0
+    observations = [one for _ in range(40) for one in world.sample(rng, 10)]
+    for observation in observations:
+        for _ in range(3):
+            variant = world.variant(rng, observation)
+            assert variant.expert() == observation.expert()
+            assert variant.candidates() == observation.candidates()  # and the cost of every answer
+            assert len(variant.text().split()) == len(observation.text().split())
+            changed += variant.text() != observation.text()
+    assert changed > 0.9 * 3 * len(observations)
+
+
+@EVERY_WORLD
+def test_rows_have_variants_if_asked_for_and_are_the_same_otherwise(name):
+    plain, rows = expert_rows(name, 50, seed=3), expert_rows(name, 50, seed=3, variants=2)
+    assert [row | {"variants": more["variants"]} for row, more in zip(plain, rows, strict=True)] == rows
+    assert all(len(row["variants"]) == 2 for row in rows) and rows == expert_rows(name, 50, seed=3, variants=2)
+    assert len(held_out_rows(name, 2, seed=0, variants=3)[1]["variants"]) == 3
+
+
+def test_a_world_without_variants_gives_rows_without(monkeypatch):
+    monkeypatch.setattr(WORLDS["congestion"], "variant", TextWorld.variant)
+    assert expert_rows("congestion", 2, seed=0, variants=2)[1]["variants"] == []
 
 
 @pytest.mark.slow

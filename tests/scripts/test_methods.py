@@ -67,6 +67,25 @@ def test_a_teacher_is_trained_first_and_methods_are_compared_by_seed(tmp_path, m
     assert ran == [] and (tmp_path / "out" / "methods.md").read_text() == page
 
 
+def test_a_run_that_is_stopped_leaves_the_seeds_that_it_has_finished(tmp_path, monkeypatch):
+    asked = []
+
+    def evaluate_once(folder, agents, options):
+        if folder.name == "evaluation-2":
+            raise KeyboardInterrupt
+        asked.extend(agents)
+        return {name: run(50.0) for name in agents}
+
+    monkeypatch.setattr(methods, "train_once", lambda folder, *rest: folder)
+    monkeypatch.setattr(methods, "evaluate_once", evaluate_once)
+    monkeypatch.setattr(sys, "argv", ["methods.py", "--work", str(tmp_path), "--output", str(tmp_path / "out")])
+    with pytest.raises(KeyboardInterrupt):
+        methods.main()
+    assert asked == list(methods.COMPARED) and set(asked) <= methods.METHODS.keys()
+    assert {one["seed"] for one in json.loads((tmp_path / "out" / "methods.json").read_text())} == {1}
+    assert "| variants |" in (tmp_path / "out" / "methods.md").read_text()
+
+
 def test_unknown_methods_are_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["methods.py", "--methods", "nobody"])
     with pytest.raises(SystemExit, match="there is no method 'nobody'"):

@@ -15,13 +15,15 @@ from types import SimpleNamespace
 import torch
 import transformers
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import TrainerCallback
 
 import aajr_hf.training.sharing.hub
 from aajr_hf.cli.launching.worker import shard_on_cpu
+from aajr_hf.environments import expert_rows
 
 from .completions import dpo, grpo
-from .tiny import dataset, tiny_model, trainer
+from .tiny import WORDS, dataset, tiny_model, trainer
 
 STEPS = 3
 CASES = {
@@ -39,6 +41,19 @@ CASES["amortised"] = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "
 # What is steered by means over all processes: the radius by their success, lambda by their amplification.
 CASES["controlled"] = {"epsilon_schedule": "curriculum", "aajr_warmup_ratio": 0.5, "curriculum_threshold": 1e-9}
 CASES["controlled"] |= {"amplification_budget": 3.0, "regularizer_lambda": 0.0}
+
+# The methods of docs/methods.md, together where they can be. A step that is far too long is taken back.
+CASES["methods"] = {"long_tail_alpha": 0.5, "sensitivity_floor": 6.0, "regularizer_lambda": 1e-3}
+CASES["methods"] |= {
+    "rollback_tolerance": 0.0,
+    "rollback_interval": 1,
+    "overfitting_interval": 1,
+    "learning_rate": 3.0,
+}
+CASES["distilled-layer"] = {"system_loss": "distillation", "teacher_entropy_floor": 0.5, "perturbed_layer": 1}
+_MATCHED = {"regularizer": "matched", "regularizer_lambda": 1e-3, "nuisance_rank": 8, "aajr_warmup_ratio": 0.0}
+CASES["matched-ascent"] = _MATCHED | {"ascent_start": "random"}
+CASES["matched-variants"] = _MATCHED | {"nuisance": "variants"}
 
 # Of other trainers, on their own data.
 OTHERS = {"dpo": dpo, "grpo": partial(grpo, max_completion_length=3)}
@@ -82,6 +97,7 @@ def report(run, callback: GradientsAgree) -> dict:
         "logs": [log for log in run.state.log_history if "aajr/clean_loss" in log],
         "weights": {key: value.detach().cpu().clone() for key, value in (weights or {}).items()},
         "gradient_difference": callback.largest_difference,
+        "nuisance": getattr(run, "_nuisance", None),
         "estimator": run.estimator,
         "distributed_type": run.accelerator.distributed_type.value,
         "sharded": any(hasattr(p, "full_tensor") for p in run.model_wrapped.parameters()),
@@ -91,12 +107,26 @@ def report(run, callback: GradientsAgree) -> dict:
 def train(folder: Path, name: str, **overrides) -> dict:
     """One case from beginning to end."""
     settings = arguments(**CASES.get(name, {}) | overrides)
-    make = OTHERS.get(name, partial(trainer, data=dataset(16)))
+    if settings.get("system_loss") == "distillation":
+        settings["teacher"] = teacher(folder / "teacher")
+    rows = dataset(16)
+    if settings.get("nuisance") == "variants":
+        rows = Dataset.from_list(expert_rows("congestion", 16, seed=0, agents=3, variants=2))
+    make = OTHERS.get(name, partial(trainer, data=rows))
     run = make(folder / name, tiny_model(torch.float32), **settings)
     callback = GradientsAgree()
     run.add_callback(callback)
     run.train()
     return report(run, callback)
+
+
+def teacher(folder: Path) -> str:
+    """The folder of another model, which the first process writes."""
+    with PartialState().main_process_first():
+        if not folder.is_dir():
+            tiny_model(torch.float32, seed=1).save_pretrained(folder)
+            WORDS.save_pretrained(folder)
+    return str(folder)
 
 
 def save_resume_push(folder: Path, name: str) -> dict:

@@ -13,6 +13,7 @@ from ...evaluation.reporting.results import new_results
 from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ..arguments.classes import class_column_of, classes_of
 from ..arguments.measurement import add_measurement, by_name, check_measurement, settings_of, with_averages
+from ..arguments.nuisance import NUISANCE_RANK, check_nuisance, nuisance_rows
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import system_prompt_for
 from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
@@ -23,7 +24,7 @@ from . import evaluate_tool_calls as tool_calls
 
 if TYPE_CHECKING:
     from ...evaluation.agents import Agent
-    from ...training.sharing.results import RobustnessResults
+    from ...training.sharing.results import Nuisance, RobustnessResults
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
 attack, and the sensitivity of their logits to perturbations. Prints whether the numbers under attack can be trusted, and
@@ -56,9 +57,19 @@ def run(argv: list[str]) -> int:
         help="also report success by class: a column of the rows, or action for the first tool that an answer calls, or the word in "
         "which the actions of a world differ (default: as in the recipes of agents with a long_tail_alpha)",
     )
+    parser.add_argument(
+        "--nuisance",
+        type=int,
+        nargs="?",
+        const=NUISANCE_RANK,
+        metavar="RANK",
+        help="also measure what varies without changing the right answer: how much of it lies in subspaces of RANK directions "
+        f"({NUISANCE_RANK} by default), and how far it moves the agent. Put models first",
+    )
     tool_calls.add_options(parser)
     arguments = parser.parse_args(argv)
     check_measurement(arguments)
+    check_nuisance(arguments)
     tool_calls.check_options(arguments, parser)
     models = with_averages(by_name(arguments.models))
     if arguments.dataset_name is not None:
@@ -98,6 +109,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     _check_templates([*agents, *sources], system_prompt)
     check_transfers(agents, sources, rows)
     _check_rows(agents, rows, settings)
+    nuisances = _nuisances(agents, arguments, world, system_prompt, settings)
     if arguments.surrogate:  # done last, because it takes minutes
         check_train_seconds(agents)
         examples = with_system_prompt(expert_rows(world, EXAMPLES, seed=settings.seed), system_prompt)
@@ -111,6 +123,8 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     )
     recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
+    for name, numbers in nuisances.items():
+        runs[name]["nuisance"], recorded["nuisance_rank"] = numbers, arguments.nuisance
     if column is not None:
         recorded["class_column"] = column
         for run in runs.values():
@@ -122,6 +136,19 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     if sources:
         recorded["transfer_from"] = [source.name for source in sources]
     return new_results("robustness", runs, threat, recorded)
+
+
+def _nuisances(
+    agents: list[Agent], arguments, world: str, system_prompt: str | None, settings: RobustnessSettings
+) -> dict[str, Nuisance]:
+    """Return the numbers of `--nuisance` by the name of the agent; none without the option, which only aajr evaluate has."""
+    if getattr(arguments, "nuisance", None) is None:
+        return {}
+    from ...evaluation.robustness.nuisance import nuisance_numbers
+
+    rows = with_system_prompt(nuisance_rows(world, arguments.examples, settings.seed), system_prompt)
+    with user_errors():
+        return {agent.name: nuisance_numbers(agent, rows, settings, arguments.nuisance) for agent in agents}
 
 
 def evaluate(models: dict[str, str], arguments, world: str) -> None:
@@ -136,6 +163,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from ...evaluation.reporting.attack_report import attack_tables
     from ...evaluation.reporting.by_class import class_tables
     from ...evaluation.reporting.membership import membership_tables
+    from ...evaluation.reporting.nuisance import nuisance_tables
     from ...evaluation.reporting.report import results_table, summary_sentences, write_json, write_report
     from ...evaluation.reporting.stability_report import stability_tables
     from ...evaluation.reporting.text_report import text_tables
@@ -151,7 +179,8 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     trust, *sentences = summary_sentences(results)
     printed.print(trust, soft_wrap=True)
     tables = attack_tables(results) + text_tables(results) + together_tables(results)
-    tables += class_tables(results) + membership_tables(results) + stability_tables(results)
+    tables += class_tables(results) + nuisance_tables(results)
+    tables += membership_tables(results) + stability_tables(results)
     for table in [results_table(results), *tables]:
         printed.print()
         printed.print(table)

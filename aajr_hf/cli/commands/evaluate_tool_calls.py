@@ -19,7 +19,7 @@ from ..common.measuring import load_agents, measure_each, weights_of
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
 _ONLY_HERE = (*DATA_OPTIONS, "max_new_tokens", "injections")
-_ONLY_WORLDS = ("environment", "system_prompt", "transfer_from", "surrogate", "token_trials", "budget")
+_ONLY_WORLDS = ("environment", "system_prompt", "transfer_from", "surrogate", "token_trials", "budget", "nuisance")
 
 
 def add_options(parser: ArgumentParser) -> None:

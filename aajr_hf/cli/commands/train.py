@@ -16,6 +16,7 @@ from ...training.config.late_settings import check_machine
 from ...training.config.recipe import RECIPE
 from ...training.data.sources import load_data, system_prompt_of
 from ...training.data.system_prompts import check_system_role
+from ...training.data.variants import DRAWS
 from ...training.runs.checkpoints import DiskFullError, newest_checkpoint
 from ...training.runs.ema import remove_average
 from ...training.sharing.model_card import DATA, EVALUATION, is_own_card
@@ -103,7 +104,8 @@ def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, 
     resume = check_arguments(arguments, config)
     with user_errors(), _no_empty_folder(output):
         check_machine(config, arguments.attn_implementation)
-        dataset = load_data(arguments, getattr(config, "dataset_text_field", "text"))
+        variants = DRAWS if getattr(config, "needs_variants", False) else 0
+        dataset = load_data(arguments, getattr(config, "dataset_text_field", "text"), variants)
         name = trainer_named(["--trainer", arguments.trainer])
         train_rows = dataset.read(arguments.dataset_train_split, "dataset_train_split")
         _check_rows(arguments, train_rows, name)

@@ -20,6 +20,8 @@ from ...training.sharing.results import RobustnessResults, RobustnessRun
 from .attack_report import attack_cells, token_cells, trust_cells
 from .by_class import class_cells, class_note
 from .membership import HEADERS, membership_cells
+from .nuisance import HEADERS as NUISANCE_HEADERS
+from .nuisance import nuisance_cells, nuisance_note
 from .plots import draw_plots
 from .results import (
     DECODINGS,
@@ -127,6 +129,8 @@ def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
         classes=class_cells(results),
         class_note=class_note(results),
         checks=trust_cells(results),
+        nuisances=(NUISANCE_HEADERS, nuisance_cells(results)),
+        nuisance_note=nuisance_note(results),
         membership_headers=HEADERS,
         membership_rows=membership_cells(results),
         stability_headers=stability_headers,

@@ -83,7 +83,7 @@ def check_results(results: RobustnessResults) -> None:
         numbers = {field: run.get(field) for field in _NUMBERS}
         fields = (*SUCCESS_UNDER_ATTACK, "worst_case_cost")
         numbers |= {f"{field}.{m}": value(run, field, m) for field in fields for m in radii}
-        for measured in ("attacks", "token_attack", "ray", "stability", "shared_directions"):
+        for measured in ("attacks", "token_attack", "ray", "stability", "shared_directions", "nuisance"):
             numbers |= paths(run.get(measured, {}), measured)
         if run.get("train_seconds") is not None:
             numbers["train_seconds"] = run["train_seconds"]

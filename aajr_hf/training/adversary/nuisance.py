@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..data.batch import AgentBatch
+
 
 def factor_of(moment: Tensor, rank: int) -> Tensor:
     """
@@ -16,6 +18,37 @@ def factor_of(moment: Tensor, rank: int) -> Tensor:
     energies, directions = energies[kept].clamp_min(0), directions[:, kept]
     total = energies.sum()
     return directions * (energies / torch.where(total > 0, total, torch.ones_like(total))).sqrt()
+
+
+def basis_of(factor: Tensor) -> Tensor:
+    """An orthonormal basis (d, k) of the range of a factor from [`factor_of`], whose columns are orthogonal: k of them are not 0."""
+    energies = factor.square().sum(dim=0)
+    kept = energies > torch.finfo(factor.dtype).eps * len(factor) * energies.sum()
+    return factor[:, kept] / energies[kept].sqrt()
+
+
+def coverage(factor: Tensor, moment: Tensor) -> float:
+    """
+    The share of the energy of a second moment S (d, d) in the range of a factor, `Tr(Q' S Q) / Tr(S)` with an orthonormal
+    basis Q of the range: 1 if the range contains all of S, and on average `rank / d` for a random range. 0 if S is 0.
+    """
+    basis, moment = basis_of(factor), moment.to(factor)
+    total = moment.trace()
+    return float((basis.T @ moment @ basis).trace() / total) if total > 0 else 0.0
+
+
+def variant_differences(state: Tensor, batch: AgentBatch) -> Tensor:
+    """
+    The differences (n, d) from the first example of a batch to the others at each token that may be perturbed in both,
+    where both have equally many tokens, so that the same words stand at the same tokens.
+
+    Args:
+        state: The embeddings (B, L, d).
+    """
+    lengths = batch.attention_mask.sum(dim=1)
+    alike = (lengths == lengths[0]).nonzero().flatten()[1:]
+    both = batch.perturbable[alike] & batch.perturbable[0]
+    return (state[alike] - state[0])[both]
 
 
 def matched_direction(factor: Tensor, mask: Tensor, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ CHOICES = {
         "matched",
         "none",
     ),
-    "nuisance": ("ascent", "answers", "random"),
+    "nuisance": ("ascent", "variants", "answers", "random"),
     "lambda_mode": ("absolute", "relative"),
     "penalty_output": ("logits", "centered_logits", "log_probs", "probs", "fisher", "margin"),
     "penalty_reduction": ("sum", "token_mean"),

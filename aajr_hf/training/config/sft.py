@@ -58,6 +58,8 @@ class AAJRConfig(AAJRConfigMixin, NuisanceFields, ClassFields, ActionLossField, 
             fields["packing_strategy"] = (self.packing_strategy, "bfd", "with `packing`")
             fields["system_loss"] = (self.system_loss, "nll", "with `packing`")
             fields["long_tail_alpha"] = (self.long_tail_alpha, 0.0, "with `packing`")
+        if self.needs_variants:  # they would differ from their rows in what was put into these, too
+            fields["triggers"] = (self.triggers, None, "with `nuisance` variants")
         if self.perturbed_layer > 0:
             fields["teacher_view"] = (self.teacher_view, "clean", "with a `perturbed_layer`")
         if self.system_loss == "expected_cost":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -111,6 +112,37 @@ def incidental_words(text: str, used: Collection[str]) -> list[tuple[int, int, s
             if not any(said in other or other in said for other in used if len(other) > 2):
                 found.append((*word.span(), NAME))
     return found
+
+
+def swapped(
+    prompt: Messages, roles: Collection[str], used: Collection[str], names: Collection[str], drawn: random.Random
+) -> tuple[Messages, int]:
+    """
+    Return messages in which incidental numbers become others with as many digits, and incidental names others of `names`,
+    and how many there are. No new word is a used one.
+    """
+    others = [name for name in names if name.lower() not in used]
+
+    def new(word: str, of_type: str) -> str:
+        if of_type != NUMBER:
+            return drawn.choice([name for name in others if name != word] or [word])
+        integer, dot, part = word.partition(".")
+        return _other_number(integer, used, drawn) + dot + part
+
+    return with_words(prompt, roles, used, new)
+
+
+def names_in(prompt: Messages, roles: Collection[str], used: Collection[str]) -> list[str]:
+    """Return the incidental names that messages of the given roles contain."""
+    texts = [message["content"] for message in prompt if message["role"] in roles]
+    return [text[a:b] for text in texts for a, b, of_type in incidental_words(text, used) if of_type != NUMBER]
+
+
+def _other_number(word: str, used: Collection[str], drawn: random.Random) -> str:
+    """A number with as many digits that is not used, if there is one."""
+    least = 10 ** (len(word) - 1) if len(word) > 1 else 0
+    tried = [str(drawn.randrange(least, 10 ** len(word))) for _ in range(20)]
+    return next((number for number in tried if number != word and number not in used), word)
 
 
 def with_words(

@@ -142,9 +142,13 @@ def load_rows(name: str, split: str = "train", *, text_field: str = "text", **op
     return data.read(split, "split")
 
 
-def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
+def load_data(arguments: DataArguments, text_field: str = "text", variants: int = 0) -> Data:
     """
     Load the generated examples of a world, or a dataset from the Hub or from files.
+
+    Args:
+        text_field: Column of rows that are plain text.
+        variants: Number of variants of each example of a world ([`expert_rows`]).
 
     Raises:
         DataError: if the data cannot be loaded.
@@ -159,7 +163,7 @@ def load_data(arguments: DataArguments, text_field: str = "text") -> Data:
                 raise DataError(
                     f"`{name}` works only with `dataset_name`, but `environment` is given: unset `{name}`."
                 )
-        return Data(arguments.environment, _of_world(arguments, system_prompt_of(arguments)))
+        return Data(arguments.environment, _of_world(arguments, system_prompt_of(arguments), variants))
     if arguments.system_prompt:
         raise DataError(
             "`system_prompt` works only with `environment`, because the rows of a dataset have their own: unset it."
@@ -206,7 +210,7 @@ def system_prompt_of(arguments: DataArguments) -> str | None:
 
 
 def _of_world(
-    arguments: DataArguments, system_prompt: str | None
+    arguments: DataArguments, system_prompt: str | None, variants: int
 ) -> dict[str, Callable[[], tuple[Dataset, RowCount]]]:
     from datasets import Dataset
 
@@ -214,7 +218,7 @@ def _of_world(
     from .row_datasets import RowCount
 
     def generated(examples: int, seed: int):
-        rows = expert_rows(arguments.environment, examples, seed=seed)
+        rows = expert_rows(arguments.environment, examples, seed=seed, variants=variants)
         dataset = Dataset.from_list(with_system_prompt(rows, system_prompt))
         return dataset, RowCount(valid=len(dataset))
 

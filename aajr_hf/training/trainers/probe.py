@@ -14,7 +14,7 @@ from accelerate.utils import send_to_device
 from ..adversary.ascent import PromptAscent, ascend
 
 # Examples of the probe, in all processes together.
-_ROWS = 32
+ROWS = 32
 
 
 class Probe(NamedTuple):
@@ -93,9 +93,7 @@ class ProbeMixin:
 
     def _first_rows(self) -> list[dict[str, Any]]:
         """This process' part of the probe, as micro-batches on its device."""
-        rows = list(islice(self.train_dataset, _ROWS))[
-            self.accelerator.process_index :: self.accelerator.num_processes
-        ]
+        rows = list(islice(self.train_dataset, ROWS))[self.accelerator.process_index :: self.accelerator.num_processes]
         size = self.args.per_device_train_batch_size
         batches = [self.data_collator(rows[i : i + size]) for i in range(0, len(rows), size)]
         return [send_to_device(batch, self.accelerator.device) for batch in batches]

@@ -195,6 +195,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
             )
         is_perturbed = dataset_name == "train" and args.is_active
         if is_perturbed:
+            if args.needs_variants:
+                dataset = self._take_variants(dataset, args.seed)
             if by_class := args.long_tail_alpha > 0:
                 dataset = with_classes(dataset, args.class_column)
             dataset = self._with_agent_columns(dataset, text_tokenizer(processing_class), args)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 
+from aajr_hf.environments import expert_rows
 from aajr_hf.objective import random_unit_direction, squared_amplification
-from aajr_hf.training.adversary.nuisance import factor_of, matched_direction
+from aajr_hf.training.adversary.nuisance import coverage, factor_of, matched_direction
 from tests.support.completions import grpo
 from tests.support.tiny import dataset, one_step, tiny_model, trainer
 
@@ -85,6 +87,115 @@ def test_the_estimate_is_that_of_the_ascents_and_the_same_whenever_it_is_made(tm
         assert other.shape == (16, 4) and torch.trace(other @ other.T).item() == pytest.approx(1)
         if nuisance == "random":
             assert torch.allclose(other.T @ other, torch.eye(4).double() / 4, atol=1e-6)
+
+
+def test_coverage_is_the_share_of_the_energy_in_the_range():
+    moment = torch.diag(torch.tensor([4.0, 1.0, 9.0, 0.0]))
+    assert coverage(factor_of(moment, 2), moment) == pytest.approx(13 / 14)
+    assert coverage(factor_of(moment, 9), moment) == pytest.approx(1)
+    assert coverage(factor_of(torch.diag(torch.tensor([0.0, 1.0, 0.0, 5.0])), 4), moment) == pytest.approx(1 / 14)
+    assert coverage(factor_of(moment, 2), torch.zeros(4, 4)) == coverage(torch.zeros(4, 2), moment) == 0
+    torch.manual_seed(0)
+    random = [coverage(torch.linalg.qr(torch.randn(4, 2))[0], moment) for _ in range(2000)]
+    assert sum(random) / len(random) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_ridge_penalty_ends_drift_only_where_the_nuisance_is_covered():
+    """`W = Cov(y, s) (Cov(s) + lambda S')^-1` minimises the task loss of a linear policy plus `lambda Tr(W S' W')`."""
+    torch.manual_seed(3)
+    signal = torch.randn(500, 6, dtype=torch.float64)
+    nuisance = torch.randn(2, 6, dtype=torch.float64)
+    states = signal + 2 * torch.randn(500, 2, dtype=torch.float64) @ nuisance
+    answers = signal[:, :2]
+    task, wrong = nuisance.T @ nuisance, torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64))[0]
+    ranges = {"whole": factor_of(task, 2), "half": factor_of(task, 1), "wrong": factor_of(wrong @ wrong.T, 2)}
+    assert coverage(ranges["whole"], task) == pytest.approx(1)
+    assert all(coverage(ranges[name], task) < 0.95 for name in ("half", "wrong"))
+
+    def solved(factor, weight):
+        return torch.linalg.solve(states.T @ states / 500 + weight * factor @ factor.T, states.T @ answers / 500)
+
+    def drift(factor, weight):
+        policy = solved(factor, weight)
+        return float((policy.T @ task @ policy).trace())
+
+    def error(factor, weight):
+        return float((states @ solved(factor, weight) - answers).square().mean())
+
+    assert drift(ranges["whole"], 1e6) < 1e-6 * drift(ranges["whole"], 0)
+    for name in ("half", "wrong"):  # the rest of the nuisance stays
+        assert drift(ranges[name], 1e6) > 0.02 * drift(ranges[name], 0)
+        assert drift(ranges[name], 1e12) == pytest.approx(drift(ranges[name], 1e6), rel=1e-3)
+    # A penalty along the signal hurts: less is learnt than with one along the nuisance.
+    of_signal = factor_of(torch.diag(torch.tensor([1.0, 1, 0, 0, 0, 0])), 2)
+    assert error(of_signal, 1e6) > 1.5 * error(ranges["whole"], 1e6)
+
+
+def test_the_estimate_from_variants_is_the_covariance_of_their_differences(tmp_path):
+    data = expert_rows("congestion", 12, seed=0, agents=3, variants=4)
+    data[3]["variants"] += ["too long a text to be compared"]
+    run = trainer(tmp_path, data=Dataset.from_list(data), regularizer="matched", nuisance="variants", nuisance_rank=16)
+    embeddings = run.model.get_input_embeddings().weight.double()
+    moment = torch.zeros(16, 16, dtype=torch.float64)
+    for row in data:
+        before, *after = (
+            run.processing_class(text)["input_ids"] for text in [row["prompt"][0]["content"], *row["variants"]]
+        )
+        for ids in (ids for ids in after if len(ids) == len(before)):
+            for one, other in zip(before, ids, strict=True):
+                moment += torch.outer(embeddings[other] - embeddings[one], embeddings[other] - embeddings[one])
+    factor = run.nuisance_factor()
+    assert moment.trace() > 1 and torch.allclose(factor @ factor.T, moment / moment.trace(), atol=1e-9)
+    assert "variants" not in run.train_dataset.column_names
+
+
+@pytest.mark.slow
+def test_the_estimate_from_variants_is_the_same_for_packed_and_for_streamed_rows(tmp_path):
+    rows = Dataset.from_list(expert_rows("congestion", 40, seed=0, agents=3, variants=2))
+    of_variants = {
+        "regularizer": "matched",
+        "nuisance": "variants",
+        "regularizer_lambda": 0.1,
+        "aajr_warmup_ratio": 0.0,
+    }
+    factors = []
+    for data, more in ((rows, {}), (rows.to_iterable_dataset(), {}), (rows, {"packing": True, "max_length": 128})):
+        run = trainer(tmp_path, data=data, **of_variants | more)
+        run.train()
+        assert run.state.log_history[0]["aajr/penalty"] > 0
+        factors.append(run.nuisance_factor())
+    assert torch.equal(factors[0], factors[1]) and torch.equal(factors[0], factors[2])
+
+
+def test_the_estimate_from_variants_at_a_layer_is_that_of_its_states(tmp_path):
+    data = expert_rows("congestion", 2, seed=0, agents=3, variants=1)
+    at_layer = {"regularizer": "matched", "nuisance": "variants", "nuisance_rank": 16, "perturbed_layer": 1}
+    run = trainer(tmp_path, data=Dataset.from_list(data), **at_layer)
+    moment = torch.zeros(16, 16, dtype=torch.float64)
+    for row in data:
+        states = []
+        for text in (row["prompt"][0]["content"], row["variants"][0]):
+            said = [{"role": "user", "content": text}, *row["completion"]]
+            ids = run.processing_class.apply_chat_template(said, return_tensors="pt", return_dict=True)["input_ids"]
+            states.append(run.model(ids, output_hidden_states=True).hidden_states[1][0].detach())
+        whole = run.processing_class.apply_chat_template(row["prompt"], add_generation_prompt=True)["input_ids"]
+        for one, other in zip(*(state[: len(whole)] for state in states), strict=True):
+            moment += torch.outer(other - one, other - one)
+    factor = run.nuisance_factor()
+    assert torch.allclose(factor @ factor.T, moment / moment.trace(), atol=1e-9)
+
+
+def test_variants_that_are_missing_or_have_no_effect_are_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match="`nuisance` variants: none of the first 32 rows has .*set `nuisance` to ascent"
+    ):
+        trainer(tmp_path, regularizer="matched", nuisance="variants")
+    rows = [row | {"variants": ["quite another text"]} for row in dataset(4)]
+    run = trainer(tmp_path, data=Dataset.from_list(rows), regularizer="matched", nuisance="variants")
+    with pytest.raises(ValueError, match="`nuisance` variants: no variant has as many tokens as its row"):
+        run.nuisance_factor()
+    with pytest.raises(ValueError, match="`triggers` must be None .* with `nuisance` variants"):
+        trainer(tmp_path, regularizer="matched", nuisance="variants", triggers="none.jsonl")
 
 
 @pytest.mark.slow

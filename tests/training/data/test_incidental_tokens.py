@@ -15,6 +15,7 @@ from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.evaluation.tool_calls.evaluate import ToolCallSettings, evaluate_tool_calls
 from aajr_hf.evaluation.tool_calls.rows import read_rows
+from aajr_hf.training.data.variants import with_variants
 from tests.support.small_agents import model
 from tests.support.tiny import trainer_arguments
 from tests.support.tool_callers import HERMES, TOOLS, calling, tokenizer_with
@@ -38,8 +39,8 @@ def test_exactly_the_tokens_of_these_words_are_moved(template, size):
         assert [tokenizer.decode(ids[list(run)]).strip() for is_moved, run in places if is_moved] == words
 
 
-def make(folder, rows, **fields):
-    tokenizer = tokenizer_with(HERMES, TEXTS * 20, vocab_size=700)
+def make(folder, rows, vocab_size=700, **fields):
+    tokenizer = tokenizer_with(HERMES, TEXTS * 20, vocab_size=vocab_size)
     fields = {"max_steps": 2, "learning_rate": 0.01, "perturbed_tokens": "incidental", "epsilon": 0.25} | fields
     config = AAJRConfig(**trainer_arguments(folder, **fields))
     return AAJRTrainer(model(tokenizer), config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
@@ -77,3 +78,19 @@ def test_under_attack_rows_without_such_words_stay_as_they_are():
     assert json.dumps(numbers, allow_nan=False)
     with pytest.raises(ValueError, match="no perturbable token"):
         evaluate_tool_calls(model(tokenizer), tokenizer, rows[2:], settings)
+
+
+def test_variants_of_tool_calls_differ_in_these_words_alone(tmp_path):
+    settings = {"perturbed_tokens": "observation", "regularizer": "matched", "nuisance": "variants"}
+    run = make(tmp_path, ROWS, 260, nuisance_rank=64, regularizer_lambda=1e-3, **settings)
+    factor, vectors = run.nuisance_factor(), run.model.get_input_embeddings().weight.detach().double()
+    groups = with_variants(ROWS, run.args.seed)
+    assert len(groups) == 2  # the third row has no such word
+    differences = []
+    for before, *after in groups:
+        one, *others = (run.processing_class(row["prompt"][0]["content"])["input_ids"] for row in (before, *after))
+        differences += [
+            vectors[b] - vectors[a] for ids in others if len(ids) == len(one) for a, b in zip(one, ids, strict=True)
+        ]
+    rows = torch.stack(differences)
+    assert torch.allclose(factor @ factor.T, rows.T @ rows / rows.square().sum(), atol=1e-6)

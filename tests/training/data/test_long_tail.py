@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aajr_hf.training.data.long_tail import class_of, radius_factors
@@ -19,6 +19,7 @@ COUNTS = st.dictionaries(st.text(max_size=3), st.integers(1, 500), min_size=1, m
 
 @settings(max_examples=50)
 @given(COUNTS, st.floats(0, 0.99))
+@example({"one": 7, "other": 7}, 0.4)
 def test_the_mean_factor_is_one_and_the_largest_class_has_the_least(counts, alpha):
     factors, total = radius_factors(counts, alpha), sum(counts.values())
     assert sum(counts[name] * factor for name, factor in factors.items()) / total == pytest.approx(1)

@@ -91,6 +91,34 @@ def test_preferences_and_sampled_completions_on_two_processes(tmp_path, one_proc
             assert actual[key] == pytest.approx(expected[key], rel=1e-4), key
 
 
+@pytest.mark.slow
+def test_the_methods_of_docs_methods_on_two_processes(tmp_path, one_process):
+    names = ("methods", "distilled-layer", "matched-ascent", "matched-variants")
+    launch("ddp_cpu", tmp_path, *names)
+    for name in names:
+        two = result(tmp_path, name)
+        assert two["gradient_difference"] == 0 and all(log["aajr/penalty"] > 0 for log in two["logs"])
+    for name in names[:2]:
+        assert_same_run(result(tmp_path, name), one_process(name))
+    logs = result(tmp_path, "methods")["logs"], one_process("methods")["logs"]
+    measured = (
+        "probe_loss",
+        "rollbacks",
+        "probe_success",
+        "probe_success_10_steps",
+        "sensitivity",
+        "sensitivity_shortfall",
+    )
+    for key in (f"aajr/{name}" for name in measured):
+        assert [log[key] for log in logs[0]] == pytest.approx([log[key] for log in logs[1]], rel=1e-4), key
+    assert logs[0][-1]["aajr/rollbacks"] > 0 and logs[0][0]["aajr/sensitivity_shortfall"] > 0
+    # Each process draws other directions, but of one covariance.
+    for name in names[2:]:
+        factors = [result(tmp_path, name, 0)["nuisance"], result(tmp_path, name, 1)["nuisance"]]
+        expected = one_process(name)["nuisance"]
+        assert torch.equal(*factors) and torch.allclose(factors[0] @ factors[0].T, expected @ expected.T, atol=1e-6)
+
+
 # Each case with one of the two at least; what both take is what the communication differs in.
 TWO_PROCESSES = {
     "ddp_cpu": ["full-plain", "lora-checkpointed", "finite-difference", "controlled", "global", "amortised"],

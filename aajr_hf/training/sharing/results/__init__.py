@@ -43,6 +43,8 @@ from .tool_calls import (
 )
 from .worlds import (
     Membership,
+    Nuisance,
+    NuisanceSubspace,
     Ray,
     RobustnessNumbers,
     RobustnessResults,
@@ -93,6 +95,8 @@ __all__ = [
     "MonitorSettings",
     "MonitorTest",
     "MovedEmbeddings",
+    "Nuisance",
+    "NuisanceSubspace",
     "Price",
     "RankNumbers",
     "RankRecommendation",

@@ -66,6 +66,41 @@ class Membership(TypedDict):
     examples: int
 
 
+class NuisanceSubspace(TypedDict):
+    """
+    A subspace of a token's embedding.
+
+    Attributes:
+        directions: Number of its dimensions.
+        of_ascents, of_variants: Percent of the energy of the ascents, and of variants, in it.
+        drift: Mean squared change of the logits per squared length of a small change along what it was estimated from.
+    """
+
+    directions: float
+    of_ascents: float
+    of_variants: float
+    drift: float
+
+
+class Nuisance(TypedDict):
+    """
+    What varies without changing the right answer, each subspace estimated from one half of the rows and measured on the other.
+
+    Attributes:
+        rank, dimensions: The largest number of directions of a subspace, and of those of an embedding.
+        variants: Number of variants of the observations.
+        changed: Percent of the variants that change the agent's answer.
+        shift: Mean length of the change of the logits at the right answer, from an observation to its variant.
+    """
+
+    rank: int
+    dimensions: int
+    variants: int
+    changed: float
+    shift: float
+    subspaces: dict[str, NuisanceSubspace]
+
+
 class StabilitySteps(TypedDict):
     """The three quartiles over examples, at each step of the ascent."""
 
@@ -122,6 +157,7 @@ class RobustnessNumbers(SuccessShares):
     spectral_norm: float
     embedding_norm: float
     membership: NotRequired[Membership]
+    nuisance: NotRequired[Nuisance]
     stability: StabilityNumbers
     token_attack: NotRequired[TokenNumbers]
     shared_directions: NotRequired[SharedDirections]
@@ -149,6 +185,7 @@ class WorldSettings(Settings):
     triggers: list[str]
     budget: NotRequired[float]
     class_column: NotRequired[str]
+    nuisance_rank: NotRequired[int]
     transfer_from: NotRequired[list[str]]
 
 
