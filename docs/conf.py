@@ -18,16 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Heading of the navigation -> its pages, in order.
 PAGES = {
-    "Start": [
-        "docs/quickstart",
-    ],
+    "Start": ["docs/get-started", "docs/quickstart", "docs/choosing", "docs/report", "docs/troubleshooting"],
     "Train": [
         *("docs/training", "docs/recipes", "docs/data", "docs/rows", "docs/tool-calls", "docs/adapters"),
-        *("docs/methods",),
+        *("docs/methods", "docs/many-gpus", "docs/examples"),
     ],
     "Evaluate": ["docs/evaluation", "docs/worlds", "docs/limitations"],
-    "Operate": ["docs/reliability", "docs/monitoring", "docs/pipeline"],
-    "Understand": ["docs/theory", "docs/performance", "docs/does-it-pay"],
+    "Operate": ["docs/hub", "docs/reliability", "docs/monitoring", "docs/pipeline"],
+    "Understand": ["docs/glossary", "docs/theory", "docs/performance", "docs/does-it-pay"],
     "Results": [f"docs/results/{page.stem}" for page in sorted((ROOT / "docs" / "results").glob("*.md"))],
     "Reference": [
         *("docs/reference/python", "docs/reference/objective", "docs/reference/environments"),
