@@ -52,8 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
     parser.add_argument("--model", default="outputs/agent", help="the agent to begin with")
     parser.add_argument("--output", type=Path, default=Path("outputs/compared"), help="folder of all outputs")
-    parser.add_argument("--steps", type=int, default=100, help="optimizer steps of each training")
-    parser.add_argument("--examples", type=int, default=64, help="held-out observations that are attacked")
+    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of each training")
+    parser.add_argument("--examples", type=int, default=32, help="held-out observations that are attacked")
     arguments = parser.parse_args()
 
     rows = Dataset.from_list(expert_rows("congestion", 32 * arguments.steps, seed=1))
