@@ -56,7 +56,7 @@ def _commands(text: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_have_the_options_of_the_page(page, known):
-    scripts = [_written(file) for file in (ROOT / "scripts").iterdir() if file.suffix in (".py", ".sh")]
+    scripts = [_written(file) for name in ("scripts", "examples") for file in (ROOT / name).glob("*.[ps][yh]")]
     anyone = set().union(*known.values(), *scripts)
     unknown = []
     for line in _commands(page.read_text(encoding="utf-8")):
