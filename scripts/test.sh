@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes or updates .venv, checks the code's style and formatting, then runs the tests.
+# Makes or updates .venv, checks the code's style, formatting and types, then runs the tests.
 #
 #     scripts/test.sh                                  everything
 #     scripts/test.sh tests/test_FILE.py::test_NAME    one test; arguments go to pytest
@@ -31,4 +31,7 @@ export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 "$VENV/bin/python" -m ruff check .
 "$VENV/bin/python" -m ruff format --check .
+if [[ "$VENV" == .venv ]]; then # types of other libraries differ between their versions
+    bash scripts/types.sh
+fi
 "$VENV/bin/python" -m pytest -n 2 "$@"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._backtracking import Backtracking
 from ._perturbation import PerturbationSet, per_example, per_example_norm
-from ._steps import FixedSteps, loss_at_end
+from ._steps import FixedSteps, Point, loss_at_end
 
 STEP_RULES = ("gradient", "normalized", "sign")
 
@@ -164,14 +164,23 @@ def projected_gradient_ascent(
     _check_arguments(state.shape[0], steps, step_size, step_rule)
     state = state.detach()
     delta = torch.zeros_like(state) if start is None else perturbation_set.project(start.detach(), mask)
+    stepping: Backtracking | FixedSteps
     if isinstance(step_size, str):
-        stepping, eta = Backtracking(loss_fn, state, perturbation_set, mask, select), None
+        stepping = Backtracking(loss_fn, state, perturbation_set, mask, select)
+        eta = state.new_full(state.shape[:1], torch.inf)  # as long as the ball allows
     else:
         direction = functools.partial(step_direction, rule=step_rule)
         stepping = FixedSteps(loss_fn, state, perturbation_set, mask, direction, final_loss)
         eta = torch.as_tensor(step_size, dtype=state.dtype, device=state.device).expand(state.shape[0])
-    deltas, directions, losses, norms, etas = [delta], [], [], [], []
-    point = stepping.start(delta) if steps else None
+    deltas: list[Tensor] = [delta]
+    directions: list[Tensor] = []
+    losses: list[Tensor] = []
+    norms: list[Tensor] = []
+    etas: list[Tensor] = []
+    if steps:
+        point = stepping.start(delta)
+    else:
+        point = Point(delta, loss_at_end(loss_fn, state, delta, final_loss), torch.zeros_like(delta))
 
     for t in range(steps):
         if on_point is not None:
@@ -187,7 +196,7 @@ def projected_gradient_ascent(
         if not last:
             eta = stepping.next_step_size(before, point, eta)
 
-    losses.append(point.loss if steps else loss_at_end(loss_fn, state, delta, final_loss))
+    losses.append(point.loss)
 
     def stack(rows: list[Tensor], shape: torch.Size) -> Tensor:
         return torch.stack(rows) if rows else state.new_zeros((0, *shape))

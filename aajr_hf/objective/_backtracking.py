@@ -47,7 +47,7 @@ class Backtracking:
         loss, pull = self._evaluate(rows, delta)
         return Point(delta, loss, pull(torch.ones_like(rows, dtype=torch.bool)))
 
-    def step(self, point: Point, eta: Tensor | None, last: bool) -> tuple[Point, Tensor]:
+    def step(self, point: Point, eta: Tensor, last: bool) -> tuple[Point, Tensor]:
         """
         Return the next point and the eta (B,) that led to it, which is at most the given eta. If no eta is found for
         an example, it does not move. If `last` is true, the gradient at the next point is not needed, and the result
@@ -57,7 +57,7 @@ class Backtracking:
         # remains.
         diameter = 2 * self.ball.extent(point.delta, self.mask) * torch.as_tensor(self.ball.epsilon).to(point.delta)
         crossing = diameter / (per_example_norm(point.gradient) + _TINY)
-        eta = crossing if eta is None else torch.minimum(eta, crossing)
+        eta = torch.minimum(eta, crossing)
         delta, loss, gradient = point.delta.clone(), point.loss.clone(), point.gradient.clone()
         pending = torch.arange(len(eta), device=eta.device)
         for _ in range(_MAX_TRIALS):
@@ -94,10 +94,11 @@ class Backtracking:
         Return the losses of some rows (n,), and a function that maps a mask (n,) over these rows to the gradients of
         the masked rows.
         """
-        apart = self.select is not None and len(rows) < len(delta)
+        select = self.select if len(rows) < len(delta) else None
+        apart = select is not None
         with torch.enable_grad():
             leaf = (delta[rows] if apart else delta).detach().requires_grad_(True)
-            loss = self.select(rows)(self.state[rows] + leaf) if apart else self.loss_fn(self.state + leaf)
+            loss = self.loss_fn(self.state + leaf) if select is None else select(rows)(self.state[rows] + leaf)
         check_losses(loss, leaf)
 
         def pull(wanted: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -32,7 +32,7 @@ from .._compat.functorch import (
 
 
 @contextlib.contextmanager
-def forward_mode(products: RecordedProducts | None = None) -> Iterator[None]:
+def forward_mode(products: RecordedProducts | None = None) -> Generator[None]:
     """
     Context for `torch.func.jvp`. It activates [`_ForwardModeFunctions`] and the math kernel of scaled dot-product
     attention, the only kernel whose forward-mode derivatives can be differentiated again.
@@ -44,17 +44,23 @@ def forward_mode(products: RecordedProducts | None = None) -> Iterator[None]:
         yield
 
 
+# Address of a layer's weight, and shape of its input.
+_Call = tuple[int, torch.Size]
+
+
 class RecordedProducts(TorchFunctionMode):
     """
     Recorder of the outputs of all linear layers, so that a jvp at the same state does not compute them again. Use it
     as a context for one forward pass of the policy, then pass it to [`directional_jacobian`], once.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self._products: list[tuple[tuple, Tensor]] = []
+        self._products: list[tuple[_Call, Tensor]] = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         output = func(*args, **(kwargs or {}))
         if func in _LINEAR_FUNCTIONS and not kwargs:
             input, weight, _ = _LINEAR_FUNCTIONS[func](*args)
@@ -70,11 +76,13 @@ class RecordedProducts(TorchFunctionMode):
         return product
 
 
-def _call(input: Tensor, weight: Tensor) -> tuple:
+def _call(input: Tensor, weight: Tensor) -> _Call:
     return weight.data_ptr(), input.shape
 
 
-def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextManager] = nullcontext) -> Any:
+def checkpointed(
+    layer: Callable[..., Any], *args: Any, context: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Any:
     """
     Call `layer(*args)` with activation checkpointing (non-reentrant), also while `torch.func.jvp` runs. The layer's
     inputs and their tangents are kept for the backward pass, which recomputes the layer's own jvp. The layer runs in
@@ -88,9 +96,9 @@ def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextMa
     if isinstance(layer, functools.partial):  # transformers binds keyword arguments, which may be dual tensors, too
         layer, args, kwargs = layer.func, (*layer.args, *args), layer.keywords
     else:
-        kwargs = {}
+        kwargs: dict[str, Any] = {}
 
-    def run(args, kwargs):
+    def run(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Entered here, because the recomputation happens after the caller's own context has ended.
         with forward_mode(), context():
             return layer(*args, **kwargs)
@@ -100,7 +108,7 @@ def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextMa
 
     level = retrieve_current_functorch_interpreter().level()
     leaves, spec = tree_flatten((args, kwargs))
-    tangents = {}
+    tangents: dict[int, Tensor] = {}
     for i, leaf in enumerate(leaves):
         if _is_at(leaf, level):
             leaves[i], tangent = _split(leaf, level)
@@ -109,10 +117,12 @@ def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextMa
     if not tangents:  # nothing that the layer sees is differentiated
         with temporarily_pop_interpreter_stack():
             return checkpoint(run, *tree_unflatten(leaves, spec), use_reentrant=False)
-    others, output_spec = {}, None  # the outputs that are not tensors, and the nesting of all outputs
+    # The outputs that are not tensors, and the nesting of all outputs.
+    others: dict[int, Any] = {}
+    output_spec: Any = None
 
-    def run_dual(primals, tangents):
-        def call(*duals):
+    def run_dual(primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Any:
+        def call(*duals: Tensor) -> tuple[Tensor, ...]:
             nonlocal output_spec
             for i, dual in zip(positions, duals, strict=True):
                 inputs[i] = dual
@@ -133,10 +143,18 @@ def checkpointed(layer: Callable, *args, context: Callable[[], AbstractContextMa
     )
 
 
+def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    return input, weight, bias
+
+
+def _of_addmm(bias: Tensor, input: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    return input, weight.t(), bias
+
+
 # Functions that multiply by a weight, and how to get (input, weight, bias) of `linear` from their arguments.
-_LINEAR_FUNCTIONS = {
-    torch.nn.functional.linear: lambda input, weight, bias=None: (input, weight, bias),
-    torch.addmm: lambda bias, input, weight: (input, weight.t(), bias),
+_LINEAR_FUNCTIONS: dict[Any, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
+    torch.nn.functional.linear: _of_linear,
+    torch.addmm: _of_addmm,
 }
 
 
@@ -164,11 +182,13 @@ class _ForwardModeFunctions(TorchFunctionMode):
     after a jvp has ended, its tensors can be neither used nor saved.
     """
 
-    def __init__(self, products: RecordedProducts | None = None):
+    def __init__(self, products: RecordedProducts | None = None) -> None:
         super().__init__()
         self._products = products
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is torch.nn.functional.layer_norm or func is torch.layer_norm:
             return self._layer_norm(*args, **kwargs)
@@ -204,25 +224,26 @@ class _ForwardModeFunctions(TorchFunctionMode):
                 output = output + bias
             return output.to(dtype)
 
-    def _linear(self, *arguments: Tensor | None) -> Tensor:
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         linear = torch.nn.functional.linear
         if peek_interpreter_stack() is None:
-            return linear(*arguments)
+            return linear(input, weight, bias)
         level = retrieve_current_functorch_interpreter().level()
-        primals, tangents = zip(*[_split(x, level) if _is_at(x, level) else (x, None) for x in arguments], strict=True)
-        (input, weight, bias), (tangent, *others) = primals, tangents
-        product = None if self._products is None else self._products.next(input, weight)
-        if tangent is None or any(other is not None for other in others):
-            return linear(*arguments)
+        primal, tangent = _parts(input, level)
+        plain_weight, of_weight = _parts(weight, level)
+        plain_bias, of_bias = (None, None) if bias is None else _parts(bias, level)
+        product = None if self._products is None else self._products.next(primal, plain_weight)
+        if tangent is None or of_weight is not None or of_bias is not None:
+            return linear(input, weight, bias)
         with temporarily_pop_interpreter_stack():
             if product is None:
-                output = linear(input, weight, bias)
+                output = linear(primal, plain_weight, plain_bias)
             else:
-                output = _KnownLinear.apply(input.to(product.dtype), weight, bias, product)
-            output_tangent = linear(tangent, weight)
+                output = _KnownLinear.apply(primal.to(product.dtype), plain_weight, plain_bias, product)
+            output_tangent = linear(tangent, plain_weight)
         return _join(output, output_tangent, level)
 
-    def _with_constant(self, func: Callable, x: Any, y: Any) -> Tensor:
+    def _with_constant(self, func: Callable[..., Tensor], x: Any, y: Any) -> Tensor:
         if peek_interpreter_stack() is None:
             return func(x, y)
         level = retrieve_current_functorch_interpreter().level()
@@ -243,17 +264,22 @@ class _ForwardModeFunctions(TorchFunctionMode):
 
 
 class _KnownLinear(torch.autograd.Function):
-    """`linear` with a known output: no computation in the forward pass, the usual one in the backward pass."""
+    """
+    `linear` with a known output: no computation in the forward pass, the usual one in the backward pass. (Its parent's
+    methods take any arguments, so theirs cannot be fixed for a type checker.)
+    """
 
     @staticmethod
-    def forward(ctx, input, weight, bias, product):
+    # pyrefly: ignore[bad-override]
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, product: Tensor) -> Tensor:
         # Save only what a gradient needs, and the weight without a copy in the product's type.
         of_input, of_weight, *_ = ctx.needs_input_grad
         ctx.save_for_backward(input if of_weight else None, weight if of_input else None)
         return product.view_as(product)
 
     @staticmethod
-    def backward(ctx, gradient):
+    # pyrefly: ignore[bad-override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         rows = gradient.flatten(0, -2)
@@ -274,9 +300,17 @@ def _split(dual: Tensor, level: int) -> tuple[Tensor, Tensor | None]:
     Primal and tangent of a tensor of the running jvp, as tensors below its level; the tangent is None if the tensor is
     constant.
     """
-    return tuple(
-        unwrap_for_grad(part, level) if _is_at(part, level) else part for part in forward_ad.unpack_dual(dual)
-    )
+    primal, tangent = forward_ad.unpack_dual(dual)
+    return _below(primal, level), None if tangent is None else _below(tangent, level)
+
+
+def _below(part: Tensor, level: int) -> Tensor:
+    return unwrap_for_grad(part, level) if _is_at(part, level) else part
+
+
+def _parts(value: Tensor, level: int) -> tuple[Tensor, Tensor | None]:
+    """[`_split`] of a tensor that may be outside the running jvp."""
+    return _split(value, level) if _is_at(value, level) else (value, None)
 
 
 def _join(primal: Tensor, tangent: Tensor, level: int) -> Tensor:

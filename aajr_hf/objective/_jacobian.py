@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def directional_jacobian(
     if estimator == "jvp":
         # Forward mode refuses views that repeat memory, such as one state expanded to a batch.
         with forward_mode(products):
-            output, tangent = torch.func.jvp(policy, (state.contiguous(),), (direction.contiguous(),))
+            output, tangent, *_ = torch.func.jvp(policy, (state.contiguous(),), (direction.contiguous(),))
         return output, tangent if weigh is None else weigh(output, tangent)
     if estimator != "finite_difference":
         raise ValueError(f"`estimator` must be one of {ESTIMATORS}, got {estimator!r}.")
@@ -81,7 +82,7 @@ def _default_difference_step(state: Tensor) -> Tensor:
     return torch.finfo(state.dtype).eps ** (1 / 3) * scale
 
 
-def squared_amplification(policy: Policy, state: Tensor, direction: Tensor, **estimator_kwargs) -> Tensor:
+def squared_amplification(policy: Policy, state: Tensor, direction: Tensor, **estimator_kwargs: Any) -> Tensor:
     """
     `||J(state) u||_2^2` per example, shape (B,): the square of equation 13, differentiable in the policy's parameters.
     Keyword arguments are those of [`directional_jacobian`].
@@ -97,7 +98,7 @@ def trajectory_amplification(
     *,
     points: Sequence[int] | None = None,
     products: Sequence[RecordedProducts] | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> Tensor:
     """
     `a_t^2 = ||J(state + delta_t) u_t||_2^2` (equation 13, squared) at the given points of the trajectory, by default

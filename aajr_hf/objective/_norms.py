@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def top_singular_direction(
     iterations: int,
     mask: Tensor | None = None,
     weigh: Callable[[Tensor, Tensor], Tensor] | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> Tensor:
     """
     Return the right singular vector of J(state) for its largest singular value, detached, with the shape of the state.
@@ -52,7 +53,9 @@ def top_singular_direction(
     return direction
 
 
-def spectral_norm(policy: Policy, state: Tensor, *, iterations: int, mask: Tensor | None = None, **kwargs) -> Tensor:
+def spectral_norm(
+    policy: Policy, state: Tensor, *, iterations: int, mask: Tensor | None = None, **kwargs: Any
+) -> Tensor:
     """
     The largest singular value of the policy's Jacobian at `state`, restricted to the unmasked coordinates: (B,).
 
@@ -73,7 +76,7 @@ def spectral_norm(policy: Policy, state: Tensor, *, iterations: int, mask: Tenso
 
 
 def frobenius_norm_squared(
-    policy: Policy, state: Tensor, *, samples: int, mask: Tensor | None = None, **kwargs
+    policy: Policy, state: Tensor, *, samples: int, mask: Tensor | None = None, **kwargs: Any
 ) -> Tensor:
     """
     An unbiased estimate of the squared Frobenius norm of the policy's Jacobian, shape (B,): `n * mean ||J w||^2` over

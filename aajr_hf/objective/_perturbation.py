@@ -16,10 +16,8 @@ SCOPES = ("sequence", "token")
 _SHRINK_ULPS = 16
 
 
-def expand_mask(mask: Tensor | None, like: Tensor) -> Tensor | None:
+def expand_mask(mask: Tensor, like: Tensor) -> Tensor:
     """Append dimensions to `mask`, whose shape is a prefix of `like.shape`, until it broadcasts over `like`."""
-    if mask is None:
-        return None
     if mask.shape != like.shape[: mask.ndim]:
         raise ValueError(
             f"`mask` must have a prefix of the state's shape {tuple(like.shape)}, got {tuple(mask.shape)}."
@@ -68,7 +66,7 @@ class PerturbationSet:
     norm: str = "l2"
     scope: str = "sequence"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         epsilon = torch.as_tensor(self.epsilon)
         if not bool(torch.isfinite(epsilon).all()) or bool((epsilon < 0).any()):
             raise ValueError(f"`epsilon` must be a finite number of at least 0, got {self.epsilon}.")

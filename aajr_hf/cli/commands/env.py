@@ -51,10 +51,16 @@ def _estimator(kernel: str) -> str:
 
     from ...training.adversary.estimators import jvp_failure
 
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes = {
+        "vocab_size": 8,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:
-        config = LlamaConfig(vocab_size=8, attn_implementation=kernel, **sizes)
+        config = LlamaConfig(**sizes | {"attn_implementation": kernel})
         model = LlamaForCausalLM(config).to(device, torch.bfloat16 if kernel.startswith("flash") else torch.float32)
     except Exception as error:  # each kernel raises its own type of error if it is not available
         return f"not available ({one_line(error).split('. ')[0]})"

@@ -63,7 +63,10 @@ def compare(results: RobustnessResults, described: dict[str, Training]) -> Compa
         }
     return {
         "kind": "comparison",
-        **{field: results[field] for field in ("version", "train_epsilon", "threat_model", "settings")},
+        "version": results["version"],
+        "train_epsilon": results["train_epsilon"],
+        "threat_model": results["threat_model"],
+        "settings": results["settings"],
         "runs": runs,
         "configurations": configurations,
         "best_unregularised": best,

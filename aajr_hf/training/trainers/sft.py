@@ -76,6 +76,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     With an `overfitting_interval`: `aajr/probe_success`, `aajr/probe_success_10_steps`, the shares of right answers of the probe under
     the training's own ascent and under ten steps, and `aajr/probe_direction_cosine`.
 
+    With `on_nonfinite` skip, after a step was left out: `aajr/skipped_steps`, their number so far.
+
     With a curriculum: `aajr/adversarial_success`, the share of right answers under attack.
 
     Metrics of the inner ascent, means over examples, from numbers that the ascent computes anyway (Theorems 2 and 3):

@@ -71,6 +71,7 @@ def test_the_wheel_alone_trains_by_the_name_of_a_recipe(agent, tmp_path):
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(installed), str(wheel)], check=True)
+    assert (installed / "aajr_hf" / "py.typed").is_file()  # type checkers read the package's types
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "aajr_hf", "train", "--config", "congestion/aajr", *FAST]
     command += ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run")]

@@ -11,6 +11,8 @@ class Said(TypedDict):
 
     Attributes:
         side: `model` or `opponent`.
+        sees: The observation.
+        says: The answer.
         expert: The answer of the world's expert.
         moved: Length of the perturbation of the prompt's embeddings, in multiples of their mean norm, under attack.
     """
@@ -23,7 +25,14 @@ class Said(TypedDict):
 
 
 class Side(TypedDict):
-    """Numbers of a player's answers: all, the malformed ones, and those equal to the expert's."""
+    """
+    Numbers of a player's answers: all, the malformed ones, and those equal to the expert's.
+
+    Attributes:
+        answers: Number of answers.
+        malformed: Number of answers that cannot be parsed.
+        expert: Number of answers that equal the expert's.
+    """
 
     answers: int
     malformed: int
@@ -31,7 +40,17 @@ class Side(TypedDict):
 
 
 class EpisodeNumbers(TypedDict):
-    """The record of an episode by `play`, which describes each field."""
+    """
+    The record of an episode by `play`, which describes each field.
+
+    Attributes:
+        seed: Seed of the episode.
+        steps: Number of steps that were played.
+        metrics: The world's metrics, by name.
+        sides: `model` and, if one plays, `opponent`.
+        rewards: By agent, the sum of its rewards.
+        transcript: What each agent saw and said, at each step.
+    """
 
     seed: int
     steps: int
@@ -42,7 +61,24 @@ class EpisodeNumbers(TypedDict):
 
 
 class EpisodeSettings(TypedDict):
-    """The settings of the episodes and, if there are any, the text of the system prompt and the settings of the attack."""
+    """
+    The settings of the episodes and, if there are any, the text of the system prompt and the settings of the attack.
+
+    Attributes:
+        kind: `episodes`.
+        world: The world.
+        model: The player of the agents.
+        opponent: The player of the other side; None if the model plays all.
+        system_prompt: The text before every observation.
+        agents: Number of agents.
+        shock: Kind of shock; None without one.
+        magnitude: Strength of the shock; None without one.
+        temperature: 0 for greedy answers.
+        attack: Name of the attack; None without one.
+        attack_steps, attack_restarts: Steps and random starts of the attack.
+        epsilon, epsilon_mode, perturbation_norm, perturbation_scope, perturbed_tokens: The attack's ball, as in
+            `ThreatModelFields`.
+    """
 
     kind: Literal["episodes"]
     world: str

@@ -27,6 +27,7 @@ class MovedEmbeddings(TypedDict):
 
     Attributes:
         measured, unmeasured: Number of changed prompts whose length is known, and of those for which it is not.
+        median, largest: Median and largest known length.
         quantile: The length that a tenth of the changed prompts exceeds.
     """
 
@@ -38,7 +39,14 @@ class MovedEmbeddings(TypedDict):
 
 
 class MonitorHistory(TypedDict):
-    """Columns of equal length: numbers of answers, and what was known after each."""
+    """
+    Columns of equal length: numbers of answers, and what was known after each.
+
+    Attributes:
+        answers: Number of answers.
+        recent_success: Success of the newest answers at that time.
+        evidence: By test, the wealth of the bets at that time.
+    """
 
     answers: list[int]
     recent_success: list[float | None]
@@ -50,11 +58,15 @@ class MonitorNumbers(TypedDict):
     What is known after some answers. Shares are in percent.
 
     Attributes:
+        alarm: Whether a test raised an alarm.
         answers, judged: Number of answers, and of those whose right answer is known.
+        success: Percent of the judged answers that are right; None if none is judged.
         interval: 95 % interval of `success` (Wilson).
         recent_success: Success of the newest answers.
         expected: The success that the test assumes.
         tests: By name: `success`, and the scores of observations.
+        moved: Known lengths of perturbations; None if no prompt was changed.
+        history: The numbers over time.
     """
 
     alarm: bool
@@ -70,6 +82,15 @@ class MonitorNumbers(TypedDict):
 
 
 class MonitorSettings(TypedDict):
+    """
+    Attributes:
+        logs: The files that were read.
+        agent: The agent's folder.
+        alpha: Probability of a false alarm, shared by the tests.
+        expected_from: Where the expected success comes from.
+        known_from: Where the known observations come from; None without a test of observations.
+    """
+
     logs: list[str]
     agent: str
     alpha: float
@@ -78,7 +99,14 @@ class MonitorSettings(TypedDict):
 
 
 class MonitorResults(MonitorNumbers):
-    """The file `monitor.json`."""
+    """
+    The file `monitor.json`.
+
+    Attributes:
+        kind: `monitoring`.
+        version: Number of the form of this file.
+        settings: What was run.
+    """
 
     kind: Literal["monitoring"]
     version: int

@@ -10,7 +10,16 @@ ByRadius = dict[str, _T]
 
 
 class ThreatModelFields(TypedDict):
-    """The fields of `ThreatModel`."""
+    """
+    The fields of `ThreatModel`.
+
+    Attributes:
+        epsilon: Radius of the ball at 1x.
+        epsilon_mode: Unit of epsilon: `relative` to the mean norm of the perturbed embeddings, or `absolute`.
+        perturbation_norm: Norm of the ball: `l2` or `linf`.
+        perturbation_scope: One ball over the whole `sequence`, or one for each `token`.
+        perturbed_tokens: Tokens whose embeddings are moved.
+    """
 
     epsilon: float
     epsilon_mode: str
@@ -20,7 +29,14 @@ class ThreatModelFields(TypedDict):
 
 
 class TrustRule(TypedDict):
-    """A check of the attack."""
+    """
+    A check of the attack.
+
+    Attributes:
+        rule: What is checked.
+        passed: Whether no reason to distrust the numbers was found.
+        detail: What was found.
+    """
 
     rule: str
     passed: bool
@@ -31,6 +47,11 @@ class AttackTally(TypedDict):
     """
     Numbers of examples that one attack attacked and broke; `alone` is the share that this attack alone does not break,
     if it attacked all examples.
+
+    Attributes:
+        attacked: Number of examples that the attack attacked: those that earlier attacks had left.
+        broken: Number of these that it broke.
+        alone: Share that this attack alone does not break, if it attacked all examples.
     """
 
     attacked: ByRadius[int]
@@ -62,7 +83,14 @@ class SharedDirections(TypedDict):
 
 
 class ClassShares(TypedDict):
-    """Of the examples of one class: their number, and the greedy successes, or exact calls, without and under attack."""
+    """
+    Of the examples of one class: their number, and the greedy successes, or exact calls, without and under attack.
+
+    Attributes:
+        examples: Number of examples.
+        nominal: Share that is right without attack.
+        worst_case: Share that is right under all attacks.
+    """
 
     examples: int
     nominal: float
@@ -70,7 +98,13 @@ class ClassShares(TypedDict):
 
 
 class TextOutcomes(TypedDict):
-    """For each row, 1 or 0; None for a row that cannot be attacked."""
+    """
+    For each row, 1 or 0; None for a row that cannot be attacked.
+
+    Attributes:
+        exact: Whether the answer is right under all tries.
+        made: Whether a try got the call that it asks for; None where the attack asks for no call.
+    """
 
     exact: list[float | None]
     made: list[float | None] | None
@@ -78,8 +112,15 @@ class TextOutcomes(TypedDict):
 
 class TextTally(TypedDict):
     """
-    One kind of an attack that rewrites texts; `attack_texts` describes each field. `exact` are the right answers: exact
-    calls, or in a world the expert's answers.
+    One kind of an attack that rewrites texts; `attack_texts` describes each field. `exact` are the right answers:
+    exact calls, or in a world the expert's answers.
+
+    Attributes:
+        rows: Number of rows that the attack can rewrite.
+        nominal: Percent of these that are right without attack.
+        exact: Percent that are right under all tries.
+        made: Percent for which a try got the call that it asks for; None where the attack asks for no call.
+        outcomes: The same row by row.
     """
 
     rows: int
@@ -90,7 +131,21 @@ class TextTally(TypedDict):
 
 
 class Settings(TypedDict):
-    """The settings of an evaluation; `models` are folders or Hub names, `weights` the digests of local weights."""
+    """
+    The settings of an evaluation; `models` are folders or Hub names, `weights` the digests of local weights.
+
+    Attributes:
+        models: By name, the folder or the Hub name of each agent.
+        weights: By name, the digest of the weights; None for models on the Hub.
+        examples: Number of examples.
+        multiples: Radii, in multiples of epsilon.
+        attacks: Names of the attacks, in their order.
+        attack_steps: Steps of each ascent.
+        attack_restarts: Random starts of the attack `restart`.
+        exhaustive: Whether each attack saw all examples.
+        batch_size: Number of examples that were attacked at once.
+        seed: Seed of the observations and of the attacks.
+    """
 
     models: dict[str, str]
     weights: dict[str, str | None]
@@ -105,7 +160,14 @@ class Settings(TypedDict):
 
 
 class Evaluation(TypedDict):
-    """Fields of every evaluation."""
+    """
+    Fields of every evaluation.
+
+    Attributes:
+        version: Number of the form of this file.
+        train_epsilon: The radius that 1x stands for.
+        threat_model: The ball.
+    """
 
     version: int
     train_epsilon: float

@@ -9,7 +9,14 @@ from .parts import AttackTally, ByRadius, ClassShares, Evaluation, Settings, Sha
 
 class SuccessShares(TypedDict):
     """
-    Greedy and sampled success, without attack and under it; `all_attacks_success`: greedy, also under attacks in words.
+    Greedy and sampled success, without attack and under it; `all_attacks_success`: greedy, also under attacks in
+    words.
+
+    Attributes:
+        nominal_success, sampled_success: Success without attack: the expert's answer by greedy decoding, and the
+            mean of its probability at temperature 1.
+        worst_case_success, sampled_worst_case_success: The same under all attacks within a radius or a smaller one.
+        all_attacks_success: `worst_case_success`, also under attacks in words.
     """
 
     nominal_success: float
@@ -20,7 +27,14 @@ class SuccessShares(TypedDict):
 
 
 class SuccessLists(TypedDict):
-    """For each field of [`SuccessShares`], the two ends of its interval, or the outcomes of all examples."""
+    """
+    For each field of [`SuccessShares`], the two ends of its interval, or the outcomes of all examples.
+
+    Attributes:
+        nominal_success, sampled_success: Without attack.
+        worst_case_success, sampled_worst_case_success: Under all attacks within a radius or a smaller one.
+        all_attacks_success: Also under attacks in words.
+    """
 
     nominal_success: list[float]
     sampled_success: list[float]
@@ -30,13 +44,25 @@ class SuccessLists(TypedDict):
 
 
 class SuccessTally(AttackTally):
-    """`success`: the success after this attack and all attacks before it."""
+    """
+    `success`: the success after this attack and all attacks before it.
+
+    Attributes:
+        success: The success after this attack and all attacks before it.
+    """
 
     success: ByRadius[float]
 
 
 class Ray(TypedDict):
-    """Success and loss at each of the `multiples` along the worst direction."""
+    """
+    Success and loss at each of the `multiples` along the worst direction.
+
+    Attributes:
+        multiples: Lengths, in multiples of epsilon.
+        success, sampled_success: Success at each length.
+        nll: Negative log-likelihood of the expert's answer at each length, in nats per answer.
+    """
 
     multiples: list[float]
     success: list[float]
@@ -45,6 +71,13 @@ class Ray(TypedDict):
 
 
 class TokenOutcome(TypedDict):
+    """
+    Attributes:
+        success, sampled_success: Success under the attack.
+        cost: Expected system cost under the attack.
+        radius: Mean l2 norm of the change of the embeddings, in multiples of their mean norm.
+    """
+
     success: float
     sampled_success: float
     cost: float
@@ -52,13 +85,28 @@ class TokenOutcome(TypedDict):
 
 
 class TokenNumbers(TokenOutcome):
-    """Results of the attack `token`; `pga` has the results of gradient ascent within the same radii."""
+    """
+    Results of the attack `token`; `pga` has the results of gradient ascent within the same radii.
+
+    Attributes:
+        pga: Results of gradient ascent within the same radii.
+    """
 
     pga: TokenOutcome
 
 
 class Membership(TypedDict):
-    """Shares of the `examples` that keep the budget along the ascent (F_ad) and in every direction (F_gamma)."""
+    """
+    Shares of the `examples` that keep the budget along the ascent (F_ad) and in every direction (F_gamma).
+
+    Attributes:
+        along_ascent: Percent of the examples within the budget at every point of the ascent, along its directions
+            (F_ad).
+        everywhere: Percent of the examples within the budget at every point of the ascent, in every direction
+            (F_gamma).
+        budget: gamma.
+        examples: Number of examples for which this is measured.
+    """
 
     along_ascent: float
     everywhere: float
@@ -102,7 +150,14 @@ class Nuisance(TypedDict):
 
 
 class StabilitySteps(TypedDict):
-    """The three quartiles over examples, at each step of the ascent."""
+    """
+    The three quartiles over examples, at each step of the ascent.
+
+    Attributes:
+        curvature, absolute_curvature: kappa_t, and its absolute value.
+        amplification: `||J v||` along the step.
+        step_size: eta.
+    """
 
     curvature: list[list[float]]
     absolute_curvature: list[list[float]]
@@ -111,7 +166,16 @@ class StabilitySteps(TypedDict):
 
 
 class StabilityExamples(TypedDict):
-    """The three quartiles over examples, for the whole ascent."""
+    """
+    The three quartiles over examples, for the whole ascent.
+
+    Attributes:
+        largest_absolute_curvature, largest_amplification, largest_step_size: Largest value along the ascent.
+        loss_smoothness: L_loss, the smoothness of the loss in the logits.
+        residual: C, the part of the curvature that the logits' amplification does not explain.
+        effective_smoothness: L_eff.
+        step_size_bound: 1 / L_eff.
+    """
 
     largest_absolute_curvature: list[float]
     largest_amplification: list[float]
@@ -123,7 +187,15 @@ class StabilityExamples(TypedDict):
 
 
 class StabilityShares(TypedDict):
-    """Shares of the examples, at each step of the ascent."""
+    """
+    Shares of the examples, at each step of the ascent.
+
+    Attributes:
+        within_bound: Percent of the examples whose step is at most 1 / L_eff.
+        within_curvature: Percent of the examples whose step is at most `1 / max_t |kappa_t|`.
+        monotone: Percent of the examples whose loss the step does not lower.
+        at_boundary: Percent of the examples whose step ends at the boundary of the ball.
+    """
 
     within_bound: list[float]
     within_curvature: list[float]
@@ -132,6 +204,12 @@ class StabilityShares(TypedDict):
 
 
 class StabilityNumbers(TypedDict):
+    """
+    Attributes:
+        monotone_within_bound, monotone_within_curvature: Percent of the steps within the bound, or within the
+            curvature, that do not lower the loss; missing if there are no such steps.
+    """
+
     per_step: StabilitySteps
     per_example: StabilityExamples
     shares: StabilityShares
@@ -140,7 +218,28 @@ class StabilityNumbers(TypedDict):
 
 
 class RobustnessNumbers(SuccessShares):
-    """The measurements of one agent by `evaluate_agents`, which describes each field."""
+    """
+    The measurements of one agent by `evaluate_agents`, which describes each field.
+
+    Attributes:
+        examples: Number of observations.
+        nominal_cost: Expected system cost without attack.
+        worst_case_cost: Mean of the highest expected system cost that the attacks found.
+        outcomes: The success values of each example, in the order of the rows.
+        attacks: For each attack, in the order in which they ran, what it broke.
+        gradients: Number of gradients that the attacks computed per example.
+        transferred_from: The models whose perturbations were tried.
+        trust: The checks of whether to trust the numbers.
+        amplification: Mean `||J u_t||` of the logits along the directions of the ascent.
+        amplification_profile: The same, for each point t of the ascent.
+        random_amplification: The same at the unperturbed prompt, along random directions.
+        spectral_norm: Largest value along any direction at the unperturbed prompt.
+        embedding_norm: Mean norm of the perturbed embeddings.
+        stability: The conditions of Theorems 2 and 3 along an inner ascent.
+        text_attacks: By attack, then by its kind: attacks in words, which have no radius.
+        by_words: By attack in words, the share that it leaves by itself.
+        by_class: By class of the examples.
+    """
 
     examples: int
     nominal_cost: float
@@ -167,14 +266,34 @@ class RobustnessNumbers(SuccessShares):
 
 
 class RobustnessRun(RobustnessNumbers):
-    """The same numbers with the intervals of the shares and, if known, the training time."""
+    """
+    The same numbers with the intervals of the shares and, if known, the training time.
+
+    Attributes:
+        intervals: 95 % intervals of the shares (Wilson).
+        train_seconds: Duration of the training, in seconds; None if it is not known.
+    """
 
     intervals: SuccessLists
     train_seconds: float | None
 
 
 class WorldSettings(Settings):
-    """`system_prompt`: the text before every observation, if there was one."""
+    """
+    `system_prompt`: the text before every observation, if there was one.
+
+    Attributes:
+        environment: The world.
+        system_prompt: The text before every observation, if there was one.
+        ascent_steps: Steps of the ascent along which amplification and stability are measured.
+        spectral_examples: Number of examples of each batch whose spectral norm is measured.
+        power_iterations: Number of power iterations of the spectral norm.
+        token_trials: Number of texts that the attack `token` tries for each example.
+        triggers: Triggers that the attack `trigger` tried beside those that it found.
+        budget: gamma, if one was given.
+        class_column: Column with the class of an example.
+        transfer_from: Further models whose perturbations were tried.
+    """
 
     environment: str
     system_prompt: NotRequired[str]
@@ -190,7 +309,14 @@ class WorldSettings(Settings):
 
 
 class RobustnessResults(Evaluation):
-    """`results.json` of `aajr evaluate` in a world, and of `aajr compare`."""
+    """
+    `results.json` of `aajr evaluate` in a world, and of `aajr compare`.
+
+    Attributes:
+        kind: `robustness`.
+        runs: By name of the agent.
+        settings: What was run.
+    """
 
     kind: Literal["robustness"]
     runs: dict[str, RobustnessRun]
