@@ -139,6 +139,7 @@ class Nuisance(TypedDict):
         variants: Number of variants of the observations.
         changed: Percent of the variants that change the agent's answer.
         shift: Mean length of the change of the logits at the right answer, from an observation to its variant.
+        subspaces: By what it was estimated from.
     """
 
     rank: int
@@ -292,6 +293,7 @@ class WorldSettings(Settings):
         triggers: Triggers that the attack `trigger` tried beside those that it found.
         budget: gamma, if one was given.
         class_column: Column with the class of an example.
+        nuisance_rank: The largest number of directions of a subspace of `nuisance`.
         transfer_from: Further models whose perturbations were tried.
     """
 
