@@ -18,9 +18,9 @@ class WatchFields:
 
         rollback_tolerance (`float`, *optional*):
             Largest rise of the attacked loss, in units of the system loss. Every `rollback_interval` steps, the adversary attacks
-            the probe at the full epsilon. If the probe's mean loss is higher than the lowest so far by more than this, the weights
-            and the optimizer go back to the last state that was accepted, and the learning rate is halved for the rest of the run.
-            If `None`, there is no probe. Not with GRPO, FSDP or DeepSpeed.
+            the probe at the full epsilon, with at least ten ascent steps. If the probe's mean loss is higher than the lowest so
+            far by more than this, the weights and the optimizer go back to the last state that was accepted, and the learning rate
+            is halved for the rest of the run. If `None`, there is no probe. Not with GRPO, FSDP or DeepSpeed.
         rollback_interval (`int`, *optional*, defaults to `10`):
             Number of optimizer steps between two measurements of the probe. Each takes a further ascent on 32 examples.
         overfitting_interval (`int`, *optional*, defaults to `0`):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from .overfitting import STEPS
 from .state import Memory
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,8 @@ class RollbackMixin:
         self.rollback = Rollback(
             self.args.rollback_tolerance,
             self.args.rollback_interval,
-            lambda: self.probe().loss,
+            # One gradient finds little where an agent is certain: its loss under one step rises as it becomes robust.
+            lambda: self.probe(steps=max(self.args.ascent_steps, STEPS)).loss,
             self._tensors_to_go_back,
             self.memory,
         )

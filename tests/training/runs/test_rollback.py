@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from aajr_hf.training.runs.overfitting import STEPS
 from aajr_hf.training.runs.rollback import Rollback
 from tests.support.completions import grpo
 from tests.support.memory import memory
@@ -84,7 +85,7 @@ STEEP = FAST | {"learning_rate": 2.0, "regularizer": "none", "clean_loss_weight"
 @pytest.mark.slow
 def test_training_keeps_what_it_had_where_the_rate_is_too_high(tmp_path):
     wild = trainer(tmp_path, tiny_model(torch.float32), **STEEP | {"ema_decay": None})
-    start = wild.probe().loss
+    start = wild.probe(steps=STEPS).loss
     wild.train()
     run = trainer(
         tmp_path, tiny_model(torch.float32), rollback_tolerance=0.05, rollback_interval=1, max_steps=12, **_but(STEEP)
@@ -100,8 +101,25 @@ def test_training_keeps_what_it_had_where_the_rate_is_too_high(tmp_path):
         else:
             assert log["aajr/probe_loss"] > lowest + 0.05 - 1e-6
         count = log["aajr/rollbacks"]
-    assert count > 0 and accepted and run.probe().loss <= start + 0.05 < wild.probe().loss
+    assert count > 0 and accepted and run.probe(steps=STEPS).loss <= start + 0.05 < wild.probe(steps=STEPS).loss
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(2.0 / 2**count)
+
+
+@pytest.mark.slow
+def test_the_probe_is_attacked_in_ten_steps_where_training_takes_one(tmp_path):
+    run = trainer(
+        tmp_path,
+        tiny_model(torch.float32),
+        rollback_tolerance=0.0,
+        rollback_interval=1,
+        ascent_steps=1,
+        learning_rate=0.0,
+    )
+    run.train()
+    found = run.state.log_history[0]["aajr/probe_loss"]
+    assert found == pytest.approx(run.probe(steps=10).loss) and found != pytest.approx(
+        run.probe(steps=1).loss, rel=1e-3
+    )
 
 
 def _but(settings):
