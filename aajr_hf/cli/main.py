@@ -80,8 +80,9 @@ def _run(command: str, argv: list[str]) -> int:
     # Import late, so that a command does not wait for the libraries of the other commands.
     from .common.errors import Interrupted, RunError, UserError
     from .common.heartbeat import HEARTBEAT
+    from .common.processes import is_first
     from .common.quiet import be_quiet
-    from .launching.worker import hand_up, is_first
+    from .launching.worker import hand_up
 
     be_quiet()
     debug = "--debug" in argv

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...environments import expert_rows, held_out_rows
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
 from ...evaluation.attacks.suite import ATTACKS
+from ...evaluation.processes import number_of_processes
 from ...evaluation.reporting.results import new_results
 from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ..arguments.classes import class_column_of, classes_of
@@ -19,6 +20,8 @@ from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, lo
 from ..arguments.worlds import world_for
 from ..common.errors import UserError, user_errors
 from ..common.measuring import check_train_seconds, load_agents, measure_together, weights_of
+from ..common.processes import is_first
+from ..launching.measuring import add_launch, launched, parse_launch, together
 from . import evaluate_tool_calls as tool_calls
 
 if TYPE_CHECKING:
@@ -57,15 +60,19 @@ def run(argv: list[str]) -> int:
         "which the actions of a world differ (default: as in the recipes of agents with a long_tail_alpha)",
     )
     tool_calls.add_options(parser)
-    arguments = parser.parse_args(argv)
+    add_launch(parser, "examples, batch by batch")
+    arguments, own, flags = parse_launch(parser, argv)
     check_measurement(arguments)
     tool_calls.check_options(arguments, parser)
     models = with_averages(by_name(arguments.models))
-    if arguments.dataset_name is not None:
-        tool_calls.evaluate(models, arguments)
-        return 0
-    world = world_for(models.values(), arguments.environment)
-    evaluate(models, arguments, world)
+    if (status := launched("evaluate", arguments, own, flags)) is not None:
+        return status
+    with together():
+        _check_processes(arguments)
+        if arguments.dataset_name is not None:
+            tool_calls.evaluate(models, arguments)
+        else:
+            evaluate(models, arguments, world_for(models.values(), arguments.environment))
     return 0
 
 
@@ -142,6 +149,8 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from ...evaluation.reporting.together import together_tables
 
     results, output = measure(models, arguments, world), arguments.output
+    if not is_first():
+        return
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
@@ -158,6 +167,26 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     for sentence in sentences:
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+
+
+def _check_processes(arguments) -> None:
+    """
+    Check, on several processes, that there is work for each.
+
+    Raises:
+        UserError: names the option to change.
+    """
+    processes, batch_size = number_of_processes(), arguments.batch_size or RobustnessSettings.batch_size
+    if processes == 1:
+        return
+    for name, why in (("dataset_name", "tool calls are evaluated"), ("surrogate", "surrogates are trained")):
+        if getattr(arguments, name):
+            raise UserError(f"`--{name}`: {why} by one process only: leave out `--num_processes`.")
+    if (batches := -(-arguments.examples // batch_size)) < processes:
+        raise UserError(
+            f"`--num_processes` {processes} is more than the {batches} batches of at most {batch_size} examples: give fewer "
+            "processes or a smaller `--batch_size`."
+        )
 
 
 def _check_others(arguments, models: dict[str, str]) -> None:

@@ -54,6 +54,8 @@ class EpisodeSettings(TypedDict):
     magnitude: int | None
     temperature: float
     attack: str | None
+    triggers: NotRequired[str]
+    token_trials: NotRequired[int]
     attack_steps: NotRequired[int]
     attack_restarts: NotRequired[int]
     epsilon: NotRequired[float]
