@@ -29,10 +29,14 @@ class Misled:
     A player under an attack that rewrites its prompts. It is asked for an answer to each rewriting and to the prompt
     itself, and plays the one that costs the most in the world as it is. An answer that the world does not know costs as
     much as the worst that it knows.
+
+    Attributes:
+        read: The observations, as they were read for the last answers.
     """
 
     def __init__(self, player: Player, rewrite: Rewrite):
         self.player, self.rewrite = player, rewrite
+        self.read: list[str] = []
 
     def check(self, rows: list[Row]) -> None:
         """Check, before the episodes start, that the player accepts the rows and their rewritings."""
@@ -42,10 +46,12 @@ class Misled:
         tried = [[row, *several] for row, several in zip(rows, self.rewrite(rows), strict=True)]
         said = iter(self.player.answer([one for several in tried for one in several]))
         # The first of equal ones: without effect, the attack changes nothing.
-        return [
-            max([next(said) for _ in several], key=lambda answer, row=row: cost(row, answer))
+        worst = [
+            max(((one, next(said)) for one in several), key=lambda pair, row=row: cost(row, pair[1]))
             for row, several in zip(rows, tried, strict=True)
         ]
+        self.read = [one["prompt"][-1]["content"] for one, _ in worst]
+        return [answer for _, answer in worst]
 
 
 def cost(row: Row, answer: str) -> float:

@@ -115,6 +115,6 @@ def exchanges(entry: Any) -> list[Exchange]:
 
 def _of_episode(said: dict[str, Any]) -> Exchange:
     try:
-        return Exchange(said["sees"], said["says"], said.get("expert"), moved=said.get("moved"))
+        return Exchange(said["sees"], said["says"], said.get("expert"), said.get("unchanged"), said.get("moved"))
     except KeyError as error:
         raise ValueError(f"an entry of `transcript` lacks {error}") from error

@@ -6,8 +6,10 @@ import re
 
 import torch
 
-from aajr_hf.environments import expert_rows
+from aajr_hf.environments import WORLDS, expert_rows
+from aajr_hf.evaluation.episodes.play import play
 from aajr_hf.evaluation.episodes.rewriting import Misled, cost, with_other_numbers, with_triggers
+from aajr_hf.evaluation.monitoring.log import exchanges
 from aajr_hf.training.policy.policy import fixed_seed
 
 ROWS = expert_rows("congestion", 4, seed=0, agents=3)
@@ -35,7 +37,9 @@ class Reader:
 def test_of_all_rewritings_the_costliest_answer_counts():
     reader = Reader()
     for triggers, costliest in ((["calm", "yield", "so"], True), (["calm", "so"], False)):
-        said = Misled(reader, with_triggers(triggers)).answer(ROWS)
+        player = Misled(reader, with_triggers(triggers))
+        said = player.answer(ROWS)
+        assert player.read == [f"{text(row)}{' yield' * costliest}" for row in ROWS]
         for row, answer in zip(ROWS, said, strict=True):
             assert (cost(row, answer) == max(row["action_costs"])) == costliest
             assert costliest or answer == row["completion"][0]["content"]
@@ -58,3 +62,14 @@ def test_one_number_of_each_prompt_is_another_one():
             pairs = [(a, b) for a, b in zip(text(row).split(), text(one).split(), strict=True) if a != b]
             assert len(pairs) == 1 and pairs[0][1] in pool
             assert {k: v for k, v in one.items() if k != "prompt"} == {k: v for k, v in row.items() if k != "prompt"}
+
+
+def test_a_transcript_says_what_was_read_and_what_the_world_gave():
+    player = Misled(Reader(), with_triggers(["calm", "yield"]))
+    ((record,),) = play([WORLDS["congestion"](agents=3, steps=2)], [1], player, transcript=True)
+    assert [len(step) for step in record["transcript"]] == [3, 3]
+    for one in exchanges(record):
+        assert one.observation == f"{one.unchanged} yield" and not one.is_right
+    calm = Misled(Reader(), with_triggers(["calm"]))
+    ((record,),) = play([WORLDS["congestion"](agents=3, steps=1)], [1], calm, transcript=True)
+    assert all(one.unchanged is None and one.is_right for one in exchanges(record))

@@ -13,6 +13,7 @@ class Said(TypedDict):
         side: `model` or `opponent`.
         expert: The answer of the world's expert.
         moved: Length of the perturbation of the prompt's embeddings, in multiples of their mean norm, under attack.
+        unchanged: The observation as the world gave it, if an attack has changed its words.
     """
 
     side: str
@@ -20,6 +21,7 @@ class Said(TypedDict):
     says: str
     expert: str
     moved: NotRequired[float]
+    unchanged: NotRequired[str]
 
 
 class Side(TypedDict):
