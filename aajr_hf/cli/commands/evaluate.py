@@ -15,6 +15,7 @@ from ...training.data.system_prompts import check_system_role, with_system_promp
 from ..arguments.classes import class_column_of, classes_of
 from ..arguments.measurement import add_measurement, by_name, check_measurement, settings_of, with_averages
 from ..arguments.options import ArgumentParser
+from ..arguments.placement import add_placement, check_placement, placement_of, recorded_placement
 from ..arguments.system_prompts import system_prompt_for
 from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
 from ..arguments.worlds import world_for
@@ -60,9 +61,11 @@ def run(argv: list[str]) -> int:
         "which the actions of a world differ (default: as in the recipes of agents with a long_tail_alpha)",
     )
     tool_calls.add_options(parser)
+    add_placement(parser)
     add_launch(parser, "examples, batch by batch")
     arguments, own, flags = parse_launch(parser, argv)
     check_measurement(arguments)
+    check_placement(arguments)
     tool_calls.check_options(arguments, parser)
     models = with_averages(by_name(arguments.models))
     if (status := launched("evaluate", arguments, own, flags)) is not None:
@@ -93,15 +96,17 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     settings = settings_of(arguments, models.values())
     _check_others(arguments, models)
     if arguments.surrogate:
+        if recorded_placement(arguments) or arguments.device_map is not None:
+            raise UserError("`--surrogate` trains in float32 on one device: leave out `--dtype` and `--device_map`.")
         check_surrogates(models, arguments.transfer_from, arguments.output)
     system_prompt = system_prompt_for(models.values(), arguments.system_prompt)
     rows = with_system_prompt(held_out_rows(world, arguments.examples, seed=settings.seed), system_prompt)
     column = class_column_of(arguments, models.values())
     classes = [] if column is None else classes_of(rows, column)
-    agents = load_agents(models)
+    agents = load_agents(models, **placement_of(arguments))
     with user_errors():
         budgets = {agent.name: settings.budget or budget_of(agent.folder) for agent in agents}
-    sources = load_sources(arguments.transfer_from, models)
+    sources = load_sources(arguments.transfer_from, models, **placement_of(arguments))
     _check_templates([*agents, *sources], system_prompt)
     check_transfers(agents, sources, rows)
     _check_rows(agents, rows, settings)
@@ -118,6 +123,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     )
     recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
+    recorded |= recorded_placement(arguments)
     if column is not None:
         recorded["class_column"] = column
         for run in runs.values():

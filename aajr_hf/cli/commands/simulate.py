@@ -17,6 +17,7 @@ from ...evaluation.episodes.rewriting import NUMBERS, ON_TEXTS, TRIGGER
 from ...evaluation.episodes.served import is_served
 from ...evaluation.processes import number_of_processes
 from ..arguments.options import ArgumentParser
+from ..arguments.placement import add_placement, check_placement, recorded_placement
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.threat import add_threat, threat_of
 from ..arguments.validators import check_output, check_seed
@@ -43,6 +44,7 @@ moves the embeddings of every prompt of the model. Prints a table of means over 
 def run(argv: list[str]) -> int:
     arguments, own, flags = parse_launch(_parser(), argv)
     _check(arguments)
+    check_placement(arguments)
     if (status := launched("simulate", arguments, own, flags)) is not None:
         return status
     players = [model for model in (arguments.model, arguments.opponent) if model not in (None, SCRIPTED)]
@@ -51,6 +53,10 @@ def run(argv: list[str]) -> int:
     if arguments.system_prompt and not players:
         raise UserError(f"`--system_prompt` has no effect on {SCRIPTED} experts: give a model, too, or leave it out.")
     arguments.system_prompt = system_prompt_for(models, arguments.system_prompt)  # the text, not the file
+    if not models and (recorded_placement(arguments) or arguments.device_map is not None):
+        raise UserError(
+            "`--dtype` and `--device_map` have no effect without a model that is loaded here: leave them out."
+        )
     if arguments.opponent is None and WORLDS[world].two_sided:
         arguments.opponent = SCRIPTED
     if moves_embeddings(arguments.attack):
@@ -121,6 +127,7 @@ def _parser() -> ArgumentParser:
     add("--transcript", action="store_true", help=f"also write all observations and answers into {FILE}")
     add("--picture", type=Path, metavar="FILE", help="draw the first episode: a film (.gif) or four moments (.png)")
     add_threat(parser)
+    add_placement(parser)
     add_launch(parser, "episodes, as many at once as fill a batch")
     return parser
 
@@ -259,5 +266,5 @@ def _settings(arguments, name: str) -> EpisodeSettings:
     moved = moves_embeddings(arguments.attack)
     kept += ["attack_steps", "attack_restarts"] if moved else []
     kept += [OPTIONS[arguments.attack]] if arguments.attack in OPTIONS else []
-    threat = asdict(arguments.threat) if moved else {}
+    threat = (asdict(arguments.threat) if moved else {}) | recorded_placement(arguments)
     return {"kind": "episodes", "world": name} | {field: getattr(arguments, field) for field in kept} | threat

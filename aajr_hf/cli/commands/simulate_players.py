@@ -9,6 +9,7 @@ from ...evaluation.attacks.lessons import PREDICTED
 from ...evaluation.episodes.rewriting import NUMBERS, ON_TEXTS, TRIGGER, Misled, with_other_numbers, with_triggers
 from ...evaluation.episodes.served import ServedPlayer, is_served
 from ..arguments.measurement import triggers_of
+from ..arguments.placement import placement_of
 from ..arguments.threat import FIELDS
 from ..common.errors import UserError
 
@@ -61,7 +62,7 @@ def players_of(arguments, world) -> list[Any]:
     from ...evaluation.agents import load_agent
     from ...evaluation.episodes.players import Experts, ModelPlayer
 
-    load = functools.cache(load_agent)
+    load = functools.cache(functools.partial(load_agent, **placement_of(arguments)))
     settings = {name: getattr(arguments, name) for name in ("temperature", "batch_size", "system_prompt")}
     world.reset(seed=0)
     rows = list(world.rows().values())

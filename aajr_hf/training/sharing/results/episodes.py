@@ -56,6 +56,7 @@ class EpisodeSettings(TypedDict):
     magnitude: int | None
     temperature: float
     attack: str | None
+    dtype: NotRequired[str]
     triggers: NotRequired[str]
     token_trials: NotRequired[int]
     attack_steps: NotRequired[int]

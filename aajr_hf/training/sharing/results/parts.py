@@ -93,6 +93,7 @@ class Settings(TypedDict):
     """The settings of an evaluation; `models` are folders or Hub names, `weights` the digests of local weights."""
 
     models: dict[str, str]
+    dtype: NotRequired[str]
     weights: dict[str, str | None]
     examples: int
     multiples: list[float]
