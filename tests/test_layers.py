@@ -57,7 +57,7 @@ ALLOWED = {
         *("_compat", "cli/common", "environments", "evaluation", "evaluation/attacks", "training/config"),
         *("training/data", "training/data/formats", "training/models", "training/runs"),
     },
-    "cli/launching": {"_compat", "cli/arguments", "cli/common"},
+    "cli/launching": {"_compat", "cli/arguments", "cli/common", "evaluation"},
     "cli/pipeline": {"cli/common", "evaluation/reporting", "training/runs"},
     "cli/commands": {
         *("_compat", "cli/arguments", "cli/common", "cli/launching", "cli/pipeline", "environments"),

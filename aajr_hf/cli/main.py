@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     if command not in COMMANDS:
         print(f"error: unknown command {argv[0]!r}: choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    if not {"-h", "--help"}.isdisjoint(argv) and "--trainer" not in argv:
+    # Only the parser knows the help texts of a command's own commands, such as `aajr pipeline run`.
+    if not {"-h", "--help"}.isdisjoint(argv) and "--trainer" not in argv and argv[1].startswith("-"):
         from .help_texts import written_help
 
         if (text := written_help(command)) is not None:
@@ -79,8 +80,9 @@ def _run(command: str, argv: list[str]) -> int:
     # Import late, so that a command does not wait for the libraries of the other commands.
     from .common.errors import Interrupted, RunError, UserError
     from .common.heartbeat import HEARTBEAT
+    from .common.processes import is_first
     from .common.quiet import be_quiet
-    from .launching.worker import hand_up, is_first
+    from .launching.worker import hand_up
 
     be_quiet()
     debug = "--debug" in argv

@@ -36,10 +36,16 @@ class Agent:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_agent(
+    path: str, *, dtype: str = "float32", device_map: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    Load a model from a folder or the Hub, in float32, on the accelerator if there is one, and load its tokenizer. An
-    adapter is merged into its base model in memory if PEFT supports it, because a merged model is faster.
+    Load a model from a folder or the Hub, on the accelerator if there is one, and load its tokenizer. An adapter is
+    merged into its base model in memory if PEFT supports it, because a merged model is faster.
+
+    Args:
+        dtype: Type of the weights.
+        device_map: How Accelerate spreads the model over several devices; None for a single device.
 
     Raises:
         OSError, ValueError: if the model does not exist or is incomplete, or its tokenizer has no chat template.
@@ -50,11 +56,12 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if (Path(path) / INCOMPLETE).exists():
         raise ValueError(f"The model in {path} is incomplete: resume its run, or give another model.")
     check_weights(path, SAVE_AGAIN)
+    options = {"dtype": getattr(torch, dtype)} | ({} if device_map is None else {"device_map": device_map})
     try:
         if (Path(path) / "adapter_config.json").is_file():
-            model = _with_adapter(path)
+            model = _with_adapter(path, options)
         else:
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True)
+            model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, **options)
     except (OSError, SafetensorError) as error:  # without a network, these do not name the model
         check_model_name(path, tried=True)
         nor_here = "" if Path(path).exists() else " (and no such folder exists here)"
@@ -64,7 +71,7 @@ def load_agent(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise ValueError(f"The tokenizer of {path} has no chat template: give a model whose tokenizer has one.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model.to(device()).eval(), tokenizer
+    return (model.to(device()) if device_map is None else model).eval(), tokenizer
 
 
 def device() -> torch.device:
@@ -72,8 +79,8 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
-def _with_adapter(path: str) -> nn.Module:
-    load = functools.partial(load_adapter, path)
+def _with_adapter(path: str, options: dict[str, Any]) -> nn.Module:
+    load = functools.partial(load_adapter, path, **options)
     model = load()
     if merging_changes_the_head(model):
         return model

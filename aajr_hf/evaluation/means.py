@@ -15,8 +15,16 @@ class Means:
         self._counts: dict[tuple[str, ...], int] = {}
 
     def add(self, values: Tensor, *names: str) -> None:
-        self._sums[names] = self._sums.get(names, 0.0) + float(values.double().sum())
-        self._counts[names] = self._counts.get(names, 0) + values.numel()
+        self._add(names, float(values.double().sum()), values.numel())
+
+    def include(self, other: Means) -> None:
+        """Add the values that another object has collected."""
+        for names, total in other._sums.items():
+            self._add(names, total, other._counts[names])
+
+    def _add(self, names: tuple[str, ...], total: float, count: int) -> None:
+        self._sums[names] = self._sums.get(names, 0.0) + total
+        self._counts[names] = self._counts.get(names, 0) + count
 
     def result(self) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -17,13 +17,14 @@ EXAMPLES = 2000
 _FOLDER = "surrogates"
 
 
-def load_sources(paths: list[str], models: dict[str, str]) -> list[Agent]:
+def load_sources(paths: list[str], models: dict[str, str], **placement: Any) -> list[Agent]:
     """
     Load the models of `--transfer_from`. Their paths serve as names.
 
     Args:
         paths: The paths of these models.
         models: The paths of the agents, by name.
+        placement: Arguments of `load_agent`.
 
     Raises:
         UserError: if a model cannot be loaded, is one of the agents, or has the name of an agent.
@@ -39,7 +40,7 @@ def load_sources(paths: list[str], models: dict[str, str]) -> list[Agent]:
                 f"`--transfer_from`: an agent is also named {path}: give the agent another name, as in NAME=MODEL."
             )
     try:
-        return load_agents({path: path for path in paths})
+        return load_agents({path: path for path in paths}, **placement)
     except UserError as error:
         raise UserError(f"`--transfer_from`: {error}") from error
 

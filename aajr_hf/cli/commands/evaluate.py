@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any
 from ...environments import expert_rows, held_out_rows
 from ...evaluation.attacks.settings import TOKEN, RobustnessSettings
 from ...evaluation.attacks.suite import ATTACKS
+from ...evaluation.processes import number_of_processes
 from ...evaluation.reporting.results import new_results
 from ...training.data.system_prompts import check_system_role, with_system_prompt
 from ..arguments.classes import class_column_of, classes_of
 from ..arguments.measurement import add_measurement, by_name, check_measurement, settings_of, with_averages
 from ..arguments.nuisance import NUISANCE_RANK, check_nuisance, nuisance_rows
 from ..arguments.options import ArgumentParser
+from ..arguments.placement import add_placement, check_placement, placement_of, recorded_placement
 from ..arguments.system_prompts import system_prompt_for
 from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
 from ..arguments.worlds import world_for
 from ..common.errors import UserError, user_errors
 from ..common.measuring import check_train_seconds, load_agents, measure_together, weights_of
+from ..common.processes import is_first
+from ..launching.measuring import add_launch, launched, parse_launch, together
 from . import evaluate_tool_calls as tool_calls
 
 if TYPE_CHECKING:
@@ -67,16 +71,22 @@ def run(argv: list[str]) -> int:
         f"({NUISANCE_RANK} by default), and how far it moves the agent. Put models first",
     )
     tool_calls.add_options(parser)
-    arguments = parser.parse_args(argv)
+    add_placement(parser)
+    add_launch(parser, "examples, batch by batch")
+    arguments, own, flags = parse_launch(parser, argv)
     check_measurement(arguments)
     check_nuisance(arguments)
+    check_placement(arguments)
     tool_calls.check_options(arguments, parser)
     models = with_averages(by_name(arguments.models))
-    if arguments.dataset_name is not None:
-        tool_calls.evaluate(models, arguments)
-        return 0
-    world = world_for(models.values(), arguments.environment)
-    evaluate(models, arguments, world)
+    if (status := launched("evaluate", arguments, own, flags)) is not None:
+        return status
+    with together():
+        _check_processes(arguments)
+        if arguments.dataset_name is not None:
+            tool_calls.evaluate(models, arguments)
+        else:
+            evaluate(models, arguments, world_for(models.values(), arguments.environment))
     return 0
 
 
@@ -97,15 +107,17 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     settings = settings_of(arguments, models.values())
     _check_others(arguments, models)
     if arguments.surrogate:
+        if recorded_placement(arguments) or arguments.device_map is not None:
+            raise UserError("`--surrogate` trains in float32 on one device: leave out `--dtype` and `--device_map`.")
         check_surrogates(models, arguments.transfer_from, arguments.output)
     system_prompt = system_prompt_for(models.values(), arguments.system_prompt)
     rows = with_system_prompt(held_out_rows(world, arguments.examples, seed=settings.seed), system_prompt)
     column = class_column_of(arguments, models.values())
     classes = [] if column is None else classes_of(rows, column)
-    agents = load_agents(models)
+    agents = load_agents(models, **placement_of(arguments))
     with user_errors():
         budgets = {agent.name: settings.budget or budget_of(agent.folder) for agent in agents}
-    sources = load_sources(arguments.transfer_from, models)
+    sources = load_sources(arguments.transfer_from, models, **placement_of(arguments))
     _check_templates([*agents, *sources], system_prompt)
     check_transfers(agents, sources, rows)
     _check_rows(agents, rows, settings)
@@ -125,6 +137,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     threat = recorded.pop("threat")
     for name, numbers in nuisances.items():
         runs[name]["nuisance"], recorded["nuisance_rank"] = numbers, arguments.nuisance
+    recorded |= recorded_placement(arguments)
     if column is not None:
         recorded["class_column"] = column
         for run in runs.values():
@@ -170,6 +183,8 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from ...evaluation.reporting.together import together_tables
 
     results, output = measure(models, arguments, world), arguments.output
+    if not is_first():
+        return
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
@@ -187,6 +202,26 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     for sentence in sentences:
         printed.print(sentence, soft_wrap=True)
     printed.print(f"Report: {output / 'report.html'}", soft_wrap=True)
+
+
+def _check_processes(arguments) -> None:
+    """
+    Check, on several processes, that there is work for each.
+
+    Raises:
+        UserError: names the option to change.
+    """
+    processes, batch_size = number_of_processes(), arguments.batch_size or RobustnessSettings.batch_size
+    if processes == 1:
+        return
+    for name, why in (("dataset_name", "tool calls are evaluated"), ("surrogate", "surrogates are trained")):
+        if getattr(arguments, name):
+            raise UserError(f"`--{name}`: {why} by one process only: leave out `--num_processes`.")
+    if (batches := -(-arguments.examples // batch_size)) < processes:
+        raise UserError(
+            f"`--num_processes` {processes} is more than the {batches} batches of at most {batch_size} examples: give fewer "
+            "processes or a smaller `--batch_size`."
+        )
 
 
 def _check_others(arguments, models: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from ...training.data.injections import read_injection_texts
 from ..arguments.classes import class_column_of, classes_of
 from ..arguments.measurement import ALL, ONLY_ON_CALLS, triggers_of
 from ..arguments.options import ArgumentParser
+from ..arguments.placement import placement_of, recorded_placement
 from ..arguments.threat import threat_of
 from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for
 from ..common.errors import UserError, user_errors
@@ -105,7 +106,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     rows, given = _rows(arguments)
     column = class_column_of(arguments, models.values())
     classes = [] if column is None else classes_of(given, column)
-    agents = load_agents(models)
+    agents = load_agents(models, **placement_of(arguments))
     for agent in agents:
         # Check every agent before any is attacked.
         try:
@@ -119,7 +120,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
         lambda agent, on_progress: evaluate_tool_calls(agent.model, agent.tokenizer, rows, settings, on_progress),
     )
     data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
-    recorded = data | {"examples": len(rows)} | weights_of(agents) | asdict(settings)
+    recorded = data | {"examples": len(rows)} | weights_of(agents) | asdict(settings) | recorded_placement(arguments)
     if column is not None:
         recorded["class_column"] = column
         for run in runs.values():

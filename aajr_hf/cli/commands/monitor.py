@@ -114,9 +114,11 @@ def watch(arguments) -> bool:
     from ...evaluation.monitoring.monitor import Monitor
 
     logs = [Log(file) for file in arguments.logs]
+    calm = None if arguments.baseline is None else Log(arguments.baseline)
+    baseline = [] if calm is None else _read_all(calm)
     with user_errors():
         lines = _new_lines(logs)
-    baseline = _read_all(arguments.baseline)
+    _check_alike(logs, calm)
     expected, expected_from = _expected(arguments, baseline)
     # Held-out observations are single ones, and not to be compared with those of episodes.
     comparable = bool(baseline) or all(len(line) == 1 for line in lines)
@@ -137,18 +139,21 @@ def watch(arguments) -> bool:
         raise UserError(f"{', '.join(settings['logs'])}: there is no complete line.")
     _write(monitor, settings, arguments)
     if arguments.follow:
-        _follow(logs, monitor, scores, settings, arguments)
+        _follow(logs, calm, monitor, scores, settings, arguments)
     _print(monitor, arguments)
     return monitor.alarm
 
 
-def _follow(logs: list[Log], monitor: Monitor, scores: ObservationScores, settings: dict, arguments) -> None:
+def _follow(
+    logs: list[Log], calm: Log | None, monitor: Monitor, scores: ObservationScores, settings: dict, arguments
+) -> None:
     """Read on until there is an alarm."""
     try:
         while not monitor.alarm:
             time.sleep(_POLL_SECONDS)
             with user_errors():
                 if lines := _new_lines(logs):
+                    _check_alike(logs, calm)
                     _add(lines, monitor, scores)
                     _write(monitor, settings, arguments)
     except KeyboardInterrupt as error:
@@ -172,16 +177,28 @@ def _add(lines: list[list[Exchange]], monitor: Monitor, scores: ObservationScore
         monitor.add_scores({name: column[i] for name, column in values.items()})
 
 
-def _read_all(file: Path | None) -> list[list[Exchange]]:
-    from ...evaluation.monitoring.log import Log
-
-    if file is None:
-        return []
+def _read_all(calm: Log) -> list[list[Exchange]]:
     with user_errors():
-        found = _new_lines([Log(file)])
+        found = _new_lines([calm])
     if len(found) < 2:
-        raise UserError(f"`--baseline`: {file} has {len(found)} complete lines: give a log with at least two.")
+        raise UserError(f"`--baseline`: {calm.file} has {len(found)} complete lines: give a log with at least two.")
     return found
+
+
+def _check_alike(logs: list[Log], calm: Log | None) -> None:
+    """
+    Check that the baseline holds what the logs hold. An episode counts as one, with the mean of its many observations,
+    so that any single exchange would look odd beside it.
+
+    Raises:
+        UserError: if not; names both files.
+    """
+    for log in logs if calm is not None else ():
+        if other := sorted(log.holds - calm.holds):
+            raise UserError(
+                f"`--baseline`: {calm.file} holds {' and '.join(sorted(calm.holds))}, and {log.file} {other[0]}, which cannot be "
+                f"compared with them: give a baseline of {other[0]}."
+            )
 
 
 def _expected(arguments, baseline: list[list[Exchange]]) -> tuple[float | None, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..arguments.options import ArgumentParser
 from ..common.errors import UserError
+from .pipeline_manifests import add_compile, add_trainjob, write_compiled, write_job
 
 DESCRIPTION = """Test the logs of an agent in use for a change. After an alarm, train it against an adversary whose radius is a little
 larger than the attack's, attack both agents in the same ways, and put the new one in the old one's place only if it is
@@ -13,6 +14,8 @@ better beyond chance.
 
     aajr pipeline run pipeline.yaml             # all steps; a run that was interrupted goes on where it stopped
     aajr pipeline run pipeline.yaml --dry_run   # say which steps are done, and which comes next
+    aajr pipeline run pipeline.yaml --engine kfp   # the same steps, run by Kubeflow Pipelines on this machine
+    aajr pipeline compile pipeline.yaml --image registry/aajr-hf --claim files   # YAML for a cluster with Kubeflow Pipelines
     aajr pipeline step decide pipeline.yaml     # one step, for an engine that runs the steps itself
     aajr pipeline trainjob recipes/congestion/aajr.yaml --nodes 2 --image registry/aajr-hf   # a job for Kubeflow Trainer
 
@@ -21,79 +24,65 @@ docs/pipeline.md lists the settings. Give each round of measuring and training a
 
 
 def run(argv: list[str]) -> int:
+    from ...evaluation.reporting.report import replace_file
+    from ..pipeline.kubeflow import PYTHON, run_with_kubeflow
     from ..pipeline.settings import read_settings
-    from ..pipeline.steps import STEPS, Pipeline
+    from ..pipeline.steps import STEPS, Pipeline, goes_on
 
     parser = ArgumentParser("pipeline", description=DESCRIPTION)
     commands = parser.add_subparsers(
         dest="command",
         required=True,
-        metavar="{run,step,trainjob}",
+        metavar="{run,step,compile,trainjob}",
         parser_class=lambda prog, **more: ArgumentParser(prog.removeprefix("aajr "), **more),
     )
     whole = commands.add_parser("run", help="run all steps")
     whole.add_argument("--dry_run", action="store_true", help="run nothing: say which steps are done")
+    whole.add_argument(
+        "--engine",
+        choices=("local", "kfp"),
+        default="local",
+        help="what runs the steps: this command, or Kubeflow Pipelines on this machine (default: local)",
+    )
     single = commands.add_parser("step", help="run one step")
     single.add_argument("step", choices=STEPS)
+    single.add_argument(
+        "--goes_on",
+        type=Path,
+        metavar="FILE",
+        help="write true or false into this file: whether the pipeline goes on after this step",
+    )
     for one in (whole, single):
         one.add_argument("settings", type=Path, metavar="PIPELINE.yaml")
-    _add_trainjob(commands)
+    for one in (whole, add_compile(commands)):
+        one.add_argument(
+            "--kfp",
+            type=Path,
+            default=PYTHON,
+            metavar="PYTHON",
+            help="Python with Kubeflow Pipelines; scripts/kfp.sh makes it (default: %(default)s)",
+        )
+    add_trainjob(commands)
     arguments = parser.parse_args(argv)
+    if arguments.command == "compile":
+        write_compiled(arguments)
+        return 0
     if arguments.command == "trainjob":
         write_job(arguments)
         return 0
     pipeline = Pipeline(read_settings(arguments.settings))
     if arguments.command == "step":
         run_step(pipeline, arguments.step)
+        if arguments.goes_on is not None:
+            replace_file(arguments.goes_on, str(goes_on(pipeline, arguments.step)).lower().encode())
     elif arguments.dry_run:
         describe(pipeline)
+    elif arguments.engine == "kfp":
+        run_with_kubeflow(arguments.settings, arguments.kfp)
+        say_the_end(pipeline)
     else:
         run_all(pipeline)
     return 0
-
-
-def _add_trainjob(commands) -> None:
-    job = commands.add_parser("trainjob", help="write the manifest of a training on several nodes")
-    job.add_argument("recipe", help="path of the recipe inside the image")
-    job.add_argument("--nodes", type=int, required=True, help="number of nodes")
-    job.add_argument("--processes", type=int, default=1, help="processes on each node, one a GPU (default: 1)")
-    job.add_argument("--image", required=True, help="image with this package, such as one built from the Dockerfile")
-    job.add_argument("--name", help="name of the job (default: from the recipe)")
-    job.add_argument(
-        "--accelerate_config",
-        default="ddp",
-        help="as in `aajr train`; ddp_cpu and fsdp2_cpu ask for no GPU (default: ddp)",
-    )
-    job.add_argument("--output", type=Path, help="file of the manifest (default: print it)")
-
-
-def write_job(arguments) -> None:
-    """
-    Print or write the manifest.
-
-    Raises:
-        UserError: if an option is wrong; nothing is written then.
-    """
-    from ...evaluation.reporting.report import replace_file
-    from ..launching.launch import config_file
-    from ..pipeline.trainjob import job_name, manifest, train_job
-
-    config = arguments.accelerate_config
-    config_file(config)  # refuses unknown names
-    job = train_job(
-        arguments.recipe,
-        nodes=arguments.nodes,
-        processes=arguments.processes,
-        image=arguments.image,
-        name=arguments.name or job_name(arguments.recipe),
-        accelerate_config=config,
-        gpu=not config.endswith("_cpu"),
-    )
-    if arguments.output is None:
-        print(manifest(job), end="")
-    else:
-        replace_file(arguments.output, manifest(job).encode())
-        print(f"Manifest: {arguments.output}")
 
 
 def run_all(pipeline) -> None:
@@ -103,15 +92,20 @@ def run_all(pipeline) -> None:
     Raises:
         RunError: if a command fails; a later run begins with its step.
     """
+    from ..pipeline.steps import next_step
+
+    while (step := next_step(pipeline)[0]) is not None:
+        _run(pipeline, step)
+    say_the_end(pipeline)
+
+
+def say_the_end(pipeline) -> None:
+    """Write the page, and say what became of the agent."""
     from ..pipeline.page import PAGE, summary_of, write_page
     from ..pipeline.steps import next_step
 
-    step, why = next_step(pipeline)
-    while step is not None:
-        _run(pipeline, step)
-        step, why = next_step(pipeline)
     write_page(pipeline)
-    print(summary_of(step, why, pipeline))
+    print(summary_of(*next_step(pipeline), pipeline))
     print(f"Report: {pipeline.work / PAGE}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import re
@@ -14,17 +13,23 @@ from typing import TYPE_CHECKING, Any
 from ...environments import WORLDS
 from ...evaluation.attacks.lessons import PREDICTED
 from ...evaluation.episodes.players import ALONE, SUITE
+from ...evaluation.episodes.rewriting import NUMBERS, ON_TEXTS, TRIGGER
+from ...evaluation.episodes.served import is_served
+from ...evaluation.processes import number_of_processes
 from ..arguments.options import ArgumentParser
+from ..arguments.placement import add_placement, check_placement, recorded_placement
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
-from ..arguments.threat import FIELDS, add_threat, threat_of
+from ..arguments.threat import add_threat, threat_of
 from ..arguments.validators import check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import Interrupted, UserError, user_errors
+from ..common.processes import is_first
+from ..launching.measuring import add_launch, launched, parse_launch, together
+from .simulate_players import OPTIONS, SCRIPTED, check_attack, moves_embeddings, players_of, repeated_sentences
 
 if TYPE_CHECKING:
     from ...training.sharing.results import EpisodeResults, EpisodeSettings
 
-SCRIPTED = "scripted"
 FILE = "episodes.jsonl"
 DESCRIPTION = """Play whole episodes of a world: each agent reads its observation and answers in text, and the answers change the next
 observations of all. With `--shock`, the world changes after the first third of the episode; with `--attack`, an adversary
@@ -32,25 +37,35 @@ moves the embeddings of every prompt of the model. Prints a table of means over 
 
     aajr simulate --env congestion --model outputs/agent --shock capacity_drop --magnitude 6
     aajr simulate --model outputs/agent --attack suite --epsilon 0.25 --picture outputs/episode.gif
+    aajr simulate --env congestion --model http://localhost:8000/v1 --attack token     # a model that is served
 """
 
 
 def run(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments, own, flags = parse_launch(_parser(), argv)
     _check(arguments)
-    models = [model for model in (arguments.model, arguments.opponent) if model not in (None, SCRIPTED)]
+    check_placement(arguments)
+    if (status := launched("simulate", arguments, own, flags)) is not None:
+        return status
+    players = [model for model in (arguments.model, arguments.opponent) if model not in (None, SCRIPTED)]
+    models = [model for model in players if not is_served(model)]
     world = world_for(models, arguments.environment)
-    if arguments.system_prompt and not models:
+    if arguments.system_prompt and not players:
         raise UserError(f"`--system_prompt` has no effect on {SCRIPTED} experts: give a model, too, or leave it out.")
     arguments.system_prompt = system_prompt_for(models, arguments.system_prompt)  # the text, not the file
+    if not models and (recorded_placement(arguments) or arguments.device_map is not None):
+        raise UserError(
+            "`--dtype` and `--device_map` have no effect without a model that is loaded here: leave them out."
+        )
     if arguments.opponent is None and WORLDS[world].two_sided:
         arguments.opponent = SCRIPTED
-    if arguments.attack is not None:
+    if moves_embeddings(arguments.attack):
         arguments.threat = threat_of(arguments, [arguments.model])
-    for name, default in (("attack_steps", 10), ("attack_restarts", 1)):
+    for name, default in (("attack_steps", 10), ("attack_restarts", 1), ("token_trials", 8)):
         if getattr(arguments, name) is None:
             setattr(arguments, name, default)
-    simulate(arguments, world)
+    with together():
+        simulate(arguments, world)
     return 0
 
 
@@ -62,7 +77,8 @@ def _parser() -> ArgumentParser:
         "--model",
         required=True,
         metavar="DIR",
-        help=f"folder of a model or an adapter, name on the Hub, or {SCRIPTED} for the scripted experts",
+        help=f"folder of a model or an adapter, name on the Hub, {SCRIPTED} for the scripted experts, or the address of a server "
+        "with a chat API like OpenAI's, such as http://localhost:8000/v1 or http://localhost:8000/v1#MODEL",
     )
     add(
         "--opponent",
@@ -79,10 +95,13 @@ def _parser() -> ArgumentParser:
     add("--magnitude", type=int, help="strength of the shock, in the units that are listed below")
     add(
         "--attack",
-        choices=[*ALONE, PREDICTED, SUITE],
+        choices=[*ALONE, PREDICTED, SUITE, *ON_TEXTS],
         help="attack on the embeddings of the model's prompts: ascent on the loss of this name, random points, a step along the "
-        f"gradient that --predictor predicts ({PREDICTED}), or all of them ({SUITE}: all but {PREDICTED})",
+        f"gradient that --predictor predicts ({PREDICTED}), or all of them ({SUITE}: all but {PREDICTED}). On its texts, without "
+        f"a look into the model: words of a bank ({TRIGGER}), or other numbers ({NUMBERS})",
     )
+    add("--triggers", metavar="FILE", help=f"bank of triggers (aajr triggers), for --attack {TRIGGER}")
+    add("--token_trials", type=int, help=f"rewritings of each prompt, for --attack {NUMBERS} (default: 8)")
     add(
         "--predictor",
         type=Path,
@@ -108,6 +127,8 @@ def _parser() -> ArgumentParser:
     add("--transcript", action="store_true", help=f"also write all observations and answers into {FILE}")
     add("--picture", type=Path, metavar="FILE", help="draw the first episode: a film (.gif) or four moments (.png)")
     add_threat(parser)
+    add_placement(parser)
+    add_launch(parser, "episodes, as many at once as fill a batch")
     return parser
 
 
@@ -118,23 +139,13 @@ def _shocks() -> str:
 
 
 def _check(arguments) -> None:
-    for name in ("episodes", "attack_steps", "attack_restarts", "batch_size"):
+    for name in ("episodes", "attack_steps", "attack_restarts", "batch_size", "token_trials"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     check_seed(arguments.seed, "--seed")
     if not 0 <= arguments.temperature < math.inf:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
-    for name in (*FIELDS, "attack_steps", "attack_restarts"):
-        if arguments.attack is None and getattr(arguments, name) is not None:
-            raise UserError(f"`--{name}` has no effect without an attack: give `--attack`, too.")
-    if (arguments.attack == PREDICTED) != (arguments.predictor is not None):
-        raise UserError(
-            f"`--attack {PREDICTED}` and `--predictor` need each other: give both, with a file that `aajr screen --save` wrote."
-        )
-    if arguments.predictor is not None and not arguments.predictor.is_file():
-        raise UserError(f"`--predictor`: there is no file {arguments.predictor}: write one with `aajr screen --save`.")
-    if arguments.attack is not None and arguments.model == SCRIPTED:
-        raise UserError(f"`--attack` perturbs the embeddings of a model: give a model as `--model`, not {SCRIPTED}.")
+    check_attack(arguments)
     if arguments.shock is not None and arguments.magnitude is None:
         raise UserError("`--shock` needs `--magnitude`: give its strength, in the units that --help lists.")
     picture = arguments.picture
@@ -159,8 +170,14 @@ def simulate(arguments, name: str) -> None:
     from ...evaluation.reporting.results import number_text
 
     worlds = _worlds(name, arguments)
+    groups, processes = -(-arguments.episodes // len(worlds)), number_of_processes()
+    if groups < processes:
+        raise UserError(
+            f"`--num_processes` {processes} is more than the {groups} groups of at most {len(worlds)} episodes that are played "
+            "side by side: give fewer processes or a smaller `--batch_size`."
+        )
     with user_errors():
-        players = _players(arguments, worlds[0])
+        players = players_of(arguments, worlds[0])
     file, records = arguments.output / FILE, []
     began = time.monotonic()
     try:
@@ -173,10 +190,12 @@ def simulate(arguments, name: str) -> None:
             else "no episode was finished."
         )
         raise Interrupted(kept) from error
+    if not is_first():
+        return
     seconds = time.monotonic() - began
     steps = sum(side["answers"] for record in records for side in record["sides"].values())
     console = Console()
-    for sentence in malformed_sentences(records):
+    for sentence in [*repeated_sentences(players), *malformed_sentences(records)]:
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print(simulation_table(records))
     console.print(
@@ -196,6 +215,7 @@ def _play(
     """Play the episodes and add them to the records. The file contains all records however this ends."""
     from ...evaluation.episodes.film import Film
     from ...evaluation.episodes.play import episode_seeds, play
+    from ...evaluation.processes import gathered, my_share
     from ...evaluation.reporting.report import replace_file
     from ..common.progress import bars
 
@@ -206,16 +226,25 @@ def _play(
         def watch(playing: list[Any]) -> None:
             parts = (world.step_count / world.steps if world.agents else 1.0 for world in playing)
             progress.update(task, completed=len(records) + sum(parts))
-            if picture is not None and not records:
+            if picture is not None and not records and is_first():
                 film.shoot(playing[0])
 
         seeds = episode_seeds(arguments.episodes, arguments.seed)
-        for some in play(worlds, seeds, *players, transcript=arguments.transcript, on_step=watch):
-            is_first = not records
-            records += [settings | record for record in some]
+        groups = [seeds[start : start + len(worlds)] for start in range(0, len(seeds), len(worlds))]
+        processes = number_of_processes()
+        for start in range(0, len(groups), processes):
+            some = groups[start : start + processes]
+            played = {
+                number: next(play(worlds, some[number], *players, transcript=arguments.transcript, on_step=watch))
+                for number in my_share(len(some))
+            }
+            begins = not records
+            records += [settings | record for group in gathered(played) for record in group]
+            if not is_first():
+                continue
             # Write the whole file each time and rename it, so that it never contains a partial line.
             replace_file(file, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode())
-            if picture is not None and is_first:
+            if picture is not None and begins:
                 replace_file(picture, film.develop(picture.suffix))
 
 
@@ -230,42 +259,12 @@ def _worlds(name: str, arguments) -> list[Any]:
         raise UserError(re.sub(rf"`({'|'.join(fields)})`", r"`--\1`", str(error))) from error
 
 
-def _players(arguments, world) -> list[Any]:
-    """Return the players of the model's side and of the other side (or None); check that models accept the world."""
-    from ...evaluation.agents import load_agent
-    from ...evaluation.episodes.players import AttackSettings, Experts, ModelPlayer
-
-    load = functools.cache(load_agent)
-    attack = None
-    if arguments.attack is not None:
-        steps, restarts = arguments.attack_steps, arguments.attack_restarts
-        attack = AttackSettings(arguments.threat, arguments.attack, steps, restarts, _predictor(arguments))
-
-    def player(path: str | None, attack: AttackSettings | None):
-        if path in (None, SCRIPTED):
-            return Experts() if path else None
-        settings = {name: getattr(arguments, name) for name in ("temperature", "batch_size", "system_prompt")}
-        model = ModelPlayer(*load(path), attack=attack, **settings)
-        model.check(list(world.rows().values()))
-        return model
-
-    world.reset(seed=0)
-
-    return [player(arguments.model, attack), player(arguments.opponent, None)]
-
-
-def _predictor(arguments):
-    """Return the predictor of gradients on the device of the model; None without one."""
-    from ...evaluation.agents import device
-    from ...evaluation.attacks.predicted import GradientPredictor
-
-    return None if arguments.predictor is None else GradientPredictor.load(arguments.predictor).to(device())
-
-
 def _settings(arguments, name: str) -> EpisodeSettings:
     """Return the settings, which are written in every line so that lines of several runs can be combined."""
     kept = ["model", "opponent", "agents", "shock", "magnitude", "temperature", "attack"]
     kept += ["system_prompt"] if arguments.system_prompt is not None else []
-    kept += ["attack_steps", "attack_restarts"] if arguments.attack is not None else []
-    threat = asdict(arguments.threat) if arguments.attack is not None else {}
+    moved = moves_embeddings(arguments.attack)
+    kept += ["attack_steps", "attack_restarts"] if moved else []
+    kept += [OPTIONS[arguments.attack]] if arguments.attack in OPTIONS else []
+    threat = (asdict(arguments.threat) if moved else {}) | recorded_placement(arguments)
     return {"kind": "episodes", "world": name} | {field: getattr(arguments, field) for field in kept} | threat

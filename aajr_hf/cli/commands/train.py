@@ -69,7 +69,7 @@ def run(argv: list[str]) -> int:
         # GPUs.
         arguments, _, config = parser.parse([*argv, "--use_cpu", "true"])
         check_arguments(arguments, config)
-        return launch(launching, flags, argv, config.mixed_precision)
+        return launch(launching, flags, ["train", *argv], config.mixed_precision)
     arguments, _, config = parsed = parser.parse(argv)
     if config.use_cpu:
         shard_on_cpu()

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UserError, user_errors
 
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 _Numbers = TypeVar("_Numbers")
 
 
-def load_agents(models: dict[str, str]) -> list[Agent]:
+def load_agents(models: dict[str, str], **placement: Any) -> list[Agent]:
     """
     Load all agents, given their folders or Hub names by name. They are loaded before any is measured, so that a wrong
     name is found at once.
+
+    Args:
+        placement: Arguments of [`load_agent`].
 
     Raises:
         UserError: if a model cannot be loaded.
@@ -29,7 +32,7 @@ def load_agents(models: dict[str, str]) -> list[Agent]:
     from ...evaluation.agents import Agent, load_agent
 
     with user_errors():
-        return [Agent(name, path, *load_agent(path)) for name, path in models.items()]
+        return [Agent(name, path, *load_agent(path, **placement)) for name, path in models.items()]
 
 
 def measure_each(

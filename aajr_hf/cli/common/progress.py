@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 from .heartbeat import HEARTBEAT, clock
+from .processes import is_first
 
 # Maps a logged metric to its name on the screen and its number format.
 _SHOWN = {
@@ -32,7 +33,7 @@ def bars() -> Iterator[Progress]:
     """Yield a progress display: one bar per task in a terminal, and a line from time to time elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, disable=not console.is_terminal)
+    progress = Progress(*columns, console=console, disable=not (console.is_terminal and is_first()))
 
     def describe() -> str:
         return ", ".join(

@@ -1,4 +1,4 @@
-"""Run `aajr train` on several processes, by passing its command line to `accelerate launch`."""
+"""Run a command on several processes, by passing its command line to `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from argparse import ArgumentParser
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MethodType
+from typing import TYPE_CHECKING
 
-from ..arguments.parsing import RecipeParser
 from ..common.errors import UserError, user_errors
 from ..common.heartbeat import HEARTBEAT
 from ..common.packaged import packaged
 from .launcher import run_launcher
 from .worker import LAUNCHED
 
-# Flags of `accelerate launch` that `aajr train` sets itself: what to run, and with which configuration file.
+if TYPE_CHECKING:
+    from ..arguments.parsing import RecipeParser
+
+# Flags of `accelerate launch` that a command sets itself: what to run, and with which configuration file.
 _NOT_PASSED_ON = {"--config_file", "--config-file", "--module", "--no_python", "--no-python"}
 
 
@@ -50,7 +53,7 @@ def config_file(name: str) -> Path:
 
 
 def split_flags(own: ArgumentParser, argv: list[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into those of `aajr train`, with all unknown ones, and those of `accelerate launch`."""
+    """Split arguments into those of the command, with all unknown ones, and those of `accelerate launch`."""
     if all(item.split("=")[0] in own._option_string_actions for item in argv if item.startswith("--")):
         return argv, []
     launcher, ours, theirs, rest = _launcher_parser(), [], [], list(argv)
@@ -80,9 +83,9 @@ def is_wanted(arguments: LaunchArguments, flags: list[str]) -> bool:
     return bool(flags or arguments.accelerate_config or arguments.num_processes)
 
 
-def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], mixed_precision: str) -> int:
+def launch(arguments: LaunchArguments, flags: list[str], argv: list[str], mixed_precision: str) -> int:
     """
-    Run `aajr train` with `train_argv` in every process.
+    Run `aajr` with `argv`, the name of the command and its arguments, in every process.
 
     Args:
         flags: Options of `accelerate launch`.
@@ -99,19 +102,25 @@ def launch(arguments: LaunchArguments, flags: list[str], train_argv: list[str], 
 
     path = config_file(arguments.accelerate_config or _default_config(arguments.num_processes))
     with user_errors():
-        on_cpu = load_config_from_file(str(path)).use_cpu
+        config = load_config_from_file(str(path))
+    training = argv[0] == "train"
+    if not training and (config.fsdp_config or config.deepspeed_config):
+        raise UserError(
+            f"`accelerate_config`: {path.stem} shards a model that is trained: give ddp to `aajr {argv[0]}`."
+        )
     own = ["--config_file", str(path), "--mixed_precision", mixed_precision]
     if arguments.num_processes is not None:
         own += ["--num_processes", str(arguments.num_processes)]
     # Accelerate passes `use_cpu` on only for a single process.
-    script = ["aajr_hf.cli.main", "train", *train_argv, *(["--use_cpu", "true"] if on_cpu else [])]
+    script = ["aajr_hf.cli.main", *argv, *(["--use_cpu", "true"] if config.use_cpu and training else [])]
     parsed = _launcher_parser().parse_args([*own, *flags, "--module", *script])
     if parsed.training_script != script[0]:
-        raise UserError(f"unexpected argument: {parsed.training_script!r} (see aajr train --help)")
+        raise UserError(f"unexpected argument: {parsed.training_script!r} (see aajr {argv[0]} --help)")
     # The C++ code of torch warns about defaults of Accelerate in each process. Only errors are shown.
-    quiet = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
+    variables = {"TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR")}
+    variables |= {"CUDA_VISIBLE_DEVICES": ""} if config.use_cpu and not training else {}
     # The first launched process prints the signs of life, so this process prints none.
-    with patch_environment(**{LAUNCHED: "1"}, **quiet), HEARTBEAT.during(None):
+    with patch_environment(**{LAUNCHED: "1"}, **variables), HEARTBEAT.during(None):
         return run_launcher(parsed)
 
 

@@ -1,4 +1,4 @@
-"""Differences between a process launched by `aajr train` and one started by a user."""
+"""Differences between a process launched by a command and one started by a user."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import time
 from pathlib import Path
 
 LAUNCHED = "AAJR_LAUNCHED"
-
-
-def is_first() -> bool:
-    """Return whether this process prints for all processes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def hand_up(message: str) -> bool:

@@ -17,7 +17,6 @@ import yaml
 
 from ...evaluation.reporting.report import replace_file
 from ...evaluation.reporting.statistics import paired_difference
-from ...training.runs.checkpoints import INCOMPLETE, newest_checkpoint
 from ..common.errors import RunError
 from ..common.heartbeat import HEARTBEAT
 from .promotion import promote
@@ -84,6 +83,9 @@ class Pipeline:
 
     def train(self) -> None:
         """Train the agent in use further. An interrupted training is resumed."""
+        # Imported late, because it takes seconds, which the other steps need not wait for.
+        from ...training.runs.checkpoints import INCOMPLETE, newest_checkpoint
+
         candidate, epsilon = self.work / "candidate", self.read("decide.json")["epsilon"]
         argv = ["train", "--config", self.settings.recipe, "--model_name_or_path", self.read("measure.json")["agent"]]
         argv += ["--output_dir", str(candidate), "--epsilon", str(epsilon)]
@@ -164,15 +166,20 @@ def _text(value: Any) -> str:
 # The steps in their order, each with the file that it writes at its end.
 STEPS = {name: f"{name}.json" for name in ("measure", "decide", "train", "compare", "promote")}
 
+# The steps that may end the pipeline, each with the field of its result that says so, and what becomes of the agent then.
+GATES = {"decide": ("train", "is not trained"), "compare": ("promote", "stays in use")}
+
+
+def goes_on(pipeline: Pipeline, name: str) -> bool:
+    """Return whether the pipeline goes on after a step that is done."""
+    return name not in GATES or pipeline.read(STEPS[name])[GATES[name][0]]
+
 
 def next_step(pipeline: Pipeline) -> tuple[str | None, str]:
     """Return the next step, and why; None if the pipeline is at its end."""
     for name, file in STEPS.items():
-        if (pipeline.work / file).is_file():
-            found = pipeline.read(file)
-            for field, stops in (("train", "is not trained"), ("promote", "stays in use")):
-                if found.get(field) is False:
-                    return None, f"the agent {stops}: {found['because']}"
-            continue
-        return name, "its result is not there yet"
+        if not (pipeline.work / file).is_file():
+            return name, "its result is not there yet"
+        if not goes_on(pipeline, name):
+            return None, f"the agent {GATES[name][1]}: {pipeline.read(file)['because']}"
     return None, "the new agent is in use"

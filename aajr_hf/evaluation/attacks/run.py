@@ -36,6 +36,18 @@ class Tally:
 Tallies = dict[str, dict[str, Tally]]
 
 
+def include(tallies: Tallies, others: Tallies) -> None:
+    """Add tallies of other examples."""
+    for name, by_multiple in others.items():
+        for multiple, other in by_multiple.items():
+            tally = tallies.setdefault(name, {}).setdefault(multiple, Tally())
+            tally.attacked += other.attacked
+            tally.broken += other.broken
+            tally.left += other.left
+            if other.alone is not None:
+                tally.alone = (tally.alone or 0) + other.alone
+
+
 @dataclass
 class UnderAttack:
     """

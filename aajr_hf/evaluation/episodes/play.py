@@ -49,7 +49,7 @@ class _Episode:
     def side(self, agent: str) -> str:
         return OPPONENT if OPPONENT in self.sides and agent in self.world.opponents else MODEL
 
-    def step(self, rows: dict[str, dict[str, Any]], answers: dict[str, str], moved: dict[str, float]) -> None:
+    def step(self, rows: dict[str, dict[str, Any]], answers: dict[str, str], attacked: dict[str, Said]) -> None:
         _, rewards, _, _, infos = self.world.step(answers)
         for agent, answer in answers.items():
             side = self.sides[self.side(agent)]
@@ -57,12 +57,12 @@ class _Episode:
             side.malformed += infos[agent]["malformed"]
             side.expert += answer == rows[agent]["completion"][0]["content"]
             self.rewards[agent] += float(rewards[agent])
-        self.transcript.append({agent: self._said(agent, rows[agent], answers[agent], moved) for agent in answers})
+        self.transcript.append({agent: self._said(agent, rows[agent], answers[agent], attacked) for agent in answers})
 
-    def _said(self, agent: str, row: dict[str, Any], answer: str, moved: dict[str, float]) -> Said:
+    def _said(self, agent: str, row: dict[str, Any], answer: str, attacked: dict[str, Said]) -> Said:
         expert = row["completion"][0]["content"]
         said = {"side": self.side(agent), "sees": row["prompt"][-1]["content"], "says": answer, "expert": expert}
-        return said | ({"moved": moved[agent]} if agent in moved else {})
+        return said | attacked.get(agent, {})
 
     def record(self, transcript: bool) -> EpisodeNumbers:
         result = {
@@ -102,7 +102,8 @@ def play(
         `metrics` of the world, `sides` (for `model` and, with an opponent, `opponent`: the number of `answers`, how
         many were `malformed`, and how many equal the `expert`'s), `rewards` (sum for each agent) and, with
         `transcript`, what each agent `sees` and `says` at each step, its `side`, the `expert`'s answer and, under
-        attack, how far the embeddings of its prompt were `moved`.
+        attack, how far the embeddings of its prompt were `moved`, or the observation as it was before its words were
+        changed (`unchanged`).
     """
     players = {MODEL: player} | ({} if opponent is None else {OPPONENT: opponent})
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
@@ -127,7 +128,7 @@ def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
     episodes = [episode for episode in episodes if episode.world.agents]
     rows = [episode.world.rows() for episode in episodes]
     answers: list[dict[str, str]] = [dict.fromkeys(seen, "") for seen in rows]
-    moved: list[dict[str, float]] = [{} for _ in rows]
+    attacked: list[dict[str, Said]] = [{} for _ in rows]
     for side, player in players.items():
         places = [
             (number, agent)
@@ -138,11 +139,14 @@ def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
         said = player.answer([rows[number][agent] for number, agent in places])
         for (number, agent), answer in zip(places, said, strict=True):
             answers[number][agent] = answer
-        # Only players that perturb prompts know lengths.
+        # Only players under attack know these.
         for (number, agent), length in zip(places, getattr(player, "moved", None) or [], strict=False):
-            moved[number][agent] = length
-    for episode, seen, given, lengths in zip(episodes, rows, answers, moved, strict=True):
-        episode.step(seen, given, lengths)
+            attacked[number][agent] = {"moved": length}
+        for (number, agent), read in zip(places, getattr(player, "read", None) or [], strict=False):
+            unchanged = rows[number][agent]["prompt"][-1]["content"]
+            attacked[number][agent] = {"sees": read} | ({} if read == unchanged else {"unchanged": unchanged})
+    for episode, seen, given, changes in zip(episodes, rows, answers, attacked, strict=True):
+        episode.step(seen, given, changes)
 
 
 def malformed_sentences(records: list[EpisodeNumbers]) -> list[str]:

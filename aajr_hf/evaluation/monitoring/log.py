@@ -39,6 +39,8 @@ class Exchange:
 
 _TEXTS = ("observation", "answer", "expected", "unchanged")
 _REQUIRED = ("observation", "answer")
+# What a line is.
+SINGLE, EPISODES = "single exchanges", "whole episodes"
 
 
 class Log:
@@ -50,10 +52,12 @@ class Log:
 
     Attributes:
         lines: Number of lines that have been read.
+        holds: What these lines are: [`SINGLE`] exchanges, [`EPISODES`], or both.
     """
 
     def __init__(self, file: Path):
         self.file, self.lines, self._place = file, 0, 0
+        self.holds: set[str] = set()
 
     def new(self) -> Iterator[list[Exchange]]:
         """
@@ -77,7 +81,10 @@ class Log:
                 self.lines += 1
                 if line.strip():
                     try:
-                        yield exchanges(json.loads(line))
+                        entry = json.loads(line)
+                        found = exchanges(entry)
+                        self.holds.add(EPISODES if "transcript" in entry else SINGLE)
+                        yield found
                     except ValueError as error:  # of JSON and of text, too
                         raise ValueError(f"{self.file}, line {self.lines}: {error}") from error
 
@@ -108,6 +115,6 @@ def exchanges(entry: Any) -> list[Exchange]:
 
 def _of_episode(said: dict[str, Any]) -> Exchange:
     try:
-        return Exchange(said["sees"], said["says"], said.get("expert"), moved=said.get("moved"))
+        return Exchange(said["sees"], said["says"], said.get("expert"), said.get("unchanged"), said.get("moved"))
     except KeyError as error:
         raise ValueError(f"an entry of `transcript` lacks {error}") from error

@@ -13,25 +13,25 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...training.data.roles import OBSERVED_ROLES
-from ...training.policy.policy import AgentPolicy, fixed_seed, frozen_parameters
+from ...training.policy.policy import AgentPolicy, frozen_parameters
 from ...training.sharing.results import RobustnessNumbers, TextTally
 from ..agents import Agent
-from ..attacks.lessons import UNIVERSAL
 from ..attacks.rewriting import Attacked
-from ..attacks.run import Tallies, UnderAttack, attack_within
+from ..attacks.run import Tallies, UnderAttack, attack_within, include
 from ..attacks.search import Search
 from ..attacks.settings import TOKEN, RobustnessSettings
 from ..attacks.suite import ATTACKS, TEXT_ATTACKS
 from ..attacks.target import Target, success
 from ..batches import batches_by_length, read_batch
 from ..means import Means
+from ..processes import gathered, my_share
 from ..radii import nearest_to_one
-from .amplification import add_amplification
+from .batch_numbers import BatchNumbers
 from .membership import examples_of
 from .ray import add_ray, ray_numbers
 from .rewritten import attack_texts, judge_answers
 from .shared_directions import SharedMeasurement, measurement_for
-from .stability import inner_ascent, stability_numbers
+from .stability import stability_numbers
 from .tallies import tally_numbers
 from .together import add_together, in_words
 from .token_numbers import TokenAttack
@@ -95,10 +95,14 @@ def evaluate_agents(
             stack.enter_context(frozen_parameters(agent.model.eval()))
         for agent in measured.values():
             agent.learn(rows)
-        for numbers in batches_by_length(everybody[0].tokenizer, rows, settings.batch_size):
-            some = [rows[number] for number in numbers]
+        batches, found = list(batches_by_length(everybody[0].tokenizer, rows, settings.batch_size)), {}
+        for batch in my_share(len(batches)):
+            some = [rows[number] for number in batches[batch]]
             targets = {agent.name: _target(agent, some, settings) for agent in everybody}
-            _attack_batch(targets, numbers, settings, measured, on_progress)
+            found[batch] = _attack_batch(targets, batches[batch], settings, measured, on_progress)
+        for parts in gathered(found):
+            for name, part in parts.items():
+                measured[name].add(part)
         for agent in measured.values():
             agent.check_attacks(rows[:SAMPLE])
             agent.attack_texts(rows)
@@ -119,8 +123,8 @@ def evaluate_agent(
 
 
 def progress_steps(settings: RobustnessSettings, examples: int) -> int:
-    """Return the number of progress reports of an evaluation for each agent."""
-    return -(-examples // settings.batch_size) * (len(settings.multiples) + 1) + 1
+    """Return the number of progress reports of an evaluation for each agent, in this process."""
+    return len(my_share(-(-examples // settings.batch_size))) * (len(settings.multiples) + 1) + 1
 
 
 @torch.no_grad()
@@ -136,7 +140,7 @@ def nominal_success(
 
 
 class _Measured:
-    """Measurements of one agent, collected batch by batch."""
+    """Measurements of one agent, added up over the batches."""
 
     def __init__(self, agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings):
         self.agent, self.name, self.settings = agent, agent.name, settings
@@ -148,7 +152,7 @@ class _Measured:
         self.shared: SharedMeasurement | None = None
         self.texts: dict[str, dict[str, TextTally]] = {}
         wanted = TOKEN in settings.attacks
-        self.token = TokenAttack(agent.tokenizer, rows, settings, self.totals) if wanted else None
+        self.token = TokenAttack(agent.tokenizer, rows, settings) if wanted else None
 
     def learn(self, rows: list[dict[str, Any]]) -> None:
         """Learn the directions of the attacks that need them."""
@@ -159,38 +163,18 @@ class _Measured:
         )
         self.gradients += self.shared.lessons.gradients if self.shared else 0
 
-    def add_share(self, values: Tensor, numbers: list[int], *names: str) -> None:
-        """Store values (B,) of a share for the rows with these numbers."""
-        whole = self.shares.setdefault(names, torch.zeros(self.examples, dtype=torch.float64))
-        whole[numbers] = values.double().cpu()
-
-    def add_nominal(self, target: Target, numbers: list[int]) -> None:
-        nominal = target.outcome(target.origin)
-        self.totals.add(target.scale, "embedding_norm")
-        self.totals.add(nominal.cost, "nominal_cost")
-        self.add_share(nominal.greedy, numbers, "nominal_success")
-        self.add_share(nominal.sampled, numbers, "sampled_success")
-
-    def add_worst(self, attacked: UnderAttack, numbers: list[int], multiple: str) -> None:
-        # The zero perturbation counts as well, even if no attack has visited it.
-        search, nominal = attacked.search, attacked.target.outcome(attacked.target.origin)
-        self.add_share(nominal.greedy.masked_fill(search.broken, 0), numbers, "worst_case_success", multiple)
-        sampled = torch.minimum(search.sampled, nominal.sampled)
-        self.add_share(sampled, numbers, "sampled_worst_case_success", multiple)
-        self.totals.add(torch.maximum(search.cost, nominal.cost), "worst_case_cost", multiple)
-        self.gradients += search.gradients
-        if self.shared is not None and UNIVERSAL in attacked.broken_by:
-            right = nominal.greedy.bool()
-            self.shared.add(right & search.broken, attacked.broken_by[UNIVERSAL], multiple)
-
-    def add_the_rest(self, target: Target, numbers: list[int]) -> None:
-        trajectory, stability = inner_ascent(target, self.settings)
-        self.stabilities.append(stability)
-        # A seed of its own keeps the results independent of what else is measured.
-        with fixed_seed(self.agent.model.device, self.settings.seed + numbers[0]):
-            add_amplification(target, trajectory, self.settings, self.totals)
-        if self.token is not None:
-            self.token.measure(target, numbers)
+    def add(self, batch: BatchNumbers) -> None:
+        """Add the numbers of a batch."""
+        self.totals.include(batch.totals)
+        include(self.tallies, batch.tallies)
+        self.stabilities.append(batch.stability)
+        self.gradients += batch.gradients
+        self.others |= batch.others
+        for names, values in batch.shares.items():
+            self.shares.setdefault(names, torch.zeros(self.examples, dtype=torch.float64))[batch.rows] = values
+        if self.shared is not None:
+            for multiple, (worst, by_universal) in batch.universal.items():
+                self.shared.add(worst, by_universal, multiple)
 
     def check_attacks(self, rows: list[dict[str, Any]]) -> None:
         multiple = nearest_to_one(self.settings.multiples)
@@ -253,15 +237,17 @@ def _attack_batch(
     settings: RobustnessSettings,
     measured: dict[str, _Measured],
     on_progress: Callable[[str], None],
-) -> None:
+) -> dict[str, BatchNumbers]:
+    """Attack the models on the rows with these numbers, and return the numbers of the measured ones by name."""
     how = {"steps": settings.attack_steps, "restarts": settings.attack_restarts}
     new_search = functools.partial(Search, seeds=[settings.seed * 10**6 + number for number in numbers], **how)
+    found = {name: BatchNumbers(numbers) for name in targets if name in measured}
     attacked = {}
     for name, target in targets.items():
-        tallies = measured[name].tallies if name in measured else None
+        tallies = found[name].tallies if name in found else None
         attacked[name] = UnderAttack(target, new_search, tallies, settings.exhaustive)
-        if name in measured:
-            measured[name].add_nominal(target, numbers)
+        if name in found:
+            found[name].add_nominal(target)
     attacks = [attack for name, attack in ATTACKS.items() if name in settings.attacks]
     groups = list(_of_same_tokens(attacked))
     for multiple in sorted(settings.multiples):
@@ -271,18 +257,19 @@ def _attack_batch(
                 if name in measured and (shared := measured[name].shared) is not None:
                     model.search.learnt = shared.lessons.on(model.target, numbers, multiple)
             attack_within(group, attacks, f"{multiple:g}")
-        for name, agent in measured.items():
-            agent.add_worst(attacked[name], numbers, f"{multiple:g}")
+        for name, part in found.items():
+            part.add_worst(attacked[name], f"{multiple:g}")
             if multiple == nearest_to_one(settings.multiples):
                 search = attacked[name].search
-                add_ray(attacked[name].target, search.to_boundary(search.delta) / multiple, agent.totals)
+                add_ray(attacked[name].target, search.to_boundary(search.delta) / multiple, part.totals)
             on_progress(name)
     for group in groups:
-        for name in group.keys() & measured.keys():
-            measured[name].others |= group.keys() - {name}
-    for name, agent in measured.items():
-        agent.add_the_rest(attacked[name].target, numbers)
+        for name in group.keys() & found.keys():
+            found[name].others |= group.keys() - {name}
+    for name, part in found.items():
+        part.add_the_rest(attacked[name].target, measured[name].settings, measured[name].token)
         on_progress(name)
+    return found
 
 
 def _of_same_tokens(attacked: dict[str, UnderAttack]) -> Iterator[dict[str, UnderAttack]]:

@@ -9,6 +9,7 @@ from ...training.sharing.results import TextTally
 from ..attacks.rewriting import Attacked, Rewritten, TextAttack
 from ..attacks.target import Target
 from ..batches import batches_by_length, read_batch
+from ..processes import gathered, my_share
 
 # From rewritten rows, yields the place of each in the list, whether its answer is right, and whether the agent makes the
 # call that the attack asks for.
@@ -62,13 +63,14 @@ def attack_texts(
 def judge_answers(on: Attacked, rewritten: list[Rewritten]) -> Iterable[tuple[int, bool, bool]]:
     """A [`Judge`] for rows of worlds: greedy decoding gives the expert's answer."""
     rows = [one.row for one in rewritten]
-    for numbers in batches_by_length(on.tokenizer, rows, on.batch_size):
-        batch = read_batch(
-            on.tokenizer, [rows[number] for number in numbers], "prompt", on.model.device, candidates=False
-        )
-        target = Target(on.model, batch)
-        for number, right in zip(numbers, target.outcome(target.origin).greedy.tolist(), strict=True):
-            yield number, bool(right), False
+    batches, found = list(batches_by_length(on.tokenizer, rows, on.batch_size)), {}
+    for place in my_share(len(batches)):
+        some = [rows[number] for number in batches[place]]
+        target = Target(on.model, read_batch(on.tokenizer, some, "prompt", on.model.device, candidates=False))
+        right = target.outcome(target.origin).greedy.bool().tolist()
+        found[place] = [(number, one, False) for number, one in zip(batches[place], right, strict=True)]
+    for answers in gathered(found):
+        yield from answers
 
 
 def _tally(nominal: list[bool], exact: list[bool], made: list[bool] | None, attacked: list[bool]) -> TextTally:

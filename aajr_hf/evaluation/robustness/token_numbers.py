@@ -25,17 +25,11 @@ class TokenAttack:
         ValueError: if no row has a number that another one could replace.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        rows: list[dict[str, Any]],
-        settings: RobustnessSettings,
-        totals: Means,
-    ):
-        self.substitutions, self.settings, self.totals = number_substitutions(tokenizer, rows), settings, totals
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]], settings: RobustnessSettings):
+        self.substitutions, self.settings = number_substitutions(tokenizer, rows), settings
 
-    def measure(self, target: Target, numbers: list[int]) -> None:
-        """Measure a batch of the rows with these numbers."""
+    def measure(self, target: Target, numbers: list[int], totals: Means) -> None:
+        """Add the numbers of a batch of the rows with these numbers to the totals."""
         settings = self.settings
         trials = [
             sample_substitutions(self.substitutions[number], settings.token_trials, settings.seed + number)
@@ -44,11 +38,13 @@ class TokenAttack:
         rewritten = worst_substitution(target, trials)
         radius = substitution_radius(target, rewritten)
         found = rewritten.outcome(rewritten.origin)
-        self._add(100 * found.greedy, 100 * found.sampled, found.cost, radius / target.scale)
+        _add(totals, 100 * found.greedy, 100 * found.sampled, found.cost, radius / target.scale)
         search = Search(target, PerturbationSet(radius), numbers, steps=settings.attack_steps)
         ATTACKS[MAIN](search)
-        self._add(100 * (1 - search.broken.float()), 100 * search.sampled, search.cost, radius / target.scale, "pga")
+        left = 100 * (1 - search.broken.float())
+        _add(totals, left, 100 * search.sampled, search.cost, radius / target.scale, "pga")
 
-    def _add(self, success, sampled, cost, radius, *names: str) -> None:
-        for field, values in (("success", success), ("sampled_success", sampled), ("cost", cost), ("radius", radius)):
-            self.totals.add(values, "token_attack", *names, field)
+
+def _add(totals: Means, success, sampled, cost, radius, *names: str) -> None:
+    for field, values in (("success", success), ("sampled_success", sampled), ("cost", cost), ("radius", radius)):
+        totals.add(values, "token_attack", *names, field)

@@ -116,6 +116,27 @@ def test_episodes_are_compared_with_episodes_alone(monitored):
     assert list(found["tests"]) == ["success", "surprise", "distance"] and not found["alarm"]
 
 
+@pytest.mark.parametrize(("log", "baseline"), [("episodes", "single exchanges"), ("single", "whole episodes")])
+def test_episodes_and_single_exchanges_are_not_compared(log, baseline, refused):
+    both = {"single": "".join(lines(ROWS[:10])), "episodes": episode(ROWS[:10]) * 2}
+    for name, content in both.items():
+        Path(f"{name}.jsonl").write_text(content)
+    (other,) = both.keys() - {log}
+    message = refused("monitor", f"{log}.jsonl", "--agent", "x", "--expected", 90, "--baseline", f"{other}.jsonl")
+    wanted = {"single": "single exchanges", "episodes": "whole episodes"}[log]
+    assert f"`--baseline`: {other}.jsonl holds {baseline}, and {log}.jsonl {wanted}" in message
+    assert message.endswith(f"give a baseline of {wanted}.")
+
+
+def test_a_log_that_begins_after_the_monitor_is_compared_with_its_like_alone(monitored, agent, monkeypatch, capsys):
+    monkeypatch.setattr(command, "_POLL_SECONDS", 0.05)
+    Path("log.jsonl").touch()
+    calm = write(Path("calm.jsonl"), ROWS[:10])
+    threading.Timer(0.5, lambda: Path("log.jsonl").write_text(episode(ROWS[:10]))).start()
+    assert main(["monitor", "log.jsonl", "--agent", str(agent), "--baseline", str(calm), "--follow", *FEW]) == 2
+    assert "calm.jsonl holds single exchanges, and log.jsonl whole episodes" in capsys.readouterr().err
+
+
 def test_a_growing_log_is_followed_until_the_alarm(monitored, monkeypatch):
     monkeypatch.setattr(command, "_POLL_SECONDS", 0.05)
     file = write(Path("log.jsonl"), ROWS[:5])

@@ -14,6 +14,7 @@ from aajr_hf.cli.main import main
 from aajr_hf.evaluation.episodes import film as simulation_picture
 from aajr_hf.evaluation.episodes import players as simulation_players
 from aajr_hf.training.sharing.results import EpisodeResults
+from tests.support.chat_server import ChatServer
 from tests.support.typed import mismatches
 
 SHORT = ["--episodes", "3", "--agents", "4", "--steps", "2", "--batch_size", "8"]
@@ -209,9 +210,22 @@ def test_a_picture_that_cannot_be_drawn_loses_no_episode(tmp_path, monkeypatch, 
         # They need other models.
         (["--attack", "from_others"], "argument --attack: invalid choice: 'from_others'"),
         (["--attack", "transferred"], "argument --attack: invalid choice: 'transferred'"),
-        (["--attack", "nll"], "`--attack` perturbs the embeddings of a model"),
+        (["--attack", "nll"], "`--attack` is on a model: give a model as `--model`, not scripted"),
+        (["--attack", "trigger", "--model", "m"], "`--attack trigger` needs `--triggers`"),
+        (["--attack", "trigger", "--model", "m", "--triggers", "file"], "`--triggers`: file"),
+        (["--triggers", "file"], "`--triggers` has no effect without `--attack trigger`"),
+        (["--token_trials", "3", "--attack", "nll", "--model", "m"], "`--token_trials` has no effect without"),
+        (["--attack", "token", "--model", "m", "--epsilon", "1"], "`--epsilon` has no effect without an attack on"),
+        (["--token_trials", "0"], "`--token_trials` must be at least 1"),
         *(
-            ([f"--{option}", value], f"`--{option}` has no effect without an attack: give `--attack`, too")
+            (
+                ["--model", "http://127.0.0.1:9/v1", "--attack", attack],
+                f"`--attack {attack}` moves the embeddings of a",
+            )
+            for attack in ("nll", "random", "suite", "predicted")
+        ),
+        *(
+            ([f"--{option}", value], f"`--{option}` has no effect without an attack on embeddings: give")
             for option, value in (
                 ("epsilon", "0.2"),
                 ("epsilon_mode", "absolute"),
@@ -262,3 +276,49 @@ def test_models_that_cannot_play(agent, tmp_path, refused):
     )
     (other / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 20}))
     assert "fewer agents" in refused("simulate", "--model", other, "--env", "congestion", "--episodes", 1)
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """A server whose model repeats what it sees; it is in trouble once."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("aajr_hf.evaluation.episodes.served.time.sleep", lambda seconds: None)
+    trouble = iter([503])
+    with ChatServer(lambda request: next(trouble, request["messages"][-1]["content"])) as server:
+        yield server
+
+
+def test_a_served_model_plays_against_the_experts(served, simulate, capsys):
+    records = simulate("--model", served.url, "--opponent", "scripted", "--env", "congestion", *SHORT)
+    assert [record["model"] for record in records] == [served.url] * 3
+    for record in records:
+        assert record["sides"]["model"] == {"answers": 4, "malformed": 4, "expert": 0}
+        assert record["sides"]["opponent"]["expert"] == 4
+    printed = capsys.readouterr().out
+    assert f"1 requests to {served.url} were repeated, the last because of: status 503, out of order." in printed
+    # One before the episodes, which was repeated.
+    assert len(served.asked) == 3 * 4 + 2
+    simulate("--model", "scripted", "--opponent", f"{served.url}#m", "--env", "congestion", *SHORT)
+    assert served.asked[-1]["model"] == "m"
+
+
+def test_a_served_model_reads_what_an_attack_on_texts_writes(served, simulate):
+    Path("bank.json").write_text(json.dumps({"triggers": [{"text": "owe it"}, {"text": "prefer me"}]}))
+    attack = ["--attack", "trigger", "--triggers", "bank.json"]
+    records = simulate("--model", served.url, "--env", "congestion", *attack, *SHORT)
+    assert all(record["attack"] == "trigger" and record["triggers"] == "bank.json" for record in records)
+    texts = [request["messages"][-1]["content"] for request in served.asked]
+    assert sum(text.endswith("owe it") for text in texts) == sum(text.endswith("prefer me") for text in texts) == 24
+    before = len(served.asked)
+    records = simulate("--model", served.url, "--env", "congestion", "--attack", "token", "--token_trials", 2, *SHORT)
+    assert records[0]["token_trials"] == 2 and "epsilon" not in records[0]
+    assert len(served.asked) - before == 1 + 24 * 3
+
+
+def test_a_server_that_is_not_there_is_one_line(refused, monkeypatch):
+    monkeypatch.setattr("aajr_hf.evaluation.episodes.served.time.sleep", lambda seconds: None)
+    message = refused("simulate", "--model", "http://127.0.0.1:9/v1", "--env", "congestion")
+    assert "unset the `HF_HUB_OFFLINE` environment variable" in message
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    message = refused("simulate", "--model", "http://127.0.0.1:9/v1", "--env", "congestion")
+    assert "The server http://127.0.0.1:9/v1 gives no answer" in message

@@ -15,6 +15,7 @@ class Said(TypedDict):
         says: The answer.
         expert: The answer of the world's expert.
         moved: Length of the perturbation of the prompt's embeddings, in multiples of their mean norm, under attack.
+        unchanged: The observation as the world gave it, if an attack has changed its words.
     """
 
     side: str
@@ -22,6 +23,7 @@ class Said(TypedDict):
     says: str
     expert: str
     moved: NotRequired[float]
+    unchanged: NotRequired[str]
 
 
 class Side(TypedDict):
@@ -90,6 +92,9 @@ class EpisodeSettings(TypedDict):
     magnitude: int | None
     temperature: float
     attack: str | None
+    dtype: NotRequired[str]
+    triggers: NotRequired[str]
+    token_trials: NotRequired[int]
     attack_steps: NotRequired[int]
     attack_restarts: NotRequired[int]
     epsilon: NotRequired[float]

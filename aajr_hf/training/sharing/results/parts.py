@@ -148,6 +148,7 @@ class Settings(TypedDict):
     """
 
     models: dict[str, str]
+    dtype: NotRequired[str]
     weights: dict[str, str | None]
     examples: int
     multiples: list[float]
