@@ -77,6 +77,9 @@ class EpisodeSettings(TypedDict):
         magnitude: Strength of the shock; None without one.
         temperature: 0 for greedy answers.
         attack: Name of the attack; None without one.
+        dtype: Type of the weights, if one was asked for.
+        triggers: File of the triggers of the attack `trigger`.
+        token_trials: Number of texts that the attack `token` tries for each observation.
         attack_steps, attack_restarts: Steps and random starts of the attack.
         epsilon, epsilon_mode, perturbation_norm, perturbation_scope, perturbed_tokens: The attack's ball, as in
             `ThreatModelFields`.

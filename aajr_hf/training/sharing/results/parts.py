@@ -136,6 +136,7 @@ class Settings(TypedDict):
 
     Attributes:
         models: By name, the folder or the Hub name of each agent.
+        dtype: Type of the weights, if one was asked for.
         weights: By name, the digest of the weights; None for models on the Hub.
         examples: Number of examples.
         multiples: Radii, in multiples of epsilon.
