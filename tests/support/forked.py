@@ -41,13 +41,19 @@ class Forked:
         out, err: The files of its standard output and error.
     """
 
-    def __init__(self, folder: Path, module: str, *argv: object, **environment: str):
+    def __init__(self, folder: Path, module: str, *argv: object, ignoring: int | None = None, **environment: str):
+        """`ignoring`: a signal, as a shell's background jobs ignore Ctrl-C."""
         folder.mkdir(parents=True, exist_ok=True)
         self.out, self.err = folder / "stdout", folder / "stderr"
         environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
-        arguments = module, [str(item) for item in argv], environment, str(self.out), str(self.err)
+        files = str(self.out), str(self.err)
+        arguments = module, [str(item) for item in argv], environment, files, ignoring
         self._process = context().Process(target=_run, args=arguments, daemon=True)
         self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send_signal(self, number: int) -> None:
         os.kill(self._process.pid, number)
@@ -61,17 +67,16 @@ class Forked:
         return self._process.exitcode
 
 
-def run_together(folder: Path, module: str, *argv: object, count: int = 2, **environment: str) -> None:
-    """Run `count` processes of one group, with the variables that `torchrun` sets; all must end with status 0."""
+def run_together(folder: Path, module: str, *argv: object, count: int = 2, nodes: int = 1, **environment: str) -> None:
+    """Run `count` processes of one group on `nodes` machines, with the variables that `torchrun` sets; all must end with status 0."""
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         port = str(opened.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
-    shared |= {"LOCAL_WORLD_SIZE": str(count)} | environment
-    group = [
-        Forked(folder / f"rank-{i}", module, *argv, **shared | {"RANK": str(i), "LOCAL_RANK": str(i)})
-        for i in range(count)
-    ]
+    here = count // nodes
+    shared |= {"LOCAL_WORLD_SIZE": str(here), "GROUP_WORLD_SIZE": str(nodes)} | environment
+    places = [{"RANK": str(i), "LOCAL_RANK": str(i % here), "GROUP_RANK": str(i // here)} for i in range(count)]
+    group = [Forked(folder / f"rank-{place['RANK']}", module, *argv, **shared | place) for place in places]
     deadline = time.monotonic() + 600
     try:
         # One that failed leaves the others waiting for it.
@@ -88,12 +93,14 @@ def _errors(group: list[Forked]) -> str:
     return "\n".join(f"{one.err}:\n{one.err.read_text()[-4000:]}" for one in group if one.err.exists())
 
 
-def _run(module: str, argv: list[str], environment: dict[str, str], out: str, err: str) -> None:
+def _run(module: str, argv: list[str], environment: dict[str, str], files: tuple, ignoring: int | None) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
-    for file, number in ((out, 1), (err, 2)):
+    for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if ignoring is not None:
+        signal.signal(ignoring, signal.SIG_IGN)
     sys.argv = [module, *argv]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
