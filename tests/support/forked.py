@@ -102,5 +102,6 @@ def _run(module: str, argv: list[str], environment: dict[str, str], files: tuple
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if ignoring is not None:
         signal.signal(ignoring, signal.SIG_IGN)
+    sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = [module, *argv]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
