@@ -11,7 +11,7 @@ from rank_study import climb
 from rank_study_report import write_report
 
 from aajr_hf.evaluation.attacks.settings import RobustnessSettings
-from tests.support.short_norms import short_norms  # noqa: F401
+from tests.support.short_amplification import short_amplification  # noqa: F401
 from tests.support.short_trust import short_trust  # noqa: F401
 
 FIELDS = {

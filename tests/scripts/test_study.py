@@ -22,7 +22,7 @@ from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.robustness.evaluate import nominal_success
 from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
 from tests.support import SCRIPTS
-from tests.support.short_norms import short_norms  # noqa: F401
+from tests.support.short_amplification import short_amplification  # noqa: F401
 from tests.support.short_trust import short_trust  # noqa: F401
 
 

@@ -13,6 +13,7 @@ import pytest
 from tests.support import ROOT
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.no_drawing import no_drawing  # noqa: F401
+from tests.support.short_amplification import short_amplification  # noqa: F401
 from tests.support.short_trust import short_trust  # noqa: F401
 
 
