@@ -34,9 +34,14 @@ def save_a_pixel(figure, file, **_) -> None:
     file.write(PIXEL)
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Each plot is a single pixel."""
+def draw_nothing(monkeypatch) -> None:
+    """Make each plot a single pixel."""
     for module in _DRAWING:
         monkeypatch.setattr(module, "render", lambda *_: PIXEL)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_a_pixel)
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """Each plot is a single pixel."""
+    draw_nothing(monkeypatch)

@@ -7,12 +7,8 @@ import pytest
 from aajr_hf.evaluation.robustness import amplification, membership
 
 
-@pytest.fixture(autouse=True)
-def short_amplification(monkeypatch):
-    """
-    For tests whose subject they are not: differences of two passes, and spectral norms of one power iteration.
-    tests/evaluation/robustness compares the exact ones with full Jacobians.
-    """
+def make_rough(monkeypatch) -> None:
+    """Measure by differences of two passes, and spectral norms by one power iteration."""
 
     def once(norm):
         return lambda *arguments, **more: norm(*arguments, **more | {"iterations": 1})
@@ -22,3 +18,9 @@ def short_amplification(monkeypatch):
     for module in (amplification, membership):
         exact = module.spectral_norm
         monkeypatch.setattr(module, "spectral_norm", partial(once(exact), estimator="finite_difference"))
+
+
+@pytest.fixture(autouse=True)
+def short_amplification(monkeypatch):
+    """For tests whose subject they are not; tests/evaluation/robustness compares exact ones with full Jacobians."""
+    make_rough(monkeypatch)

@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 from aajr_hf.cli.arguments.recipes import FOLDER, beside_recipes, first_sentence, recipe_file, recipe_names
 from aajr_hf.cli.main import main
 from tests.support import ROOT
-from tests.support.commands import FAST
 
 
 def test_every_recipe_is_listed_with_its_first_sentence(capsys):
@@ -63,22 +61,29 @@ def test_the_first_sentence_may_span_lines(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_wheel_alone_trains_by_the_name_of_a_recipe(agent, tmp_path):
+def test_the_wheel_alone_has_all_that_commands_read(tmp_path):
     source, installed = tmp_path / "source", tmp_path / "installed"
     kept = shutil.ignore_patterns(".*", "outputs", "tests", "docs", "*.egg-info", "build", "__pycache__")
     shutil.copytree(ROOT, source, ignore=kept)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)], check=True)
     (wheel,) = tmp_path.glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(installed), str(wheel)], check=True)
-    environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "aajr_hf", "train", "--config", "congestion/aajr", *FAST]
-    command += ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
-    assert recipe["regularizer"] == "aajr" and (tmp_path / "run" / "model.safetensors").is_file()
-    where = [sys.executable, "-c", "import aajr_hf; print(aajr_hf.__file__)"]
-    assert subprocess.run(where, env=environment, cwd=tmp_path, capture_output=True, text=True).stdout.startswith(
-        str(installed)
-    )
+    shutil.unpack_archive(wheel, installed, "zip")  # which is what pip does with it
+    for folder, place in (("aajr_hf", "."), ("recipes", "aajr_hf"), ("accelerate_configs", "aajr_hf")):
+        files = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
+        files = {path for path in files if "__pycache__" not in path.parts}
+        assert len(files) > 5 and not [path for path in files if not (installed / place / path).is_file()]
+
+    def printed(*command):
+        environment = os.environ | {"PYTHONPATH": str(installed)}
+        done = subprocess.run(
+            [sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert printed("-c", "import aajr_hf; print(aajr_hf.__file__)").startswith(str(installed))
+    for name in ("congestion/aajr", "smollm2-135m/tool-calling/aajr"):
+        assert printed("-m", "aajr_hf", "recipes", name) == (FOLDER / f"{name}.yaml").read_text()
+    code = "from aajr_hf.cli.launching.launch import config_file; print(config_file('fsdp2').read_text(), end='')"
+    assert printed("-c", code) == (ROOT / "accelerate_configs" / "fsdp2.yaml").read_text()
