@@ -17,7 +17,6 @@ from aajr_hf.cli.main import main
 from aajr_hf.training.models import gguf, named_models
 from aajr_hf.training.models.named_models import NAMED_MODELS
 from tests.support import ROOT
-from tests.support.forked import Forked
 from tests.support.gguf_files import TOKENS, tiny_llama, write_gguf, write_wheel
 from tests.support.hub_server import Fault
 
@@ -69,14 +68,6 @@ def test_a_gguf_file_becomes_a_model_folder(file, tmp_path, capsys):
     (tmp_path / "again").mkdir()
     assert main(["fetch", str(tmp_path / "again"), "--gguf", str(file.parent)]) == 0
     assert torch.equal(logits(tmp_path / "again"), logits(tmp_path / "new" / "model"))
-
-
-@pytest.mark.slow
-def test_there_is_no_bar_outside_a_terminal(file, tmp_path):
-    process = Forked(tmp_path / "printed", "aajr_hf", "fetch", "--gguf", file, tmp_path / "model")
-    status, error = process.wait(), process.err.read_text()
-    # On a machine that has much else to do, it says that it goes on.
-    assert status == 0 and [line for line in error.splitlines() if not line.endswith(" passed")] == [], error
 
 
 def test_what_a_converted_model_lacks_is_said(tmp_path, capsys):

@@ -74,16 +74,9 @@ def test_the_wheel_alone_has_all_that_commands_read(tmp_path):
         files = {path for path in files if "__pycache__" not in path.parts}
         assert len(files) > 5 and not [path for path in files if not (installed / place / path).is_file()]
 
-    def printed(*command):
-        environment = os.environ | {"PYTHONPATH": str(installed)}
-        done = subprocess.run(
-            [sys.executable, *command], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    assert printed("-c", "import aajr_hf; print(aajr_hf.__file__)").startswith(str(installed))
-    for name in ("congestion/aajr", "smollm2-135m/tool-calling/aajr"):
-        assert printed("-m", "aajr_hf", "recipes", name) == (FOLDER / f"{name}.yaml").read_text()
-    code = "from aajr_hf.cli.launching.launch import config_file; print(config_file('fsdp2').read_text(), end='')"
-    assert printed("-c", code) == (ROOT / "accelerate_configs" / "fsdp2.yaml").read_text()
+    code = "import aajr_hf; print(aajr_hf.__file__); from aajr_hf.cli.main import main; main(['recipes', 'congestion/aajr'])"
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    where, _, recipe = done.stdout.partition("\n")
+    assert where.startswith(str(installed)) and recipe == (FOLDER / "congestion" / "aajr.yaml").read_text()

@@ -125,11 +125,11 @@ def test_on_an_agent_the_search_beats_random_triggers_of_equal_cost_by_more_than
     loss = trigger_loss(model, tokenizer, rows, words, 3, roles=USERS, loss=margin)
     effort, wins = Effort(candidates=8, beam=2, rounds=2, starts=12), 0
     with frozen_parameters(model):
-        for seed in range(5):
+        for seed in range(8):
             start = best_of_random(loss, 3, effort.starts, random.Random(seed)).words
             found = find_trigger(loss, start, effort)
             wins += found.value > best_of_random(loss, 3, effort.passes(3), random.Random(seed)).value
-    assert wins == 5  # by chance, with probability 1/32
+    assert wins >= 7  # by chance, with probability 9/256
 
 
 @pytest.mark.slow
