@@ -26,6 +26,8 @@ from tests.support import ROOT
 
 from ..support.commands import FAST, fails
 from ..support.forked import Forked
+from ..support.no_drawing import no_drawing  # noqa: F401
+from ..support.short_trust import short_trust  # noqa: F401
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -137,7 +139,7 @@ def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
     assert "`output_dir`" in again and "overwrite" in again
 
     models = [f"base={agent}", f"aajr={trained}", f"lora={adapter}"]
-    small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "2", "--output", str(report)]
+    small = ["--examples", "4", "--attack_steps", "1", "--attack_restarts", "1", "--output", str(report)]
     assert main(["evaluate", *models, *small]) == 0
     printed = capsys.readouterr().out
     results = json.loads((report / "results.json").read_text())
