@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import gc
-import importlib.metadata
 import random
 
-import accelerate.utils.memory
-import datasets
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
 from .support.families import _SIZES, TINY_FAMILIES
+from .support.quick import leave_out_what_shows_nothing
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("deterministic")
 
 
 def pytest_collection_finish():
-    """
-    Leave out what costs each training of these tests a share of its time and shows nothing. A collection of garbage takes
-    half a second with the objects of torch, Transformers and TRL: what the imports made stays out of it.
-    """
-    gc.collect()
-    gc.freeze()
-    # Accelerate asks for the same packages at each training, and parses their metadata each time.
-    importlib.metadata.metadata = functools.cache(importlib.metadata.metadata)
-    # It collects again at the start of each training, for the sake of a device's memory.
-    if not torch.cuda.is_available():
-        accelerate.utils.memory.clear_device_cache = lambda garbage_collection=False: None
-    # Datasets names each step of a preparation by a hash of the code and of all that the code refers to, under which it
-    # could be found again on disk. Rows in memory are never found again: a random name serves, at a tenth of the time.
-    for module in (datasets.arrow_dataset, datasets.fingerprint):
-        module.update_fingerprint = lambda *_: datasets.fingerprint.generate_random_fingerprint()
-    datasets.arrow_dataset.generate_fingerprint = lambda _: datasets.fingerprint.generate_random_fingerprint()
+    leave_out_what_shows_nothing()
 
 
 @pytest.fixture(autouse=True)

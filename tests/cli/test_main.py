@@ -25,6 +25,9 @@ from aajr_hf.training.sharing.reading import trust_sentence
 from tests.support import ROOT
 
 from ..support.commands import FAST, fails
+from ..support.forked import Forked
+from ..support.no_drawing import no_drawing  # noqa: F401
+from ..support.short_trust import short_trust  # noqa: F401
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -136,7 +139,7 @@ def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
     assert "`output_dir`" in again and "overwrite" in again
 
     models = [f"base={agent}", f"aajr={trained}", f"lora={adapter}"]
-    small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "2", "--output", str(report)]
+    small = ["--examples", "4", "--attack_steps", "1", "--attack_restarts", "1", "--output", str(report)]
     assert main(["evaluate", *models, *small]) == 0
     printed = capsys.readouterr().out
     results = json.loads((report / "results.json").read_text())
@@ -192,16 +195,14 @@ def test_an_interruption_saves_and_says_how_to_go_on(agent, tmp_path, number, la
     where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run")]
     # Without a checkpoint but the one that the signal makes.
     endless = ["--max_steps", "100000", "--save_strategy", "no", "--logging_steps", "1"]
-    command = [sys.executable, "-m", "aajr_hf", "train", "--config", recipe, *where, *FAST, *endless, *launched]
-    log = tmp_path / "log"
-    with log.open("w") as printed:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=printed, text=True)
-        deadline = time.monotonic() + 240
-        while "step 1/" not in log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        process.send_signal(number)
-        _, error = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, error
+    command = ["train", "--config", recipe, *where, *FAST, *endless, *launched]
+    process = Forked(tmp_path / "printed", "aajr_hf", *command, PYTHONPATH=str(ROOT))
+    deadline = time.monotonic() + 240
+    while not (process.out.exists() and "step 1/" in process.out.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(number)
+    status, error = process.wait(120), process.err.read_text()
+    assert status == 128 + number, error
     assert "Traceback" not in error
     last = next(line for line in error.splitlines() if line.startswith("interrupted: at step "))
     resumed = Path(re.search(r"--resume_from_checkpoint (\S+) \(or auto\)", last)[1])

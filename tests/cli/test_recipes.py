@@ -212,9 +212,10 @@ def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
     flags += ["--model_name_or_path", str(model), "--output_dir", str(out), "--use_cpu", "true"]
     # For the time that it takes.
     flags += ["--gradient_accumulation_steps", str(min(config.gradient_accumulation_steps, 2))]
+    few = {"per_device_train_batch_size": min(config.per_device_train_batch_size, 4)}
     if arguments.trainer == "grpo":
-        few = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 3}
-        flags += [part for name, value in few.items() for part in (f"--{name}", str(value))]
+        few |= {"num_generations": 4, "max_completion_length": 3}
+    flags += [part for name, value in few.items() for part in (f"--{name}", str(value))]
     if config.adapter != "full":  # the model is narrow
         flags += ["--adapter_rank", str(min(config.adapter_rank, 8))]
     assert main(["train", "--config", str(recipe), *flags, "--max_steps", "2", "--logging_steps", "1"]) == 0

@@ -19,7 +19,8 @@ from tests.support.policies import MLP, parameter_gradient, relative_error, stat
 from .test_transformers_policies import FAMILIES, SPREAD
 
 LENGTH, WIDTH = 6, 16
-MODES = ("full", "lora")
+# Adapter, and whether under autocast.
+MODES = [("full", False), ("lora", True)]
 
 
 def agent(tiny_causal_lm, family, adapter="full", checkpointing=True, **config):
@@ -51,8 +52,7 @@ def penalty_gradient(model, autocast=False):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("adapter", MODES)
+@pytest.mark.parametrize(("adapter", "autocast"), MODES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointing_changes_no_gradient(tiny_causal_lm, family, adapter, autocast):
     torch.manual_seed(1)
@@ -191,8 +191,7 @@ def test_a_linear_layer_costs_its_primal_and_its_tangent(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("adapter", MODES)
+@pytest.mark.parametrize(("adapter", "autocast"), MODES)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_recorded_products_save_a_forward_and_change_nothing(tiny_causal_lm, family, adapter, autocast):
     torch.manual_seed(1)

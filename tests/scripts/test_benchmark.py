@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import benchmark
@@ -14,7 +11,7 @@ import torch
 from benchmark_cases import Case, Model, Variant, theoretical_flops, variants
 from benchmark_report import RATIOS, ratios, table
 
-from tests.support import ROOT, SCRIPTS
+from tests.support.forked import Forked, context
 
 TINY = Case("tiny", "cpu", Model(2, 64, 128, 2), vocabulary=500, length=32, batch=2, action_tokens=8)
 VARIANTS = {variant.name: variant for variant in variants("full")}
@@ -26,6 +23,12 @@ PROMISED = {
     "amortised_vs_adversarial",
     "amortised_memory_vs_adversarial",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server():
+    """The workers are forked from the server that has imported everything for other tests, too."""
+    context()
 
 
 def test_a_forward_counted_by_hand():
@@ -59,8 +62,7 @@ def test_steps_in_units_of_a_forward():
 @pytest.mark.slow
 def test_peak_memory_sees_what_is_allocated_and_freed(tmp_path):
     """In a process of its own, as in use: another's memory may be free to be taken without a trace."""
-    script = tmp_path / "peak.py"
-    script.write_text(
+    (tmp_path / "peak.py").write_text(
         """
 import json
 import torch
@@ -74,9 +76,9 @@ memory.stop()
 print(json.dumps([memory.report(0, 0), memory.report(2**24, 2**23)]))
 """
     )
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{SCRIPTS}"}
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
-    alone, with_state = json.loads(done.stdout.splitlines()[-1])
+    process = Forked(tmp_path, "peak", PYTHONPATH=str(tmp_path))
+    assert process.wait() == 0, process.err.read_text()
+    alone, with_state = json.loads(process.out.read_text().splitlines()[-1])
     if alone is None:
         pytest.skip("the resident set's high-water mark is read from /proc")
     assert alone["above_model_mib"] == pytest.approx(64, abs=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -9,6 +10,8 @@ import rank_study
 from rank_study import climb
 from rank_study_report import write_report
 
+from aajr_hf.evaluation.attacks.settings import RobustnessSettings
+from tests.support.short_amplification import short_amplification  # noqa: F401
 from tests.support.short_trust import short_trust  # noqa: F401
 
 FIELDS = {
@@ -69,7 +72,10 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path, monkeypatch, capsys
     work, out = tmp_path / "work", tmp_path / "out"
     work.mkdir()
     tuning, final = (rank_study.Run("lora:2", seed, 1e-3) for seed in (rank_study.TUNING_SEED, 0))
-    # As in a process of its own, which takes no short checks of trust; once for both.
+    monkeypatch.setattr(rank_study, "PENALTY", rank_study.PENALTY | {"environment_examples": 8})
+    few = functools.partial(RobustnessSettings, attacks=("nll",), attack_steps=1)
+    monkeypatch.setattr("aajr_hf.evaluation.attacks.settings.RobustnessSettings", few)
+    # As in a process of its own; once for both.
     rank_study.train_and_measure(final, work, 2, 4)
     measured = json.loads((work / f"{final.label}.json").read_text())
     (work / f"{tuning.label}.json").write_text(json.dumps(measured | {"seed": rank_study.TUNING_SEED}))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import study
+import study_worker
 from study import Study, final_runs, lambda_runs, part_of, rate_runs, restore
 from study_choice import choose, superseded
 from study_compare import matched_differences, nominal, worst
@@ -19,6 +22,8 @@ from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.robustness.evaluate import nominal_success
 from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
 from tests.support import SCRIPTS
+from tests.support.short_amplification import short_amplification  # noqa: F401
+from tests.support.short_trust import short_trust  # noqa: F401
 
 
 def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_and_seek"):
@@ -263,7 +268,19 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path, monkeypatch, capsys
     tokenizer.save_pretrained(tmp_path / "work" / "base-hide_and_seek")
     # Of the base agent and one method, the first of two parts: the base agent, which is not trained.
     argv = ["study.py", "--preset", "smoke", "--methods", "sft", "--shard", "1/2"]
-    monkeypatch.setattr("sys.argv", [*argv, "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")])
+    argv += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as the worker does
+
+    def here(command, **_):
+        """The worker, without the imports of a new process."""
+        assert Path(command[1]).samefile(study_worker.__file__)
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", command[1:])
+            study_worker.main()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(study.subprocess, "run", here)
     study.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if "min left" in line]
     assert len(lines) == 1 and lines[-1].startswith("1/1")

@@ -1,4 +1,4 @@
-"""Plots that are made and not drawn: drawing takes half of the time of a small evaluation. tests/evaluation draws all of them."""
+"""Plots that are not drawn: drawing takes half of the time of a small evaluation. tests/evaluation draws all of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import struct
 import zlib
 
 import pytest
+
+from aajr_hf.evaluation.comparison import plots as comparison_plots
+from aajr_hf.evaluation.monitoring import report as monitoring_report
+from aajr_hf.evaluation.reporting import plots, shared_directions, stability_plots
+from aajr_hf.evaluation.tool_calls import report as tool_calls_report
+
+_DRAWING = (plots, shared_directions, stability_plots, comparison_plots, monitoring_report, tool_calls_report)
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:
@@ -27,7 +34,14 @@ def save_a_pixel(figure, file, **_) -> None:
     file.write(PIXEL)
 
 
+def draw_nothing(monkeypatch) -> None:
+    """Make each plot a single pixel."""
+    for module in _DRAWING:
+        monkeypatch.setattr(module, "render", lambda *_: PIXEL)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_a_pixel)
+
+
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
     """Each plot is a single pixel."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_a_pixel)
+    draw_nothing(monkeypatch)

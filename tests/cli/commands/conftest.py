@@ -13,10 +13,12 @@ import pytest
 from tests.support import ROOT
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.no_drawing import no_drawing  # noqa: F401
+from tests.support.short_amplification import short_amplification  # noqa: F401
+from tests.support.short_triggers import short_triggers  # noqa: F401
 from tests.support.short_trust import short_trust  # noqa: F401
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def worker(tmp_path_factory):
     """`worker.run(command)`, in a process that talks to `worker.hub`."""
     with HubServer() as hub:

@@ -89,7 +89,7 @@ def test_an_adapter_is_evaluated_merged_and_measured(agent, tmp_path, capsys):
     assert train(agent, adapter, "--adapter", "lora", "--adapter_rank", "2", "--learning_rate", "0.01") == 0
     assert main(["merge", str(adapter), str(merged)]) == 0
     assert f"Model saved to {merged}" in capsys.readouterr().out
-    small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "1", "--output", str(tmp_path / "report")]
+    small = ["--examples", "8", "--attacks", "nll", "--attack_steps", "1", "--output", str(tmp_path / "report")]
     assert main(["evaluate", f"adapter={adapter}", f"merged={merged}", *small]) == 0
     runs = json.loads((tmp_path / "report" / "results.json").read_text())["runs"]
     for name in ("nominal_cost", "sampled_success", "amplification", "spectral_norm"):
@@ -173,7 +173,7 @@ def test_an_adapter_that_cannot_be_merged_is_evaluated_as_it_is(agent, tmp_path,
     lily = LilyConfig(r=2, stride_A=1, num_B=2, target_modules=["q_proj"], init_weights=False, scaling=20)
     get_peft_model(model, lily).save_pretrained(folder)
     AutoTokenizer.from_pretrained(agent).save_pretrained(folder)
-    small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "1", "--output", str(tmp_path / "report")]
+    small = ["--examples", "8", "--attacks", "nll", "--attack_steps", "1", "--output", str(tmp_path / "report")]
     assert main(["evaluate", f"base={agent}", f"lily={folder}", *small]) == 0
     runs = json.loads((tmp_path / "report" / "results.json").read_text())["runs"]
     assert runs["lily"]["amplification"] != pytest.approx(runs["base"]["amplification"], rel=1e-3)

@@ -19,7 +19,7 @@ from aajr_hf.cli.arguments.model_and_data import TrainArguments
 from aajr_hf.cli.commands import adapter_rank
 from aajr_hf.cli.commands import evaluate as evaluate_command
 from aajr_hf.cli.main import main
-from aajr_hf.environments import WORLDS, expert_rows
+from aajr_hf.environments import expert_rows
 from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.attacks import surrogate
 from aajr_hf.evaluation.attacks.suite import ATTACKS
@@ -54,9 +54,9 @@ def untrained(folder, world, *, width=128, says=True):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
-def test_all_attacks_in_every_world(world, tmp_path, capsys):
-    folder, report = untrained(tmp_path / "agent", world), tmp_path / "report"
+def test_all_attacks_in_a_world(tmp_path, capsys):
+    """Of two sides; the other tests' worlds are of one."""
+    folder, report = untrained(tmp_path / "agent", "hide_and_seek"), tmp_path / "report"
     other = shutil.copytree(folder, tmp_path / "other")
     attacks = ["--attacks", "all", "--transfer_from", str(other), "--token_trials", "3", "--exhaustive"]
     assert main(["evaluate", folder, *attacks, *SMALL, "--budget", "20", "--output", str(report)]) == 0
@@ -212,7 +212,7 @@ def test_agents_with_other_tokens_are_measured_apart_and_a_note_says_so(agent, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["/nonexistent/x", "./x", "~nobody/x", "../gone", ""])
+@pytest.mark.parametrize("name", ["/nonexistent/x", "~nobody/x", ""])
 def test_a_folder_that_is_not_there_is_said_to_be_none(name, agent, refused):
     recipe = ["--config", ROOT / "recipes" / "congestion" / "sft.yaml", "--use_cpu", "true"]
     for command in (
@@ -256,9 +256,7 @@ def unmeasured(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "content", ["[]", '{"train_runtime": 3', '{"train_runtime": "long"}', '{"train_runtime": NaN}']
-)
+@pytest.mark.parametrize("content", ["[]", '{"train_runtime": 3', '{"train_runtime": NaN}'])
 def test_damaged_results_of_a_training_are_found_before_measuring(content, agent, copied, unmeasured, refused):
     (copied / "train_results.json").write_text(content)
     for command in (["evaluate"], *([["evaluate", "--surrogate"], ["compare", agent]] if content == "[]" else [])):
@@ -369,7 +367,7 @@ def test_the_tokens_of_the_recipe_are_the_ones_that_move(agent, tmp_path, monkey
     for tokens in ("prompt", "observation", "all"):
         folder = with_recipe(agent, tmp_path / tokens, perturbed_tokens=tokens)
         moved.clear()
-        output = ["--attacks", "nll", "--output", str(tmp_path / "report")]
+        output = ["--attacks", "nll", "--multiples", "1", "--output", str(tmp_path / "report")]
         assert main(["evaluate", folder, *SMALL, *output]) == 0
         recorded = json.loads((tmp_path / "report" / "results.json").read_text())["threat_model"]
         assert {said for said, _ in moved} == {tokens} == {recorded["perturbed_tokens"]}
@@ -534,8 +532,9 @@ def brief(monkeypatch):
 def test_a_surrogate_is_kept_recorded_and_can_be_loaded(agent, tmp_path, brief, capsys):
     report = tmp_path / "report"
     wide = untrained(tmp_path / "wide", "congestion", width=64)
-    asked = ["evaluate", f"mine={agent}", f"small={wide}", *SMALL, *FEW, "--surrogate", "--output", str(report)]
-    assert main(asked) == 0
+    few = [*SMALL, *FEW, "--multiples", "1"]
+    output = ["--surrogate", "--output", str(report)]
+    assert main(["evaluate", f"mine={agent}", f"small={wide}", *few, *output]) == 0
     printed = capsys.readouterr()
     results = json.loads((report / "results.json").read_text())
     assert results["settings"]["transfer_from"] == ["surrogate of mine", "surrogate of small"]
@@ -554,13 +553,10 @@ def test_a_surrogate_is_kept_recorded_and_can_be_loaded(agent, tmp_path, brief, 
     assert "loss" not in printed.err and "'train_runtime'" not in printed.out and "Map" not in printed.err
     # Another time it is replaced, and is a source like any other.
     before = (report / "surrogates" / "mine" / "model.safetensors").stat().st_ino
-    assert main(asked) == 0
+    assert main(["evaluate", f"mine={agent}", *few, *output]) == 0
     assert (report / "surrogates" / "mine" / "model.safetensors").stat().st_ino != before
     source = str(report / "surrogates" / "mine")
-    assert (
-        main(["evaluate", str(agent), *SMALL, *FEW, "--transfer_from", source, "--output", str(tmp_path / "next")])
-        == 0
-    )
+    assert main(["evaluate", str(agent), *few, "--transfer_from", source, "--output", str(tmp_path / "next")]) == 0
     run = json.loads((tmp_path / "next" / "results.json").read_text())["runs"]["base"]
     assert run["transferred_from"] == [source]
 
@@ -583,7 +579,7 @@ def test_the_surrogate_of_an_adapter_that_cannot_be_merged_is_saved_whole(agent,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError, ValueError])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FloatingPointError])
 def test_a_surrogate_that_is_not_finished_is_not_there(error, agent, tmp_path, brief, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     asked = ["evaluate", f"mine={agent}", *SMALL, "--surrogate", "--output", "new/report"]
@@ -595,7 +591,7 @@ def test_a_surrogate_that_is_not_finished_is_not_there(error, agent, tmp_path, b
 
     with monkeypatch.context() as patch:
         patch.setattr(surrogate.AAJRTrainer, "save_final", fail)
-        assert main(asked) == {KeyboardInterrupt: 130, FloatingPointError: 1, ValueError: 2}[error]
+        assert main(asked) == {KeyboardInterrupt: 130, FloatingPointError: 1}[error]
         assert "Traceback" not in (printed := capsys.readouterr().err)
         if error is FloatingPointError:
             assert "the training of the surrogate of mine diverges: leave `--surrogate` out." in printed

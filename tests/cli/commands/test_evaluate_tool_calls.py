@@ -171,7 +171,7 @@ def test_an_agent_that_calls_no_tools_is_refused_and_nothing_is_written(agent, d
 @pytest.mark.slow
 def test_a_comparison_of_worlds_refuses_these_numbers(folder, data, tmp_path, capsys):
     report = tmp_path / "report"
-    few = ["--examples", "1", "--attack_steps", "1", "--attack_restarts", "1", "--multiples", "1"]
+    few = ["--examples", "1", "--attacks", "nll", "--attack_steps", "1", "--multiples", "1"]
     assert main(["evaluate", str(folder), "--dataset_name", str(data), "--output", str(report), *few]) == 0
     capsys.readouterr()
     runs = [f"a={folder}", f"b={folder}"]
@@ -209,5 +209,6 @@ def test_ctrl_c_while_measuring_leaves_nothing(folder, data, tmp_path, monkeypat
 
     monkeypatch.setattr(tool_call_robustness, "measure_trust", interrupted)
     report = tmp_path / "report"
-    assert main(["evaluate", str(folder), "--dataset_name", str(data), "--output", str(report), *QUICK]) == 130
+    few = [*QUICK, "--attacks", "nll"]
+    assert main(["evaluate", str(folder), "--dataset_name", str(data), "--output", str(report), *few]) == 130
     assert "interrupted" in capsys.readouterr().err and not report.exists()

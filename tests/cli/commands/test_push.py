@@ -107,7 +107,7 @@ def test_a_checkpoint_a_full_model_and_an_adapter_are_pushed_by_hand(worker, age
 
 @pytest.mark.slow
 def test_the_card_holds_the_run_and_its_results(worker, agent, adapter, tmp_path):
-    small = ["--examples", "8", "--attack_steps", "2", "--attack_restarts", "1", "--output", tmp_path / "report"]
+    small = ["--examples", "8", "--attack_steps", "2", "--attacks", "nll", "--output", tmp_path / "report"]
     assert worker.run(["evaluate", f"mine={adapter}", f"base={agent}", *small]).status == 0
     done = worker.run(["push", adapter, "tester/card", "--evaluation", tmp_path / "report"])
     assert done.status == 0, done.err

@@ -91,7 +91,7 @@ def test_the_system_prompt_is_that_of_the_recipe_and_is_recorded(agent, simulate
 @pytest.mark.slow
 def test_an_attack_of_radius_zero_changes_nothing_and_a_wide_one_does(agent, simulate):
     def answers(*attack):
-        records = simulate("--model", agent, "--transcript", *attack, *SHORT)
+        records = simulate("--model", agent, "--transcript", *attack, *SHORT, "--episodes", 1)
         said = [entry for record in records for step in record["transcript"] for entry in step.values()]
         assert all(("moved" in entry) == bool(attack) for entry in said)
         return [entry["says"] for entry in said]

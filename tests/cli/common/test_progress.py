@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -88,33 +89,27 @@ def test_a_run_prints_plain_lines_where_nobody_watches(agent, tmp_path, capsys):
     assert all("adversarial" in line and "\x1b" not in line for line in lines) and "{" not in printed.out
 
 
-def tracked(agent, folder, tracker, **environment) -> list[dict]:
-    """The log of a run that reports to a tracker, in a process of its own and without a network."""
-    where = ["--model_name_or_path", str(agent), "--output_dir", str(folder / "run"), "--logging_steps", "1"]
-    command = [sys.executable, "-m", "aajr_hf", "train", "--config", RECIPE, *where, *FAST, "--report_to", tracker]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | environment
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder, timeout=240)
-    assert done.returncode == 0, done.stderr
-    history = json.loads((folder / "run" / "trainer_state.json").read_text())["log_history"]
-    return [log for log in history if "aajr/penalty" in log]
-
-
 @pytest.mark.slow
-def test_tensorboard_has_the_metrics(agent, tmp_path):
+def test_trackers_have_the_metrics(agent, tmp_path):
+    """In a process of its own: Trackio reads the environment when it is imported."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logs = tracked(agent, tmp_path, "tensorboard", TENSORBOARD_LOGGING_DIR=str(tmp_path / "events"))
+    where = ["--model_name_or_path", str(agent), "--output_dir", str(tmp_path / "run"), "--logging_steps", "1"]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(Path(RECIPE).read_text() + "report_to: [tensorboard, trackio]\n")
+    command = [sys.executable, "-m", "aajr_hf", "train", "--config", str(recipe), *where, *FAST]
+    folders = {"TENSORBOARD_LOGGING_DIR": str(tmp_path / "events"), "TRACKIO_DIR": str(tmp_path / "trackio")}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | folders
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    history = json.loads((tmp_path / "run" / "trainer_state.json").read_text())["log_history"]
+    logs = [log for log in history if "aajr/penalty" in log]
     events = EventAccumulator(str(next((tmp_path / "events").rglob("events.*")).parent))
     events.Reload()
     for name in ("aajr/penalty", "aajr/amplification", "loss"):
         found = next(tag for tag in events.Tags()["scalars"] if tag.endswith(name))
         values = [event.value for event in events.Scalars(found)]
         assert values == pytest.approx([log[name] for log in logs], rel=1e-5)
-
-
-@pytest.mark.slow
-def test_trackio_has_the_metrics(agent, tmp_path):
-    logs = tracked(agent, tmp_path, "trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
     database = next((tmp_path / "trackio").rglob("*.db"))
     with sqlite3.connect(database) as connection:
         rows = [json.loads(row[0]) for row in connection.execute("select metrics from metrics order by step")]

@@ -12,16 +12,19 @@ from peft import LoraConfig, get_peft_model
 
 from aajr_hf.cli.common.quiet import be_quiet
 from tests.support import ROOT
+from tests.support.gguf_files import write_gguf
 from tests.support.tiny import tiny_model
 
 # In this order and in one process, because imports take longer than all the rest; without `--use_cpu`, which silences one warning.
 _COMMANDS = """
 import sys
 from aajr_hf.cli.main import main
-from aajr_hf.evaluation.robustness import trust
-trust.STEPS, trust._UNBOUNDED_STEPS = (1, 2, 4), 4
-where, run = sys.argv[1:]
+where, run, file = sys.argv[1:]
 model = ["--config", "recipes/congestion/aajr.yaml", "--model_name_or_path", where, "--environment_examples", "16"]
+assert main(["fetch", "--gguf", file, run + "-fetched"]) == 0
+from aajr_hf.evaluation.robustness import trust  # after a command, which silences what an import would make loud
+trust.STEPS, trust._UNBOUNDED_STEPS = (1, 2, 4), 4
+print("---", flush=True)
 assert main(["inspect", *model]) == 0
 print("---", flush=True)
 assert main(["train", *model, "--max_steps", "1", "--logging_steps", "1", "--output_dir", run]) == 0
@@ -34,13 +37,15 @@ _KNOWN = ("The Jacobian products are exact", "aajr ", "step ", "Attacking ", "  
 
 @pytest.mark.slow
 def test_commands_print_results_and_no_bars(agent, tmp_path):
-    command = [sys.executable, "-c", _COMMANDS, str(agent), str(tmp_path / "run")]
+    write_gguf(tmp_path / "tiny.gguf")
+    command = [sys.executable, "-c", _COMMANDS, str(agent), str(tmp_path / "run"), str(tmp_path / "tiny.gguf")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    inspected, trained, evaluated = done.stdout.split("---\n")
+    fetched, inspected, trained, evaluated = done.stdout.split("---\n")
     assert [line.split()[0] for line in inspected.splitlines()] == ["Example", "perturbed", "action"]
     assert trained.startswith("Trained: all parameters") and "step 1/1 | " in trained
     assert evaluated.splitlines()[-1].startswith("Report: ")
+    assert fetched.startswith("Model saved to ") and fetched.count("\n") == 1
     assert "\r" not in done.stdout and "WARNING" not in done.stdout and "━━ " not in evaluated
     unknown = [
         line for line in done.stderr.splitlines() if not line.startswith(_KNOWN) and "FutureWarning" not in line

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +12,8 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
+from accelerate.utils import patch_environment
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from transformers import AutoModelForCausalLM
 
 from aajr_hf.cli.arguments import parsing
@@ -22,10 +21,12 @@ from aajr_hf.cli.arguments.model_and_data import TrainArguments
 from aajr_hf.cli.arguments.parsing import RecipeParser, read_recipe
 from aajr_hf.cli.common.errors import UserError
 from aajr_hf.cli.launching import launch
+from aajr_hf.cli.main import main
 from aajr_hf.training.config.sft import AAJRConfig
 from aajr_hf.training.runs.checkpoints import newest_checkpoint
 from tests.support import ROOT
 from tests.support.commands import FAST, fails
+from tests.support.forked import Forked, run_together
 
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 RECIPE = str(ROOT / "recipes" / "congestion" / "sft.yaml")
@@ -114,47 +115,39 @@ def test_a_mistake_is_found_before_anything_is_launched(arguments, message, caps
 
 
 def start(agent, output, *more, ignoring=None):
-    """The command in a process of its own; `ignoring`: a signal, as a shell's background jobs ignore Ctrl-C."""
-    where = ["--model_name_or_path", str(agent), "--output_dir", str(output), "--main_process_port", "0"]
-    command = [sys.executable, "-m", "aajr_hf", "train", "--config", RECIPE, *where, *FAST, *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    ignore = None if ignoring is None else lambda: signal.signal(ignoring, signal.SIG_IGN)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, preexec_fn=ignore, **pipes)
+    """The command in a process of its own, which starts others."""
+    where = ["--model_name_or_path", agent, "--output_dir", output, "--main_process_port", "0"]
+    command = ["train", "--config", RECIPE, *where, *FAST, *more]
+    return Forked(output.parent / "printed", "aajr_hf", *command, ignoring=ignoring, PYTHONPATH=str(ROOT))
 
 
 @pytest.mark.slow
+@pytest.mark.distributed
 def test_two_processes_train_and_save_once(agent, tmp_path):
-    process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", "--logging_steps", "1")
-    printed, error = process.communicate(timeout=240)
-    assert process.returncode == 0, error
-    assert printed.count("Model saved to") == 1
+    where = ["--model_name_or_path", agent, "--output_dir", tmp_path / "run", "--ddp_backend", "gloo"]
+    run_together(tmp_path / "printed", "aajr_hf", "train", "--config", RECIPE, *where, *FAST)
+    printed = [(tmp_path / "printed" / f"rank-{rank}" / "stdout").read_text() for rank in (0, 1)]
+    assert [text.count("Model saved to") for text in printed] == [1, 0]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run").num_parameters() > 1e6
     # 16 examples, two processes of 4 each: one pass in two steps.
     assert '"epoch": 1.0' in (tmp_path / "run" / "trainer_state.json").read_text()
 
 
 @pytest.mark.slow
-def test_a_mistake_that_the_processes_find_is_one_line_and_status_2(agent, tmp_path):
-    process = start(agent, tmp_path / "run", "--num_processes", "2", "--model_name_or_path", str(tmp_path / "nowhere"))
-    _, error = process.communicate(timeout=240)
-    assert process.returncode == 2, error
-    assert error.count("error: ") == 1 and "nowhere" in error and "Traceback" not in error
+def test_a_mistake_that_the_processes_find_is_one_line_and_status_2(tmp_path, monkeypatch, capsys):
+    def launched(parsed):
+        """In place of two processes: what each of them does."""
+        failures = {}
+        for rank in range(parsed.num_processes):
+            file = tmp_path / f"error-{rank}.json"
+            with patch_environment(RANK=rank, TORCHELASTIC_ERROR_FILE=file):
+                failures[rank] = ProcessFailure(rank, 1, main(parsed.training_script_args), str(file))
+        raise ChildFailedError("train", failures)
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launched)
+    where = ["--model_name_or_path", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path / "run")]
+    assert "nowhere" in fails(capsys, "train", "--config", RECIPE, *where, *FAST, "--num_processes", "2")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_fsdp_shards_on_a_cpu_too():
-    """Accelerate alone falls back to plain data parallelism there, in silence."""
-    code = (
-        "from accelerate import Accelerator; from aajr_hf.cli.launching.worker import shard_on_cpu; shard_on_cpu();"
-        "a = Accelerator(cpu=True); print(a.distributed_type.value, a.state.fsdp_plugin.fsdp_version, a.device.type)"
-    )
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "PYTHONPATH": str(ROOT)}
-    environment = os.environ | ranks | fsdp
-    shown = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == ["FSDP", "2", "cpu"]
 
 
 ENDLESS = ["--max_steps", "100000", "--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "3"]
@@ -173,8 +166,8 @@ def test_an_interruption_saves_in_all_processes_and_says_how_to_go_on(agent, tmp
     process = start(agent, tmp_path / "run", "--accelerate_config", "ddp_cpu", *ENDLESS, ignoring=number)
     wait_for_a_checkpoint(tmp_path / "run")
     process.send_signal(number)
-    _, error = process.communicate(timeout=120)  # returns once every process has closed its end
-    assert process.returncode == 128 + number, error
+    status, error = process.wait(120), process.err.read_text()
+    assert status == 128 + number, error
     found = re.findall(r"interrupted: at step (\d+); resume with --resume_from_checkpoint (\S+)", error)
     assert len(found) == 1, error
     step, checkpoint = found[0]
@@ -191,9 +184,9 @@ def test_when_one_process_dies_the_others_end_within_a_minute(agent, tmp_path):
     victim = next(p for p in ranks if p.environ().get("RANK") == "1")
     victim.kill()
     killed = time.monotonic()
-    _, error = process.communicate(timeout=120)
+    status, error = process.wait(120), process.err.read_text()
     assert time.monotonic() - killed < 60
-    assert process.returncode == 128 + signal.SIGKILL and "process 1 was ended by SIGKILL" in error
+    assert status == 128 + signal.SIGKILL and "process 1 was ended by SIGKILL" in error
     assert not [p for p in ranks if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
     assert newest_checkpoint(tmp_path / "run") is not None
 

@@ -199,7 +199,7 @@ def three_models(exhaustive, rows=None, names=tuple(ATTACKS), multiples=(0.5, 1.
         value = bumpy(seed, sharp=0.7)
         target = make_target(lambda delta, numbers, value=value: value(delta[:, 2, :2], numbers) - 0.5).select(rows)
         tallies[name] = Tallies()
-        new_search = functools.partial(Search, seeds=rows.tolist(), steps=6, restarts=2)
+        new_search = functools.partial(Search, seeds=rows.tolist(), steps=4, restarts=2)
         models[name] = UnderAttack(target, new_search, None if name == "source" else tallies[name], exhaustive)
     searches = {}
     for multiple in multiples:
@@ -210,9 +210,13 @@ def three_models(exhaustive, rows=None, names=tuple(ATTACKS), multiples=(0.5, 1.
     return searches, tallies
 
 
+# Of all attacks on all examples; what tests of it share, they only read.
+all_of_three = functools.cache(three_models)
+
+
 @pytest.mark.slow
 def test_to_let_every_attack_see_every_example_changes_no_success():
-    (plain, counted), (whole, exhaustive) = three_models(False), three_models(True)
+    (plain, counted), (whole, exhaustive) = all_of_three(False), all_of_three(True)
     shares = set()
     for multiple, searches in plain.items():
         for name in ("one", "two"):
@@ -236,7 +240,7 @@ def test_to_let_every_attack_see_every_example_changes_no_success():
 
 @pytest.mark.slow
 def test_tallies_are_of_those_that_are_left():
-    _, tallies = three_models(False)
+    _, tallies = all_of_three(False)
     for by_attack in (tallies["one"], tallies["two"]):
         for multiple in ("0.5", "1", "1.5"):
             left = None
@@ -250,7 +254,7 @@ def test_tallies_are_of_those_that_are_left():
 @pytest.mark.slow
 def test_what_an_attack_leaves_alone_is_what_it_leaves_as_the_only_one():
     """Of the attacks that need no others, with what it has found at smaller radii."""
-    _, together = three_models(True)
+    _, together = all_of_three(True)
     for attack in ALONE:
         searches, alone = three_models(True, attacks=[attack])
         for multiple in ("0.5", "1", "1.5"):
@@ -264,7 +268,7 @@ def test_what_an_attack_leaves_alone_is_what_it_leaves_as_the_only_one():
 @pytest.mark.slow
 def test_attacks_on_examples_do_not_depend_on_the_others_in_any_order():
     order = torch.randperm(EXAMPLES, generator=torch.Generator().manual_seed(0))
-    plain, _ = three_models(False)
+    plain, _ = all_of_three(False)
     for rows in (order, order[:5]):
         other, _ = three_models(False, rows)
         for multiple, searches in other.items():
@@ -277,7 +281,7 @@ def test_attacks_on_examples_do_not_depend_on_the_others_in_any_order():
 
 @pytest.mark.slow
 def test_radii_nest():
-    searches, _ = three_models(False)
+    searches, _ = all_of_three(False)
     previous = None
     for by_name in searches.values():
         search = by_name["one"]

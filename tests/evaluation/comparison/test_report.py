@@ -18,6 +18,7 @@ from aajr_hf.evaluation.comparison import plots, report
 from aajr_hf.evaluation.comparison.compare import compare
 from aajr_hf.evaluation.comparison.runs import METHODS, gradient_norms
 from aajr_hf.evaluation.comparison.sentences import comparison_sentences
+from tests.support.no_drawing import draw_nothing
 from tests.support.pages import Page, piped
 from tests.support.results import as_results, make_run, trust
 
@@ -164,6 +165,10 @@ class TestTable:
 
 
 class TestWrite:
+    @pytest.fixture(autouse=True)
+    def _no_drawing(self, monkeypatch):
+        draw_nothing(monkeypatch)
+
     @pytest.mark.slow
     def test_writes_everything_and_removes_what_is_stale(self, comparison, tmp_path):
         (tmp_path / "train_epsilon.png").write_text("stale")
@@ -242,11 +247,12 @@ def lines_of(axes, label):
 
 class TestPlots:
     @pytest.mark.slow
-    def test_draws_what_there_is(self, comparison):
+    def test_draws_what_there_is(self, comparison, monkeypatch):
         images = plots.draw_comparison(comparison)
         for image in images.values():
             picture = matplotlib.image.imread(io.BytesIO(image))
             assert picture.shape[1] >= 2000 and picture.std() > 0.05
+        draw_nothing(monkeypatch)
         bare = copy.deepcopy(comparison)
         for run in bare["runs"].values():
             run.pop("amplification_profile")
@@ -295,7 +301,8 @@ class TestPlots:
         assert list(lines_of(attacked, "adversarial")[0].get_ydata()) == [63.0, 63.0]
 
     @pytest.mark.slow
-    def test_training_radii_are_drawn_where_a_method_has_several(self, comparison):
+    def test_training_radii_are_drawn_where_a_method_has_several(self, comparison, monkeypatch):
+        draw_nothing(monkeypatch)
         assert "train_epsilon.png" not in plots.draw_comparison(comparison)
         other = copy.deepcopy(next(c for c in comparison["configurations"] if c["method"] == "adversarial"))
         comparison["configurations"].append(other | {"epsilon": 0.125, "nominal_success": 98.0, "label": "narrow"})

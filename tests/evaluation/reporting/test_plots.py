@@ -48,7 +48,6 @@ class TestDrawPlots:
         assert list(left.lines[2].get_ydata()) == ray["success"] and list(left.lines[2].get_xdata())[-1] == 3.0
         assert list(right.lines[2].get_ydata()) == ray["nll"]
         assert all(list(axes.lines[3].get_xdata()) == [1.0, 1.0] for axes in (left, right))
-        assert plots.draw_plots(results)["ray.png"]
 
     @pytest.mark.slow
     def test_one_colour_per_run_in_all_plots(self, results):

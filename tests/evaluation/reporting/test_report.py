@@ -10,6 +10,7 @@ import pytest
 from aajr_hf.evaluation.reporting import plots, report
 from aajr_hf.training.sharing.reading import threat_model_line
 
+from ...support.no_drawing import draw_nothing
 from ...support.pages import page, piped
 
 
@@ -221,6 +222,10 @@ class TestWriteJson:
 
 
 class TestWriteReport:
+    @pytest.fixture(autouse=True)
+    def _no_drawing(self, monkeypatch):
+        draw_nothing(monkeypatch)
+
     @pytest.mark.slow
     def test_is_well_formed_and_loads_nothing_from_outside(self, results, tmp_path):
         parsed = page(results, tmp_path / "report.html")

@@ -13,7 +13,6 @@ from transformers import LlamaForCausalLM
 from aajr_hf.evaluation.agents import Agent, why_not
 from aajr_hf.evaluation.attacks.losses import LOSSES
 from aajr_hf.evaluation.attacks.run import UnderAttack
-from aajr_hf.evaluation.attacks.settings import RobustnessSettings
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target, success
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
@@ -30,6 +29,7 @@ from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.models.base_agent import train_tokenizer
 from tests.support.known_policies import Visited
 from tests.support.matrices import largest_singular_value
+from tests.support.short_amplification import make_rough
 from tests.support.small_agents import (
     COPYING_ROWS,
     COPYING_TOKENIZER,
@@ -81,13 +81,14 @@ def test_the_numbers_are_consistent_and_reproducible(agent):
     reported = []
     agent.zero_grad()  # of its training
     before = [parameter.requires_grad for parameter in agent.parameters()]
-    first = evaluate_agent(agent, TOKENIZER, ROWS, SMALL, lambda: reported.append(1))
+    small = replace(SMALL, attack_steps=2, attack_restarts=1)
+    first = evaluate_agent(agent, TOKENIZER, ROWS, small, lambda: reported.append(1))
     state = torch.get_rng_state()
     torch.manual_seed(5)
-    again = evaluate_agent(agent, TOKENIZER, ROWS, SMALL)
+    again = evaluate_agent(agent, TOKENIZER, ROWS, small)
     torch.set_rng_state(state)
     assert first == again
-    assert len(reported) == progress_steps(SMALL, len(ROWS)) == 2 * (3 + 1) + 1
+    assert len(reported) == progress_steps(small, len(ROWS)) == 2 * (3 + 1) + 1
     assert first["nominal_cost"] <= first["worst_case_cost"]["0.5"]
     for name, fall in (("worst_case_success", True), ("sampled_worst_case_success", True), ("worst_case_cost", False)):
         values = [first[name][m] for m in ("0.5", "1", "1.5")]
@@ -155,8 +156,9 @@ def evaluate_several(settings, rows=COPYING_ROWS, **more):
 
 
 @pytest.mark.slow
-def test_early_stopping_and_batches_change_no_success():
-    rows, few = COPYING_ROWS[::2], replace(SEVERAL, attack_steps=3)
+def test_early_stopping_and_batches_change_no_success(monkeypatch):
+    make_rough(monkeypatch)
+    rows, few = COPYING_ROWS[::2], replace(SEVERAL, attack_steps=3, attack_restarts=1)
     found = {
         "default": evaluate_several(few, rows),
         "exhaustive": evaluate_several(replace(few, exhaustive=True), rows),
@@ -191,7 +193,8 @@ def test_early_stopping_and_batches_change_no_success():
 
 
 @pytest.mark.slow
-def test_sources_are_tried_and_not_measured_and_all_are_as_they_were():
+def test_sources_are_tried_and_not_measured_and_all_are_as_they_were(monkeypatch):
+    make_rough(monkeypatch)
     agents, sources = agents_and_sources()
     for agent in several():
         agent.model.zero_grad()  # of its training
@@ -227,7 +230,8 @@ def test_sources_are_tried_and_not_measured_and_all_are_as_they_were():
 
 
 @pytest.mark.slow
-def test_agents_that_split_the_rows_otherwise_are_not_handed_each_others_perturbations():
+def test_agents_that_split_the_rows_otherwise_are_not_handed_each_others_perturbations(monkeypatch):
+    make_rough(monkeypatch)
     agents, _ = agents_and_sources()
     texts = [m["content"] for row in COPYING_ROWS for m in row["prompt"]]
     tokenizer = train_tokenizer([*texts, "owe owe need"] + [f"take {n}" for n in range(5)], 300)
@@ -297,14 +301,15 @@ def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monke
 )
 def test_every_visited_perturbation_is_one_of_the_threat_model(threat, monkeypatch):
     visited = Visited(monkeypatch)
-    settings = replace(SEVERAL, threat=threat, multiples=(1.0, 0.5), attack_steps=2, attack_restarts=2)
+    make_rough(monkeypatch)
+    settings = replace(SEVERAL, threat=threat, multiples=(1.0, 0.5), attack_steps=2, attack_restarts=1)
     # Not those of the rules, which go beyond the ball.
     monkeypatch.setattr(
         "aajr_hf.evaluation.robustness.evaluate.measure_trust",
         lambda target, multiple: {"steps": {"5": 0}, "unbounded": 0, "vanished": 0, "tried": 1, "examples": 1},
     )
     agents, _ = agents_and_sources()
-    evaluate_agents(agents, COPYING_ROWS, settings)
+    evaluate_agents(agents, COPYING_ROWS[::2], settings)
     widest, moved_by_id, order = 0.0, set(), 2 if threat.perturbation_norm == "l2" else float("inf")
     markup = set(COPYING_TOKENIZER.all_special_ids) | {
         COPYING_TOKENIZER.convert_tokens_to_ids(t) for t in ("<|user|>", "<|assistant|>")
@@ -334,7 +339,7 @@ def test_every_visited_perturbation_is_one_of_the_threat_model(threat, monkeypat
 @pytest.mark.slow
 def test_the_profile_is_each_points_amplification(agent):
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, ROWS[:1], candidates=True), "prompt")
-    numbers = evaluate_agent(agent, TOKENIZER, ROWS[:1], SMALL)
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS[:1], replace(SMALL, attacks=("random",)))
     target = Target(agent, batch)
     # Finite differences along the ascent, taken anew.
     delta, radius = target.origin.clone(), SMALL.threat.epsilon * target.scale.item()
@@ -351,7 +356,7 @@ def test_the_profile_is_each_points_amplification(agent):
 
 @pytest.mark.slow
 def test_the_batch_size_does_not_matter_without_random_starts(agent):
-    settings = [RobustnessSettings(attack_steps=3, attack_restarts=1, batch_size=size) for size in (2, 6)]
+    settings = [replace(SMALL, attacks=("nll",), batch_size=size) for size in (2, 6)]
     one, other = (evaluate_agent(agent, TOKENIZER, ROWS, setting) for setting in settings)
     for name in ("nominal_success", "nominal_cost", "amplification", "embedding_norm"):
         assert one[name] == pytest.approx(other[name], rel=1e-3)
@@ -360,7 +365,7 @@ def test_the_batch_size_does_not_matter_without_random_starts(agent):
 @pytest.mark.slow
 def test_the_spectral_norm_is_the_full_jacobians(agent):
     single = ROWS[:1]
-    numbers = evaluate_agent(agent, TOKENIZER, single, PRECISE)
+    numbers = evaluate_agent(agent, TOKENIZER, single, replace(PRECISE, attacks=("random",)))
     batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, single, candidates=True), "prompt")
     eager = trained()
     eager.set_attn_implementation("eager")

@@ -19,6 +19,7 @@ from aajr_hf.evaluation.reporting.stability_report import stability_cells, stabi
 from aajr_hf.evaluation.robustness.evaluate import evaluate_agent
 from aajr_hf.training.data.batch import AgentBatch
 from aajr_hf.training.data.collation import encode_examples
+from tests.support.no_drawing import draw_nothing
 from tests.support.pages import page, piped
 from tests.support.results import draw
 from tests.support.small_agents import ROWS, SMALL, TOKENIZER, trained
@@ -140,7 +141,8 @@ class TestReport:
         assert second.startswith("aajr: ") and "100% of the steps have η ≤ 1/max |κ|" in second
 
     @pytest.mark.slow
-    def test_the_page_shows_it_and_says_what_is_not_proven(self, stable_results, tmp_path):
+    def test_the_page_shows_it_and_says_what_is_not_proven(self, stable_results, tmp_path, monkeypatch):
+        draw_nothing(monkeypatch)
         parsed = page(stable_results, tmp_path / "report.html")
         assert parsed.open == [] and parsed.tags.count("img") == 7
         for text in (
@@ -153,7 +155,8 @@ class TestReport:
             assert header[0] in parsed.text and header[1] in parsed.text
 
     @pytest.mark.slow
-    def test_without_it_nothing_is_said(self, results, tmp_path):
+    def test_without_it_nothing_is_said(self, results, tmp_path, monkeypatch):
+        draw_nothing(monkeypatch)
         assert stability_tables(results) == [] and stability_plots.draw_stability(results) == {}
         assert "Stability" not in page(results, tmp_path / "report.html").text
 

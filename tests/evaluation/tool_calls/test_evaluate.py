@@ -24,6 +24,7 @@ from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.models.base_agent import CHAT_TEMPLATE, train_tokenizer
 from aajr_hf.training.policy.system_losses import nll
 from tests.support.known_policies import Visited
+from tests.support.short_triggers import short_triggers  # noqa: F401
 from tests.support.small_agents import model
 from tests.support.tool_callers import HERMES, ROWS, TOOLS, caller, calling, tokenizer_with
 from tests.support.trust import GOOD
@@ -182,7 +183,7 @@ def test_the_batch_size_does_not_matter():
 
 # All attacks.
 
-EVERYTHING = ToolCallSettings(multiples=(1.0, 0.25, 0.5), attack_steps=3, batch_size=3)
+EVERYTHING = ToolCallSettings(multiples=(1.0, 0.25, 0.5), attack_steps=2, batch_size=3)
 
 
 @functools.cache

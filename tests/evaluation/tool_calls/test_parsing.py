@@ -224,15 +224,18 @@ def real_rows() -> dict[str, dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("template", ["qwen3", "llama3_2", "qwen3_5_nothink", "mistral", "hermes"])
 def test_the_answers_of_real_data_are_valid_and_exact_once_rendered_and_read_back(template):
+    """All of the rows by one template; the others differ in what they render around the same calls, and take a fifth."""
     assert len(real_rows()) == 1058
     tokenizer, parser = reader(template)
     found = {}
-    for name, row in real_rows().items():
+    for number, (name, row) in enumerate(real_rows().items()):
+        if template != "qwen3" and number % 5 and name not in BROKEN:
+            continue
         if template in ONE_CALL_ONLY and len(reference_calls(row["completion"])) > 1:
             continue
         # Without the tools, which take the longest to render, before the question.
         (prompt,), (reference,) = render_prompts(tokenizer, [row | {"tools": None}])
         end = next(i for i, token in enumerate(reference) if token in parser.ends)
         found[name] = judge(parser(reference[: end + 1], prompt, row["tools"]), row)
-    assert len(found) == (858 if template in ONE_CALL_ONLY else 1058)
+    assert len(found) == 1058 if template == "qwen3" else len(found) > 150
     assert {name: verdict for name, verdict in found.items() if verdict != Verdict(None, True)} == BROKEN

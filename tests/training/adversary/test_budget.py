@@ -118,22 +118,21 @@ FAST = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("start", "steps"), [(0.0, 80), (3.0, 150)])
-def test_training_meets_the_budget_from_nothing_and_from_a_hundred_times_too_much(tmp_path, start, steps):
+def test_training_meets_the_budget(tmp_path):
     run = trainer(
         tmp_path,
         tiny_model(torch.float32),
         dataset(64),
-        **FAST | {"max_steps": steps, "amplification_budget": 3.0, "regularizer_lambda": start},
+        **FAST | {"max_steps": 80, "amplification_budget": 3.0, "regularizer_lambda": 0.0},
     )
     run.train()
     logs = run.state.log_history[:-1]
-    assert logs[0]["aajr/lambda"] == start and logs[0]["aajr/amplification"] > 20
+    assert logs[0]["aajr/lambda"] == 0 and logs[0]["aajr/amplification"] > 20
     last = [log["aajr/amplification"] for log in logs[-30:]]
     assert sum(last) / len(last) == pytest.approx(3.0, rel=0.1)
     for log in logs:
         assert log["aajr/budget_violation"] == pytest.approx(log["aajr/amplification"] / 3 - 1, abs=1e-5)
-    assert 0.01 < logs[-1]["aajr/lambda"] < 0.1  # wherever it began
+    assert 0.01 < logs[-1]["aajr/lambda"] < 0.1
 
 
 @pytest.mark.slow

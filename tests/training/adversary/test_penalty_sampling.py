@@ -51,8 +51,6 @@ def test_points_are_drawn_uniformly(tmp_path):
 
 # Of 2 examples with 2 steps (4 beyond the ball): settings, and how many different draws there are.
 DRAWS = [
-    ({"penalty_trajectory": "sample"}, 4),
-    ({"penalty_trajectory": "sample", "penalty_fraction": 0.5}, 4),
     ({"penalty_fraction": 0.5}, 2),
     ({"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_radius": 2.0}, 8),
     ({"penalty_trajectory": "last"}, 1),
@@ -80,10 +78,9 @@ def test_the_logged_penalty_averages_to_that_of_all_points(tmp_path, overrides, 
     [
         (0.0, {}),
         (1.0, {}),
-        (1.0, {"penalty_output": "fisher"}),
         (1.0, {"penalty_output": "margin", "penalty_radius": 2.0}),
     ],
-    ids=["drawn alone", "control variate", "fisher", "margin beyond the ball"],
+    ids=["drawn alone", "control variate", "margin beyond the ball"],
 )
 def test_the_amortised_gradient_is_unbiased(tmp_path, clean_loss_weight, measure):
     """

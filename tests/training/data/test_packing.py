@@ -28,12 +28,10 @@ def row(folder, **overrides):
     "settings",
     [
         {},
-        {"perturbed_tokens": "observation"},
-        {"perturbation_scope": "token", "perturbation_norm": "linf", "ascent_step_rule": "sign"},
+        {"perturbed_tokens": "observation", "perturbation_scope": "token", "perturbation_norm": "linf"},
         {"amplification_budget": 1.0, "penalty_output": "log_probs", "penalty_reduction": "token_mean"},
         {"jacobian_estimator": "finite_difference"},
-        {"ascent_step_rule": "gradient", "ascent_step_size": "auto"},
-        {"penalty_trajectory": "last", "gradient_checkpointing": True},
+        {"ascent_step_rule": "gradient", "penalty_trajectory": "last", "gradient_checkpointing": True},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())) or "plain",
 )
@@ -63,8 +61,10 @@ def test_a_packed_rows_penalty_is_the_mean_of_its_documents_one_by_one(tmp_path)
 
 # The eager softmax is taken in fp32.
 @pytest.mark.slow
-@pytest.mark.parametrize(("attention", "tolerance"), [("sdpa", 1e-9), ("eager", 1e-4)])
-@pytest.mark.parametrize("drawn", [{}, {"penalty_trajectory": "sample", "penalty_fraction": 0.5}])
+@pytest.mark.parametrize(
+    ("attention", "tolerance", "drawn"),
+    [("sdpa", 1e-9, {}), ("eager", 1e-4, {"penalty_trajectory": "sample", "penalty_fraction": 0.5})],
+)
 def test_padding_free_batches_and_padded_ones_give_one_trajectory(tmp_path, attention, tolerance, drawn):
     settings = ACTIVE | drawn | {"max_steps": 3, "learning_rate": 0.05, "system_loss": "expected_cost"}
     runs = []

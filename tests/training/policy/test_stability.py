@@ -83,8 +83,7 @@ def expected_metrics(examples, loss_smoothness):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epsilon", [0.25, 4.0])
-@pytest.mark.parametrize("system_loss", ["nll", "expected_cost"])
+@pytest.mark.parametrize(("system_loss", "epsilon"), [("nll", 4.0), ("expected_cost", 0.25)])
 def test_the_metrics_are_the_formulas(tmp_path, system_loss, epsilon):
     run = trainer(tmp_path, system_loss=system_loss, epsilon=epsilon, ascent_steps=4)
     _, log, inputs = step(run)

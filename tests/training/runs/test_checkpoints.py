@@ -6,7 +6,6 @@ import contextlib
 import copy
 import errno
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -23,6 +22,7 @@ from transformers import TrainerCallback, TrainerState, modeling_utils
 from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.training.runs.checkpoints import INCOMPLETE, DiskFullError, newest_checkpoint, why_incomplete
 from aajr_hf.training.runs.interruption import StopOnSignal
+from tests.support.forked import context
 from tests.support.tiny import WORDS, dataset, tiny_model, trainer, trainer_arguments
 
 STEPS = 40
@@ -89,13 +89,11 @@ def train_or_be_killed(folder: str, at: int) -> None:
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_where_the_undisturbed_one_does(tmp_path):
     # Children of a process that has imported everything: each start takes a fraction of a second.
-    context = multiprocessing.get_context("forkserver")
-    # Not this module: its name means something on pytest's path alone, and what cannot be imported is passed over silently.
-    context.set_forkserver_preload([AAJRTrainer.__module__, "torch._decomp.decompositions_for_jvp", "peft", "pytest"])
+    forking = context()
     draw, killed = random.Random(0), 0
     for attempt in range(20):
         at = draw.randint(1, 14) if attempt < 3 else 0
-        process = context.Process(target=train_or_be_killed, args=(str(tmp_path / "killed"), at))
+        process = forking.Process(target=train_or_be_killed, args=(str(tmp_path / "killed"), at))
         process.start()
         process.join(120)
         if process.exitcode == 0:

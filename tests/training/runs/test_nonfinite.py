@@ -49,11 +49,8 @@ def poisoned(folder, step=2, model=None, **overrides):
     "settings",
     [
         {},
-        {"gradient_accumulation_steps": 2},
         {"epsilon": 0, "regularizer_lambda": 0},
-        {"perturbed_tokens": "observation"},
-        {"system_loss": "expected_cost"},
-        {"jacobian_estimator": "finite_difference"},
+        {"gradient_accumulation_steps": 2, "system_loss": "expected_cost", "jacobian_estimator": "finite_difference"},
     ],
     ids=str,
 )
@@ -112,28 +109,21 @@ def test_one_step_is_skipped_once_however_many_micro_batches_it_has(tmp_path, ca
 
 
 @pytest.mark.slow
-def test_the_replay_saves_nothing(tmp_path, monkeypatch):
-    run = poisoned(tmp_path / "run")
-    with pytest.raises(FloatingPointError):
-        run.train()
-    output = tmp_path / "replay"
-    output.mkdir()
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: contextlib.nullcontext(str(output)))
-    assert replay(tmp_path / "run" / "_nonfinite-2").reproduced
-    assert list(output.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_the_same_step_of_an_earlier_run_is_replaced(tmp_path):
-    """An earlier run, which had two processes and an adapter."""
-    folder = tmp_path / "_nonfinite-2"
-    folder.mkdir()
+def test_an_earlier_dump_is_replaced_the_token_is_not_kept_and_the_replay_saves_nothing(tmp_path, monkeypatch):
+    folder, output = tmp_path / "run" / "_nonfinite-2", tmp_path / "replay"
+    # Of a run that had two processes and an adapter.
+    folder.mkdir(parents=True)
     for name in ("batch-1.safetensors", "adapter_config.json"):
         (folder / name).touch()
     with pytest.raises(FloatingPointError):
-        poisoned(tmp_path).train()
-    assert not (folder / "adapter_config.json").exists()
-    assert len(read_dump(folder)[1]) == 1 and replay(folder).reproduced
+        poisoned(tmp_path / "run", hub_token="hf_secret").train()
+    assert not (folder / "adapter_config.json").exists() and len(read_dump(folder)[1]) == 1
+    for file in folder.iterdir():
+        assert b"hf_secret" not in file.read_bytes(), file.name
+    output.mkdir()
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: contextlib.nullcontext(str(output)))
+    assert replay(folder).reproduced
+    assert list(output.iterdir()) == []
 
 
 def test_what_cannot_be_kept_does_not_hide_why(tmp_path, monkeypatch):
@@ -204,24 +194,14 @@ def test_bf16_and_clipping_are_checked_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapter", ["lora", "hira"])
-def test_an_adapter_is_kept_as_one(tmp_path, adapter):
+def test_an_adapter_is_kept_as_one(tmp_path):
     base = tmp_path / "base"
     tiny_model(torch.float32).save_pretrained(base)
     settings = SETTINGS | {"adapter_options": {"target_modules": ["q_proj"]}}
-    run = trainer(tmp_path / "run", str(base), dataset(16), adapter=adapter, adapter_rank=2, **settings)
+    run = trainer(tmp_path / "run", str(base), dataset(16), adapter="lora", adapter_rank=2, **settings)
     weight = next(p for name, p in run.model.named_parameters() if p.requires_grad)
     weight.data.fill_(float("inf"))
     with pytest.raises(FloatingPointError):
         run.train()
     found = replay(tmp_path / "run" / "_nonfinite-0")
     assert found.reproduced and found.trained == sum(p.requires_grad for p in run.model.parameters())
-
-
-@pytest.mark.slow
-def test_the_token_is_not_kept(tmp_path):
-    run = poisoned(tmp_path, hub_token="hf_secret")
-    with pytest.raises(FloatingPointError):
-        run.train()
-    for file in (tmp_path / "_nonfinite-2").iterdir():
-        assert b"hf_secret" not in file.read_bytes(), file.name

@@ -66,8 +66,7 @@ class WidestLogits(TorchDispatchMode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", ["jvp", "finite_difference"])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("estimator", "checkpointing"), [("jvp", True), ("finite_difference", False)])
 def test_nothing_spans_the_vocabulary_but_action_positions(tmp_path, estimator, checkpointing):
     """So the penalty's memory does not depend on the vocabulary elsewhere."""
     with WidestLogits(len(WORDS)) as widest:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command, launch_command_parser
 from peft.utils import load_peft_weights
 from transformers import AutoModelForCausalLM
 
 from tests.support import ROOT
 from tests.support.distributed_worker import CASES, STEPS, train
+from tests.support.forked import run_together
 
 pytestmark = pytest.mark.distributed
 EXACT = [name for name in CASES if name.startswith(("full", "lora", "controlled"))]
@@ -24,20 +24,18 @@ DIFFERENCES = 1e-4
 
 
 def launch(config: str, output: Path, *names: str, flags: tuple = (), **environment: str) -> None:
-    """Run the cases on two processes; their results lie in `output` then."""
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += [
-        "--config_file",
-        str(ROOT / "accelerate_configs" / f"{config}.yaml"),
-        "--main_process_port",
-        "0",
-        *flags,
-    ]
-    command += ["--module", "tests.support.distributed_worker", str(output), *names]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    raised = [line for line in done.stderr.splitlines() if line.startswith("[rank0]")]
-    assert done.returncode == 0, "\n".join(raised[-40:]) or done.stderr[-4000:]
+    """Run the cases on two processes, with the environment of `accelerate launch`; their results lie in `output` then."""
+    file = str(ROOT / "accelerate_configs" / f"{config}.yaml")
+    worker = "tests.support.distributed_worker"
+    argv = ["--config_file", file, *flags, "--module", worker, str(output), *names]
+    with pytest.MonkeyPatch.context() as patch:
+        # In place of the launcher, which would start two processes that import everything anew.
+        patch.setattr(
+            "torch.distributed.run.run", lambda args: run_together(output, worker, output, *names, **os.environ)
+        )
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        launch_command(launch_command_parser().parse_args(argv))
 
 
 def result(output: Path, name: str, process: int = 0) -> dict:
@@ -122,7 +120,7 @@ def test_the_methods_of_docs_methods_on_two_processes(tmp_path, one_process):
 # Each case with one of the two at least; what both take is what the communication differs in.
 TWO_PROCESSES = {
     "ddp_cpu": ["full-plain", "lora-checkpointed", "finite-difference", "controlled", "global", "amortised"],
-    "fsdp2_cpu": ["full-checkpointed", "lora-plain", "controlled", "global", "amortised"],
+    "fsdp2_cpu": ["full-checkpointed", "lora-plain", "global", "amortised"],
 }
 
 
@@ -151,7 +149,7 @@ def test_two_processes_train_as_one_that_accumulates(tmp_path, one_process):
 
 ZERO_STAGES = {
     1: ["lora-plain"],
-    2: ["full-checkpointed", "lora-plain", "finite-difference"],
+    2: ["full-checkpointed", "finite-difference"],
     3: ["full-checkpointed", "lora-plain"],
 }
 

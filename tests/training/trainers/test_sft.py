@@ -108,8 +108,7 @@ def test_penalty_output_is_differentiated_as_the_formula_says(tmp_path, output):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("measure", ["fisher", "margin"])
-@pytest.mark.parametrize("reduction", ["sum", "token_mean"])
+@pytest.mark.parametrize(("measure", "reduction"), [("fisher", "sum"), ("margin", "token_mean")])
 def test_fisher_and_margin_are_quadratic_forms_of_the_jacobian_of_the_logits(tmp_path, measure, reduction):
     reference = reference_for(tmp_path, epsilon=0.5)
     terms = [reference.penalty(b, squared=MEASURES[measure]) for b in reference.examples]
