@@ -1,6 +1,11 @@
-"""The manifest for Kubeflow Trainer, and what it runs: two nodes of one job give the weights of one process."""
+"""The manifest for Kubeflow Trainer, and what it runs: two launchers of one job give the weights of one process."""
 
 from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -12,7 +17,6 @@ from aajr_hf.cli.main import main
 from aajr_hf.cli.pipeline.trainjob import job_name, train_job
 from tests.support import ROOT
 from tests.support.commands import fails
-from tests.support.forked import run_together
 
 # The fields that the manifest has, as manifests/base/crds/trainer.kubeflow.org_trainjobs.yaml of kubeflow/trainer declares them.
 TRAINER = {
@@ -83,16 +87,38 @@ def test_a_mistake_is_one_line(options, message, capsys):
     assert message in fails(capsys, "pipeline", "trainjob", "r.yaml", "--image", "i", *options)
 
 
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_nodes_of_one_job_train_as_one_process_that_accumulates(agent, tmp_path):
+def test_two_launchers_of_one_job_train_as_one_process_that_accumulates(agent, tmp_path):
+    port = str(free_port())
     shared = ["--config", str(ROOT / "recipes" / "congestion" / "aajr.yaml"), "--model_name_or_path", str(agent)]
     # Every point and every example, so that nothing is drawn that two processes draw otherwise.
     shared += ["--penalty_trajectory", "all", "--penalty_fraction", "1.0", "--environment_examples", "16"]
     shared += ["--max_steps", "2", "--use_cpu", "true", "--save_strategy", "no"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     output = ["--output_dir", str(tmp_path / "two"), "--per_device_train_batch_size", "4", "--ddp_backend", "gloo"]
-    # With the variables of `torchrun --nnodes 2 --nproc_per_node 1`.
-    run_together(tmp_path / "printed", "aajr_hf", "train", *shared, *output, nodes=2)
+    launchers = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"),
+                *("--node_rank", str(rank), "--master_addr", "127.0.0.1", "--master_port", port),
+                *("-m", "aajr_hf", "train", *shared, *output),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [launcher.communicate(timeout=240) for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], said
     more = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "2"]
     assert main(["train", *shared, "--output_dir", str(tmp_path / "one"), *more]) == 0
     two, one = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
