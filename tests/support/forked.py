@@ -67,15 +67,14 @@ class Forked:
         return self._process.exitcode
 
 
-def run_together(folder: Path, module: str, *argv: object, count: int = 2, nodes: int = 1, **environment: str) -> None:
-    """Run `count` processes of one group on `nodes` machines, with the variables that `torchrun` sets; all must end with status 0."""
+def run_together(folder: Path, module: str, *argv: object, count: int = 2, **environment: str) -> None:
+    """Run `count` processes of one group, with the variables that `torchrun` sets; all must end with status 0."""
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         port = str(opened.getsockname()[1])
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
-    here = count // nodes
-    shared |= {"LOCAL_WORLD_SIZE": str(here), "GROUP_WORLD_SIZE": str(nodes)} | environment
-    places = [{"RANK": str(i), "LOCAL_RANK": str(i % here), "GROUP_RANK": str(i // here)} for i in range(count)]
+    shared |= {"LOCAL_WORLD_SIZE": str(count), "GROUP_WORLD_SIZE": "1", "GROUP_RANK": "0"} | environment
+    places = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(count)]
     group = [Forked(folder / f"rank-{place['RANK']}", module, *argv, **shared | place) for place in places]
     deadline = time.monotonic() + 600
     try:
