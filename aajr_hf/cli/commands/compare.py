@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..._errors import one_line
 from ..arguments.measurement import add_measurement, by_name, check_measurement
 from ..arguments.options import ArgumentParser
+from ..arguments.placement import add_placement
 from ..arguments.worlds import world_for
 from ..common.errors import UserError, user_errors
 from .evaluate import measure
@@ -44,6 +45,7 @@ def run(argv: list[str]) -> int:
         help="take the numbers from this folder of `aajr evaluate` or `aajr compare`, and measure nothing",
     )
     add_measurement(parser)
+    add_placement(parser)
     arguments = parser.parse_args(argv)
     check_measurement(arguments)
     runs = by_name(arguments.runs)
