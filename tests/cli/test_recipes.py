@@ -212,7 +212,7 @@ def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
     flags += ["--model_name_or_path", str(model), "--output_dir", str(out), "--use_cpu", "true"]
     # For the time that it takes.
     flags += ["--gradient_accumulation_steps", str(min(config.gradient_accumulation_steps, 2))]
-    few = {"per_device_train_batch_size": min(config.per_device_train_batch_size, 4)}
+    few = {"per_device_train_batch_size": min(config.per_device_train_batch_size, 8)}
     if arguments.trainer == "grpo":
         few |= {"num_generations": 4, "max_completion_length": 3}
     flags += [part for name, value in few.items() for part in (f"--{name}", str(value))]

@@ -38,7 +38,8 @@ def known() -> dict[str, set[str]]:
     for name in ("train", "inspect", "adapter-rank"):
         options[name] |= _fields() | {"--help_all"}
     # Its help names the subcommands, each of which has a help of its own.
-    options["pipeline"] |= _written(ROOT / "aajr_hf" / "cli" / "commands" / "pipeline.py")
+    for file in (ROOT / "aajr_hf" / "cli" / "commands").glob("pipeline*.py"):
+        options["pipeline"] |= _written(file)
     options["train"] |= set(launch_command_parser()._option_string_actions)
     return {name: found | {"--help", "--debug"} for name, found in options.items()}
 

@@ -60,7 +60,7 @@ class ServedPlayer:
         timeout: float = _TIMEOUT,
         pauses: tuple[float, ...] = _PAUSES,
     ):
-        self.address, self._name = urldefrag(address)
+        self.address, self._served_model = urldefrag(address)
         self.temperature, self.system_prompt, self._pauses = temperature, system_prompt, pauses
         self._at_once = min(batch_size, _AT_ONCE)
         self._client = InferenceClient(base_url=self.address, api_key=os.environ.get(_KEY) or "none", timeout=timeout)
@@ -114,7 +114,7 @@ class ServedPlayer:
     def _once(self, row: dict[str, Any], seed: int | None) -> str:
         choice = self._client.chat_completion(
             row["prompt"],
-            model=self._name or None,
+            model=self._served_model or None,
             max_tokens=2 * len(row["completion"][0]["content"]),
             temperature=self.temperature,
             seed=seed,
