@@ -14,7 +14,8 @@ STORED = str(ROOT / "docs" / "results" / "agents" / "congestion")
 TWO = ["--num_processes", "2", "--main_process_port", "0", "--accelerate_config", "ddp_cpu"]
 # Three batches, of which the first process gets two.
 FEW = ["--examples", "6", "--batch_size", "2", "--attack_steps", "2", "--multiples", "0.5", "--token_trials", "3"]
-ATTACKS = ["--attacks", "nll", "random", "universal", "from_others", "token", "trigger"]
+# Of each kind one: along gradients, learnt on the other half, found on another agent, in words.
+ATTACKS = ["--attacks", "nll", "universal", "from_others", "token"]
 
 
 @pytest.mark.slow
@@ -29,7 +30,7 @@ def test_two_processes_evaluate_as_one(agent, tmp_path, monkeypatch):
         assert (tmp_path / name / "report.html").is_file()
     stored = results["one"]["runs"]["stored"]
     assert stored["nominal_success"] > 50 and 0 < stored["worst_case_success"]["0.5"] < 100
-    assert {"token_attack", "text_attacks", "shared_directions", "all_attacks_success"} <= stored.keys()
+    assert {"token_attack", "shared_directions"} <= stored.keys()
     assert results["two"] == results["one"]
 
 
