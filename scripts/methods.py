@@ -18,7 +18,7 @@ import json
 import sys
 from pathlib import Path
 
-from recipe_study import ROOT, cell, evaluate_once, runs_of, slug, table, train_once
+from recipe_study import ENOUGH_SEEDS, ROOT, cell, evaluate_once, runs_of, slug, table, train_once
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
@@ -48,7 +48,7 @@ INTRODUCTION = """# The methods side by side
 `python scripts/methods.py` makes this page and `methods.json`. One base agent of `congestion` (`docs/results/agents`) is
 fine-tuned with the recipe of each method, and all agents of a seed are attacked together by every attack of `aajr
 evaluate`, each also with what was found on the others. Success is in percent of {examples} held-out observations a seed; 1x is the
-training radius. With several seeds, the tables show means with 95 % intervals over seeds (Student's t). The settings are those
+training radius. With three seeds or more, the tables show means with 95 % intervals over seeds (Student's t). The settings are those
 of the recipes; only AAJR's were tuned in this world, so a method that does not lead here may do so with others."""
 
 
@@ -92,8 +92,10 @@ def differences(runs: list[dict], reference: str) -> list[str]:
 
 
 def _verdict(gains: list[float]) -> str:
+    if len(gains) < ENOUGH_SEEDS:
+        return "too few seeds"
     mean, half = mean_interval(gains)
-    if half is None or abs(mean) <= half:
+    if abs(mean) <= half:
         return "is not seen to differ"
     return "helps" if mean > 0 else "harms"
 

@@ -73,6 +73,8 @@ FINALISTS = [
     "random direction, K = 1",
     "amortised, K = 1, lambda 6e-5",
 ]
+# Student's interval of two values is nine times their standard deviation, or nothing at all if they are equal.
+ENOUGH_SEEDS = 3
 # recipes/congestion/aajr.yaml
 CHOSEN = "AAJR, K = 1, lambda 6e-5"
 
@@ -194,9 +196,9 @@ def table(runs: list[dict]) -> list[str]:
 
 
 def cell(values: list[float], sign: str = "") -> str:
-    """Return the mean over seeds, with its 95 % interval if there are several; `sign="+"` shows plus signs."""
+    """Return the mean over seeds, with its 95 % interval if there are enough; `sign="+"` shows plus signs."""
     mean, half = mean_interval(values)
-    return f"{mean:{sign}.1f}" if half is None else f"{mean:{sign}.1f} ± {half:.1f}"
+    return f"{mean:{sign}.1f}" if len(values) < ENOUGH_SEEDS else f"{mean:{sign}.1f} ± {half:.1f}"
 
 
 def _differences(runs: list[dict], reference: str) -> list[str]:

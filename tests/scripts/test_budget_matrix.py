@@ -33,14 +33,14 @@ def test_each_defence_meets_each_attack_and_differences_are_paired_by_seed(tmp_p
             (out / "train_results.json").write_text("{}")
 
     monkeypatch.setattr(recipe_study, "run_command", run_command)
-    few = ["--radii", "0.2", "0.1", "0.3", "--seeds", "1", "2", "--work", str(tmp_path / "work")]
+    few = ["--radii", "0.2", "0.1", "0.3", "--seeds", "1", "2", "3", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["budget_matrix.py", *few, "--output", str(tmp_path / "out")])
     budget_matrix.main()
-    assert [command[0] for command in ran] == [*["train"] * 3, "evaluate"] * 2
+    assert [command[0] for command in ran] == [*["train"] * 3, "evaluate"] * 3
     assert [c[c.index("--epsilon") + 1] for c in ran[:4]] == ["0.1", "0.2", "0.3", "0.1"]
     assert ran[3][ran[3].index("--multiples") + 1 :][:3] == ["1", "2", "3"]
     page = (tmp_path / "out" / "budget-matrix.md").read_text()
-    assert "| defence | no attack | 0.1 | 0.2 | 0.3 |" in page and "| none | 90.0 ± 0.0 | 21.5 ± 6.4 |" in page
+    assert "| defence | no attack | 0.1 | 0.2 | 0.3 |" in page and "| none | 90.0 ± 0.0 | 22.0 ± 2.5 |" in page
     line = next(line for line in page.splitlines() if line.startswith("- attack 0.2"))
     assert "next smaller defence -30.0 ± 0.0" in line and "next larger defence +5.0 ± 0.0" in line
     assert line.endswith("The best of these defences, 0.3, is larger than the attack.")
