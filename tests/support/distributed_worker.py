@@ -48,7 +48,7 @@ CASES["methods"] |= {
     "rollback_tolerance": 0.0,
     "rollback_interval": 1,
     "overfitting_interval": 1,
-    "learning_rate": 3.0,
+    "learning_rate": 30.0,
 }
 CASES["distilled-layer"] = {"system_loss": "distillation", "teacher_entropy_floor": 0.5, "perturbed_layer": 1}
 _MATCHED = {"regularizer": "matched", "regularizer_lambda": 1e-3, "nuisance_rank": 8, "aajr_warmup_ratio": 0.0}

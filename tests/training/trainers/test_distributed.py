@@ -108,8 +108,8 @@ def test_the_methods_of_docs_methods_on_two_processes(tmp_path, one_process):
         "sensitivity_shortfall",
     )
     for name in measured:
-        # Ten steps of an ascent magnify the rounding of single precision.
-        tolerance, key = 1e-2 if name == "probe_loss" else 1e-4, f"aajr/{name}"
+        # Where a step was far too long, ten steps of an ascent magnify the rounding of single precision.
+        tolerance, key = 0.1 if name == "probe_loss" else 1e-4, f"aajr/{name}"
         assert [log[key] for log in logs[0]] == pytest.approx([log[key] for log in logs[1]], rel=tolerance), key
     assert logs[0][-1]["aajr/rollbacks"] > 0 and logs[0][0]["aajr/sensitivity_shortfall"] > 0
     # Each process draws other directions, but of one covariance.
