@@ -45,11 +45,12 @@ REFERENCES = ("adversarial", "AAJR")
 COMPARED = ("sft", "adversarial", "AAJR", "matched", "variants", "distillation", "floor", "latent")
 INTRODUCTION = """# The methods side by side
 
-`python scripts/methods.py` makes this page and `methods.json`. One base agent of `congestion` (`docs/results/agents`) is
+`python scripts/methods.py {options}` makes this page and `methods.json`. One base agent of `congestion` (`docs/results/agents`) is
 fine-tuned with the recipe of each method, and all agents of a seed are attacked together by every attack of `aajr
 evaluate`, each also with what was found on the others. Success is in percent of {examples} held-out observations a seed; 1x is the
 training radius. With three seeds or more, the tables show means with 95 % intervals over seeds (Student's t). The settings are those
-of the recipes; only AAJR's were tuned in this world, so a method that does not lead here may do so with others."""
+of the recipes; only AAJR's were tuned in this world, so a method that does not lead here may do so with others. Times were measured beside
+other work."""
 
 
 def train(name: str, seed: int, work: Path, steps: int | None) -> Path:
@@ -61,7 +62,10 @@ def train(name: str, seed: int, work: Path, steps: int | None) -> Path:
 
 
 def page(runs: list[dict], examples: int) -> str:
-    lines = [INTRODUCTION.format(examples=examples), "", *table(runs), ""]
+    seeds = " ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs))
+    methods = "--methods all " if {run["setting"] for run in runs} == METHODS.keys() else ""
+    introduction = INTRODUCTION.format(examples=examples, options=f"{methods}--seeds {seeds}")
+    lines = [introduction, "", *table(runs), ""]
     for reference in REFERENCES:
         lines += [*differences(runs, reference), ""]
     lines += ["## Recipes", "", "| method | recipe | changed |", "|---|---|---|"]
