@@ -58,4 +58,4 @@ def test_the_page_shows_one_seed_of_all_recipes_and_all_seeds_of_two():
         "| sft | 80.0 | 70.0 | 60.0 | 50.0 | 10.0 |",
     ]
     assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
-    assert sum(line.startswith("| aajr | 90.0 ± 0.0 | 40.5 ± ") for line in lines) == 1
+    assert sum(line.startswith("| aajr | 90.0 | 40.5 |") for line in lines) == 1  # both, too few for an interval
