@@ -111,6 +111,8 @@ def test_the_methods_of_docs_methods_on_two_processes(tmp_path, one_process):
         # Where a step was far too long, ten steps of an ascent magnify the rounding of single precision.
         tolerance, key = 0.1 if name == "probe_loss" else 1e-4, f"aajr/{name}"
         assert [log[key] for log in logs[0]] == pytest.approx([log[key] for log in logs[1]], rel=tolerance), key
+        # Each process has other rows of the probe, and both know the numbers of all.
+        assert [log[key] for log in logs[0]] == [log[key] for log in result(tmp_path, "methods", 1)["logs"]], key
     assert logs[0][-1]["aajr/rollbacks"] > 0 and logs[0][0]["aajr/sensitivity_shortfall"] > 0
     # Each process draws other directions, but of one covariance.
     for name in names[2:]:
