@@ -42,6 +42,7 @@ def train(model: Path, world: str, start: float, budget: float, steps: int, fold
             "overwrite": "true",
             "ascent_steps": 3,
             "amplification_budget": budget,
+            "lambda_mode": "absolute",
             "regularizer_lambda": start,
             "max_steps": steps,
             "lr_scheduler_type": "constant_with_warmup",

@@ -96,8 +96,8 @@ DPO = {
     "perturbed_tokens": "tool",
     "ascent_steps": 1,
     "aajr_warmup_ratio": 0.1,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 2e-5,
+    "per_device_train_batch_size": 2,
+    "learning_rate": 5e-5,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 3,
     "freeze_embeddings": True,
@@ -157,7 +157,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
     for name, texts in (("trained-on", TRAINED_ON), ("held-out", HELD_OUT)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(texts))
     base, pairs = folder / "base", folder / "pairs.jsonl"
-    fields = ["--max_steps", arguments.base_steps, "--per_device_train_batch_size", 8, "--dataset_format", "auto"]
+    fields = ["--max_steps", arguments.base_steps, "--dataset_format", "auto"]
     fields += ["--dataset_name", folder / "train.jsonl"]
     train(BASE, arguments.model, base, *fields, *(["--bf16", "false"] if slow_bfloat16() else []))
     if not pairs.exists():
@@ -279,10 +279,10 @@ def main() -> None:
         type=Path,
         help="folder of the agents, which are kept (default: a temporary one)",
     )
-    parser.add_argument("--base_steps", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--examples", type=int, default=60)
-    parser.add_argument("--pairs", type=int, default=120)
+    parser.add_argument("--base_steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--examples", type=int, default=40)
+    parser.add_argument("--pairs", type=int, default=60)
     arguments = parser.parse_args()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe_study import EVERY, K1, K3, ROOT, SAMPLED, run_command, runs_of, slug, table
+from recipe_study import ABSOLUTE, EVERY, K1, K3, ROOT, SAMPLED, run_command, runs_of, slug, table
 
 
 def _relative(weight: float, regularizer: str = "aajr") -> tuple[str, dict]:
@@ -31,12 +31,12 @@ def _relative(weight: float, regularizer: str = "aajr") -> tuple[str, dict]:
 SETTINGS: dict[str, tuple[str, dict]] = {
     "adversarial, K = 1": ("adversarial", K1),
     "adversarial, K = 3": ("adversarial", K3),
-    "AAJR, absolute 6e-5": ("aajr", SAMPLED | K1 | {"regularizer_lambda": 6e-5}),
+    "AAJR, absolute 6e-5": ("aajr", SAMPLED | K1 | ABSOLUTE | {"regularizer_lambda": 6e-5}),
     "AAJR, relative 0.01": _relative(0.01),
     "AAJR, relative 0.03": _relative(0.03),
     "random direction, absolute 0.03": (
         "aajr",
-        SAMPLED | K1 | {"regularizer_lambda": 0.03, "regularizer": "random_direction"},
+        SAMPLED | K1 | ABSOLUTE | {"regularizer_lambda": 0.03, "regularizer": "random_direction"},
     ),
     "random direction, relative 0.03": _relative(0.03, "random_direction"),
     "global spectral, relative 0.03": _relative(0.03, "global_spectral"),

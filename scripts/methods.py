@@ -32,6 +32,8 @@ METHODS: dict[str, tuple[str, dict]] = {
     "AAJR, fast": ("aajr-fast", {}),
     "local spectral": ("global", {"regularizer": "local_spectral"}),
     "matched": ("methods/matched", {}),
+    "matched, random": ("methods/matched", {"nuisance": "random"}),
+    "matched, answers": ("methods/matched", {"nuisance": "answers"}),
     "variants": ("methods/variants", {}),
     "distillation": ("methods/distillation", {}),
     "long tail": ("methods/long-tail", {}),

@@ -33,7 +33,12 @@ BASE = ROOT / "docs" / "results" / "agents" / "congestion"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 8, 32)), "hira:8", "shira:8", "oft:8"]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # The penalty's settings are written out in full, so that a change of the recipe does not change the study.
-PENALTY = {"regularizer_lambda": 6e-5, "penalty_trajectory": "sample", "penalty_fraction": 0.5}
+PENALTY = {
+    "lambda_mode": "absolute",
+    "regularizer_lambda": 6e-5,
+    "penalty_trajectory": "sample",
+    "penalty_fraction": 0.5,
+}
 TUNING_SEED = 100
 MULTIPLE = 1.0
 

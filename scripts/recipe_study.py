@@ -29,18 +29,20 @@ K1, K3 = {"ascent_steps": 1}, {"ascent_steps": 3}
 # These settings are written out in full, so that a change of the recipe does not change the study.
 SAMPLED = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "penalty_interval": 1}
 EVERY = {"penalty_trajectory": "all", "penalty_fraction": 1.0}
+ABSOLUTE = {"lambda_mode": "absolute"}
+GLOBAL = ABSOLUTE | {"regularizer_lambda": 6e-4}
 
 
 def _aajr(weight: float, **fields) -> tuple[str, dict]:
-    return "aajr", SAMPLED | K1 | {"regularizer_lambda": weight} | fields
+    return "aajr", SAMPLED | K1 | ABSOLUTE | {"regularizer_lambda": weight} | fields
 
 
 # Name -> recipe, and the fields that are set instead of the recipe's.
 SETTINGS: dict[str, tuple[str, dict]] = {
     "adversarial, K = 3": ("adversarial", K3),
     "adversarial, K = 1": ("adversarial", K1),
-    "global spectral, K = 3": ("global", K3),
-    "global spectral, K = 1": ("global", K1),
+    "global spectral, K = 3": ("global", K3 | GLOBAL),
+    "global spectral, K = 1": ("global", K1 | GLOBAL),
     "random direction, K = 1": _aajr(0.03, regularizer="random_direction"),
     "AAJR, K = 3, lambda 6e-5": _aajr(6e-5, **K3),
     "AAJR, K = 3, lambda 6e-4": _aajr(6e-4, **K3),

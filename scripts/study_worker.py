@@ -52,7 +52,7 @@ def train(run: Run, preset: Preset, work: Path, device: str) -> Path | None:
         **method.changes,
     }
     if run.regularizer_lambda is not None:
-        options["regularizer_lambda"] = run.regularizer_lambda
+        options |= {"lambda_mode": "absolute", "regularizer_lambda": run.regularizer_lambda}
     arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
     status = aajr(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{method.recipe}.yaml"), *arguments])
     diverged = status == 1 and any((work / run.label).glob("_nonfinite-*"))
