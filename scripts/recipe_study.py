@@ -77,7 +77,7 @@ FINALISTS = [
 ]
 # Student's interval of two values is nine times their standard deviation, or nothing at all if they are equal.
 ENOUGH_SEEDS = 3
-# recipes/congestion/aajr.yaml
+# recipes/congestion/aajr.yaml, but for the unit of lambda, which lambda_study.py chose later
 CHOSEN = "AAJR, K = 1, lambda 6e-5"
 
 

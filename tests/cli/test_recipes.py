@@ -233,6 +233,12 @@ def test_recipes_train(recipe, tmp_path, monkeypatch, caplog):
     assert yaml.safe_load((out / "recipe.yaml").read_text())["max_steps"] == 2
 
 
+def test_one_lambda_serves_all_recipes():
+    penalised = [config for path in RECIPES if (config := parsed(path)[2]).penalty_active]
+    assert len(penalised) > 15
+    assert {(config.lambda_mode, config.regularizer_lambda) for config in penalised} == {("relative", 0.03)}
+
+
 def test_the_recipes_of_the_world_differ_in_what_they_compare_alone():
     configs = {path.stem: parsed(path)[2] for path in (ROOT / "recipes" / "congestion").glob("*.yaml")}
     for name in ("max_steps", "learning_rate", "per_device_train_batch_size", "freeze_embeddings", "seed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import lambda_study
 import pytest
 import recipe_study
 import yaml
@@ -36,7 +37,8 @@ def test_settings_are_fields_that_training_takes():
 
 def test_the_recipe_is_the_setting_that_was_chosen():
     chosen = yaml.safe_load((ROOT / "recipes" / "congestion" / "aajr.yaml").read_text())
-    _, fields = SETTINGS[CHOSEN]
+    # The unit of lambda is from the study after it, which tried one value for all agents.
+    fields = SETTINGS[CHOSEN][1] | lambda_study.SETTINGS["AAJR, relative 0.03"][1]
     assert {name: chosen.get(name, AAJRConfig.__dataclass_fields__[name].default) for name in fields} == fields
 
 
