@@ -51,6 +51,8 @@ CASES["methods"] |= {
     "learning_rate": 30.0,
 }
 CASES["distilled-layer"] = {"system_loss": "distillation", "teacher_entropy_floor": 0.5, "perturbed_layer": 1}
+# Its unit is a mean over all processes.
+CASES["distilled-layer"] |= {"lambda_mode": "relative", "regularizer_lambda": 0.1}
 _MATCHED = {"regularizer": "matched", "regularizer_lambda": 1e-3, "nuisance_rank": 8, "aajr_warmup_ratio": 0.0}
 CASES["matched-ascent"] = _MATCHED | {"ascent_start": "random"}
 CASES["matched-variants"] = _MATCHED | {"nuisance": "variants"}
