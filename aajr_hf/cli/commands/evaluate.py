@@ -211,12 +211,12 @@ def _check_processes(arguments) -> None:
     Raises:
         UserError: names the option to change.
     """
-    processes, batch_size = number_of_processes(), arguments.batch_size or RobustnessSettings.batch_size
+    usual = RobustnessSettings if arguments.dataset_name is None else tool_calls.ToolCallSettings
+    processes, batch_size = number_of_processes(), arguments.batch_size or usual.batch_size
     if processes == 1:
         return
-    for name, why in (("dataset_name", "tool calls are evaluated"), ("surrogate", "surrogates are trained")):
-        if getattr(arguments, name):
-            raise UserError(f"`--{name}`: {why} by one process only: leave out `--num_processes`.")
+    if arguments.surrogate:
+        raise UserError("`--surrogate`: surrogates are trained by one process only: leave out `--num_processes`.")
     if (batches := -(-arguments.examples // batch_size)) < processes:
         raise UserError(
             f"`--num_processes` {processes} is more than the {batches} batches of at most {batch_size} examples: give fewer "

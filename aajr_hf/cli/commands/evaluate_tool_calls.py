@@ -17,6 +17,7 @@ from ..arguments.threat import threat_of
 from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for
 from ..common.errors import UserError, user_errors
 from ..common.measuring import load_agents, measure_each, weights_of
+from ..common.processes import is_first
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
 _ONLY_HERE = (*DATA_OPTIONS, "max_new_tokens", "injections")
@@ -126,6 +127,8 @@ def evaluate(models: dict[str, str], arguments) -> None:
         for run in runs.values():
             add_by_class(run, classes)
     results = new_results("tool_calls", runs, recorded.pop("threat"), recorded)
+    if not is_first():
+        return
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)

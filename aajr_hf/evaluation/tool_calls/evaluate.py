@@ -8,31 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...training.data.batch import AgentBatch
 from ...training.data.roles import OBSERVED_ROLES
 from ...training.policy.policy import fixed_seed, frozen_parameters
-from ...training.policy.system_losses import nll
 from ...training.sharing.results import ToolCallNumbers
-from ..attacks.lessons import UNIVERSAL
 from ..attacks.rewriting import Attacked, TextAttack
-from ..attacks.run import Tallies, Tally
-from ..attacks.search import Search
-from ..attacks.suite import ATTACKS, TEXT_ATTACKS, Attack
+from ..attacks.run import Tallies, include
+from ..attacks.suite import ATTACKS, TEXT_ATTACKS
 from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
 from ..batches import batches_by_length, check_moved, read_batch
 from ..means import Means
+from ..processes import gathered, my_share
 from ..radii import nearest_to_one
-from ..robustness.shared_directions import SharedMeasurement, measurement_for
+from ..robustness.shared_directions import measurement_for
 from ..robustness.tallies import tally_numbers
 from ..robustness.together import add_together, in_words
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
 from .caller import ToolCaller
 from .judge import FAILURES, Verdict
 from .rewritten import attack_calls
+from .under_attack import CallNumbers, CallsUnderAttack
 
 # Attacks within a radius that need no action costs of a world and no other models.
 WITHIN_RADIUS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
@@ -76,9 +74,10 @@ class ToolCallSettings:
         return [TEXT_ATTACKS[name] for name in self.attacks if name in TEXT_ATTACKS]
 
     def progress_steps(self, examples: int) -> int:
-        """Return the number of progress reports of an evaluation on this number of examples."""
+        """Return the number of progress reports of an evaluation on this number of examples, in this process."""
         rewritings = sum(attack.tries(kind, len(self.triggers)) for attack in self.on_texts for kind in attack.kinds)
-        return -(-examples // self.batch_size) * (1 + len(self.multiples)) + 1 + rewritings
+        batches = len(my_share(-(-examples // self.batch_size)))
+        return batches * (1 + len(self.multiples)) + 1 + rewritings
 
 
 def evaluate_tool_calls(
@@ -121,25 +120,31 @@ def evaluate_tool_calls(
     # Read all rows first, because a row may have no token to perturb.
     batches = list(_batches(model, tokenizer, rows, settings))
     check_moved(((numbers, encoded) for _, numbers, encoded in batches), settings.threat.perturbed_tokens)
-    totals, tallies, attacked = Means(), Tallies(), []
+    totals, tallies = Means(), Tallies()
     _add(totals, caller.reference_verdicts, "reference")
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
         shared = measurement_for(settings, lambda some: _target(model, tokenizer, rows, some, settings), len(rows))
-        for batch, numbers, encoded in batches:
-            calls = _CallsUnderAttack(
-                caller, Target(model, encoded, settings.threat), batch, numbers, settings, tallies, shared
-            )
-            totals.add(calls.target.scale, "embedding_norm")
-            attacked.append(calls)
+        found = {}
+        for place in my_share(len(batches)):
+            batch, numbers, encoded = batches[place]
+            calls = CallsUnderAttack(caller, Target(model, encoded, settings.threat), batch, numbers, settings, shared)
             on_progress()
             for multiple in sorted(settings.multiples):
                 calls.attack(multiple)
                 on_progress()
-        measured = measure_trust(
-            attacked[0].target.select(attacked[0].first(SAMPLE)), nearest_to_one(settings.multiples)
-        )
+            found[place] = calls.numbers
+        parts = gathered(found)
+    for part in parts:
+        totals.include(part.totals)
+        include(tallies, part.tallies)
+        for multiple, counted in part.universal.items():
+            shared.add(*counted, multiple)
+    with fixed_seed(model.device, settings.seed), frozen_parameters(model):
+        first = Target(model, batches[0][2], settings.threat)
+        some = torch.arange(min(SAMPLE, len(batches[0][0])), device=model.device)
+        measured = measure_trust(first.select(some), nearest_to_one(settings.multiples))
         on_progress()
-    numbers = totals.result() | _joined(attacked, len(rows)) | {"examples": len(rows)}
+    numbers = totals.result() | _joined(parts, len(rows)) | {"examples": len(rows)}
     on = Attacked(
         model,
         tokenizer,
@@ -161,104 +166,19 @@ def evaluate_tool_calls(
     return numbers
 
 
-class _CallsUnderAttack:
-    """Answers to one batch of rows: without attack (`nominal`), and the worst so far by multiple of epsilon."""
-
-    def __init__(
-        self,
-        caller: ToolCaller,
-        target: Target,
-        batch: list[dict[str, Any]],
-        numbers: list[int],
-        settings: ToolCallSettings,
-        tallies: Tallies,
-        shared: SharedMeasurement | None,
-    ):
-        self.caller, self.target, self.batch, self.numbers = caller, target, batch, numbers
-        self.settings, self.tallies, self.shared = settings, tallies, shared
-        self.learnt: dict[str, Tensor] = {}
-        self.verdicts: dict[str, list[Verdict]] = {"nominal": caller.answer(batch)}
-        self.nll = {"nominal": self._nll(target, target.origin)}
-        self._alone: dict[str, set[int]] = {}
-
-    def first(self, number: int) -> Tensor:
-        return torch.arange(min(number, len(self.batch)), device=self.target.origin.device)
-
-    def attack(self, multiple: float) -> None:
-        """Continue with a larger radius, and run one attack after the other."""
-        name, before = f"{multiple:g}", next(reversed(self.verdicts))
-        self.verdicts[name], self.nll[name] = list(self.verdicts[before]), self.nll[before].clone()
-        if self.shared is not None:
-            self.learnt = self.shared.lessons.on(self.target, self.numbers, multiple)
-        for attack in self.settings.attacks:
-            if attack in ATTACKS:
-                self._run(ATTACKS[attack], multiple, name)
-        if self.shared is not None and UNIVERSAL in self.settings.attacks:
-            both = zip(self.verdicts["nominal"], self.verdicts[name], strict=True)
-            broken = torch.tensor([nominal.exact and not verdict.exact for nominal, verdict in both])
-            by_universal = torch.tensor([i in self._alone[UNIVERSAL] for i in range(len(broken))])
-            self.shared.add(broken, by_universal, name)
-
-    def _run(self, attack: Attack, multiple: float, name: str) -> None:
-        worst, tally = self.verdicts[name], self.tallies.setdefault(attack.name, {}).setdefault(name, Tally())
-        still_exact = [i for i, verdict in enumerate(worst) if verdict.exact]
-        every = self.settings.exhaustive or attack.every_example
-        rows = list(range(len(worst))) if every else still_exact
-        alone = self._alone.setdefault(attack.name, set())
-        if rows:
-            for i, verdict in zip(rows, self._answers(attack, rows, multiple, name), strict=True):
-                worst[i] = worse(worst[i], verdict)
-                if not verdict.exact:
-                    alone.add(i)
-        left = sum(verdict.exact for verdict in worst)
-        tally.attacked += len(still_exact)
-        tally.broken += len(still_exact) - left
-        tally.left += left
-        if self.settings.exhaustive:
-            tally.alone = (tally.alone or 0) + len(worst) - len(alone)
-
-    def _answers(self, attack: Attack, rows: list[int], multiple: float, name: str) -> list[Verdict]:
-        """Answer some rows under the perturbations with the highest loss that an attack finds."""
-        chosen = torch.tensor(rows, device=self.target.origin.device)
-        target, settings = self.target.select(chosen), self.settings
-        search = Search(
-            target,
-            target.ball(multiple),
-            [settings.seed * 10**6 + self.numbers[row] for row in rows],
-            steps=settings.attack_steps,
-            restarts=settings.attack_restarts,
-            keep=getattr(attack, "loss", "margin"),
-            # Run each ascent to its end: a changed token does not always change the call.
-            settled=0.0,
-            learnt={attack: direction[chosen] for attack, direction in self.learnt.items()},
-        )
-        attack(search)
-        self.nll[name][chosen] = torch.maximum(self.nll[name][chosen], self._nll(target, search.delta))
-        return self.caller.answer([self.batch[row] for row in rows], search.delta)
-
-    @torch.no_grad()
-    def _nll(self, target: Target, delta: Tensor) -> Tensor:
-        return nll(target.policy(delta), target.batch)
-
-
-def worse(one: Verdict, other: Verdict) -> Verdict:
-    """Return the worse of two verdicts: invalid is worse than valid, and then not exact is worse than exact."""
-    return min(one, other, key=lambda verdict: (verdict.failure is None, verdict.exact))
-
-
-def _joined(attacked: list[_CallsUnderAttack], examples: int) -> dict[str, Any]:
+def _joined(parts: list[CallNumbers], examples: int) -> dict[str, Any]:
     """Join the batches: shares, their outcomes row by row, NLL and failures."""
     numbers: dict[str, Any] = {"outcomes": {}, "failures": {}}
-    for name in attacked[0].verdicts:
+    for name in parts[0].verdicts:
         verdicts: list[Verdict] = [None] * examples
-        for calls in attacked:
-            for number, verdict in zip(calls.numbers, calls.verdicts[name], strict=True):
+        for part in parts:
+            for number, verdict in zip(part.rows, part.verdicts[name], strict=True):
                 verdicts[number] = verdict
         values = {"valid": [float(v.failure is None) for v in verdicts], "exact": [float(v.exact) for v in verdicts]}
         for kind, outcomes in values.items():
             _put(numbers, f"_{kind}", name, 100 * sum(outcomes) / examples)
             _put(numbers["outcomes"], f"_{kind}", name, outcomes)
-        _put(numbers, "_nll", name, float(torch.cat([calls.nll[name] for calls in attacked]).double().mean()))
+        _put(numbers, "_nll", name, float(torch.cat([part.nll[name].cpu() for part in parts]).double().mean()))
         reasons = [verdict.failure for verdict in verdicts if verdict.failure is not None]
         numbers["failures"][name] = {reason: reasons.count(reason) for reason in FAILURES}
     return numbers

@@ -8,6 +8,7 @@ from typing import Any
 from ...training.sharing.results import TextTally
 from ..attacks.rewriting import Attacked, Rewritten, TextAttack
 from ..batches import batches_by_length
+from ..processes import gathered, my_share
 from ..robustness.rewritten import attack_texts
 from .caller import ToolCaller
 from .judge import as_accepted, judge, matches, read_call
@@ -29,13 +30,18 @@ def attack_calls(
     """
 
     def judged(rewritten: list[Rewritten]) -> Iterable[tuple[int, bool, bool]]:
-        for batch in batches_by_length(caller.tokenizer, [one.row for one in rewritten], on.batch_size):
-            chosen = [rewritten[place] for place in batch]
-            answers = caller.answers([one.row for one in chosen], others=[_obeying(one) for one in chosen])
-            for place, one, answer in zip(batch, chosen, answers, strict=True):
-                calls = [] if one.wanted is None else as_accepted([read_call(one.wanted)])
-                made = any(matches([call], calls) for call in answer.calls)
-                yield place, judge(answer, one.row).exact, made
+        batches = list(batches_by_length(caller.tokenizer, [one.row for one in rewritten], on.batch_size))
+        found = {number: list(judged_batch(rewritten, batches[number])) for number in my_share(len(batches))}
+        for answers in gathered(found):
+            yield from answers
+
+    def judged_batch(rewritten: list[Rewritten], batch: list[int]) -> Iterable[tuple[int, bool, bool]]:
+        chosen = [rewritten[place] for place in batch]
+        answers = caller.answers([one.row for one in chosen], others=[_obeying(one) for one in chosen])
+        for place, one, answer in zip(batch, chosen, answers, strict=True):
+            calls = [] if one.wanted is None else as_accepted([read_call(one.wanted)])
+            made = any(matches([call], calls) for call in answer.calls)
+            yield place, judge(answer, one.row).exact, made
 
     return attack_texts(
         rows, nominal, attack, on, judged, may_ask=lambda one: not _is_asked(one), on_progress=on_progress

@@ -9,6 +9,7 @@ import pytest
 from aajr_hf.cli.main import main
 from aajr_hf.evaluation.processes import gathered, my_share
 from tests.support import ROOT
+from tests.support.tool_callers import ROWS, caller
 
 STORED = str(ROOT / "docs" / "results" / "agents" / "congestion")
 TWO = ["--num_processes", "2", "--main_process_port", "0", "--accelerate_config", "ddp_cpu"]
@@ -31,6 +32,24 @@ def test_two_processes_evaluate_as_one(agent, tmp_path, monkeypatch):
     stored = results["one"]["runs"]["stored"]
     assert stored["nominal_success"] > 50 and 0 < stored["worst_case_success"]["0.5"] < 100
     assert {"token_attack", "shared_directions"} <= stored.keys()
+    assert results["two"] == results["one"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_evaluate_tool_calls_as_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for part in caller():
+        part.save_pretrained(tmp_path / "caller")
+    (tmp_path / "calls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    few = ["--batch_size", "3", "--attack_steps", "2", "--multiples", "0.5", "--attacks", "nll", "universal", "injection"]
+    results = {}
+    for name, launch in (("one", []), ("two", TWO)):
+        command = ["evaluate", f"caller={tmp_path / 'caller'}", "--dataset_name", str(tmp_path / "calls.jsonl"), *few]
+        assert main([*command, "--output", str(tmp_path / name), *launch]) == 0
+        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+    run = results["one"]["runs"]["caller"]
+    assert 0 < run["worst_case_exact"]["0.5"] and run["text_attacks"]["injection"]["plain"]["rows"] > 0
     assert results["two"] == results["one"]
 
 
@@ -77,7 +96,10 @@ def test_a_wrong_launch_is_one_line(name, command, message, refused, agent):
             ["evaluate", "{}", "--env", "congestion", "--surrogate"],
             "`--surrogate`: surrogates are trained by one process only",
         ),
-        (["evaluate", "{}", "--dataset_name", "x"], "`--dataset_name`: tool calls are evaluated by one process only"),
+        (
+            ["evaluate", "{}", "--dataset_name", "x", "--examples", "3"],
+            "`--num_processes` 2 is more than the 1 batches of at most 16 examples",
+        ),
         (
             ["evaluate", "{}", "--env", "congestion", "--examples", "3"],
             "`--num_processes` 2 is more than the 1 batches of at most 128 examples",

@@ -18,9 +18,10 @@ from aajr_hf.evaluation.generation import generate, render_prompts
 from aajr_hf.evaluation.tool_calls import caller as caller_module
 from aajr_hf.evaluation.tool_calls import evaluate
 from aajr_hf.evaluation.tool_calls.caller import ToolCaller
-from aajr_hf.evaluation.tool_calls.evaluate import WITHIN_RADIUS, ToolCallSettings, evaluate_tool_calls, worse
+from aajr_hf.evaluation.tool_calls.evaluate import WITHIN_RADIUS, ToolCallSettings, evaluate_tool_calls
 from aajr_hf.evaluation.tool_calls.judge import FAILURES, Verdict
 from aajr_hf.evaluation.tool_calls.rows import read_rows
+from aajr_hf.evaluation.tool_calls.under_attack import worse
 from aajr_hf.training.models.base_agent import CHAT_TEMPLATE, train_tokenizer
 from aajr_hf.training.policy.system_losses import nll
 from tests.support.known_policies import Visited
