@@ -84,16 +84,19 @@ def differences(runs: list[dict], reference: str) -> list[str]:
     lines = [
         f"Against {reference}, in points, paired by seed:",
         "",
-        "| method | no attack | 1x | effect |",
-        "|---|---:|---:|---|",
+        "| method | no attack | no attack, sampled | 1x | effect at 1x |",
+        "|---|---:|---:|---:|---|",
     ]
     for name in dict.fromkeys(run["setting"] for run in runs):
         pairs = [(run, theirs[run["seed"]]) for run in runs if run["setting"] == name and run["seed"] in theirs]
         if name == reference or not pairs:
             continue
         nominal = [one["nominal_success"] - other["nominal_success"] for one, other in pairs]
+        sampled = [one["sampled_success"] - other["sampled_success"] for one, other in pairs]
         worst = [one["worst_case_success"]["1"] - other["worst_case_success"]["1"] for one, other in pairs]
-        lines.append(f"| {name} | {cell(nominal, '+')} | {cell(worst, '+')} | {_verdict(worst)} |")
+        lines.append(
+            f"| {name} | {cell(nominal, '+')} | {cell(sampled, '+')} | {cell(worst, '+')} | {_verdict(worst)} |"
+        )
     return lines
 
 

@@ -42,14 +42,25 @@ def test_two_processes_evaluate_tool_calls_as_one(tmp_path, monkeypatch):
     for part in caller():
         part.save_pretrained(tmp_path / "caller")
     (tmp_path / "calls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    few = ["--batch_size", "3", "--attack_steps", "2", "--multiples", "0.5", "--attacks", "nll", "universal", "injection"]
+    few = [
+        "--batch_size",
+        "3",
+        "--attack_steps",
+        "2",
+        "--multiples",
+        "0.5",
+        "--attacks",
+        "nll",
+        "universal",
+        "injection",
+    ]
     results = {}
     for name, launch in (("one", []), ("two", TWO)):
         command = ["evaluate", f"caller={tmp_path / 'caller'}", "--dataset_name", str(tmp_path / "calls.jsonl"), *few]
         assert main([*command, "--output", str(tmp_path / name), *launch]) == 0
         results[name] = json.loads((tmp_path / name / "results.json").read_text())
     run = results["one"]["runs"]["caller"]
-    assert 0 < run["worst_case_exact"]["0.5"] and run["text_attacks"]["injection"]["plain"]["rows"] > 0
+    assert run["worst_case_exact"]["0.5"] > 0 and run["text_attacks"]["injection"]["plain"]["rows"] > 0
     assert results["two"] == results["one"]
 
 
