@@ -10,8 +10,7 @@ import recipe_study
 import yaml
 
 from aajr_hf import AAJRConfig
-
-from .test_methods import run
+from tests.support.studies import method_run as run
 
 
 def test_settings_are_large_lambdas_with_and_without_a_floor():

@@ -10,6 +10,8 @@ import methods
 import pytest
 import recipe_study
 
+from tests.support.studies import method_run as run
+
 RECIPES = methods.ROOT / "recipes" / "congestion"
 
 
@@ -18,21 +20,6 @@ def test_every_method_is_a_recipe_and_every_recipe_of_methods_is_there():
     assert all((RECIPES / f"{recipe}.yaml").is_file() for recipe in recipes)
     there = {f"methods/{path.stem}" for path in (RECIPES / "methods").glob("*.yaml")}
     assert there <= set(recipes)
-
-
-def run(worst, nominal=90.0):
-    return {
-        "nominal_success": nominal,
-        "sampled_success": nominal,
-        "worst_case_success": {"0.5": worst, "1": worst, "1.5": 0.0},
-        "sampled_worst_case_success": {"0.5": worst, "1": worst, "1.5": 0.0},
-        "amplification": 10.0,
-        "gradients": 5.0,
-        "attacks": {},
-        "trust": [],
-        "train_seconds": 60.0,
-        "examples": 128,
-    }
 
 
 def test_a_teacher_is_trained_first_and_methods_are_compared_by_seed(tmp_path, monkeypatch):

@@ -3,63 +3,32 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import study
 import study_worker
-from study import Study, final_runs, lambda_runs, part_of, rate_runs, restore
+from study import final_runs, lambda_runs, part_of, rate_runs
 from study_choice import choose, superseded
 from study_compare import matched_differences, nominal, worst
 from study_report import page, write_report
-from study_settings import METHODS, PRESETS, Run, base_agent, settings_of
+from study_settings import PRESETS, Run
 from study_worker import train
 
-from aajr_hf.environments import expert_rows, held_out_rows
-from aajr_hf.evaluation.agents import load_agent
-from aajr_hf.evaluation.robustness.evaluate import nominal_success
+from aajr_hf.environments import expert_rows
 from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
-from tests.support import SCRIPTS
 from tests.support.short_amplification import short_amplification  # noqa: F401
 from tests.support.short_trust import short_trust  # noqa: F401
-
-
-def run(method, seed, at, reached, *, value=1e-3, phase="result", world="hide_and_seek"):
-    return {
-        "world": world,
-        "method": method,
-        "learning_rate": None if method == "base" else value if method in ("sft", "adversarial") else 2e-3,
-        "regularizer_lambda": None if method in ("base", "sft", "adversarial") else value,
-        "seed": seed,
-        "phase": phase,
-        "steps": 300,
-        "nominal_success": at,
-        "sampled_success": at - 5,
-        "worst_case_success": {"1.2": reached + 5, "2": reached},
-        "sampled_worst_case_success": {"1.2": reached - 5, "2": reached - 10},
-        "nominal_cost": 0.5,
-        "amplification": 10.0 + seed,
-        "random_amplification": 1.0,
-        "spectral_norm": 30.0,
-        "gradient_norm": 2.0,
-        "gradient_norm_variance": 1.0,
-        "monotone_fraction": 0.9,
-        "train_seconds": 80.0,
-        "shocked": {"faster_seeker": {"success": 0.7, "hidden": 0.7, "win": 0.25}},
-        "stability": {
-            "shares": {"within_bound": [0, 0, 3], "within_curvature": [20, 40, 60], "at_boundary": [0, 50, 100]}
-        },
-    }
+from tests.support.studies import study_run
 
 
 def test_the_setting_with_the_best_sampled_success_over_all_radii_is_chosen():
     # Means over seeds of nominal + both worst cases - 20: 99 + 2 * 45, 80 + 2 * 60, 99 + 2 * 51.
-    tuned = [run("aajr", seed, 99, 40 + 10 * seed, value=1e-4) for seed in (0, 1)]
-    tuned += [run("aajr", seed, 80, 60, value=1e-3) for seed in (0, 1)]
+    tuned = [study_run("aajr", seed, 99, 40 + 10 * seed, value=1e-4) for seed in (0, 1)]
+    tuned += [study_run("aajr", seed, 80, 60, value=1e-3) for seed in (0, 1)]
     assert choose(tuned) == 1e-3
-    assert choose(tuned + [run("aajr", seed, 99, 51, value=1e-2) for seed in (0, 1)]) == 1e-2
+    assert choose(tuned + [study_run("aajr", seed, 99, 51, value=1e-2) for seed in (0, 1)]) == 1e-2
 
 
 def test_shards_are_disjoint_and_complete():
@@ -87,7 +56,9 @@ def test_penalties_are_trained_at_the_rate_that_adversarial_training_does_best_w
         *((w, "adversarial") for w in ("commons", "congestion")),
     }
     assert len(rates) == len(set(rates)) == 3 * 4 * len(preset.tuning_seeds)
-    tuned = [run("adversarial", r.seed, 90, 50, value=r.learning_rate, phase="tuning", world=r.world) for r in rates]
+    tuned = [
+        study_run("adversarial", r.seed, 90, 50, value=r.learning_rate, phase="tuning", world=r.world) for r in rates
+    ]
     best = {"commons": 8e-3, "congestion": 1e-3}
     for result in tuned:
         result["sampled_success"] += 9 * (result["learning_rate"] == best[result["world"]])
@@ -96,7 +67,8 @@ def test_penalties_are_trained_at_the_rate_that_adversarial_training_does_best_w
     assert {r.regularizer_lambda for r in lambdas if r.world == "commons"} == {1e-8, 1e-7, 1e-6, 1e-5}
     assert {r.regularizer_lambda for r in lambdas if r.world == "congestion"} == {2e-9, 2e-8, 2e-7, 2e-6}
     tuned += [
-        run("aajr_amortised", 100, 90, 50, value=value, phase="tuning", world="commons") for value in (1e-7, 1e-6)
+        study_run("aajr_amortised", 100, 90, 50, value=value, phase="tuning", world="commons")
+        for value in (1e-7, 1e-6)
     ]
     tuned[-1]["sampled_success"] += 1
     finals = final_runs([("commons", "base"), ("commons", "aajr"), ("commons", "aajr_amortised")], tuned, preset)
@@ -133,17 +105,21 @@ def test_no_seed_serves_both_tuning_and_results():
 
 
 def test_matched_differences_are_taken_seed_by_seed():
-    ours = [run("aajr", 100, 90, 50), run("aajr", 100, 80, 70), run("aajr", 101, 85, 60)]
-    theirs = [run("adversarial", 100, 95, 40), run("adversarial", 100, 70, 60), run("adversarial", 101, 90, 60)]
+    ours = [study_run("aajr", 100, 90, 50), study_run("aajr", 100, 80, 70), study_run("aajr", 101, 85, 60)]
+    theirs = [
+        study_run("adversarial", 100, 95, 40),
+        study_run("adversarial", 100, 70, 60),
+        study_run("adversarial", 101, 90, 60),
+    ]
     at_worst, at_nominal = matched_differences(ours, theirs, nominal, worst("2"))
     # Seed 100: both reach a worst case of 60, at a nominal of 80 and 70; both a nominal of 90, at a worst case of 50 and 40.
     assert at_worst == [10, -5] and at_nominal == [10, 0]
 
 
 def test_the_page_states_differences_with_their_intervals():
-    runs = [run("base", seed, 100, 20) for seed in (0, 1, 2)]
-    runs += [run("adversarial", seed, 95, 50 + seed) for seed in (0, 1, 2)]
-    runs += [run("aajr", seed, 90 + seed, 60 + 2 * seed) for seed in (0, 1, 2)]
+    runs = [study_run("base", seed, 100, 20) for seed in (0, 1, 2)]
+    runs += [study_run("adversarial", seed, 95, 50 + seed) for seed in (0, 1, 2)]
+    runs += [study_run("aajr", seed, 90 + seed, 60 + 2 * seed) for seed in (0, 1, 2)]
     text = page(runs)
     assert "| aajr | lambda 0.001 | 91.0 ± 2.5 (86.0) | 67.0 ± 5.0 (57.0) | 62.0 ± 5.0 (52.0) | 0.50 | 80 |" in text
     assert "300 steps." in text
@@ -163,27 +139,32 @@ def test_the_page_states_differences_with_their_intervals():
     assert "| aajr | +9.0 ± 2.5 | +9.0 ± 2.5 | +4.0 ± 2.5 | +4.0 ± 2.5 |" in text
     assert "| adversarial | +5.0 ± 0.0 | +5.0 ± 0.0 | - | - |" in text
     assert "the opponents are scripted experts" in text
-    assert "the opponents" not in page([run("base", 0, 100, 20, world="commons")])
+    assert "the opponents" not in page([study_run("base", 0, 100, 20, world="commons")])
     assert "| method | faster_seeker |" in text and "| aajr | 70.0 ± 0.0 |" in text
     assert "| method | hidden | win |" in text and "| aajr | 0.70 ± 0.00 | 0.25 ± 0.00 |" in text
 
 
 def test_the_picture_stands_on_the_page_where_there_is_something_to_compare(tmp_path):
-    runs = [run("adversarial", seed, 90, 50) for seed in (0, 1)]
+    runs = [study_run("adversarial", seed, 90, 50) for seed in (0, 1)]
     write_report(runs, tmp_path)
     assert not (tmp_path / "study.png").exists() and "study.png" not in (tmp_path / "study.md").read_text()
     # One method without a seed in common, one with a single one, and one in this world alone.
-    runs += [run("sft", 2, 90, 50), run("aajr", 1, 91, 60), run("base", 0, 100, 20), run("base", 1, 100, 21)]
-    runs += [run("adversarial", 0, 90, 50, world="commons"), run("aajr", 0, 91, 60, world="commons")]
+    runs += [
+        study_run("sft", 2, 90, 50),
+        study_run("aajr", 1, 91, 60),
+        study_run("base", 0, 100, 20),
+        study_run("base", 1, 100, 21),
+    ]
+    runs += [study_run("adversarial", 0, 90, 50, world="commons"), study_run("aajr", 0, 91, 60, world="commons")]
     write_report(runs, tmp_path)
     assert (tmp_path / "study.png").read_bytes().startswith(b"\x89PNG")
     assert "![Points ahead of adversarial training](study.png)" in (tmp_path / "study.md").read_text()
 
 
 def test_all_worlds_together_pool_the_pairs_of_each():
-    runs = [run("adversarial", 0, 90, 50), run("aajr", 0, 91, 50), run("base", 0, 100, 20)]
-    runs += [run("adversarial", seed, 90, 50, world="commons") for seed in (0, 1)]
-    runs += [run("aajr", seed, 92 + seed, 50, world="commons") for seed in (0, 1)]
+    runs = [study_run("adversarial", 0, 90, 50), study_run("aajr", 0, 91, 50), study_run("base", 0, 100, 20)]
+    runs += [study_run("adversarial", seed, 90, 50, world="commons") for seed in (0, 1)]
+    runs += [study_run("aajr", seed, 92 + seed, 50, world="commons") for seed in (0, 1)]
     assert "All worlds" not in page([r for r in runs if r["world"] == "commons"])
     text = page(runs).partition("## All worlds")[2]
     # 1 of hide_and_seek, 2 and 3 of commons; base in one world alone.
@@ -191,11 +172,11 @@ def test_all_worlds_together_pool_the_pairs_of_each():
 
 
 def test_the_page_shows_what_was_tried():
-    runs = [run("adversarial", 0, 95, 50), run("aajr", 0, 90, 60)]
-    runs += [run("aajr", seed, 80 + seed / 10, 50, value=1e-4, phase="tuning") for seed in (100, 101)]
-    runs += [run("aajr", seed, 95, 50, value=1e-3, phase="tuning") for seed in (100, 101)]
+    runs = [study_run("adversarial", 0, 95, 50), study_run("aajr", 0, 90, 60)]
+    runs += [study_run("aajr", seed, 80 + seed / 10, 50, value=1e-4, phase="tuning") for seed in (100, 101)]
+    runs += [study_run("aajr", seed, 95, 50, value=1e-3, phase="tuning") for seed in (100, 101)]
     text = page(runs)
-    runs += [run("adversarial", seed, seed - 10, 50, phase="tuning", value=2e-3) for seed in (100, 101)]
+    runs += [study_run("adversarial", seed, seed - 10, 50, phase="tuning", value=2e-3) for seed in (100, 101)]
     # Each seed's difference, not an interval of two of them: at a worst case of 50, nominal 95 against 90 and 91.
     assert "| adversarial | +5.0, +4.0 | +0.0, +0.0 |" in page(runs)
     # Means of 90.05 - 5, 45, 40 and of 95 - 5, 45, 40.
@@ -203,17 +184,22 @@ def test_the_page_shows_what_was_tried():
 
 
 def test_runs_of_settings_that_tuning_no_longer_chooses_are_no_further_seeds():
-    tuned = [run("adversarial", 100, 90, 50, value=2e-3, phase="tuning")]
+    tuned = [study_run("adversarial", 100, 90, 50, value=2e-3, phase="tuning")]
     tuned += [
-        run("aajr_amortised", 100, 90, reached, value=v, phase="tuning") for v, reached in ((1e-3, 50), (1e-2, 40))
+        study_run("aajr_amortised", 100, 90, reached, value=v, phase="tuning")
+        for v, reached in ((1e-3, 50), (1e-2, 40))
     ]
-    results = [run("base", 0, 100, 20), run("adversarial", 0, 90, 50, value=2e-3), run("sft", 0, 100, 20)]
-    results += [run("aajr_amortised", 0, 90, 50), run("aajr", 0, 90, 50)]
+    results = [
+        study_run("base", 0, 100, 20),
+        study_run("adversarial", 0, 90, 50, value=2e-3),
+        study_run("sft", 0, 100, 20),
+    ]
+    results += [study_run("aajr_amortised", 0, 90, 50), study_run("aajr", 0, 90, 50)]
     assert superseded(tuned + results) == []
     # Another lambda; then a better rate, at which no penalty has been trained yet.
-    other = run("aajr", 1, 90, 50, value=1e-2)
+    other = study_run("aajr", 1, 90, 50, value=1e-2)
     assert superseded([*tuned, *results, other]) == [other]
-    faster = run("adversarial", 100, 95, 60, value=4e-3, phase="tuning")
+    faster = study_run("adversarial", 100, 95, 60, value=4e-3, phase="tuning")
     penalised = [r for r in tuned + results if r["regularizer_lambda"] is not None]
     old = superseded([*tuned, *results, faster])
     assert sorted(map(id, old)) == sorted(map(id, [*penalised, results[1]]))
@@ -223,17 +209,19 @@ def test_runs_of_settings_that_tuning_no_longer_chooses_are_no_further_seeds():
 
 def test_the_variation_of_the_gradient_is_set_against_that_without_the_penalty():
     # Of a mean norm of 2: standard deviations of 1 and 2 without the penalty, of 4 and 6 with it.
-    runs = [run("adversarial", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 1.0), (1, 4.0))]
-    runs += [run("aajr", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 16.0), (1, 36.0))]
+    runs = [study_run("adversarial", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 1.0), (1, 4.0))]
+    runs += [study_run("aajr", seed, 95, 50) | {"gradient_norm_variance": v} for seed, v in ((0, 16.0), (1, 36.0))]
     # Differences of 1.5 and 2: a half width of 12.706 * 0.25.
     assert "| aajr | 26.00 ± 127.06 | 2.50 ± 6.35 | +1.75 ± 3.18 |" in page(runs)
     assert "| adversarial | 2.50 ± 19.06 | 0.75 ± 3.18 | - |" in page(runs)
 
 
 def test_the_sensitivity_that_is_left_is_set_against_the_global_penalty():
-    runs = [run("adversarial", seed, 95, 50) | {"amplification": 40.0, "spectral_norm": 120.0} for seed in (0, 1)]
-    runs += [run("global_spectral", seed, 95, 50) | {"amplification": 15.0} for seed in (0, 1)]
-    runs += [run("aajr", seed, 95, 50) for seed in (0, 1)]
+    runs = [
+        study_run("adversarial", seed, 95, 50) | {"amplification": 40.0, "spectral_norm": 120.0} for seed in (0, 1)
+    ]
+    runs += [study_run("global_spectral", seed, 95, 50) | {"amplification": 15.0} for seed in (0, 1)]
+    runs += [study_run("aajr", seed, 95, 50) for seed in (0, 1)]
     # Ratios of 30 / 15 against 30 / 10 and 30 / 11.
     assert "| aajr | 10.50 ± 6.35 | 1.00 ± 0.00 | 30.00 ± 0.00 | 2.86 ± 1.73 | +0.86 ± 1.73 |" in page(runs)
     assert (
@@ -243,7 +231,9 @@ def test_the_sensitivity_that_is_left_is_set_against_the_global_penalty():
 
 
 def test_episodes_are_set_against_each_baseline_by_seed():
-    runs = [run("adversarial", seed, 95, 50) for seed in (0, 1)] + [run("aajr", seed, 95, 50) for seed in (0, 1)]
+    runs = [study_run("adversarial", seed, 95, 50) for seed in (0, 1)] + [
+        study_run("aajr", seed, 95, 50) for seed in (0, 1)
+    ]
     for ours in runs[2:]:
         ours["shocked"]["faster_seeker"]["success"] = 0.8 + ours["seed"] / 10
     # Differences of 10 and 20 points.
@@ -251,13 +241,13 @@ def test_episodes_are_set_against_each_baseline_by_seed():
 
 
 def test_runs_that_diverged_or_have_no_partner_are_said_and_left_out():
-    lost = {name: value for name, value in run("aajr", 1, 0, 0).items() if "amplification" not in name} | {
+    lost = {name: value for name, value in study_run("aajr", 1, 0, 0).items() if "amplification" not in name} | {
         "diverged": True
     }
-    text = page([run("adversarial", 2, 95, 50), run("aajr", 0, 90, 60), lost])
+    text = page([study_run("adversarial", 2, 95, 50), study_run("aajr", 0, 90, 60), lost])
     assert "Not finite, and left out: aajr with seed 1." in text
     assert "| adversarial | - | - | - | - | - | - |" in text
-    assert "There is no run without a penalty yet." in page([run("aajr", 0, 90, 60)])
+    assert "There is no run without a penalty yet." in page([study_run("aajr", 0, 90, 60)])
 
 
 @pytest.mark.slow
@@ -294,68 +284,3 @@ def test_from_agents_to_the_page_and_nothing_twice(tmp_path, monkeypatch, capsys
     study.main()
     assert "min left" not in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "study.json").read_text()) == runs
-
-
-def test_runs_of_other_worlds_stay_as_they_are(tmp_path):
-    preset, results, work = PRESETS["full"], tmp_path / "study.json", tmp_path / "work"
-    work.mkdir()
-    mine = run("aajr", 0, 90, 60, world="commons") | {"settings": settings_of("commons", "aajr", preset, work)}
-    others = run("aajr", 0, 90, 60, world="congestion") | {"settings": "of another base agent"}
-    results.write_text(json.dumps([mine, others]))
-    assert restore(results, ["commons"], work, preset) == [others]
-    assert [json.loads(file.read_text()) for file in work.glob("*.json")] == [mine]
-    # Beside a run of another world, made on another machine, say.
-    file = work / f"{Run('congestion', 'aajr', 2e-3, 1e-3, 3, 'result').label}.json"
-    made = others | {"seed": 3, "settings": settings_of("congestion", "aajr", preset, work)}
-    file.write_text(json.dumps(made))
-    assert restore(results, ["commons"], work, preset) == [others]
-    file.write_text(json.dumps(made | {"settings": "stale"}))
-    with pytest.raises(ValueError, match="--work.*holds runs of other settings or another base agent"):
-        restore(results, ["commons"], work, preset)
-    file.unlink()
-    with pytest.raises(ValueError, match="holds runs of other settings or another base agent"):
-        restore(results, ["congestion"], work, preset)
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    for file in (tmp_path / "study.json", tmp_path / "run.json"):
-        file.write_text("[{")
-        with pytest.raises(ValueError, match=f"{file.name} cannot be read"):
-            restore(tmp_path / "study.json", ["commons"], tmp_path, PRESETS["smoke"])
-        file.unlink()
-
-
-@pytest.mark.slow
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setattr("sys.argv", ["study.py", "--work", str(tmp_path / "file" / "sub")])
-    with pytest.raises(SystemExit) as status:
-        study.main()
-    error = capsys.readouterr().err
-    assert status.value.code == 2 and error.startswith("error: `--work`: ") and error.count("\n") == 1
-
-
-def test_where_a_run_fails_the_others_are_not_begun(tmp_path):
-    whole = Study("smoke", tmp_path, 1, "cpu", 3)
-    begun = []
-
-    def fail(run, file):
-        begun.append(run.seed)
-        time.sleep(0.2)  # or all have failed before the first failure is seen
-        raise RuntimeError("failed")
-
-    whole._measure = fail
-    with pytest.raises(RuntimeError, match="failed"):
-        whole.results([Run("commons", "aajr", 1e-3, 1e-6, seed, "result") for seed in range(9)])
-    assert len(begun) < 9
-
-
-@pytest.mark.parametrize("world", PRESETS["full"].worlds)
-def test_every_world_has_a_base_agent_beside_the_results(world, tmp_path):
-    agent = load_agent(str(base_agent(world, tmp_path)))
-    assert nominal_success(*agent, held_out_rows(world, 100, seed=0)) >= 97
-
-
-def test_every_method_is_a_recipe_that_is_there():
-    for method in METHODS.values():
-        assert (SCRIPTS.parent / "recipes" / "congestion" / f"{method.recipe}.yaml").is_file()

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
+
+import yaml
 
 from aajr_hf.cli.main import main
 
 FAST = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--environment_examples", "16", "--use_cpu", "true"]
+
+
+# An evaluation of few examples, and attacks of each kind that several agents make possible.
+SMALL = ["--examples", "5", "--batch_size", "3", "--attack_steps", "2", "--attack_restarts", "1"]
+FEW = ["--attacks", "nll", "transferred", "from_others"]
 
 
 def fails(capsys, *arguments: str) -> str:
@@ -22,3 +30,10 @@ def fails(capsys, *arguments: str) -> str:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"" for p in sorted(folder.rglob("*"))}
+
+
+def with_recipe(agent, folder, **fields):
+    """A copy of an agent with this recipe beside it."""
+    shutil.copytree(agent, folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model_name_or_path": "base"} | fields))
+    return str(folder)

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from aajr_hf.environments import expert_rows
 from aajr_hf.evaluation.attacks.settings import RobustnessSettings
 from aajr_hf.training.data.collation import encode_examples
-from aajr_hf.training.models.base_agent import train_tokenizer
+from aajr_hf.training.models.base_agent import small_llama, train_tokenizer
 
 SMALL = RobustnessSettings(attack_steps=4, attack_restarts=2, batch_size=4, power_iterations=3)
 # With a spectral norm that is one.
@@ -65,3 +65,18 @@ def fit(agent: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, rows: list[
         agent(**inputs).loss.backward()
         optimizer.step()
     return agent
+
+
+def untrained(folder, world, *, width=128, says=True):
+    """The folder of an agent with random weights and a tokenizer of a world; its configuration may say which."""
+    rows = expert_rows(world, 100, seed=0)
+    tokenizer = train_tokenizer(m["content"] for row in rows for m in row["prompt"] + row["completion"])
+    model = small_llama(tokenizer, seed=0)
+    if width != model.config.hidden_size:
+        model.config.hidden_size, model.config.head_dim = width, width // model.config.num_attention_heads
+        model = type(model)(model.config)
+    if says:
+        model.config.aajr_environment = world
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

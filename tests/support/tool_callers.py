@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trl
 
+from aajr_hf.evaluation.tool_calls.evaluate import ToolCallSettings
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.training.models.base_agent import train_tokenizer
 
@@ -87,3 +88,7 @@ def caller(template: str = "qwen3"):
     ]
     tokenizer = tokenizer_with(template, texts, vocab_size=700)
     return fit(model(tokenizer, width=32), tokenizer, rows), tokenizer
+
+
+READ = read_rows(ROWS)
+SMALL = ToolCallSettings(multiples=(0.5, 20.0), attacks=("nll",), attack_steps=4, batch_size=4)

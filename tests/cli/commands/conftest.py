@@ -1,15 +1,17 @@
-"""A process whose Hub is a small server on this machine."""
+"""Fixtures of the tests of commands: a process whose Hub is a small server on this machine, and what makes evaluations short."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from aajr_hf.evaluation.attacks import surrogate
 from tests.support import ROOT
 from tests.support.hub_server import TOKEN, HubServer
 from tests.support.no_drawing import no_drawing  # noqa: F401
@@ -51,3 +53,24 @@ def worker(tmp_path_factory):
         yield SimpleNamespace(run=run, hub=hub, home=home)
         process.stdin.close()
         process.wait(60)
+
+
+@pytest.fixture
+def copied(agent, tmp_path):
+    """An agent whose folder can be damaged."""
+    return shutil.copytree(agent, tmp_path / "copied")
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """Nothing is measured: a mistake is found before."""
+    monkeypatch.setattr(
+        "aajr_hf.evaluation.robustness.evaluate.evaluate_agents", lambda *_, **__: pytest.fail("measured")
+    )
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Surrogates of two steps."""
+    monkeypatch.setattr(surrogate, "STEPS", 2)
+    monkeypatch.setattr("aajr_hf.cli.commands.evaluate.EXAMPLES", 64)

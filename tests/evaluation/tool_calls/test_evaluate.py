@@ -8,30 +8,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AddedToken
 
 from aajr_hf.evaluation.attacks.learnt import Learnt
 from aajr_hf.evaluation.attacks.suite import ATTACKS, TEXT_ATTACKS
 from aajr_hf.evaluation.attacks.target import Target
 from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.generation import generate, render_prompts
-from aajr_hf.evaluation.tool_calls import caller as caller_module
 from aajr_hf.evaluation.tool_calls import evaluate
 from aajr_hf.evaluation.tool_calls.caller import ToolCaller
 from aajr_hf.evaluation.tool_calls.evaluate import WITHIN_RADIUS, ToolCallSettings, evaluate_tool_calls
 from aajr_hf.evaluation.tool_calls.judge import FAILURES, Verdict
 from aajr_hf.evaluation.tool_calls.rows import read_rows
 from aajr_hf.evaluation.tool_calls.under_attack import worse
-from aajr_hf.training.models.base_agent import CHAT_TEMPLATE, train_tokenizer
 from aajr_hf.training.policy.system_losses import nll
 from tests.support.known_policies import Visited
 from tests.support.short_triggers import short_triggers  # noqa: F401
-from tests.support.small_agents import model
-from tests.support.tool_callers import HERMES, ROWS, TOOLS, caller, calling, tokenizer_with
+from tests.support.tool_callers import HERMES, READ, ROWS, SMALL, TOOLS, caller, calling
 from tests.support.trust import GOOD
-
-READ = read_rows(ROWS)
-SMALL = ToolCallSettings(multiples=(0.5, 20.0), attacks=("nll",), attack_steps=4, batch_size=4)
 
 
 @torch.no_grad()
@@ -92,25 +85,6 @@ def test_attacked_answers_are_those_to_the_perturbed_embeddings():
             end = next((j + 1 for j, token in enumerate(tokens) if token in asked.ends), length)
             assert tokens[:end] == greedy(agent, prompt, length, None if delta is None else delta[i])[:end]
     assert asked.answer(READ, deltas) != asked.answer(READ) == [Verdict(None, True)] * len(READ)
-
-
-@pytest.mark.parametrize("end", ["special", "added", "pieces"])
-def test_what_comes_after_the_calls_is_no_part_of_the_answer(end, monkeypatch):
-    """The end of a turn is not the end that model and tokenizer name: another token, or several that read so together."""
-    tokenizer, mark = train_tokenizer([], 512), "<|im_end|>"
-    tokenizer.chat_template = HERMES
-    if end != "pieces":
-        tokenizer.add_tokens([AddedToken(mark, special=end == "special", normalized=False)])
-    asked = ToolCaller(model(tokenizer), tokenizer, READ)
-    assert asked.reference_verdicts == [Verdict(None, True)] * len(READ)
-    references = render_prompts(tokenizer, READ)[1]
-    after = tokenizer(" and so on", add_special_tokens=False)["input_ids"]
-    monkeypatch.setattr(caller_module, "generate", lambda *_: [tokens + after for tokens in references])
-    assert asked.answer(READ) == [Verdict(None, True)] * len(READ)
-    # Without its end, an answer is none, however right its beginning.
-    cut = [tokens[: asked._end(tokens)] for tokens in references]
-    monkeypatch.setattr(caller_module, "generate", lambda *_: cut)
-    assert asked.answer(READ) == [Verdict("unfinished", False)] * len(READ)
 
 
 def test_the_adversary_sees_the_tools_and_the_answer_that_is_asked_for():
@@ -267,39 +241,6 @@ def test_the_model_is_as_it_was_after_an_attack():
     assert all(before) and [parameter.requires_grad for parameter in agent.parameters()] == before
     assert not agent.get_input_embeddings()._forward_hooks
     assert tokenizer.chat_template == template and getattr(tokenizer, "response_template", None) is None
-
-
-@pytest.mark.slow
-def test_an_answer_that_is_not_over_is_none():
-    agent, tokenizer = caller()
-    numbers = evaluate_tool_calls(agent, tokenizer, READ, replace(SMALL, multiples=(0.5,), max_new_tokens=5))
-    assert numbers["nominal_valid"] == 0 and numbers["failures"]["nominal"]["unfinished"] == len(ROWS)
-
-
-def test_data_that_contradicts_itself_shows_in_the_reference():
-    rows = read_rows(
-        [*ROWS[:3], calling("Dim den to 3", TOOLS, [("dim", {"level": 3})], [{"dim": {"room": ["den"]}}])]
-    )
-    caller_ = ToolCaller(*caller(), rows)
-    assert caller_.reference_verdicts == [Verdict(None, True)] * 3 + [Verdict("schema", False)]
-
-
-def test_a_template_without_calls_is_refused():
-    tokenizer = tokenizer_with(CHAT_TEMPLATE)
-    with pytest.raises(ValueError, match="cannot be parsed: give a model whose template renders `tool_calls`"):
-        ToolCaller(model(tokenizer), tokenizer, READ)
-
-
-def test_prompts_that_the_model_cannot_read_are_refused():
-    agent, tokenizer = caller()
-    agent.config.max_position_embeddings, before = 200, agent.config.max_position_embeddings
-    try:
-        with pytest.raises(
-            ValueError, match="the model's context has 200: leave such rows out, or lower `--max_new_tokens`"
-        ):
-            ToolCaller(agent, tokenizer, READ)
-    finally:
-        agent.config.max_position_embeddings = before
 
 
 def test_an_ascent_goes_to_the_end_as_often_as_it_is_asked_to(monkeypatch):
