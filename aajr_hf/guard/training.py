@@ -1,0 +1,92 @@
+"""The game between a guard and a decoder, by alternating steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from .caches import States
+from .guard import CacheGuard
+from .links import Sent
+
+# Steps of the decoder for each step of the guard, so that the guard meets a decoder that has followed it.
+_DECODER_STEPS = 2
+LEARNING_RATE = 2e-3
+
+
+class Decoder(Protocol):
+    """What reads private words, such as [`ReconstructionAdversary`]."""
+
+    def losses(self, states: States, mask: Tensor, secrets: Tensor, links: int) -> Tensor: ...
+
+    def parameters(self) -> Iterable[nn.Parameter]: ...
+
+
+def train_guard(
+    guard: CacheGuard,
+    decoder: Decoder,
+    batches: Iterable[Sent],
+    task_loss: Callable[[States, Any], Tensor],
+    *,
+    beta: float,
+    priors: Sequence[float],
+    learning_rate: float = LEARNING_RATE,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """
+    Train a guard, in place. The decoder lowers its loss on what the guard lets pass. The guard lowers the task's loss,
+    and raises the decoder's loss on each private word up to the prior, the loss of who knows nothing: beyond it, the
+    decoder would be wrong in a way that can be learnt from.
+
+    Args:
+        batches: What is sent, one for each step.
+        task_loss: The readers' loss on guarded states of a batch.
+        beta: Weight of what the decoder knows, in nats, against the readers' loss.
+        priors: For each private word, the loss of a decoder that knows nothing.
+        learning_rate: Learning rate of guard and decoder (Adam).
+        on_step: Called after each step.
+    """
+    guards = torch.optim.Adam(guard.parameters(), lr=learning_rate)
+    decoders = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
+    known_nothing = torch.tensor(priors)
+    for sent in batches:
+        with torch.no_grad():
+            passed = guard(sent.states)
+        for _ in range(_DECODER_STEPS):
+            _step(decoders, decoder.losses(passed, sent.mask, sent.secrets, sent.links).sum())
+        passed = guard(sent.states)
+        losses = decoder.losses(passed, sent.mask, sent.secrets, sent.links)
+        known = (known_nothing.to(losses) - losses).clamp_min(0).sum()
+        _step(guards, task_loss(passed, sent) + beta * known)
+        on_step()
+
+
+def train_decoder(
+    decoder: Decoder,
+    guard: CacheGuard | None,
+    batches: Iterable[Sent],
+    *,
+    learning_rate: float = LEARNING_RATE,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Train a decoder, in place, on what a frozen guard lets pass; None for raw caches."""
+    decoders = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
+    for sent in batches:
+        passed = pass_on(guard, sent.states)
+        _step(decoders, decoder.losses(passed, sent.mask, sent.secrets, sent.links).sum())
+        on_step()
+
+
+@torch.no_grad()
+def pass_on(guard: CacheGuard | None, states: States) -> States:
+    """Return the states that a peer gets, without a graph; without a guard, those that were written."""
+    return states if guard is None else guard(states)
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()

@@ -1,0 +1,68 @@
+"""Private words and what is sent: values, priors, chance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from aajr_hf.environments import WORLDS
+from aajr_hf.guard import leakage
+from aajr_hf.guard.guard import CacheGuard, cache_widths
+from aajr_hf.guard.links import Links, PrivateWords
+from tests.support.small_agents import TOKENIZER, model
+
+WORLD = WORLDS["congestion"]
+PRIVATE = PrivateWords.of(WORLD, ["prefer", "owe"], 4)
+
+
+@pytest.fixture(scope="module")
+def links():
+    return Links(model(), TOKENIZER, WORLD, 4, PRIVATE)
+
+
+def test_private_words_know_their_values_and_the_loss_of_who_knows_nothing():
+    routes, peers = PRIVATE.shares
+    assert set(routes) == set("abcd") and set(peers) == {"1", "2", "3"}
+    assert sum(routes.values()) == pytest.approx(1)
+    # All values are equally likely in this world.
+    assert PRIVATE.priors == pytest.approx([math.log(4), math.log(3)], abs=0.01)
+    first, second = list(routes)[0], list(peers)[1]
+    message = f"need 2 prefer {first} owe {second} capacity 3 demands 1 2 3"
+    assert PRIVATE.encode(message) == [0, 1]
+    assert PRIVATE.encode(message.replace(f"owe {second}", "owe 9")) == [0, 3]
+
+
+@pytest.mark.parametrize("words", [["owes"], ["demands"], ["owe", "owe"]])
+def test_words_that_are_not_private_are_refused(words):
+    with pytest.raises(ValueError, match="`private` must be different words .* need, prefer, owe; got"):
+        PrivateWords.of(WORLD, words, 4)
+
+
+@pytest.mark.parametrize(("all_links", "senders", "per_sender"), [(False, 6, 1), (True, 2, 3)])
+def test_a_batch_holds_so_many_messages(links, all_links, senders, per_sender):
+    every = Links(links.model, TOKENIZER, WORLD, 4, PRIVATE, all_links)
+    sent = next(every.batches(6, np.random.default_rng(0)))
+    assert sent.secrets.shape == (senders, 2) and sent.links == per_sender
+    assert len(sent.mask) == len(sent.own) == len(sent.answers) == senders * per_sender
+    assert all(answer[-1] == TOKENIZER.eos_token_id for answer in sent.answers)
+    assert len(next(every.batches(1, np.random.default_rng(0))).secrets) == 1
+
+
+def test_the_readers_loss_reaches_the_guard_and_is_that_of_the_answers(links):
+    sent = next(links.batches(3, np.random.default_rng(0)))
+    guard = CacheGuard(cache_widths(links.model), 2)
+    loss, right = links.reader_losses(guard(sent.states), sent)
+    (gradient,) = torch.autograd.grad(loss, guard.values[0].outer.weight)
+    assert gradient.abs().sum() > 0 and right.tolist() == [False] * 3
+    assert 1 < float(loss) < 10
+
+
+def test_chance_is_the_most_frequent_value_of_those_who_are_asked(links):
+    _, chance = leakage.share_decoded(links, None, {"width": 8, "layers": 1}, steps=1, examples=7, batch_size=4, seed=0)
+    sent = links.batches(4, leakage.streams(0, leakage.HELD_OUT))
+    secrets = torch.cat([batch.secrets for batch in itertools.islice(sent, 2)])[:7]
+    assert chance == [pytest.approx(100 * max(secrets[:, i].bincount()) / 7) for i in range(2)]
