@@ -43,7 +43,16 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
         for beta in sorted(arguments.betas):
             folder = arguments.work / f"guard-{links}-{beta:g}"
             if not (folder / "guard.json").is_file():
-                asked = ["--beta", str(beta), "--links", links, "--steps", str(arguments.steps), "--output", str(folder)]
+                asked = [
+                    "--beta",
+                    str(beta),
+                    "--links",
+                    links,
+                    "--steps",
+                    str(arguments.steps),
+                    "--output",
+                    str(folder),
+                ]
                 run_command(["guard", str(agent), "--private", *PRIVATE, *asked], folder)
                 print(f"made {folder.name}", flush=True)
             found.append(json.loads((folder / "guard.json").read_text()))
@@ -85,7 +94,14 @@ def draw(figure: Figure, runs: list[dict]) -> None:
             mine = [next(run for run in runs if (run["links"], run["beta"]) == (trained, beta)) for beta in betas]
             for links, line in (("one", "-"), ("all", ":")):
                 label = f"named from {links}, guard of {trained}"
-                axes.plot(range(len(betas)), [named(run, word, links) for run in mine], line, color=color, marker=marker, label=label)
+                axes.plot(
+                    range(len(betas)),
+                    [named(run, word, links) for run in mine],
+                    line,
+                    color=color,
+                    marker=marker,
+                    label=label,
+                )
             right = [run["guarded_success"] for run in mine]
             axes.plot(range(len(betas)), right, "--", color=color, alpha=0.6, label=f"right, guard of {trained}")
         axes.axhline(chance(runs, word), color="#000000", linewidth=1, label="chance")
@@ -97,7 +113,9 @@ def draw(figure: Figure, runs: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
-    parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "guard-study", help="folder of agent and guards")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "outputs" / "guard-study", help="folder of agent and guards"
+    )
     parser.add_argument("--betas", type=float, nargs="+", default=[0.0, 0.1, 1.0, 10.0], help="(default: 0 0.1 1 10)")
     parser.add_argument("--links", nargs="+", default=list(STYLES), choices=list(STYLES), help="of training")
     parser.add_argument("--steps", type=int, default=600, help="of each guard and decoder (default: %(default)s)")

@@ -9,7 +9,16 @@ import re
 from reference_text import markdown, row
 
 from aajr_hf.training.sharing import results
-from aajr_hf.training.sharing.results import adapter_rank, comparison, episodes, guard, monitoring, parts, tool_calls, worlds
+from aajr_hf.training.sharing.results import (
+    adapter_rank,
+    comparison,
+    episodes,
+    guard,
+    monitoring,
+    parts,
+    tool_calls,
+    worlds,
+)
 
 # Module of types -> its file.
 FILES = {

@@ -47,7 +47,12 @@ def as_cache(states: States) -> DynamicCache:
 
 
 def answer_logits(
-    model: PreTrainedModel, states: States, mask: Tensor, own: list[list[int]], answers: list[list[int]], pad_token: int
+    model: PreTrainedModel,
+    states: States,
+    mask: Tensor,
+    own: list[list[int]],
+    answers: list[list[int]],
+    pad_token: int,
 ) -> tuple[Tensor, Tensor]:
     """
     Read caches and the own tokens that follow them, and predict given answers. Gradients flow to the states.

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from .caches import States
 
 _HEADS = 4
-_LONGEST = 4096
 
 
 class ReconstructionAdversary(nn.Module):
@@ -28,7 +27,6 @@ class ReconstructionAdversary(nn.Module):
         flat = [one for pair in widths for one in pair]
         self.norms = nn.ModuleList(nn.LayerNorm(one) for one in flat)
         self.inputs = nn.ModuleList(nn.Linear(one, width) for one in flat)
-        self.register_buffer("positions", _sinusoids(_LONGEST, width), persistent=False)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, _HEADS, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -49,7 +47,7 @@ class ReconstructionAdversary(nn.Module):
             For each private word, logits (B, values).
         """
         flat = [one.transpose(1, 2).flatten(2).to(self.queries.dtype) for pair in states for one in pair]
-        hidden = self.positions[: mask.shape[1]]
+        hidden = _sinusoids(mask.shape[1], self.queries.shape[1]).to(self.queries)
         for norm, into, one in zip(self.norms, self.inputs, flat, strict=True):
             hidden = hidden + into(norm(one))
         padding = mask == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable
 
@@ -28,9 +27,7 @@ def streams(seed: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose])
 
 
-def share_right(
-    links: Links, guard: CacheGuard | None, *, examples: int, batch_size: int, seed: int
-) -> float:
+def share_right(links: Links, guard: CacheGuard | None, *, examples: int, batch_size: int, seed: int) -> float:
     """Return the share of the readers, in percent, whose likeliest answer is the right one on held-out messages."""
     right: list[bool] = []
     with torch.no_grad():
@@ -106,4 +103,3 @@ def leaks(
                 {"word": word, "links": name, "chance": least, "raw": raw, "fresh": fresh, "adaptive": adaptive}
             )
     return found
-

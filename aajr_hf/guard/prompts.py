@@ -40,7 +40,9 @@ def shared_prompts(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any]
         text = template_of(tokenizer).render(template_of(tokenizer).adapted(row["prompt"]), add_generation_prompt=True)
         said = row["prompt"][-1]["content"]
         if said not in text:
-            raise ValueError("The chat template changes what users say, so that no cache can be shared: use another one.")
+            raise ValueError(
+                "The chat template changes what users say, so that no cache can be shared: use another one."
+            )
         end = text.rindex(said) + len(row["message"])
         message = tokenizer(text[:end], add_special_tokens=False)["input_ids"]
         if prompt[: len(message)] != message:

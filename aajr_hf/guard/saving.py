@@ -61,7 +61,9 @@ def save_guard(guard: CacheGuard, results: GuardResults, folder: Path) -> None:
     on_hub = is_hub_name(model)
     lines = [HEADERS, ["---"] * 2 + ["---:"] * 4, *map(leak_cells, results["leakage"])]
     card = ModelCard.from_template(
-        ModelCardData(base_model=model if on_hub else None, library_name="aajr-hf", tags=["aajr", "privacy", "kv-cache"]),
+        ModelCardData(
+            base_model=model if on_hub else None, library_name="aajr-hf", tags=["aajr", "privacy", "kv-cache"]
+        ),
         template_str=_TEMPLATE,
         base=f"`{model if on_hub else Path(model).name}`",
         model=model if on_hub else Path(model).name,

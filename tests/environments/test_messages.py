@@ -53,6 +53,8 @@ def test_a_sender_says_its_own_words_on_each_of_its_links(all_links, readers):
 def test_rows_with_messages_have_the_right_answers_of_those_without():
     plain, told = (expert_rows("commons", 13, seed=1, agents=5, messages=messages) for messages in (False, True))
     assert [found["completion"] for found in told] == [found["completion"] for found in plain]
-    contents = [(one["prompt"][0]["content"], two["prompt"][0]["content"]) for one, two in zip(plain, told, strict=True)]
+    contents = [
+        (one["prompt"][0]["content"], two["prompt"][0]["content"]) for one, two in zip(plain, told, strict=True)
+    ]
     assert all(long.endswith(short) and len(long) > len(short) for short, long in contents)
     assert all("message" in found for found in held_out_rows("congestion", 2, seed=0, messages=True))

@@ -16,7 +16,11 @@ from tests.support.small_agents import TOKENIZER, fit, model
 from tests.support.tiny import WORDS
 
 # Of unequal lengths, messages and own tokens.
-MESSAGES, OWN, ANSWERS = [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12]], [[13], [14, 15, 16], [17, 18]], [[19, 20], [21], [22]]
+MESSAGES, OWN, ANSWERS = (
+    [[3, 4, 5, 6, 7], [8, 9], [10, 11, 12]],
+    [[13], [14, 15, 16], [17, 18]],
+    [[19, 20], [21], [22]],
+)
 ROWS = [row for agents in (2, 3, 4) for row in expert_rows("congestion", agents, seed=0, agents=agents, messages=True)]
 
 
@@ -80,7 +84,9 @@ def test_agents_answer_from_raw_caches_as_from_the_text(batch_size):
 
 @pytest.mark.parametrize("tokenizer", [TOKENIZER, WORDS], ids=["bytes", "words"])
 def test_message_and_own_tokens_are_those_of_the_prompt(tokenizer):
-    for row, prompt, whole in zip(ROWS, shared_prompts(tokenizer, ROWS), render_prompts(tokenizer, ROWS)[0], strict=True):
+    for row, prompt, whole in zip(
+        ROWS, shared_prompts(tokenizer, ROWS), render_prompts(tokenizer, ROWS)[0], strict=True
+    ):
         assert prompt.message + prompt.own == whole
         # The reader reads none of the sender's words as text.
         own = row["prompt"][0]["content"].removeprefix(row["message"]).split()

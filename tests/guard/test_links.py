@@ -62,7 +62,9 @@ def test_the_readers_loss_reaches_the_guard_and_is_that_of_the_answers(links):
 
 
 def test_chance_is_the_most_frequent_value_of_those_who_are_asked(links):
-    _, chance = leakage.share_decoded(links, None, {"width": 8, "layers": 1}, steps=1, examples=7, batch_size=4, seed=0)
+    _, chance = leakage.share_decoded(
+        links, None, {"width": 8, "layers": 1}, steps=1, examples=7, batch_size=4, seed=0
+    )
     sent = links.batches(4, leakage.streams(0, leakage.HELD_OUT))
     secrets = torch.cat([batch.secrets for batch in itertools.islice(sent, 2)])[:7]
     assert chance == [pytest.approx(100 * max(secrets[:, i].bincount()) / 7) for i in range(2)]

@@ -117,7 +117,7 @@ def make_guard(arguments) -> None:
 
 
 def _links(arguments, name: str) -> dict[str, Links]:
-    """Return the links of the agents, one of each sender and all of each sender, after a trial of both."""
+    """Return the links of the agents, one of each sender and all of each sender, after a trial."""
     import numpy as np
 
     from ...evaluation.agents import load_agent

@@ -97,9 +97,7 @@ def _check(arguments: argparse.Namespace) -> None:
     check_new_folder(arguments.output)
 
 
-def init_agent(
-    output: Path, world: str, *, seed: int, steps: int, examples: int, share_cache: bool = False
-) -> float:
+def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int, share_cache: bool = False) -> float:
     """
     Train a base agent and save it to `output`. The folder appears only when it is complete.
 

@@ -25,7 +25,15 @@ from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import Interrupted, UserError, user_errors
 from ..common.processes import is_first
 from ..launching.measuring import add_launch, launched, parse_launch, together
-from .simulate_players import OPTIONS, SCRIPTED, check_attack, check_sharing, moves_embeddings, players_of, repeated_sentences
+from .simulate_players import (
+    OPTIONS,
+    SCRIPTED,
+    check_attack,
+    check_sharing,
+    moves_embeddings,
+    players_of,
+    repeated_sentences,
+)
 
 if TYPE_CHECKING:
     from ...training.sharing.results import EpisodeResults, EpisodeSettings

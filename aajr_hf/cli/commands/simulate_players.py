@@ -69,7 +69,9 @@ def check_sharing(arguments) -> None:
     if not arguments.share_cache:
         return
     if arguments.model == SCRIPTED or is_served(arguments.model):
-        raise UserError("`--share_cache` needs the caches of a model that is loaded here: give its folder as `--model`.")
+        raise UserError(
+            "`--share_cache` needs the caches of a model that is loaded here: give its folder as `--model`."
+        )
     for name in ("opponent", "attack", "device_map"):
         if getattr(arguments, name) is not None:
             raise UserError(f"`--{name}` cannot be used with `--share_cache`: leave one of them out.")

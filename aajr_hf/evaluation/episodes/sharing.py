@@ -12,6 +12,7 @@ from ...guard.caches import generate_after, write
 from ...guard.guard import CacheGuard, cache_widths
 from ...guard.prompts import shared_prompts
 from ...guard.training import pass_on
+from ...training.data.system_prompts import with_system_prompt
 from .players import ModelPlayer
 
 
@@ -37,13 +38,19 @@ class SharingPlayer(ModelPlayer):
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, guard: CacheGuard | None = None, **settings
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        guard: CacheGuard | None = None,
+        **settings,
     ):
         super().__init__(model, tokenizer, **settings)
         self.guard = guard
 
     def check(self, rows: list[dict[str, Any]]) -> None:
         super().check(rows)
+        shared_prompts(self.tokenizer, with_system_prompt(rows, self.system_prompt))
         if self.guard is None:
             cache_widths(self.model)  # refuses models that cannot share caches
         else:

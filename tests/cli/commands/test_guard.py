@@ -40,7 +40,9 @@ def test_a_guard_is_saved_with_its_numbers_and_a_card(guard, agent):
     assert sorted(path.name for path in guard.iterdir()) == ["README.md", "guard.json", "model.safetensors"]
     results = json.loads((guard / "guard.json").read_text())
     assert mismatches(results, GuardResults) == []
-    assert results["model"] == str(agent) and results["world"] == "congestion" and results["private"] == ["owe", "prefer"]
+    assert (
+        results["model"] == str(agent) and results["world"] == "congestion" and results["private"] == ["owe", "prefer"]
+    )
     leaks = [(leak["word"], leak["links"]) for leak in results["leakage"]]
     assert leaks == [("owe", "one"), ("prefer", "one"), ("owe", "all"), ("prefer", "all")]
     assert results["widths"] == [[128, 128]] * 2
@@ -78,8 +80,14 @@ def test_simulated_agents_read_caches_and_a_guard_changes_what_they_say(guard, a
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--private", "owes"], "`--private` must be different words that agents alone know, of need, prefer, owe; got owes"),
-        (["--private", "owe", "--env", "hide_and_seek"], "In hide_and_seek, no words of an observation come from peers"),
+        (
+            ["--private", "owes"],
+            "`--private` must be different words that agents alone know, of need, prefer, owe; got owes",
+        ),
+        (
+            ["--private", "owe", "--env", "hide_and_seek"],
+            "In hide_and_seek, no words of an observation come from peers",
+        ),
         (["--private", "owe", "--beta", -1], "`--beta` must be a finite number of at least 0"),
         (["--private", "owe", "--agents", 1], "`--agents` must be from 2 to 100; got 1."),
         (["--private", "owe", "--steps", 0], "`--steps` must be at least 1; got 0."),
@@ -114,7 +122,15 @@ def test_what_cannot_be_shared(refused, agent, options, message):
 
 
 def test_a_guard_for_another_model_or_a_damaged_one_is_refused(refused, agent, tmp_path):
-    results = {"model": "m", "private": [], "world": "w", "beta": 1, "raw_success": 1, "guarded_success": 1, "leakage": []}
+    results = {
+        "model": "m",
+        "private": [],
+        "world": "w",
+        "beta": 1,
+        "raw_success": 1,
+        "guarded_success": 1,
+        "leakage": [],
+    }
     results |= dict.fromkeys(("agents", "links", "steps", "batch_size", "examples", "seed"), 1)
     small = CacheGuard([(8, 8)], 2)
     save_guard(small, results | {"bottleneck": 2, "widths": [[8, 8]]}, tmp_path / "small")
