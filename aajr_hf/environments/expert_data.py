@@ -64,11 +64,12 @@ def expert_rows(
 
 
 def held_out_rows(
-    world: str, examples: int, *, seed: int, variants: int = 0, messages: bool = False
+    world: str, examples: int, *, seed: int, agents: int = 10, variants: int = 0, messages: bool = False
 ) -> list[dict[str, Any]]:
     """
     Generate held-out rows, each from a different moment, with seeds that are not used for training data. Texts can
-    still coincide by chance (at most one in fifty, see `tests/environments/test_worlds.py`). The rows of ten agents at
+    still coincide by chance (at most one in fifty, see `tests/environments/test_worlds.py`). The rows of all agents at
     one moment are similar, so only the first agent's row is taken; in `hide_and_seek`, that agent is a hider.
     """
-    return expert_rows(world, 10 * examples, seed=_HELD_OUT + seed, variants=variants, messages=messages)[::10]
+    how = {"agents": agents, "variants": variants, "messages": messages}
+    return expert_rows(world, agents * examples, seed=_HELD_OUT + seed, **how)[::agents]

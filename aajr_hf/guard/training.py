@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from .guard import CacheGuard
 from .links import Sent
 
 # Steps of the decoder for each step of the guard, so that the guard meets a decoder that has followed it.
-_DECODER_STEPS = 2
+_DECODER_STEPS = 4
 LEARNING_RATE = 2e-3
 
 
@@ -31,6 +32,7 @@ def train_guard(
     batches: Iterable[Sent],
     task_loss: Callable[[States, Any], Tensor],
     *,
+    steps: int,
     beta: float,
     priors: Sequence[float],
     learning_rate: float = LEARNING_RATE,
@@ -42,17 +44,20 @@ def train_guard(
     decoder would be wrong in a way that can be learnt from.
 
     Args:
-        batches: What is sent, one for each step.
+        batches: What is sent, one for each step; there may be more.
         task_loss: The readers' loss on guarded states of a batch.
+        steps: Number of steps of the guard.
         beta: Weight of what the decoder knows, in nats, against the readers' loss.
         priors: For each private word, the loss of a decoder that knows nothing.
-        learning_rate: Learning rate of guard and decoder (Adam).
+        learning_rate: Learning rate of guard and decoder (Adam). The guard's falls to zero, so that the decoder follows.
         on_step: Called after each step.
     """
     guards = torch.optim.Adam(guard.parameters(), lr=learning_rate)
     decoders = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
+    # The guard's steps become smaller: it would circle about the point where the decoder knows nothing.
+    slower = torch.optim.lr_scheduler.LinearLR(guards, 1.0, 0.0, steps)
     known_nothing = torch.tensor(priors)
-    for sent in batches:
+    for sent in itertools.islice(batches, steps):
         with torch.no_grad():
             passed = guard(sent.states)
         for _ in range(_DECODER_STEPS):
@@ -61,6 +66,7 @@ def train_guard(
         losses = decoder.losses(passed, sent.mask, sent.secrets, sent.links)
         known = (known_nothing.to(losses) - losses).clamp_min(0).sum()
         _step(guards, task_loss(passed, sent) + beta * known)
+        slower.step()
         on_step()
 
 

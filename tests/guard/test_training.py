@@ -10,7 +10,7 @@ from aajr_hf.guard.guard import CacheGuard
 from aajr_hf.guard.links import Sent
 from aajr_hf.guard.training import train_decoder, train_guard
 
-WIDTH, CACHES = 4, 128
+WIDTH, CACHES, NOISE = 4, 128, 0.3
 DIRECTIONS = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)))[0]
 
 
@@ -18,7 +18,7 @@ def sent(seed: int, number: int = CACHES) -> Sent:
     """Keys of one token that hold a private number and, along another direction, one that the reader needs."""
     draw = torch.Generator().manual_seed(seed)
     numbers = torch.randn(number, 2, generator=draw)
-    keys = numbers @ DIRECTIONS[:2] + 0.1 * torch.randn(number, WIDTH, generator=draw)
+    keys = numbers @ DIRECTIONS[:2] + NOISE * torch.randn(number, WIDTH, generator=draw)
     states = [(keys[:, None, None], torch.zeros(number, 1, 1, WIDTH))]
     return Sent(states, torch.ones(number, 1), numbers[:, :1], 1, numbers[:, 1:].tolist(), [])
 

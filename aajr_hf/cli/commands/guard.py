@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -149,9 +148,7 @@ def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tupl
 
     taught = links[arguments.links]
     widths, device = cache_widths(taught.model), taught.model.device
-    batches = itertools.islice(
-        taught.batches(arguments.batch_size, streams(arguments.seed, TRAINING)), arguments.steps
-    )
+    batches = taught.batches(arguments.batch_size, streams(arguments.seed, TRAINING))
     how = {key: getattr(arguments, key) for key in ("examples", "batch_size", "seed")}
     with bars() as progress, fixed_seed(device, arguments.seed), frozen_parameters(taught.model):
         task = progress.add_task("Training the guard", total=arguments.steps)
@@ -162,6 +159,7 @@ def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tupl
             decoder,
             batches,
             lambda states, sent: taught.reader_losses(states, sent)[0],
+            steps=arguments.steps,
             beta=arguments.beta,
             priors=taught.private.priors,
             on_step=lambda: progress.advance(task),

@@ -48,6 +48,7 @@ def run(argv: list[str]) -> int:
         help="optimizer steps (default: 1200 of 64 examples of a world, 100 of 8 of a dataset)",
     )
     parser.add_argument("--examples", type=int, help="training examples of a world (default: 24000)")
+    parser.add_argument("--agents", type=int, help="number of agents in the world (default: 10)")
     parser.add_argument(
         "--share_cache",
         action="store_true",
@@ -70,6 +71,7 @@ def run(argv: list[str]) -> int:
         seed=arguments.seed,
         steps=arguments.steps or 1200,
         examples=arguments.examples or 24000,
+        agents=arguments.agents or 10,
         share_cache=arguments.share_cache,
     )
     print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers equal the expert's.")
@@ -83,10 +85,15 @@ def _check(arguments: argparse.Namespace) -> None:
         for name in ("dataset_format", "skip_invalid_rows"):
             if getattr(arguments, name) not in ("auto", False):
                 raise UserError(f"`--{name}` needs `--dataset_name`.")
-    for name in ("environment", "examples", "share_cache"):
+    for name in ("environment", "examples", "agents", "share_cache"):
         if arguments.dataset_name is not None and getattr(arguments, name) not in (None, False):
             raise UserError(f"`--{name}` and `--dataset_name` cannot be used together: leave one of them out.")
-    if arguments.share_cache and WORLDS[arguments.environment or "congestion"].own_from is None:
+    world = WORLDS[arguments.environment or "congestion"]
+    if arguments.agents is not None and not world.fewest_agents <= arguments.agents <= world.most_agents:
+        raise UserError(
+            f"`--agents` must be from {world.fewest_agents} to {world.most_agents}; got {arguments.agents}."
+        )
+    if arguments.share_cache and world.own_from is None:
         raise UserError(
             f"`--share_cache`: in {arguments.environment}, no words of an observation come from peers: choose another world."
         )
@@ -97,7 +104,9 @@ def _check(arguments: argparse.Namespace) -> None:
     check_new_folder(arguments.output)
 
 
-def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int, share_cache: bool = False) -> float:
+def init_agent(
+    output: Path, world: str, *, seed: int, steps: int, examples: int, agents: int = 10, share_cache: bool = False
+) -> float:
     """
     Train a base agent and save it to `output`. The folder appears only when it is complete.
 
@@ -113,9 +122,9 @@ def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int
     from ...training.models.base_agent import small_llama, train_tokenizer
 
     set_seed(seed)
-    rows = expert_rows(world, examples, seed=seed)
+    rows = expert_rows(world, examples, seed=seed, agents=agents)
     if share_cache:
-        rows[1::2] = expert_rows(world, examples, seed=seed, messages=True)[1::2]
+        rows[1::2] = expert_rows(world, examples, seed=seed, agents=agents, messages=True)[1::2]
     observations = [message["content"] for row in rows for message in row["prompt"]]
     tokenizer = train_tokenizer(observations + [action for row in rows for action in row["actions"]])
     model = small_llama(tokenizer, seed)
@@ -124,7 +133,9 @@ def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int
     _train(
         model, tokenizer, dataset, output, seed=seed, max_steps=steps, per_device_train_batch_size=64, warmup_steps=50
     )
-    return nominal_success(model, tokenizer, held_out_rows(world, 1000, seed=seed, messages=share_cache))
+    return nominal_success(
+        model, tokenizer, held_out_rows(world, 1000, seed=seed, agents=agents, messages=share_cache)
+    )
 
 
 def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int) -> float:
