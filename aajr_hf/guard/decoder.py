@@ -17,12 +17,13 @@ class ReconstructionAdversary(nn.Module):
 
     Args:
         widths: As in [`CacheGuard`].
-        values: Number of values of each of m private words.
+        shares: For each of m private words, the shares of the senders that have each value. There is one more value, for all
+            others.
         width: Its own width, a multiple of 4.
         layers: Its own layers.
     """
 
-    def __init__(self, widths: list[tuple[int, int]], values: list[int], *, width: int = 64, layers: int = 1):
+    def __init__(self, widths: list[tuple[int, int]], shares: list[list[float]], *, width: int = 64, layers: int = 1):
         super().__init__()
         flat = [one for pair in widths for one in pair]
         self.norms = nn.ModuleList(nn.LayerNorm(one) for one in flat)
@@ -33,8 +34,9 @@ class ReconstructionAdversary(nn.Module):
             )
             for _ in range(layers)
         )
-        self.queries = nn.Parameter(torch.randn(len(values), width) / width**0.5)
-        self.heads = nn.ModuleList(nn.Linear(width, number) for number in values)
+        self.queries = nn.Parameter(torch.randn(len(shares), width) / width**0.5)
+        self.heads = nn.ModuleList(nn.Linear(width, len(each) + 1) for each in shares)
+        self.shares = shares
 
     def forward(self, states: States, mask: Tensor, links: int = 1) -> list[Tensor]:
         """
@@ -62,6 +64,19 @@ class ReconstructionAdversary(nn.Module):
         """Return the mean cross entropy of each private word, (m,), in nats; `secrets` (B, m) are the right values."""
         found = self(states, mask, links)
         return torch.stack([nn.functional.cross_entropy(logits, secrets[:, i]) for i, logits in enumerate(found)])
+
+    def knowledge(self, states: States, mask: Tensor, links: int = 1) -> Tensor:
+        """
+        Return what the decoder believes to know of each private word, (m,): the mean Kullback-Leibler divergence, in nats,
+        from the shares to its answers. It is 0 where it answers every sender with the shares. Unlike the right value's loss,
+        it has a large gradient where the decoder is sure.
+        """
+        found = []
+        for logits, shares in zip(self(states, mask, links), self.shares, strict=True):
+            prior = logits.new_tensor(shares)
+            believed = logits.log_softmax(dim=1)[:, : len(shares)].mean(dim=0)
+            found.append((prior * (prior.log() - believed)).sum())
+        return torch.stack(found)
 
 
 def _sinusoids(length: int, width: int) -> Tensor:

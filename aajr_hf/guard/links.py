@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,14 +57,9 @@ class PrivateWords:
         return cls(tuple(words), tuple({v: n / _SAMPLE for v, n in count.most_common()} for count in counts))
 
     @property
-    def sizes(self) -> list[int]:
-        """The number of values of each word, and one for any other value."""
-        return [len(shares) + 1 for shares in self.shares]
-
-    @property
-    def priors(self) -> list[float]:
-        """The entropy of each word in nats: the loss of a decoder that knows nothing but the shares."""
-        return [-sum(share * math.log(share) for share in shares.values()) for shares in self.shares]
+    def frequencies(self) -> list[list[float]]:
+        """For each word, the shares of its values."""
+        return [list(shares.values()) for shares in self.shares]
 
     def encode(self, message: str) -> list[int]:
         """Return the numbers of the values that the sender's own words have in a message."""

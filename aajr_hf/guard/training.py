@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,8 @@ class Decoder(Protocol):
 
     def losses(self, states: States, mask: Tensor, secrets: Tensor, links: int) -> Tensor: ...
 
+    def knowledge(self, states: States, mask: Tensor, links: int) -> Tensor: ...
+
     def parameters(self) -> Iterable[nn.Parameter]: ...
 
 
@@ -34,21 +36,18 @@ def train_guard(
     *,
     steps: int,
     beta: float,
-    priors: Sequence[float],
     learning_rate: float = LEARNING_RATE,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """
-    Train a guard, in place. The decoder lowers its loss on what the guard lets pass. The guard lowers the task's loss,
-    and raises the decoder's loss on each private word up to the prior, the loss of who knows nothing: beyond it, the
-    decoder would be wrong in a way that can be learnt from.
+    Train a guard, in place. The decoder lowers its loss on what the guard lets pass. The guard lowers the task's loss and
+    what the decoder believes to know, down to nothing: a decoder that is surely wrong would still know.
 
     Args:
         batches: What is sent, one for each step; there may be more.
         task_loss: The readers' loss on guarded states of a batch.
         steps: Number of steps of the guard.
-        beta: Weight of what the decoder knows, in nats, against the readers' loss.
-        priors: For each private word, the loss of a decoder that knows nothing.
+        beta: Weight of the decoder's knowledge, in nats, against the readers' loss.
         learning_rate: Learning rate of guard and decoder (Adam). The guard's falls to zero, so that the decoder follows.
         on_step: Called after each step.
     """
@@ -56,15 +55,13 @@ def train_guard(
     decoders = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
     # The guard's steps become smaller: it would circle about the point where the decoder knows nothing.
     slower = torch.optim.lr_scheduler.LinearLR(guards, 1.0, 0.0, steps)
-    known_nothing = torch.tensor(priors)
     for sent in itertools.islice(batches, steps):
         with torch.no_grad():
             passed = guard(sent.states)
         for _ in range(_DECODER_STEPS):
             _step(decoders, decoder.losses(passed, sent.mask, sent.secrets, sent.links).sum())
         passed = guard(sent.states)
-        losses = decoder.losses(passed, sent.mask, sent.secrets, sent.links)
-        known = (known_nothing.to(losses) - losses).clamp_min(0).sum()
+        known = decoder.knowledge(passed, sent.mask, sent.links).sum()
         _step(guards, task_loss(passed, sent) + beta * known)
         slower.step()
         on_step()

@@ -1,9 +1,8 @@
-"""Private words and what is sent: values, priors, chance."""
+"""Private words and what is sent: values, shares, chance."""
 
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -24,12 +23,13 @@ def links():
     return Links(model(), TOKENIZER, WORLD, 4, PRIVATE)
 
 
-def test_private_words_know_their_values_and_the_loss_of_who_knows_nothing():
+def test_private_words_know_their_values_and_how_often_they_occur():
     routes, peers = PRIVATE.shares
     assert set(routes) == set("abcd") and set(peers) == {"1", "2", "3"}
     assert sum(routes.values()) == pytest.approx(1)
     # All values are equally likely in this world.
-    assert PRIVATE.priors == pytest.approx([math.log(4), math.log(3)], abs=0.01)
+    assert max(routes.values()) < 0.28 and max(peers.values()) < 0.36
+    assert PRIVATE.frequencies == [list(routes.values()), list(peers.values())]
     first, second = list(routes)[0], list(peers)[1]
     message = f"need 2 prefer {first} owe {second} capacity 3 demands 1 2 3"
     assert PRIVATE.encode(message) == [0, 1]

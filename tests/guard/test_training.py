@@ -38,6 +38,10 @@ class LeastSquares(nn.Module):
     def losses(self, states, mask, secrets, links):
         return (self.linear(states[0][0].flatten(1)) - secrets).square().mean()[None]
 
+    def knowledge(self, states, mask, links):
+        """The divergence of Gaussians of equal width, from the prior to what it answers, in units of that width."""
+        return self.linear(states[0][0].flatten(1)).square().mean()[None] / 2
+
 
 def reading(states, batch):
     needed = torch.tensor(batch.own)
@@ -47,7 +51,7 @@ def reading(states, batch):
 def played(beta: float):
     guard = CacheGuard([(WIDTH, WIDTH)], 8)
     batches = (sent(seed) for seed in range(STEPS))
-    how = {"steps": STEPS, "beta": beta, "priors": [1.0], "learning_rate": 2e-2}
+    how = {"steps": STEPS, "beta": beta, "learning_rate": 2e-2}
     train_guard(guard, LeastSquares(), batches, reading, **how)
     test = sent(10**6, 2000)
     with torch.no_grad():
@@ -79,7 +83,7 @@ def digits(seed: int, links: int) -> Sent:
 
 
 def decoded(links: int) -> float:
-    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [3], width=16)
+    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [[0.4, 0.3, 0.3]], width=16)
     train_decoder(decoder, None, (digits(seed, links) for seed in range(120)), learning_rate=1e-2)
     test = digits(10**6, links)
     named = decoder(test.states, test.mask, links)[0].argmax(dim=1)
@@ -92,7 +96,7 @@ def test_all_links_say_more_than_one():
 
 
 def test_padding_says_nothing_to_the_decoder():
-    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [3, 2], width=16, layers=2)
+    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [[0.5, 0.5], [1.0]], width=16, layers=2)
     batch = digits(0, 1)
     longer = [tuple(torch.cat([x, torch.randn(64, 1, 3, WIDTH)], dim=2) for x in pair) for pair in batch.states]
     mask = torch.cat([batch.mask, torch.zeros(64, 3)], dim=1)

@@ -153,7 +153,7 @@ def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tupl
     with bars() as progress, fixed_seed(device, arguments.seed), frozen_parameters(taught.model):
         task = progress.add_task("Training the guard", total=arguments.steps)
         guard = CacheGuard(widths, arguments.bottleneck).to(device)
-        decoder = ReconstructionAdversary(widths, taught.private.sizes, **OWN).to(device)
+        decoder = ReconstructionAdversary(widths, taught.private.frequencies, **OWN).to(device)
         train_guard(
             guard,
             decoder,
@@ -161,7 +161,6 @@ def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tupl
             lambda states, sent: taught.reader_losses(states, sent)[0],
             steps=arguments.steps,
             beta=arguments.beta,
-            priors=taught.private.priors,
             on_step=lambda: progress.advance(task),
         )
         guard.eval()
