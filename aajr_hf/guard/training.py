@@ -14,8 +14,9 @@ from .guard import CacheGuard
 from .links import Sent
 
 # Steps of the decoder for each step of the guard, so that the guard meets a decoder that has followed it.
-_DECODER_STEPS = 4
-LEARNING_RATE = 2e-3
+_DECODER_STEPS = 2
+# Learning rates (Adam). With equal ones, the decoder finds a new way as soon as the guard has closed one.
+GUARD_RATE, DECODER_RATE = 1e-2, 2e-3
 
 
 class Decoder(Protocol):
@@ -36,7 +37,8 @@ def train_guard(
     *,
     steps: int,
     beta: float,
-    learning_rate: float = LEARNING_RATE,
+    guard_rate: float = GUARD_RATE,
+    decoder_rate: float = DECODER_RATE,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """
@@ -48,11 +50,11 @@ def train_guard(
         task_loss: The readers' loss on guarded states of a batch.
         steps: Number of steps of the guard.
         beta: Weight of the decoder's knowledge, in nats, against the readers' loss.
-        learning_rate: Learning rate of guard and decoder (Adam). The guard's falls to zero, so that the decoder follows.
+        guard_rate, decoder_rate: Learning rates (Adam). The guard's falls to zero, so that the decoder follows.
         on_step: Called after each step.
     """
-    guards = torch.optim.Adam(guard.parameters(), lr=learning_rate)
-    decoders = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
+    guards = torch.optim.Adam(guard.parameters(), lr=guard_rate)
+    decoders = torch.optim.Adam(decoder.parameters(), lr=decoder_rate)
     # The guard's steps become smaller: it would circle about the point where the decoder knows nothing.
     slower = torch.optim.lr_scheduler.LinearLR(guards, 1.0, 0.0, steps)
     for sent in itertools.islice(batches, steps):
@@ -72,7 +74,7 @@ def train_decoder(
     guard: CacheGuard | None,
     batches: Iterable[Sent],
     *,
-    learning_rate: float = LEARNING_RATE,
+    learning_rate: float = DECODER_RATE,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train a decoder, in place, on what a frozen guard lets pass; None for raw caches."""

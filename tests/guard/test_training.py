@@ -51,7 +51,7 @@ def reading(states, batch):
 def played(beta: float):
     guard = CacheGuard([(WIDTH, WIDTH)], 8)
     batches = (sent(seed) for seed in range(STEPS))
-    how = {"steps": STEPS, "beta": beta, "learning_rate": 2e-2}
+    how = {"steps": STEPS, "beta": beta, "guard_rate": 2e-2, "decoder_rate": 1e-1}
     train_guard(guard, LeastSquares(), batches, reading, **how)
     test = sent(10**6, 2000)
     with torch.no_grad():
