@@ -13,9 +13,7 @@ from .caches import States
 from .guard import CacheGuard
 from .links import Sent
 
-# Steps of the decoder for each step of the guard, so that the guard meets a decoder that has followed it.
-_DECODER_STEPS = 2
-# Learning rates (Adam). With equal ones, the decoder finds a new way as soon as the guard has closed one.
+# Learning rates (Adam).
 GUARD_RATE, DECODER_RATE = 1e-2, 2e-3
 
 
@@ -37,6 +35,7 @@ def train_guard(
     *,
     steps: int,
     beta: float,
+    decoder_steps: int = 4,
     guard_rate: float = GUARD_RATE,
     decoder_rate: float = DECODER_RATE,
     on_step: Callable[[], None] = lambda: None,
@@ -50,6 +49,7 @@ def train_guard(
         task_loss: The readers' loss on guarded states of a batch.
         steps: Number of steps of the guard.
         beta: Weight of the decoder's knowledge, in nats, against the readers' loss.
+        decoder_steps: Steps of the decoder for each step of the guard, so that the guard meets a decoder that has followed.
         guard_rate, decoder_rate: Learning rates (Adam). The guard's falls to zero, so that the decoder follows.
         on_step: Called after each step.
     """
@@ -60,7 +60,7 @@ def train_guard(
     for sent in itertools.islice(batches, steps):
         with torch.no_grad():
             passed = guard(sent.states)
-        for _ in range(_DECODER_STEPS):
+        for _ in range(decoder_steps):
             _step(decoders, decoder.losses(passed, sent.mask, sent.secrets, sent.links).sum())
         passed = guard(sent.states)
         known = decoder.knowledge(passed, sent.mask, sent.links).sum()

@@ -72,6 +72,7 @@ def test_the_guard_is_its_equation():
             torch.testing.assert_close(guard([(keys, values)])[0][0][row, :, token].flatten(), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [2, 128])
 def test_agents_answer_from_raw_caches_as_from_the_text(batch_size):
     agent = fit(model(), TOKENIZER, ROWS[::2])

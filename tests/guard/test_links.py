@@ -58,7 +58,7 @@ def test_the_readers_loss_reaches_the_guard_and_is_that_of_the_answers(links):
     loss, right = links.reader_losses(guard(sent.states), sent)
     (gradient,) = torch.autograd.grad(loss, guard.values[0].outer.weight)
     assert gradient.abs().sum() > 0 and right.tolist() == [False] * 3
-    assert 1 < float(loss) < 10
+    assert 1 < loss.item() < 10
 
 
 def test_chance_is_the_most_frequent_value_of_those_who_are_asked(links):
