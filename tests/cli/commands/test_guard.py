@@ -114,7 +114,10 @@ def test_several_processes_are_refused(refused, agent, monkeypatch):
         (["--share_cache", "--guard", "x"], "`--guard`: there is no guard in x: make one with `aajr guard`."),
         (["--share_cache", "--model", "scripted"], "`--share_cache` needs the caches of a model that is loaded here"),
         (["--share_cache", "--model", "http://localhost:1/v1"], "`--share_cache` needs the caches of a model"),
-        (["--share_cache", "--env", "hide_and_seek"], "In hide_and_seek, no words of an observation come from peers"),
+        (
+            ["--share_cache", "--env", "hide_and_seek", "--agents", 4],
+            "In hide_and_seek, no words of an observation come from peers",
+        ),
     ],
 )
 def test_what_cannot_be_shared(refused, agent, options, message):
