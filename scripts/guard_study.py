@@ -2,7 +2,7 @@
 What a guard of shared caches takes out, and what it costs: accuracy of new decoders on private words against the success of
 the peers that read the caches, over beta.
 
-    python scripts/guard_study.py                     # about half an hour on one core
+    python scripts/guard_study.py                     # more than half an hour on one core
     python scripts/guard_study.py --betas 1 --links one
 
 One base agent of `congestion` is made with `aajr init-agent --share_cache`. For each beta, a guard is trained on one link
@@ -21,12 +21,12 @@ from recipe_study import ROOT, run_command
 
 from aajr_hf.evaluation.reporting.plots import WIDE, panels, render
 
-PRIVATE = ("owe", "prefer")
+PRIVATE, AGENTS = ("owe", "prefer"), "4"
 # Of the guards that are compared, in the figure and in the table.
 STYLES = {"one": ("#0072B2", "o"), "all": ("#D55E00", "s")}
 INTRODUCTION = """# What a guard of shared caches takes out
 
-`python scripts/guard_study.py` makes this page and `guard.json`. An agent of `congestion` that reads its peers' messages
+`python scripts/guard_study.py` makes this page and `guard.json`. An agent of `congestion` among four that reads its peers' messages
 from raw caches answers {success:.1f} % of {examples} held-out observations rightly. For each beta, guards are trained
 for {steps} steps: against a decoder that sees one link, or all links of a sender. Then new decoders are trained on the frozen guard
 for as many steps. *Named* is how often they name the private word of a held-out sender, in percent: the better of the decoder of the
@@ -38,7 +38,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
     agent, found = arguments.work / "agent", []
     if not (agent / "config.json").is_file():
         steps = [] if arguments.agent_steps is None else ["--steps", str(arguments.agent_steps)]
-        run_command(["init-agent", str(agent), "--share_cache", *steps], agent)
+        run_command(["init-agent", str(agent), "--share_cache", "--agents", AGENTS, *steps], agent)
     for links in arguments.links:
         for beta in sorted(arguments.betas):
             folder = arguments.work / f"guard-{links}-{beta:g}"
@@ -53,7 +53,7 @@ def measure(arguments: argparse.Namespace) -> list[dict]:
                     "--output",
                     str(folder),
                 ]
-                run_command(["guard", str(agent), "--private", *PRIVATE, *asked], folder)
+                run_command(["guard", str(agent), "--private", *PRIVATE, "--agents", AGENTS, *asked], folder)
                 print(f"made {folder.name}", flush=True)
             found.append(json.loads((folder / "guard.json").read_text()))
     return [run | {"model": Path(run["model"]).name} for run in found]

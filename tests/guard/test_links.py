@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from aajr_hf.environments import WORLDS
 from aajr_hf.guard import leakage
+from aajr_hf.guard.caches import answer_logits
 from aajr_hf.guard.guard import CacheGuard, cache_widths
 from aajr_hf.guard.links import Links, PrivateWords
 from tests.support.small_agents import TOKENIZER, model
@@ -59,6 +61,14 @@ def test_the_readers_loss_reaches_the_guard_and_is_that_of_the_answers(links):
     (gradient,) = torch.autograd.grad(loss, guard.values[0].outer.weight)
     assert gradient.abs().sum() > 0 and right.tolist() == [False] * 3
     assert 1 < loss.item() < 10
+    # Answers of one token: those that the model gives are right.
+    logits, labels = answer_logits(links.model, sent.states, sent.mask, sent.own, [[0]] * 3, 0)
+    said = [[int(row.argmax(dim=-1)[where != -100])] for row, where in zip(logits, labels, strict=True)]
+    assert links.reader_losses(sent.states, replace(sent, answers=[said[0], said[1], [0]]))[1].tolist() == [
+        True,
+        True,
+        said[2] == [0],
+    ]
 
 
 def test_chance_is_the_most_frequent_value_of_those_who_are_asked(links):
