@@ -24,7 +24,7 @@ PAGES = {
         *("docs/methods", "docs/many-gpus", "docs/examples"),
     ],
     "Evaluate": ["docs/evaluation", "docs/worlds", "docs/limitations"],
-    "Operate": ["docs/hub", "docs/reliability", "docs/monitoring", "docs/pipeline"],
+    "Operate": ["docs/hub", "docs/reliability", "docs/monitoring", "docs/pipeline", "docs/guard"],
     "Understand": ["docs/glossary", "docs/theory", "docs/performance", "docs/does-it-pay"],
     "Results": [f"docs/results/{page.stem}" for page in sorted((ROOT / "docs" / "results").glob("*.md"))],
     "Reference": [

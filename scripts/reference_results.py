@@ -9,7 +9,16 @@ import re
 from reference_text import markdown, row
 
 from aajr_hf.training.sharing import results
-from aajr_hf.training.sharing.results import adapter_rank, comparison, episodes, monitoring, parts, tool_calls, worlds
+from aajr_hf.training.sharing.results import (
+    adapter_rank,
+    comparison,
+    episodes,
+    guard,
+    monitoring,
+    parts,
+    tool_calls,
+    worlds,
+)
 
 # Module of types -> its file.
 FILES = {
@@ -18,6 +27,7 @@ FILES = {
     parts: "Parts of every evaluation",
     comparison: "`comparison.json` of `aajr compare`",
     episodes: "A line of `episodes.jsonl` of `aajr simulate`",
+    guard: "`guard.json` of `aajr guard`",
     monitoring: "`monitor.json` of `aajr monitor`",
     adapter_rank: "`rank.json` of `aajr adapter-rank`",
 }

@@ -43,7 +43,11 @@ ALLOWED = {
     | _SHARING
     | {"evaluation/robustness"}
     | {"training/data", "training/data/reading", "training/policy"},
-    "evaluation/episodes": _MEASURED | {"training/data", "training/policy", "training/sharing/results"},
+    "evaluation/episodes": {
+        *("environments", "guard", "training/data", "training/policy", "training/sharing/results"),
+    }
+    | _MEASURED,
+    "guard": {"environments", "evaluation", "training/data", "training/policy"} | _SHARING,
     "evaluation/monitoring": {
         *("evaluation", "evaluation/reporting", "training/data", "training/sharing/results"),
     },
@@ -61,7 +65,7 @@ ALLOWED = {
     "cli/pipeline": {"cli/common", "evaluation/reporting", "training/runs"},
     "cli/commands": {
         *("_compat", "cli/arguments", "cli/common", "cli/launching", "cli/pipeline", "environments"),
-        "training/adversary",
+        *("guard", "training/adversary"),
         *("training/config", "training/data", "training/data/formats", "training/models", "training/runs"),
         *("training/policy", "training/trainers"),
         *("evaluation/adapter_rank", "evaluation/comparison", "evaluation/episodes", "evaluation/robustness"),

@@ -19,6 +19,7 @@ COMMANDS = {
     "triggers": ("triggers", "find words that mislead an agent in any prompt"),
     "unlearnable": ("unlearnable", "mark training rows that no agent of a list answers under attack"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
+    "guard": ("guard", "keep private words out of the caches that agents share"),
     "monitor": ("monitor", "test logs of an agent for a drop of success and for unusual observations"),
     "pipeline": ("pipeline", "measure an agent in use, train it where needed, and replace it where that is better"),
     "compare": ("compare", "compare runs: who is robust, and at which price"),

@@ -60,6 +60,9 @@ class TextWorld(ParallelEnv):
     success: ClassVar[str]
     # Whether the opponents play against the other agents. They are then scripted unless a model is given for them.
     two_sided: ClassVar[bool] = False
+    # First word of an observation's last part, which the agent alone knows, if the part before it comes from peers. The last
+    # part alternates words and values.
+    own_from: ClassVar[str | None] = None
 
     def __init__(
         self,

@@ -133,6 +133,7 @@ class CommonsEnv(TextWorld):
     # With more agents, each share of a full lake would be less than one unit.
     most_agents = 20
     success = "harvest"
+    own_from = "ground"
     shocks = {
         "greedy_newcomer": "number of units that the last agent catches in addition to its share, whatever it reads",
         "bad_season": "reduction of the growth rate of the stock, in percentage points",

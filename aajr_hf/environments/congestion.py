@@ -113,6 +113,7 @@ class CongestionEnv(TextWorld):
     parse = staticmethod(Answer.parse)
     default_steps = 8
     success = "success"
+    own_from = "need"
     shocks = {
         "demand_spike": "number of further units that every second agent needs",
         "capacity_drop": "number of units of capacity that fail",

@@ -48,6 +48,12 @@ def run(argv: list[str]) -> int:
         help="optimizer steps (default: 1200 of 64 examples of a world, 100 of 8 of a dataset)",
     )
     parser.add_argument("--examples", type=int, help="training examples of a world (default: 24000)")
+    parser.add_argument("--agents", type=int, help="number of agents in the world (default: 10)")
+    parser.add_argument(
+        "--share_cache",
+        action="store_true",
+        help="teach the agent to read messages of peers, too, in every second example: for `aajr guard` and `aajr simulate --share_cache`",
+    )
     arguments = parser.parse_args(argv)
     _check(arguments)
     if arguments.dataset_name is not None:
@@ -65,6 +71,8 @@ def run(argv: list[str]) -> int:
         seed=arguments.seed,
         steps=arguments.steps or 1200,
         examples=arguments.examples or 24000,
+        agents=arguments.agents or 10,
+        share_cache=arguments.share_cache,
     )
     print(f"Base agent saved to {arguments.output}: {success:.1f} % of held-out answers equal the expert's.")
     if success < TARGET_SUCCESS:
@@ -77,9 +85,18 @@ def _check(arguments: argparse.Namespace) -> None:
         for name in ("dataset_format", "skip_invalid_rows"):
             if getattr(arguments, name) not in ("auto", False):
                 raise UserError(f"`--{name}` needs `--dataset_name`.")
-    for name in ("environment", "examples"):
-        if arguments.dataset_name is not None and getattr(arguments, name) is not None:
+    for name in ("environment", "examples", "agents", "share_cache"):
+        if arguments.dataset_name is not None and getattr(arguments, name) not in (None, False):
             raise UserError(f"`--{name}` and `--dataset_name` cannot be used together: leave one of them out.")
+    world = WORLDS[arguments.environment or "congestion"]
+    if arguments.agents is not None and not world.fewest_agents <= arguments.agents <= world.most_agents:
+        raise UserError(
+            f"`--agents` must be from {world.fewest_agents} to {world.most_agents}; got {arguments.agents}."
+        )
+    if arguments.share_cache and world.own_from is None:
+        raise UserError(
+            f"`--share_cache`: in {arguments.environment}, no words of an observation come from peers: choose another world."
+        )
     for name in ("steps", "examples"):
         if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
@@ -87,12 +104,15 @@ def _check(arguments: argparse.Namespace) -> None:
     check_new_folder(arguments.output)
 
 
-def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int) -> float:
+def init_agent(
+    output: Path, world: str, *, seed: int, steps: int, examples: int, agents: int = 10, share_cache: bool = False
+) -> float:
     """
     Train a base agent and save it to `output`. The folder appears only when it is complete.
 
     Returns:
-        The nominal success of the agent on held-out observations, in percent.
+        The nominal success of the agent on held-out observations, in percent; with `share_cache`, on observations that
+        begin with messages of peers.
     """
     from datasets import Dataset
     from transformers import set_seed
@@ -102,7 +122,9 @@ def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int
     from ...training.models.base_agent import small_llama, train_tokenizer
 
     set_seed(seed)
-    rows = expert_rows(world, examples, seed=seed)
+    rows = expert_rows(world, examples, seed=seed, agents=agents)
+    if share_cache:
+        rows[1::2] = expert_rows(world, examples, seed=seed, agents=agents, messages=True)[1::2]
     observations = [message["content"] for row in rows for message in row["prompt"]]
     tokenizer = train_tokenizer(observations + [action for row in rows for action in row["actions"]])
     model = small_llama(tokenizer, seed)
@@ -111,7 +133,9 @@ def init_agent(output: Path, world: str, *, seed: int, steps: int, examples: int
     _train(
         model, tokenizer, dataset, output, seed=seed, max_steps=steps, per_device_train_batch_size=64, warmup_steps=50
     )
-    return nominal_success(model, tokenizer, held_out_rows(world, 1000, seed=seed))
+    return nominal_success(
+        model, tokenizer, held_out_rows(world, 1000, seed=seed, agents=agents, messages=share_cache)
+    )
 
 
 def init_tool_agent(output: Path, data: DataArguments, *, seed: int, steps: int) -> float:

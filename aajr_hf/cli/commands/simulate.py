@@ -25,7 +25,15 @@ from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import Interrupted, UserError, user_errors
 from ..common.processes import is_first
 from ..launching.measuring import add_launch, launched, parse_launch, together
-from .simulate_players import OPTIONS, SCRIPTED, check_attack, moves_embeddings, players_of, repeated_sentences
+from .simulate_players import (
+    OPTIONS,
+    SCRIPTED,
+    check_attack,
+    check_sharing,
+    moves_embeddings,
+    players_of,
+    repeated_sentences,
+)
 
 if TYPE_CHECKING:
     from ...training.sharing.results import EpisodeResults, EpisodeSettings
@@ -38,6 +46,7 @@ moves the embeddings of every prompt of the model. Prints a table of means over 
     aajr simulate --env congestion --model outputs/agent --shock capacity_drop --magnitude 6
     aajr simulate --model outputs/agent --attack suite --epsilon 0.25 --picture outputs/episode.gif
     aajr simulate --env congestion --model http://localhost:8000/v1 --attack token     # a model that is served
+    aajr simulate --model outputs/agent --share_cache --guard outputs/guard            # peers hand over caches
 """
 
 
@@ -108,6 +117,13 @@ def _parser() -> ArgumentParser:
         metavar="FILE",
         help=f"predictor of gradients, written by `aajr screen --save`, for --attack {PREDICTED}, which makes forward passes only",
     )
+    add(
+        "--share_cache",
+        action="store_true",
+        help="each agent reads what a peer's key-value cache says instead of text: what it would read of its peers, told by the agent "
+        "before it, whose cache also holds its own words",
+    )
+    add("--guard", type=Path, metavar="DIR", help="guard of these caches, made by `aajr guard` (default: none)")
     add("--attack_steps", type=int, help="steps of each ascent (default: 10)")
     add("--attack_restarts", type=int, help="ascents per prompt (default: 1)")
     add(
@@ -146,6 +162,7 @@ def _check(arguments) -> None:
     if not 0 <= arguments.temperature < math.inf:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")
     check_attack(arguments)
+    check_sharing(arguments)
     if arguments.shock is not None and arguments.magnitude is None:
         raise UserError("`--shock` needs `--magnitude`: give its strength, in the units that --help lists.")
     picture = arguments.picture
@@ -220,6 +237,7 @@ def _play(
     from ..common.progress import bars
 
     film, picture = Film(), arguments.picture
+    how = {"share_cache": arguments.share_cache, "transcript": arguments.transcript}
     with bars() as progress:
         task = progress.add_task("Simulating", total=arguments.episodes)
 
@@ -235,7 +253,7 @@ def _play(
         for start in range(0, len(groups), processes):
             some = groups[start : start + processes]
             played = {
-                number: next(play(worlds, some[number], *players, transcript=arguments.transcript, on_step=watch))
+                number: next(play(worlds, some[number], *players, **how, on_step=watch))
                 for number in my_share(len(some))
             }
             begins = not records
@@ -266,5 +284,7 @@ def _settings(arguments, name: str) -> EpisodeSettings:
     moved = moves_embeddings(arguments.attack)
     kept += ["attack_steps", "attack_restarts"] if moved else []
     kept += [OPTIONS[arguments.attack]] if arguments.attack in OPTIONS else []
+    kept += ["share_cache"] if arguments.share_cache else []
     threat = (asdict(arguments.threat) if moved else {}) | recorded_placement(arguments)
+    threat |= {"guard": str(arguments.guard)} if arguments.guard is not None else {}
     return {"kind": "episodes", "world": name} | {field: getattr(arguments, field) for field in kept} | threat

@@ -57,21 +57,44 @@ def _check_predictor(arguments) -> None:
         raise UserError(f"`--predictor`: there is no file {arguments.predictor}: write one with `aajr screen --save`.")
 
 
+def check_sharing(arguments) -> None:
+    """
+    Check that agents can share caches, if they are to.
+
+    Raises:
+        UserError: if not; names the option.
+    """
+    if arguments.guard is not None and not arguments.share_cache:
+        raise UserError("`--guard` has no effect without `--share_cache`: give it, too.")
+    if not arguments.share_cache:
+        return
+    if arguments.model == SCRIPTED or is_served(arguments.model):
+        raise UserError(
+            "`--share_cache` needs the caches of a model that is loaded here: give its folder as `--model`."
+        )
+    for name in ("opponent", "attack", "device_map"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"`--{name}` cannot be used with `--share_cache`: leave one of them out.")
+
+
 def players_of(arguments, world) -> list[Any]:
     """Return the players of the model's side and of the other side (or None); check that models accept the world."""
     from ...evaluation.agents import load_agent
     from ...evaluation.episodes.players import Experts, ModelPlayer
+    from ...evaluation.episodes.sharing import SharingPlayer, told
 
     load = functools.cache(functools.partial(load_agent, **placement_of(arguments)))
     settings = {name: getattr(arguments, name) for name in ("temperature", "batch_size", "system_prompt")}
     world.reset(seed=0)
-    rows = list(world.rows().values())
+    rows = list((told(world) if arguments.share_cache else world.rows()).values())
 
     def player(path: str | None, attacked: bool):
         if path in (None, SCRIPTED):
             return Experts() if path else None
         if is_served(path):
             found = ServedPlayer(path, **settings)
+        elif arguments.share_cache:
+            found = SharingPlayer(*load(path), guard=_guard(arguments), **settings)
         else:
             found = ModelPlayer(*load(path), attack=_on_embeddings(arguments) if attacked else None, **settings)
         if attacked and arguments.attack in ON_TEXTS:
@@ -80,6 +103,19 @@ def players_of(arguments, world) -> list[Any]:
         return found
 
     return [player(arguments.model, True), player(arguments.opponent, False)]
+
+
+def _guard(arguments):
+    """Return the guard of the caches, or None."""
+    from ...evaluation.agents import device
+    from ...guard.saving import load_guard
+
+    if arguments.guard is None:
+        return None
+    try:
+        return load_guard(arguments.guard).to(device())
+    except ValueError as error:
+        raise UserError(f"`--guard`: {error}") from error
 
 
 def _on_texts(arguments):

@@ -19,18 +19,18 @@ class Terminated(KeyboardInterrupt):
     status = 128 + signal.SIGTERM
 
 
-def check_new_folder(output: Path) -> None:
+def check_new_folder(output: Path, field: str = "OUT") -> None:
     """
-    Refuse a folder that cannot be made, before any work is spent on its content.
+    Refuse a folder that cannot be made, before any work is spent on its content. Errors name the `field`.
 
     Raises:
         UserError: if `output` is a file or a folder that is not empty, or nothing can be written there.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"`OUT`: {output} is not an empty folder: choose another one, or remove it.")
+        raise UserError(f"`{field}`: {output} is not an empty folder: choose another one, or remove it.")
     if not os.access(home := _home(output), os.W_OK) or not home.is_dir():
         raise UserError(
-            f"`OUT`: {output} cannot be made, because {home} is not a writable folder: choose another one."
+            f"`{field}`: {output} cannot be made, because {home} is not a writable folder: choose another one."
         )
 
 

@@ -14,6 +14,7 @@ from ...training.sharing.results import EpisodeNumbers, Said
 from ..reporting.statistics import mean_interval
 from ..reporting.tables import plain_table
 from .players import Player
+from .sharing import told
 
 # Far from any seed that counts up from 0, so that no episode repeats training data.
 _FIRST_SEED = 3 * 10**6
@@ -81,6 +82,7 @@ def play(
     player: Player,
     opponent: Player | None = None,
     *,
+    share_cache: bool = False,
     transcript: bool = False,
     on_step: Callable[[list[Any]], None] = lambda worlds: None,
 ) -> Iterator[list[EpisodeNumbers]]:
@@ -94,6 +96,7 @@ def play(
             starts of the attack).
         player: Plays all agents that the opponent does not play.
         opponent: Plays the `opponents` of the worlds; if None, `player` plays them, too.
+        share_cache: Whether agents read messages of their peers ([`with_messages`]).
         transcript: Whether to keep the observations and answers of all agents.
         on_step: Called with the running worlds after every reset and every step.
 
@@ -113,7 +116,7 @@ def play(
             episodes = [_begin(world, seed, players) for world, seed in zip(worlds, some, strict=False)]
             on_step([episode.world for episode in episodes])
             while any(episode.world.agents for episode in episodes):
-                _step(episodes, players)
+                _step(episodes, players, share_cache)
                 on_step([episode.world for episode in episodes])
         yield [episode.record(transcript) for episode in episodes]
 
@@ -123,10 +126,10 @@ def _begin(world: Any, seed: int, players: dict[str, Player]) -> _Episode:
     return _Episode(world, seed, dict.fromkeys(world.possible_agents, 0.0), {side: _Side() for side in players})
 
 
-def _step(episodes: list[_Episode], players: dict[str, Player]) -> None:
+def _step(episodes: list[_Episode], players: dict[str, Player], share_cache: bool) -> None:
     """Play one step of every episode that is not over."""
     episodes = [episode for episode in episodes if episode.world.agents]
-    rows = [episode.world.rows() for episode in episodes]
+    rows = [told(episode.world) if share_cache else episode.world.rows() for episode in episodes]
     answers: list[dict[str, str]] = [dict.fromkeys(seen, "") for seen in rows]
     attacked: list[dict[str, Said]] = [{} for _ in rows]
     for side, player in players.items():

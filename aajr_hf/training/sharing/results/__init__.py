@@ -19,6 +19,7 @@ from .comparison import (
     Unregularised,
 )
 from .episodes import EpisodeNumbers, EpisodeResults, EpisodeSettings, Said, Side
+from .guard import GuardNumbers, GuardResults, Leak
 from .monitoring import MonitorHistory, MonitorNumbers, MonitorResults, MonitorSettings, MonitorTest, MovedEmbeddings
 from .parts import (
     AttackTally,
@@ -87,6 +88,9 @@ __all__ = [
     "Evaluation",
     "EvaluationResults",
     "GradientNorms",
+    "GuardNumbers",
+    "GuardResults",
+    "Leak",
     "MatchedPair",
     "Membership",
     "MonitorHistory",

@@ -77,6 +77,8 @@ class EpisodeSettings(TypedDict):
         magnitude: Strength of the shock; None without one.
         temperature: 0 for greedy answers.
         attack: Name of the attack; None without one.
+        share_cache: True if agents read the caches of their peers.
+        guard: Folder of the guard of these caches, if there is one.
         dtype: Type of the weights, if one was asked for.
         triggers: File of the triggers of the attack `trigger`.
         token_trials: Number of texts that the attack `token` tries for each observation.
@@ -95,6 +97,8 @@ class EpisodeSettings(TypedDict):
     magnitude: int | None
     temperature: float
     attack: str | None
+    share_cache: NotRequired[bool]
+    guard: NotRequired[str]
     dtype: NotRequired[str]
     triggers: NotRequired[str]
     token_trials: NotRequired[int]

@@ -1,0 +1,173 @@
+"""`aajr guard`: train a guard of the caches that agents share, and measure what passes it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...environments import WORLDS
+from ..arguments.options import ArgumentParser
+from ..arguments.system_prompts import add_system_prompt, system_prompt_for
+from ..arguments.validators import check_seed
+from ..arguments.worlds import WORLD_HELP, world_for
+from ..common.errors import UserError, user_errors
+from ..common.new_folder import check_new_folder, new_folder
+from ..common.processes import check_alone
+
+if TYPE_CHECKING:
+    from ...guard.guard import CacheGuard
+    from ...guard.links import Links
+    from ...training.sharing.results import GuardResults
+
+DESCRIPTION = """Train a guard of key-value caches that agents share (after LCGuard): it changes each key and value a little, so that a
+peer still reads what it needs, and a decoder no longer reads the private words of the sender. Guard and decoder learn in
+alternating steps; the model stays as it is. Then new decoders are trained on the finished guard: their accuracy is the leakage.
+
+    aajr init-agent outputs/agent --share_cache
+    aajr guard outputs/agent --private owe prefer --beta 1
+    aajr simulate --model outputs/agent --share_cache --guard outputs/guard
+"""
+# Decoders that are trained to measure: three for one link, three for all links.
+_DECODERS = 6
+
+
+def run(argv: list[str]) -> int:
+    parser = ArgumentParser("guard", description=DESCRIPTION)
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="folder of a model or an adapter, or name on the Hub")
+    add(
+        "--private",
+        nargs="+",
+        required=True,
+        metavar="WORD",
+        help="words of an observation whose values an agent keeps to itself: need, prefer, owe in congestion; ground, warden in commons",
+    )
+    add(
+        "--beta",
+        type=float,
+        default=1.0,
+        help="weight of what the decoder knows, in nats, against the loss of the readers (default: %(default)s)",
+    )
+    add(
+        "--links",
+        choices=("one", "all"),
+        default="one",
+        help="what the guard's own decoder sees in training: the cache on one link, or those on all links of a sender (default: one)",
+    )
+    add("--output", type=Path, default=Path("outputs/guard"), help="new folder of the guard (default: %(default)s)")
+    add("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
+    add_system_prompt(parser)
+    add("--agents", type=int, default=10, help="number of agents (default: %(default)s)")
+    add("--bottleneck", type=int, default=16, help="width of the guard in each layer (default: %(default)s)")
+    add(
+        "--steps",
+        type=int,
+        default=600,
+        help="steps of the guard, and of each decoder that measures it (default: %(default)s)",
+    )
+    add("--batch_size", type=int, default=64, help="messages in a step (default: %(default)s)")
+    add("--examples", type=int, default=500, help="held-out senders to measure on (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of messages and weights (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    check_alone("guard")
+    _check(arguments)
+    make_guard(arguments)
+    return 0
+
+
+def _check(arguments) -> None:
+    for name in ("bottleneck", "steps", "batch_size", "examples"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    if not 0 <= arguments.beta < math.inf:
+        raise UserError(f"`--beta` must be a finite number of at least 0; got {arguments.beta}.")
+    check_seed(arguments.seed, "--seed")
+    check_new_folder(arguments.output, "--output")
+
+
+def make_guard(arguments) -> None:
+    """
+    Train the guard, measure it, save it, and print what it takes and costs.
+
+    Raises:
+        UserError: if the model, the world or a private word cannot be used; nothing is written then.
+    """
+    from rich.console import Console
+
+    from ...evaluation.reporting.tables import text_table
+    from ...guard.saving import HEADERS, leak_cells, save_guard
+
+    name = world_for([arguments.model], arguments.environment)
+    links = _links(arguments, name)
+    with new_folder(arguments.output) as whole:
+        guard, results = _trained_and_measured(arguments, name, links)
+        save_guard(guard, results, whole)
+    printed = Console(markup=False)
+    caption = f"Private words of {arguments.examples} held-out senders that new decoders name, in percent."
+    printed.print(text_table(HEADERS, map(leak_cells, results["leakage"]), None, caption, left=2))
+    printed.print(
+        f"Right answers of the readers: {results['raw_success']:.1f} % with raw caches, {results['guarded_success']:.1f} % with "
+        f"guarded ones. Guard: {arguments.output}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _links(arguments, name: str) -> dict[str, Links]:
+    """Return the links of the agents, one of each sender and all of each sender, after a trial."""
+    import numpy as np
+
+    from ...evaluation.agents import load_agent
+    from ...guard.links import Links, PrivateWords
+
+    world = WORLDS[name]
+    if not world.fewest_agents <= arguments.agents <= world.most_agents:
+        raise UserError(
+            f"`--agents` must be from {world.fewest_agents} to {world.most_agents}; got {arguments.agents}."
+        )
+    prompt = system_prompt_for([arguments.model], arguments.system_prompt)
+    try:
+        private = PrivateWords.of(world, arguments.private, arguments.agents)
+    except ValueError as error:
+        raise UserError(str(error).replace("`private`", "`--private`")) from error
+    with user_errors():
+        one = Links(*load_agent(arguments.model), world, arguments.agents, private, False, prompt)
+        next(one.batches(1, np.random.default_rng(0)))
+    return {"one": one, "all": replace(one, all_links=True)}
+
+
+def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tuple[CacheGuard, GuardResults]:
+    from ...guard.decoder import ReconstructionAdversary
+    from ...guard.guard import CacheGuard, cache_widths
+    from ...guard.leakage import OWN, TRAINING, leaks, share_right, streams
+    from ...guard.training import train_guard
+    from ...training.policy.policy import fixed_seed, frozen_parameters
+    from ..common.progress import bars
+
+    taught = links[arguments.links]
+    widths, device = cache_widths(taught.model), taught.model.device
+    batches = taught.batches(arguments.batch_size, streams(arguments.seed, TRAINING))
+    how = {key: getattr(arguments, key) for key in ("examples", "batch_size", "seed")}
+    with bars() as progress, fixed_seed(device, arguments.seed), frozen_parameters(taught.model):
+        task = progress.add_task("Training the guard", total=arguments.steps)
+        guard = CacheGuard(widths, arguments.bottleneck).to(device)
+        decoder = ReconstructionAdversary(widths, taught.private.frequencies, **OWN).to(device)
+        train_guard(
+            guard,
+            decoder,
+            batches,
+            lambda states, sent: taught.reader_losses(states, sent)[0],
+            steps=arguments.steps,
+            beta=arguments.beta,
+            on_step=lambda: progress.advance(task),
+        )
+        guard.eval()
+        task = progress.add_task("Training decoders", total=_DECODERS)
+        leaked = leaks(links, guard, steps=arguments.steps, on_decoder=lambda: progress.advance(task), **how)
+        success = [share_right(links["one"], used, **how) for used in (None, guard)]
+    kept = ("model", "agents", "private", "beta", "links", "bottleneck", "steps", "batch_size", "examples", "seed")
+    results = {"kind": "guard", "world": name} | {key: getattr(arguments, key) for key in kept}
+    results |= {"widths": [list(pair) for pair in widths], "raw_success": success[0], "guarded_success": success[1]}
+    return guard, results | {"leakage": leaked}

@@ -1,0 +1,105 @@
+"""What a new decoder learns of private words from caches, and what it costs the readers to guard them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ..training.policy.policy import fixed_seed, frozen_parameters
+from ..training.sharing.results import Leak
+from .decoder import ReconstructionAdversary
+from .guard import CacheGuard, cache_widths
+from .links import Links
+from .training import pass_on, train_decoder
+
+# The sizes of a guard's own decoder, and those of one that is larger.
+OWN = {"width": 64, "layers": 1}
+ADAPTIVE = {"width": 128, "layers": 2}
+# Seeds of the messages, beside the user's: to train on, to measure on.
+TRAINING, HELD_OUT, FRESH = 0, 1, 2
+
+
+def streams(seed: int, purpose: int) -> np.random.Generator:
+    """Return the generator of the messages for one purpose. Different purposes have different messages."""
+    return np.random.default_rng([seed, purpose])
+
+
+def share_right(links: Links, guard: CacheGuard | None, *, examples: int, batch_size: int, seed: int) -> float:
+    """Return the share of the readers, in percent, whose likeliest answer is the right one on held-out messages."""
+    right: list[bool] = []
+    with torch.no_grad():
+        for sent in links.batches(batch_size, streams(seed, HELD_OUT)):
+            right += links.reader_losses(pass_on(guard, sent.states), sent)[1].tolist()
+            if len(right) >= examples:
+                return 100 * sum(right[:examples]) / examples
+    raise AssertionError("unreachable: messages have no end")
+
+
+def share_decoded(
+    links: Links,
+    guard: CacheGuard | None,
+    sizes: dict[str, int],
+    *,
+    steps: int,
+    examples: int,
+    batch_size: int,
+    seed: int,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[list[float], list[float]]:
+    """
+    Train a fresh decoder on what a frozen guard lets pass, and ask it for the private words of held-out senders.
+
+    Args:
+        guard: The guard; None for raw caches.
+        sizes: Arguments `width` and `layers` of the [`ReconstructionAdversary`].
+        steps: Steps of the training, of `batch_size` messages.
+        examples: Number of held-out senders.
+
+    Returns:
+        For each private word, the share of the senders in percent whose value the decoder names, and the share that the
+        best constant guess names, which needs no cache.
+    """
+    device = links.model.device
+    with fixed_seed(device, seed), frozen_parameters(links.model):
+        decoder = ReconstructionAdversary(cache_widths(links.model), links.private.frequencies, **sizes).to(device)
+        batches = itertools.islice(links.batches(batch_size, streams(seed, FRESH)), steps)
+        train_decoder(decoder, guard, batches, on_step=on_step)
+    named, secrets = [], []
+    with torch.no_grad():
+        for sent in links.batches(batch_size, streams(seed, HELD_OUT)):
+            logits = decoder(pass_on(guard, sent.states), sent.mask, sent.links)
+            named += torch.stack([each.argmax(dim=1) for each in logits], dim=1).tolist()
+            secrets += sent.secrets.tolist()
+            if len(secrets) >= examples:
+                break
+    said, true = (np.array(rows[:examples]) for rows in (named, secrets))
+    chance = [100 * float(np.bincount(column).max()) / examples for column in true.T]
+    return (100 * (said == true).mean(axis=0)).tolist(), chance
+
+
+def leaks(
+    links: dict[str, Links], guard: CacheGuard, *, on_decoder: Callable[[], None] = lambda: None, **how
+) -> list[Leak]:
+    """
+    Measure how well fresh decoders name each private word: over one link and over all, without the guard and with it.
+
+    Args:
+        links: `one` and `all` links of the same agents.
+        on_decoder: Called after each decoder; there are three for each entry of `links`.
+        how: Arguments `steps`, `examples`, `batch_size`, `seed` of [`share_decoded`].
+    """
+    found: list[Leak] = []
+    for name, each in links.items():
+        shares = []
+        for guarded, sizes in ((None, OWN), (guard, OWN), (guard, ADAPTIVE)):
+            decoded, chance = share_decoded(each, guarded, sizes, **how)
+            shares.append(decoded)
+            on_decoder()
+        for word, least, raw, fresh, adaptive in zip(each.private.words, chance, *shares, strict=True):
+            found.append(
+                {"word": word, "links": name, "chance": least, "raw": raw, "fresh": fresh, "adaptive": adaptive}
+            )
+    return found

@@ -1,0 +1,80 @@
+"""Private words and what is sent: values, shares, chance."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from aajr_hf.environments import WORLDS
+from aajr_hf.guard import leakage
+from aajr_hf.guard.caches import answer_logits
+from aajr_hf.guard.guard import CacheGuard, cache_widths
+from aajr_hf.guard.links import Links, PrivateWords
+from tests.support.small_agents import TOKENIZER, model
+
+WORLD = WORLDS["congestion"]
+PRIVATE = PrivateWords.of(WORLD, ["prefer", "owe"], 4)
+
+
+@pytest.fixture(scope="module")
+def links():
+    return Links(model(), TOKENIZER, WORLD, 4, PRIVATE)
+
+
+def test_private_words_know_their_values_and_how_often_they_occur():
+    routes, peers = PRIVATE.shares
+    assert set(routes) == set("abcd") and set(peers) == {"1", "2", "3"}
+    assert sum(routes.values()) == pytest.approx(1)
+    # All values are equally likely in this world.
+    assert max(routes.values()) < 0.28 and max(peers.values()) < 0.36
+    assert PRIVATE.frequencies == [list(routes.values()), list(peers.values())]
+    first, second = list(routes)[0], list(peers)[1]
+    message = f"need 2 prefer {first} owe {second} capacity 3 demands 1 2 3"
+    assert PRIVATE.encode(message) == [0, 1]
+    assert PRIVATE.encode(message.replace(f"owe {second}", "owe 9")) == [0, 3]
+
+
+@pytest.mark.parametrize("words", [["owes"], ["demands"], ["owe", "owe"]])
+def test_words_that_are_not_private_are_refused(words):
+    with pytest.raises(ValueError, match="`private` must be different words .* need, prefer, owe; got"):
+        PrivateWords.of(WORLD, words, 4)
+
+
+@pytest.mark.parametrize(("all_links", "senders", "per_sender"), [(False, 6, 1), (True, 2, 3)])
+def test_a_batch_holds_so_many_messages(links, all_links, senders, per_sender):
+    every = Links(links.model, TOKENIZER, WORLD, 4, PRIVATE, all_links)
+    sent = next(every.batches(6, np.random.default_rng(0)))
+    assert sent.secrets.shape == (senders, 2) and sent.links == per_sender
+    assert len(sent.mask) == len(sent.own) == len(sent.answers) == senders * per_sender
+    assert all(answer[-1] == TOKENIZER.eos_token_id for answer in sent.answers)
+    assert len(next(every.batches(1, np.random.default_rng(0))).secrets) == 1
+
+
+def test_the_readers_loss_reaches_the_guard_and_is_that_of_the_answers(links):
+    sent = next(links.batches(3, np.random.default_rng(0)))
+    guard = CacheGuard(cache_widths(links.model), 2)
+    loss, right = links.reader_losses(guard(sent.states), sent)
+    (gradient,) = torch.autograd.grad(loss, guard.values[0].outer.weight)
+    assert gradient.abs().sum() > 0 and right.tolist() == [False] * 3
+    assert 1 < loss.item() < 10
+    # Answers of one token: those that the model gives are right.
+    logits, labels = answer_logits(links.model, sent.states, sent.mask, sent.own, [[0]] * 3, 0)
+    said = [[int(row.argmax(dim=-1)[where != -100])] for row, where in zip(logits, labels, strict=True)]
+    assert links.reader_losses(sent.states, replace(sent, answers=[said[0], said[1], [0]]))[1].tolist() == [
+        True,
+        True,
+        said[2] == [0],
+    ]
+
+
+def test_chance_is_the_most_frequent_value_of_those_who_are_asked(links):
+    _, chance = leakage.share_decoded(
+        links, None, {"width": 8, "layers": 1}, steps=1, examples=7, batch_size=4, seed=0
+    )
+    sent = links.batches(4, leakage.streams(0, leakage.HELD_OUT))
+    secrets = torch.cat([batch.secrets for batch in itertools.islice(sent, 2)])[:7]
+    assert chance == [pytest.approx(100 * max(secrets[:, i].bincount()) / 7) for i in range(2)]

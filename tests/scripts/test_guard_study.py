@@ -1,0 +1,46 @@
+"""scripts/guard_study.py: what it runs, and its page."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import guard_study
+
+
+def test_each_beta_has_a_guard_of_one_link_and_one_of_all(tmp_path, monkeypatch):
+    ran = []
+
+    def run_command(command, folder):
+        ran.append(command)
+        folder.mkdir(parents=True)
+        if command[0] == "init-agent":
+            (folder / "config.json").write_text("{}")
+            return
+        beta, links = (command[command.index(option) + 1] for option in ("--beta", "--links"))
+        left = 90.0 - 50 * float(beta)
+        leakage = [
+            {"word": word, "links": seen, "chance": 25.0, "raw": 99.0, "fresh": left, "adaptive": left + 1}
+            for word in ("owe", "prefer")
+            for seen in ("one", "all")
+        ]
+        run = {"links": links, "beta": float(beta), "raw_success": 98.0, "guarded_success": 97.0, "leakage": leakage}
+        (folder / "guard.json").write_text(json.dumps(run | {"model": "a/agent", "examples": 500, "steps": 600}))
+
+    monkeypatch.setattr(guard_study, "run_command", run_command)
+    few = ["--betas", "1", "0", "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["guard_study.py", *few])
+    guard_study.main()
+    assert ran[0][:1] == ["init-agent"] and "--share_cache" in ran[0]
+    asked = [(c[c.index("--links") + 1], c[c.index("--beta") + 1]) for c in ran[1:]]
+    assert asked == [("one", "0.0"), ("one", "1.0"), ("all", "0.0"), ("all", "1.0")]
+    page = (tmp_path / "out" / "guard.md").read_text()
+    assert "| no guard |  | 98.0 | 99.0 | 99.0 | 99.0 | 99.0 |" in page
+    assert "| all | 1 | 97.0 | 41.0 | 41.0 | 41.0 | 41.0 |" in page and "| chance |  |  | 25.0 |" in page
+    assert (tmp_path / "out" / "guard.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "out" / "guard.json").read_text())[0]["model"] == "agent"
+    # Nothing twice.
+    ran.clear()
+    guard_study.main()
+    assert ran == [] and Path(tmp_path / "out" / "guard.md").read_text() == page
