@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ...training.config.recipe import RECIPE, recipe_in
 from ...training.data.formats.table import FORMATS
 from ...training.data.sources import DataArguments, load_data
+from ..common.errors import user_errors
 
 DATA_OPTIONS = ("dataset_config", "dataset_format", "dataset_split", "skip_invalid_rows")
 
@@ -45,3 +48,26 @@ def rows_asked_for(arguments, dataset_name: str, split: str) -> list[dict[str, A
     if name is None:
         name = next(iter(found.splits)) if len(found.splits) == 1 else split
     return list(found.read(name, "dataset_split"))
+
+
+def trained_on(arguments, models: dict[str, str]) -> list[str]:
+    """
+    Return the names of the agents, given by name and folder, whose recipe trains on the rows of `--dataset_name`: on the
+    same file, or on the split that `--dataset_split` names.
+
+    Raises:
+        UserError: if a recipe cannot be read.
+    """
+    found = []
+    for name, folder in models.items():
+        with user_errors():
+            recipe = recipe_in(Path(folder)) if (Path(folder) / RECIPE).is_file() else {}
+        data = recipe.get("dataset_name")
+        if data is None or recipe.get("dataset_config") != arguments.dataset_config:
+            continue
+        asked = Path(arguments.dataset_name)
+        is_file = asked.is_file()
+        is_same = arguments.dataset_name == data or is_file and asked.resolve() == Path(data).resolve()
+        if is_same and (is_file or arguments.dataset_split == recipe.get("dataset_train_split", "train")):
+            found.append(name)
+    return found

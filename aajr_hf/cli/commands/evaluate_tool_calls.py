@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..arguments.measurement import ALL, ONLY_ON_CALLS, triggers_of
 from ..arguments.options import ArgumentParser
 from ..arguments.placement import placement_of, recorded_placement
 from ..arguments.threat import threat_of
-from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for
+from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for, trained_on
 from ..common.errors import UserError, user_errors
 from ..common.measuring import load_agents, measure_each, weights_of
 from ..common.processes import is_first
@@ -104,6 +105,12 @@ def evaluate(models: dict[str, str], arguments) -> None:
         injections=arguments.injections,
         triggers=triggers_of(arguments),
     )
+    if trained := trained_on(arguments, models):
+        print(
+            f"warning: {', '.join(trained)} trained on these rows: the success will be too high. Give `--dataset_name` rows "
+            "that are not in the training data.",
+            file=sys.stderr,
+        )
     rows, given = _rows(arguments)
     column = class_column_of(arguments, models.values())
     classes = [] if column is None else classes_of(given, column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import sys
 import time
@@ -111,10 +112,10 @@ def push(folder: Path, repo: str, private: bool | None) -> str:
             raise UserError(f"`REPO`: {hub_message(error)}") from error
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             answer = refusal(error)
-            if not _passes(error, answer):
-                status = None if answer is None else answer.response.status_code
-                who = "" if answer is None else "The Hub rejects the upload: "
-                raise UserError(f"{who}{hub_message(error)}{_HINTS.get(status, '')}") from error
+            status = _status(error, answer)
+            if not _passes(error, status):
+                who = "" if status is None else "The Hub rejects the upload: "
+                raise UserError(f"{who}{hub_message(error)}{_HINTS.get(status, '')}{_xet_hint(error)}") from error
             wait = _wait(attempt, answer)
             print(
                 f"The upload is not complete ({hub_message(error)}); retry in {wait:g} s. Press Ctrl-C to stop.",
@@ -124,12 +125,27 @@ def push(folder: Path, repo: str, private: bool | None) -> str:
     raise AssertionError("unreachable")
 
 
-def _passes(error: Exception, answer) -> bool:
+def _status(error: Exception, answer) -> int | None:
+    """Return the HTTP status of the Hub's answer; None if there was no answer."""
+    if answer is not None:
+        return answer.response.status_code
+    # The client of the Xet storage raises a ConnectionError whose text alone has the status.
+    found = re.search(r"HTTP status (?:client|server) error \((\d{3})", str(error.__cause__ or error))
+    return int(found[1]) if found else None
+
+
+def _xet_hint(error: Exception) -> str:
+    return (
+        ": for a Hub without Xet storage, set HF_HUB_DISABLE_XET=1" if "/xet-" in str(error.__cause__ or error) else ""
+    )
+
+
+def _passes(error: Exception, status: int | None) -> bool:
     """Return whether the same upload can succeed later."""
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-    if answer is not None:
-        return answer.response.status_code in _PASSING or answer.response.status_code >= 500
+    if status is not None:
+        return status in _PASSING or status >= 500
     # The client wraps errors in the upload of large files.
     cause = error.__cause__ if isinstance(error, RuntimeError) else error
     return isinstance(cause, HTTPError | ConnectionError | TimeoutError) and not isinstance(

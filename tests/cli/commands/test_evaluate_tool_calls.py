@@ -146,6 +146,13 @@ def test_a_row_that_cannot_be_used_is_named_before_a_model_is_loaded(data, tmp_p
     assert "nowhere" in fails(capsys, *asked, "--skip_invalid_rows")
 
 
+def test_rows_that_an_agent_was_trained_on_are_warned_of(data, tmp_path, capsys):
+    (tmp_path / "agent").mkdir()
+    (tmp_path / "agent" / RECIPE).write_text(yaml.safe_dump({"dataset_name": str(data)}))
+    assert main(["evaluate", f"mine={tmp_path / 'agent'}", "--dataset_name", str(data)]) == 2  # it has no weights
+    assert "warning: mine trained on these rows: the success will be too high." in capsys.readouterr().err
+
+
 def test_parameters_that_are_no_schema_are_named(tmp_path, capsys):
     for number, (parameters, words) in enumerate(
         (({"$schema": ["a"]}, "`$schema` must be a string"), ({"type": 1}, "at type"))

@@ -60,7 +60,7 @@ WRONG = {
     "a list cut off": "a.json is a JSON list that cannot be read from line 1 on",
     "a folder that is not there": "there is no file or folder",
     "no questions": "holds no file of questions: give a folder with files X.json and X.answers.json",
-    "no answers": "there are no answers to",
+    "no answers": "for rows of another format, set `dataset_format` to auto",
     "the wrong format": "6 of 6 rows are invalid: a.jsonl line 1: needs `conversations`, a list",
     "broken parquet": "a.parquet cannot be loaded",
     "no name": "is empty",

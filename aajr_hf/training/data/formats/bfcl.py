@@ -34,7 +34,7 @@ def bfcl_files(path: Path) -> list[Path]:
     if not any(answers_of(file).is_file() for file in files):
         raise ValueError(
             f"there are no answers to {files[0]}: put them beside it, as {files[0].stem}.answers.json or "
-            f"possible_answer/{files[0].name}"
+            f"possible_answer/{files[0].name}; for rows of another format, set `dataset_format` to auto"
         )
     return files
 
