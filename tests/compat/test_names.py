@@ -20,7 +20,7 @@ PACKAGE = Path(aajr_hf.__file__).parent
 # Of named tuples, whose documentation has them.
 PUBLIC = {"_asdict", "_replace", "_fields", "_make"}
 # Names in the table that objects of the package, or public objects, have as well.
-OF_OTHERS = {"__init__", "aux_loss", "chat_template", "loss_type", "padding_free", "temperature"}
+OF_OTHERS = {"__init__", "aux_loss", "beta", "chat_template", "loss_type", "padding_free", "temperature"}
 
 
 def is_private(name: object) -> bool:
