@@ -27,7 +27,7 @@ EVALUATION = "evaluation"
 _PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets", "torch")
 _SETTINGS = (
     *("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_scope", "perturbed_tokens", "ascent_steps"),
-    *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "regularizer_lambda"),
+    *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "lambda_mode", "regularizer_lambda"),
     *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
     *("penalty_radius", "sensitivity_floor", "long_tail_alpha", "rollback_tolerance"),
 )
