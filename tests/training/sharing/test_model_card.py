@@ -14,7 +14,9 @@ from tests.support.results import as_results, make_run, trust
 @pytest.fixture
 def evaluated(tmp_path):
     """A folder of a run, and `write(results) -> card` for an evaluation of it."""
-    (tmp_path / "recipe.yaml").write_text("model_name_or_path: someone/model\nenvironment: congestion\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "model_name_or_path: someone/model\nenvironment: congestion\nlambda_mode: relative\n"
+    )
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
@@ -42,6 +44,7 @@ def test_the_table_has_intervals_attacks_threat_model_and_trust(evaluated):
     assert "what none of these attacks breaks: margin, tempered nll." in card.text
     assert "Threat model: l2 ball over the whole prompt, radius 1x = 0.4 mean embedding norms." in card.text
     assert "The success under attack can be trusted: this agent passes all checks of the attack." in card.text
+    assert "| `lambda_mode` | relative |" in card.text and "| `regularizer_lambda` |" in card.text
     assert "(evaluation/worst_case.png)" in card.text and "Amplification along the ascent" in card.text
     values = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert values["success (nominal) %"] == 81.3 and values["success (worst case, 1x training radius) %"] == 70.1
