@@ -94,7 +94,8 @@ class TrainingProgress(TrainerCallback):
 
     def _step_under_way(self) -> str:
         # The first step of a large model may take minutes.
-        return f"step {self._state.global_step + 1}/{self._state.max_steps} is running"
+        done, steps = self._state.global_step, self._state.max_steps
+        return f"step {done + 1}/{steps} is running" if done < steps else f"all {steps} steps are done, saving"
 
     def _where(self, state) -> str:
         step = f"step {state.global_step}/{state.max_steps}"

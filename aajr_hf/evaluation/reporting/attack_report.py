@@ -81,13 +81,14 @@ def attack_tables(results: EvaluationResults) -> list[Table]:
     """Return rich tables of the attacks, the token attack, what prompts share and the failed checks, without empty tables."""
     tables = []
     headers, rows = attack_cells(results)
-    if rows:
+    shown = [row for row in rows if _broke(row)]
+    if shown:
         what = "exact calls" if results["kind"] == "tool_calls" else "success"
         caption = (
             "broken: examples that the attack broke / examples left by smaller radii and the attacks above.\n"
             f"left: {what} in percent after this attack and all above. Attacks that broke nothing are not shown."
         )
-        two_lines, shown = ["\n".join(header) for header in headers], [row for row in rows if _broke(row)]
+        two_lines = ["\n".join(header) for header in headers]
         tables.append(text_table(two_lines, _without_repeats(shown), ATTACKS_TITLE, caption, left=2, gap=0))
     headers, rows = token_cells(results)
     if rows:

@@ -31,6 +31,9 @@ _SETTINGS = (
     *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
     *("penalty_radius", "sensitivity_floor", "long_tail_alpha", "rollback_tolerance"),
 )
+_TOOLS = """tools = [  # those that the agent may call
+    {"type": "function", "function": {"name": "your_tool", "parameters": {"type": "object", "properties": {}}}},
+]"""
 _METHODS = {"AAJRDPOTrainer": "dpo", GRPO_TRAINER: "grpo"}
 CITATION = """@article{mumcu2026aajr,
     title  = {{Adversarially-Aligned Jacobian Regularization}},
@@ -124,7 +127,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         name=repo_id.split("/")[-1],
         base=(base if is_hub_name(base) else Path(base).name) or "A model without a name",
         local_base=is_adapter and base != "" and not is_hub_name(base),
-        snippet=_snippet(repo_id, is_adapter),
+        snippet=_snippet(repo_id, is_adapter, on_tools),
         results=_section(results),
         plots=[
             {"stem": file.stem.replace("_", " "), "path": f"{EVALUATION}/{file.name}"}
@@ -170,11 +173,13 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _snippet(repo_id: str, is_adapter: bool) -> str:
+def _snippet(repo_id: str, is_adapter: bool, on_tools: bool) -> str:
     library, name = ("peft", "AutoPeftModelForCausalLM") if is_adapter else ("transformers", "AutoModelForCausalLM")
     imports = ["from transformers import AutoTokenizer", f"from {library} import {name}"]
     if not is_adapter:
         imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    # An agent that calls tools has to be offered some.
+    offer = "tools=tools, " if on_tools else ""
     return "\n".join(
         [
             *imports,
@@ -182,9 +187,10 @@ def _snippet(repo_id: str, is_adapter: bool) -> str:
             f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")',
             f'model = {name}.from_pretrained("{repo_id}")',
             'observation = [{"role": "user", "content": "What you observe ..."}]',
-            'inputs = tokenizer.apply_chat_template(observation, add_generation_prompt=True, return_tensors="pt", '
-            "return_dict=True)",
-            "answer = model.generate(**inputs, max_new_tokens=32)",
+            *([_TOOLS] if on_tools else []),
+            f"inputs = tokenizer.apply_chat_template(observation, {offer}add_generation_prompt=True, "
+            'return_tensors="pt", return_dict=True)',
+            f"answer = model.generate(**inputs, max_new_tokens={256 if on_tools else 32})",
             'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
         ]
     )

@@ -85,6 +85,8 @@ def test_from_rows_to_a_report_and_a_model_card(folder, data, tmp_path, capsys):
     )
     assert "(evaluation/tool_calls.png)" in card.text and "worst_case.png" not in card.text
     assert "Not evaluated yet" not in card.text
+    snippet = card.text.split("```python\n")[1].split("```")[0]
+    assert "apply_chat_template(observation, tools=tools, " in snippet and compile(snippet, "snippet", "exec")
     values = {result.metric_name: result.metric_value for result in card.data.eval_results}
     assert values["exact tool calls (nominal) %"] == 100
 

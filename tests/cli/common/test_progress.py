@@ -77,6 +77,8 @@ def test_a_long_step_is_said_to_be_under_way(capsys, monkeypatch):
             time.sleep(0.05)
             said += capsys.readouterr().err
         assert time.monotonic() < deadline
+        state.global_step = 10
+        assert shown._step_under_way() == "all 10 steps are done, saving"
 
 
 @pytest.mark.slow
