@@ -126,7 +126,8 @@ def test_train_and_evaluate_end_to_end(agent, tmp_path, capsys):
     recipe = str(ROOT / "recipes" / "congestion" / "aajr.yaml")
     trained, report = tmp_path / "aajr", tmp_path / "report"
     where = ["--model_name_or_path", str(agent), "--output_dir", str(trained), *FAST]
-    assert main(["train", "--config", recipe, *where, "--amplification_budget", "5", "--ema_decay", "0.9"]) == 0
+    budget = ["--amplification_budget", "5", "--lambda_mode", "absolute"]
+    assert main(["train", "--config", recipe, *where, *budget, "--ema_decay", "0.9"]) == 0
     assert AutoModelForCausalLM.from_pretrained(trained).num_parameters() > 1e6
     adapter = tmp_path / "lora"
     where = ["--model_name_or_path", str(agent), "--output_dir", str(adapter)]

@@ -57,7 +57,7 @@ def test_measures_writes_and_takes_what_it_measured(runs, tmp_path, capsys):
     assert mismatches(json.loads((output / "results.json").read_text()), RobustnessResults) == []
     assert [run["method"] for run in comparison["runs"].values()] == ["base", "sft", "aajr"]
     aajr = comparison["runs"]["aajr"]
-    assert (aajr["regularizer_lambda"], aajr["epsilon"], aajr["seed"], aajr["examples"]) == (6e-5, 0.25, 0, 4)
+    assert (aajr["regularizer_lambda"], aajr["epsilon"], aajr["seed"], aajr["examples"]) == (0.03, 0.25, 0, 4)
     assert aajr["gradient_norm"]["values"] == 2 and aajr["train_seconds"] > 0
     assert comparison["differing_settings"] == {}
     assert all(sentence in printed for sentence in comparison["sentences"]) and "comparison.html" in printed

@@ -9,6 +9,7 @@ import pytest
 from aajr_hf.cli.main import main
 from aajr_hf.evaluation.processes import gathered, my_share
 from tests.support import ROOT
+from tests.support.forked import run_together
 from tests.support.tool_callers import ROWS, caller
 
 STORED = str(ROOT / "docs" / "results" / "agents" / "congestion")
@@ -54,11 +55,10 @@ def test_two_processes_evaluate_tool_calls_as_one(tmp_path, monkeypatch):
         "universal",
         "injection",
     ]
-    results = {}
-    for name, launch in (("one", []), ("two", TWO)):
-        command = ["evaluate", f"caller={tmp_path / 'caller'}", "--dataset_name", str(tmp_path / "calls.jsonl"), *few]
-        assert main([*command, "--output", str(tmp_path / name), *launch]) == 0
-        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+    command = ["evaluate", f"caller={tmp_path / 'caller'}", "--dataset_name", str(tmp_path / "calls.jsonl"), *few]
+    assert main([*command, "--output", str(tmp_path / "one")]) == 0
+    run_together(tmp_path / "ranks", "aajr_hf", *command, "--output", tmp_path / "two")
+    results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")}
     run = results["one"]["runs"]["caller"]
     assert run["worst_case_exact"]["0.5"] > 0 and run["text_attacks"]["injection"]["plain"]["rows"] > 0
     assert results["two"] == results["one"]
@@ -72,9 +72,13 @@ def test_two_processes_play_the_episodes_of_one(tmp_path, monkeypatch):
     short = ["--episodes", "5", "--agents", "4", "--steps", "2", "--batch_size", "8", "--transcript"]
     drawn = ["--temperature", "1", "--attack", "random", "--epsilon", "0.2"]
     files = []
-    for name, launch in (("one", []), ("two", TWO)):
+    for name in ("one", "two"):
         output = ["--output", str(tmp_path / name), "--picture", str(tmp_path / name / "episode.png")]
-        assert main(["simulate", "--model", STORED, *short, *drawn, *output, *launch]) == 0
+        command = ["simulate", "--model", STORED, *short, *drawn, *output]
+        if name == "one":
+            assert main(command) == 0
+        else:
+            run_together(tmp_path / "ranks", "aajr_hf", *command)
         files.append((tmp_path / name / "episodes.jsonl").read_bytes())
         assert (tmp_path / name / "episode.png").is_file()
     assert files[0] == files[1] and files[0].count(b"\n") == 5

@@ -302,3 +302,47 @@ def test_the_order_of_the_radii_does_not_matter(agent, monkeypatch):
         for multiples in ((0.5, 1.0, 1.5), (1.5, 0.5, 1.0))
     )
     assert one == other
+
+
+@pytest.mark.slow
+def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monkeypatch):
+    @dataclass(frozen=True)
+    class Far:
+        name: str = "far"
+        from_others = False
+        every_example = False
+
+        def __call__(self, search):
+            search.visit(search.to_boundary(torch.ones_like(search.target.origin)), search.all_rows)
+
+    monkeypatch.setitem(ATTACKS, "far", Far())
+    settings = replace(SMALL, attacks=("far",), threat=ThreatModel(epsilon=2.0), power_iterations=2)
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS, settings)
+    assert list(numbers["attacks"]) == ["far"] and numbers["attacks"]["far"]["attacked"]["0.5"] == len(ROWS)
+    assert numbers["attacks"]["far"]["success"] == pytest.approx(numbers["worst_case_success"])
+    # By hand: the same number at each place of the prompt, so long in all.
+    for multiple in (0.5, 1.0, 1.5):
+        left = 0
+        for row in ROWS:
+            batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, [row], candidates=True), "prompt")
+            target = Target(agent, batch)
+            ones = torch.ones_like(target.origin) * batch.perturbable[..., None]
+            right = [
+                float(target.outcome(m * 2.0 * target.scale * ones / ones.norm()).greedy)
+                for m in (0.5, 1.0, 1.5)
+                if m <= multiple
+            ]
+            left += min(right)
+        assert numbers["worst_case_success"][f"{multiple:g}"] == pytest.approx(100 * left / len(ROWS))
+
+
+@pytest.mark.slow
+def test_the_embedding_norm_is_the_mean_over_the_prompts(agent, monkeypatch):
+    without_rules(monkeypatch)
+    settings = replace(SMALL, attacks=("random",), power_iterations=2, multiples=(1.0,))
+    norms = []
+    for row in ROWS:
+        prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        norms.append(agent.get_input_embeddings()(torch.tensor(prompt)).detach().norm(dim=-1).mean().item())
+    numbers = evaluate_agent(agent, TOKENIZER, ROWS, settings)
+    assert numbers["embedding_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-5)

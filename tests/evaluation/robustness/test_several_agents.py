@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,24 +11,19 @@ from aajr_hf.evaluation.agents import Agent, why_not
 from aajr_hf.evaluation.attacks.run import UnderAttack
 from aajr_hf.evaluation.attacks.suite import ATTACKS
 from aajr_hf.evaluation.attacks.target import Target
-from aajr_hf.evaluation.attacks.threat_model import ThreatModel
 from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.evaluation.robustness.evaluate import (
     _of_same_tokens,
-    evaluate_agent,
     evaluate_agents,
     progress_steps,
 )
-from aajr_hf.training.data.batch import AgentBatch
-from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.models.base_agent import train_tokenizer
-from tests.support.several_agents import SEVERAL, agents_and_sources, several, without_rules
+from tests.support.several_agents import SEVERAL, agents_and_sources, several
 from tests.support.short_amplification import make_rough
 from tests.support.small_agents import (
     COPYING_ROWS,
     COPYING_TOKENIZER,
     ROWS,
-    SMALL,
     TOKENIZER,
     copying,
     model,
@@ -137,38 +132,6 @@ def test_a_transfer_needs_the_same_tokens_and_width():
     assert "different tokens" in why_not(Agent("", "", model(COPYING_TOKENIZER), COPYING_TOKENIZER), agent, ROWS)
 
 
-@pytest.mark.slow
-def test_a_further_attack_is_one_object_and_shows_up_in_the_results(agent, monkeypatch):
-    @dataclass(frozen=True)
-    class Far:
-        name: str = "far"
-        from_others = False
-        every_example = False
-
-        def __call__(self, search):
-            search.visit(search.to_boundary(torch.ones_like(search.target.origin)), search.all_rows)
-
-    monkeypatch.setitem(ATTACKS, "far", Far())
-    settings = replace(SMALL, attacks=("far",), threat=ThreatModel(epsilon=2.0), power_iterations=2)
-    numbers = evaluate_agent(agent, TOKENIZER, ROWS, settings)
-    assert list(numbers["attacks"]) == ["far"] and numbers["attacks"]["far"]["attacked"]["0.5"] == len(ROWS)
-    assert numbers["attacks"]["far"]["success"] == pytest.approx(numbers["worst_case_success"])
-    # By hand: the same number at each place of the prompt, so long in all.
-    for multiple in (0.5, 1.0, 1.5):
-        left = 0
-        for row in ROWS:
-            batch = AgentBatch.from_inputs(encode_examples(TOKENIZER, [row], candidates=True), "prompt")
-            target = Target(agent, batch)
-            ones = torch.ones_like(target.origin) * batch.perturbable[..., None]
-            right = [
-                float(target.outcome(m * 2.0 * target.scale * ones / ones.norm()).greedy)
-                for m in (0.5, 1.0, 1.5)
-                if m <= multiple
-            ]
-            left += min(right)
-        assert numbers["worst_case_success"][f"{multiple:g}"] == pytest.approx(100 * left / len(ROWS))
-
-
 def test_perturbations_are_handed_over_between_models_that_read_the_same():
     batch = read_batch(COPYING_TOKENIZER, COPYING_ROWS[::5], "prompt", torch.device("cpu"))
     same, *others = (
@@ -183,15 +146,3 @@ def test_perturbations_are_handed_over_between_models_that_read_the_same():
     }
     groups = [list(group) for group in _of_same_tokens(models)]
     assert groups == [["one", "same"], ["ids"], ["moved"], ["labels"]]
-
-
-@pytest.mark.slow
-def test_the_embedding_norm_is_the_mean_over_the_prompts(agent, monkeypatch):
-    without_rules(monkeypatch)
-    settings = replace(SMALL, attacks=("random",), power_iterations=2, multiples=(1.0,))
-    norms = []
-    for row in ROWS:
-        prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
-        norms.append(agent.get_input_embeddings()(torch.tensor(prompt)).detach().norm(dim=-1).mean().item())
-    numbers = evaluate_agent(agent, TOKENIZER, ROWS, settings)
-    assert numbers["embedding_norm"] == pytest.approx(sum(norms) / len(norms), rel=1e-5)
