@@ -20,16 +20,20 @@ FEW = ["--examples", "6", "--batch_size", "2", "--attack_steps", "2", "--multipl
 ATTACKS = ["--attacks", "nll", "universal", "from_others", "token"]
 
 
+def one_and_two(command: list[str], folder) -> dict[str, dict]:
+    """The results of an evaluation by one process, and by two that have joined."""
+    assert main([*command, "--output", str(folder / "one")]) == 0
+    run_together(folder / "ranks", "aajr_hf", *command, "--output", folder / "two")
+    return {name: json.loads((folder / name / "results.json").read_text()) for name in ("one", "two")}
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_evaluate_as_one(agent, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    results = {}
-    for name, launch in (("one", []), ("two", TWO)):
-        command = ["evaluate", f"stored={STORED}", f"random={agent}", "--env", "congestion", *ATTACKS, *FEW]
-        assert main([*command, "--output", str(tmp_path / name), *launch]) == 0
-        results[name] = json.loads((tmp_path / name / "results.json").read_text())
-        assert (tmp_path / name / "report.html").is_file()
+    command = ["evaluate", f"stored={STORED}", f"random={agent}", "--env", "congestion", *ATTACKS, *FEW]
+    results = one_and_two(command, tmp_path)
+    assert all((tmp_path / name / "report.html").is_file() for name in results)
     stored = results["one"]["runs"]["stored"]
     assert stored["nominal_success"] > 50 and 0 < stored["worst_case_success"]["0.5"] < 100
     assert {"token_attack", "shared_directions"} <= stored.keys()
@@ -43,22 +47,10 @@ def test_two_processes_evaluate_tool_calls_as_one(tmp_path, monkeypatch):
     for part in caller():
         part.save_pretrained(tmp_path / "caller")
     (tmp_path / "calls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    few = [
-        "--batch_size",
-        "3",
-        "--attack_steps",
-        "2",
-        "--multiples",
-        "0.5",
-        "--attacks",
-        "nll",
-        "universal",
-        "injection",
-    ]
+    few = ["--batch_size", "3", "--attack_steps", "2", "--multiples", "0.5"]
+    few += ["--attacks", "nll", "universal", "injection"]
     command = ["evaluate", f"caller={tmp_path / 'caller'}", "--dataset_name", str(tmp_path / "calls.jsonl"), *few]
-    assert main([*command, "--output", str(tmp_path / "one")]) == 0
-    run_together(tmp_path / "ranks", "aajr_hf", *command, "--output", tmp_path / "two")
-    results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")}
+    results = one_and_two(command, tmp_path)
     run = results["one"]["runs"]["caller"]
     assert run["worst_case_exact"]["0.5"] > 0 and run["text_attacks"]["injection"]["plain"]["rows"] > 0
     assert results["two"] == results["one"]
@@ -72,13 +64,9 @@ def test_two_processes_play_the_episodes_of_one(tmp_path, monkeypatch):
     short = ["--episodes", "5", "--agents", "4", "--steps", "2", "--batch_size", "8", "--transcript"]
     drawn = ["--temperature", "1", "--attack", "random", "--epsilon", "0.2"]
     files = []
-    for name in ("one", "two"):
+    for name, launch in (("one", []), ("two", TWO)):
         output = ["--output", str(tmp_path / name), "--picture", str(tmp_path / name / "episode.png")]
-        command = ["simulate", "--model", STORED, *short, *drawn, *output]
-        if name == "one":
-            assert main(command) == 0
-        else:
-            run_together(tmp_path / "ranks", "aajr_hf", *command)
+        assert main(["simulate", "--model", STORED, *short, *drawn, *output, *launch]) == 0
         files.append((tmp_path / name / "episodes.jsonl").read_bytes())
         assert (tmp_path / name / "episode.png").is_file()
     assert files[0] == files[1] and files[0].count(b"\n") == 5
