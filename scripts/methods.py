@@ -51,8 +51,9 @@ INTRODUCTION = """# The methods side by side
 fine-tuned with the recipe of each method, and all agents of a seed are attacked together by every attack of `aajr
 evaluate`, each also with what was found on the others. Success is in percent of {examples} held-out observations a seed; 1x is the
 training radius. With three seeds or more, the tables show means with 95 % intervals over seeds (Student's t). The settings are those
-of the recipes; only AAJR's were tuned in this world, so a method that does not lead here may do so with others. Times were measured beside
-other work."""
+of the recipes, with the same relative lambda in all penalties; nothing else of a method was tuned in this world, so one that does
+not lead here may do so with other settings. *matched, random* and *matched, answers* are controls: a random subspace, and
+directions to other answers. Times were measured beside other work."""
 
 
 def train(name: str, seed: int, work: Path, steps: int | None) -> Path:
