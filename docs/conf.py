@@ -20,7 +20,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     "Start": ["docs/get-started", "docs/quickstart", "docs/choosing", "docs/report", "docs/troubleshooting"],
     "Train": [
-        *("docs/training", "docs/recipes", "docs/data", "docs/rows", "docs/tool-calls", "docs/adapters"),
+        *(
+            "docs/models",
+            "docs/training",
+            "docs/recipes",
+            "docs/data",
+            "docs/rows",
+            "docs/tool-calls",
+            "docs/adapters",
+        ),
         *("docs/methods", "docs/many-gpus", "docs/examples"),
     ],
     "Evaluate": ["docs/evaluation", "docs/worlds", "docs/limitations"],
