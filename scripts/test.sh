@@ -34,4 +34,5 @@ export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 if [[ "$VENV" == .venv ]]; then # types of other libraries differ between their versions
     bash scripts/types.sh
 fi
-"$VENV/bin/python" -m pytest -n 2 "$@"
+# Work is stolen, so that neighbouring tests mostly share a process, and with it the fixtures of their file.
+"$VENV/bin/python" -m pytest -n 2 --dist worksteal "$@"
