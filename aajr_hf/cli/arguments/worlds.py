@@ -8,11 +8,22 @@ from pathlib import Path
 
 import yaml
 
-from ...environments import WORLDS
+from ...environments import WORLDS, TextWorld
 from ...training.config.recipe import RECIPE
 from ..common.errors import UserError
 
 WORLD_HELP = f"world: {', '.join(WORLDS)} (default: the one that the agents were made for)"
+
+
+def check_agents(world: type[TextWorld], number: int) -> None:
+    """
+    Check `--agents`.
+
+    Raises:
+        UserError: if the world does not take this number of agents.
+    """
+    if not world.fewest_agents <= number <= world.most_agents:
+        raise UserError(f"`--agents` must be from {world.fewest_agents} to {world.most_agents}; got {number}.")
 
 
 def world_for(models: Iterable[str], wanted: str | None, field: str = "`--env`") -> str:

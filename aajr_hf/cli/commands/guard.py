@@ -11,7 +11,7 @@ from ...environments import WORLDS
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.validators import check_seed
-from ..arguments.worlds import WORLD_HELP, world_for
+from ..arguments.worlds import WORLD_HELP, check_agents, world_for
 from ..common.errors import UserError, user_errors
 from ..common.new_folder import check_new_folder, new_folder
 from ..common.processes import check_alone
@@ -123,10 +123,7 @@ def _links(arguments, name: str) -> dict[str, Links]:
     from ...guard.links import Links, PrivateWords
 
     world = WORLDS[name]
-    if not world.fewest_agents <= arguments.agents <= world.most_agents:
-        raise UserError(
-            f"`--agents` must be from {world.fewest_agents} to {world.most_agents}; got {arguments.agents}."
-        )
+    check_agents(world, arguments.agents)
     prompt = system_prompt_for([arguments.model], arguments.system_prompt)
     try:
         private = PrivateWords.of(world, arguments.private, arguments.agents)

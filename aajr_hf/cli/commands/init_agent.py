@@ -13,6 +13,7 @@ from ...training.data.formats.table import FORMATS
 from ...training.data.sources import DataArguments, load_data
 from ..arguments.options import ArgumentParser
 from ..arguments.validators import check_seed
+from ..arguments.worlds import check_agents
 from ..common.errors import UserError, user_errors
 from ..common.new_folder import check_new_folder, new_folder
 
@@ -89,10 +90,8 @@ def _check(arguments: argparse.Namespace) -> None:
         if arguments.dataset_name is not None and getattr(arguments, name) not in (None, False):
             raise UserError(f"`--{name}` and `--dataset_name` cannot be used together: leave one of them out.")
     world = WORLDS[arguments.environment or "congestion"]
-    if arguments.agents is not None and not world.fewest_agents <= arguments.agents <= world.most_agents:
-        raise UserError(
-            f"`--agents` must be from {world.fewest_agents} to {world.most_agents}; got {arguments.agents}."
-        )
+    if arguments.agents is not None:
+        check_agents(world, arguments.agents)
     if arguments.share_cache and world.own_from is None:
         raise UserError(
             f"`--share_cache`: in {arguments.environment}, no words of an observation come from peers: choose another world."

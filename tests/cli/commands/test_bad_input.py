@@ -282,6 +282,7 @@ def test_places_that_cannot_be_written_to(agent, tmp_path, refused):
 
 
 OTHERS = [
+    (["init-agent", "x", "--agents", "1"], "`--agents` must be from 2 to 100"),
     (["push", "nowhere", "a/b"], "no model in nowhere"),
     (["replay", "nowhere"], "no dump in nowhere"),
     (["evaluate"], "MODEL"),
