@@ -44,7 +44,7 @@ def penalty(
     *,
     estimator: str,
     difference_step: Tensor | None,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """
     The penalty of each example, differentiable in the policy's parameters.
 
@@ -57,9 +57,9 @@ def penalty(
         difference_step: Step of the finite differences, (B,).
 
     Returns:
-        `(penalty (B,), amplification)`: for `aajr`, the penalty is `R` of equation 20, or only its part above the
-        amplification budget; for the baselines, it is the squared norm instead. The amplification is `a_t` at the
-        evaluated points, (number of points, B), for `aajr` and None for the others.
+        `(penalty (B,), norms)`: for `aajr`, the penalty is `R` of equation 20; for the baselines, it is the squared norm
+        instead; with an amplification budget, only its part above the budget. The norms are those that are penalised, without
+        a graph, (number of points, B): for `aajr`, the amplification `a_t`.
     """
     policy, state, trajectory = ascent.policy, ascent.state, ascent.trajectory
     mask = policy.batch.perturbable
@@ -73,13 +73,12 @@ def penalty(
             squared = trajectory_amplification(
                 output, torch.zeros_like(state), trajectory, points=steps, products=ascent.products, **kwargs
             )
-            return budgeted(squared, config.amplification_budget).mean(dim=0), squared.detach().sqrt()
-        if config.regularizer in LOCAL_REGULARIZERS:
-            deltas = [trajectory.deltas[t] for t in steps]
         else:
-            deltas = [interpolations(state, mask)]
-        values = [_squared_norm(config, output, delta, mask, ascent.nuisance, kwargs) for delta in deltas]
-        return torch.stack(values).mean(dim=0), None
+            local = config.regularizer in LOCAL_REGULARIZERS
+            deltas = [trajectory.deltas[t] for t in steps] if local else [interpolations(state, mask)]
+            values = [_squared_norm(config, output, delta, mask, ascent.nuisance, kwargs) for delta in deltas]
+            squared = torch.stack(values)
+    return budgeted(squared, config.amplification_budget).mean(dim=0), squared.detach().sqrt()
 
 
 def budgeted(squared: Tensor, budget: float | None) -> Tensor:

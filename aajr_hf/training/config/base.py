@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 from ..._compat.transformers import use_new_names
 from ..._errors import first_line
 from .action_loss import ActionLossField
-from .choices import CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
+from .choices import BUDGETED_REGULARIZERS, CHOICES, GLOBAL_REGULARIZERS, LOCAL_REGULARIZERS, SCHEDULES
 from .classes import ClassFields
 from .fields import AdversaryFields, RegularizerFields
 from .nuisance import NuisanceFields
@@ -197,9 +197,10 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
             )
 
     def _check_budget(self) -> None:
-        if self.regularizer != "aajr":
+        if self.regularizer not in BUDGETED_REGULARIZERS:
             raise ValueError(
-                "`amplification_budget` works only with the regularizer aajr: unset it, or set `regularizer` to aajr."
+                f"`amplification_budget` works only with the regularizers {', '.join(BUDGETED_REGULARIZERS)}: unset it, or set "
+                "`regularizer` to one of them."
             )
         if self.lambda_mode == "relative":
             raise ValueError(

@@ -35,5 +35,7 @@ CHOICES = {
 }
 # Regularizers that are evaluated along the ascent, and so need an ascent.
 LOCAL_REGULARIZERS = ("aajr", "local_spectral", "random_direction", "matched")
+# Regularizers whose mean an `amplification_budget` can bound: those that measure how much a direction is amplified.
+BUDGETED_REGULARIZERS = ("aajr", "local_spectral", "global_spectral")
 # Regularizers that are evaluated at interpolations between the observations of a batch.
 GLOBAL_REGULARIZERS = ("global_spectral", "global_frobenius")

@@ -141,7 +141,8 @@ class RegularizerFields:
             Largest mean amplification gamma_adv, in units of `aajr/amplification`. If set, training finds lambda, beginning with
             `regularizer_lambda`, so that the mean amplification stays at most gamma_adv. The penalty is then
             `max(a_t - gamma_adv, 0)^2`, so that examples within the budget are not penalised (in expectation, where the penalty is
-            estimated from some points). During lambda's warm-up the multiplier may fall, but not grow.
+            estimated from some points). During lambda's warm-up the multiplier may fall, but not grow. With the regularizers
+            `global_spectral` and `local_spectral`, it bounds the mean of the largest singular value that they penalise instead.
         sensitivity_floor (`float`, *optional*, defaults to `0.0`):
             Smallest sensitivity `||J v||` that is not penalised, where v is the unit direction from a training observation to
             another of its micro-batch whose right answer differs. The loss contains lambda times the mean of
@@ -247,8 +248,8 @@ class RegularizerFields:
     amplification_budget: float | None = field(
         default=None,
         metadata={
-            "help": "Largest mean of aajr/amplification. If set, training finds lambda so that it holds; only the amplification "
-            "beyond the budget is penalised."
+            "help": "Largest mean of aajr/amplification (with a spectral regularizer: of the norm that it penalises). If set, training "
+            "finds lambda so that it holds; only the amplification beyond the budget is penalised."
         },
     )
     sensitivity_floor: float = field(

@@ -145,14 +145,14 @@ class PenaltyMixin:
         seed = int(torch.randint(2**31, ())) + self.draw_offset
         points = sample_points(self.args, ascent, torch.Generator().manual_seed(seed))
         step = None if self.estimator == "jvp" else self._difference_step(points.ascent) * points.ascent.scale
-        amplification = []
+        norms = []
 
         def mean_at(steps: Sequence[int]) -> Tensor:
             values, found = penalty(self.args, points.ascent, steps, estimator=self.estimator, difference_step=step)
-            if found is not None:
-                amplification.append(found)
+            norms.append(found)
             points.ascent.forget_products(steps)
-            return values.mean() * (len(steps) / len(points.steps))
+            # Without an adversary there are no steps, and a global penalty has its points elsewhere.
+            return values.mean() * (len(steps) / len(points.steps) if points.steps else 1.0)
 
         with fixed_seed(points.ascent.state.device, seed):  # random directions differ between processes, too
             if self._one_by_one:
@@ -165,20 +165,22 @@ class PenaltyMixin:
             found = None
             if self.args.sensitivity_floor > 0:
                 found = sensitivity(self.args, ascent, points.rows, estimator=self.estimator, difference_step=step)
-        metrics = self._amplification_metrics(points, torch.cat(amplification)) if amplification else {}
+        metrics = self._norm_metrics(points, torch.cat(norms))
         if found is None:
             return Penalised(mean, points.rows, metrics)
         metrics |= {"aajr/sensitivity": found.mean, "aajr/sensitivity_shortfall": found.shortfall}
         return Penalised(mean, points.rows, metrics, found.shortfall)
 
-    def _amplification_metrics(self, points: PenaltyPoints, amplification: Tensor) -> dict[str, Tensor]:
-        """Metrics of `||J u_t||` at the points of the penalty, (points, n)."""
-        metrics = {"aajr/amplification": amplification.mean(dim=0).mean()}
+    def _norm_metrics(self, points: PenaltyPoints, norms: Tensor) -> dict[str, Tensor]:
+        """Metrics of the penalised norms, (points, n): `||J u_t||` with the regularizer aajr."""
+        along_ascent = self.args.regularizer == "aajr"
+        metrics = {"aajr/amplification": norms.mean(dim=0).mean()} if along_ascent else {}
         if self.budget is not None:
-            beyond = amplification - self.budget.budget
-            # Without a gradient of the loss there is no direction, and the amplification 0 does not count as slack.
-            moved = points.ascent.trajectory.gradient_norms[list(points.steps)] > 0
-            excess, slack = beyond.clamp_min(0).mean(), ((-beyond).clamp_min(0) * moved).mean()
+            beyond, counted = norms - self.budget.budget, torch.ones_like(norms)
+            if along_ascent:
+                # Without a gradient of the loss there is no direction, and the amplification 0 does not count as slack.
+                counted = points.ascent.trajectory.gradient_norms[list(points.steps)] > 0
+            excess, slack = beyond.clamp_min(0).mean(), ((-beyond).clamp_min(0) * counted).mean()
             metrics |= {"aajr/budget_excess": excess, "aajr/budget_slack": slack}
             metrics["aajr/budget_violation"] = (excess - slack) / self.budget.budget
         return metrics

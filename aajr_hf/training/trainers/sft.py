@@ -63,7 +63,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     With an `amplification_budget` gamma, for the steps in which the penalty is evaluated:
 
     - `aajr/lambda`: the weight in force: the product of schedule, multiplier and augmentation.
-    - `aajr/budget_violation`: mean `||J u_t|| / gamma - 1`, below 0 within the budget.
+    - `aajr/budget_violation`: mean `||J u_t|| / gamma - 1`, below 0 within the budget. With a spectral regularizer, here and below
+      the largest singular value that it penalises stands in place of `||J u_t||`.
     - `aajr/budget_excess`, `aajr/budget_slack`: means of `max(||J u_t|| - gamma, 0)` and of `max(gamma - ||J u_t||, 0)`. An example
       whose loss has no gradient has no direction; it counts as 0 in all three.
     - `aajr/loss_magnitude`: mean `|g(delta_K)|`.

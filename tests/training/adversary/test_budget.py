@@ -136,6 +136,47 @@ def test_training_meets_the_budget(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("regularizer", ["global_spectral", "local_spectral"])
+def test_training_meets_a_budget_of_the_norm_that_the_regularizer_measures(tmp_path, regularizer):
+    settings = FAST | {"max_steps": 80, "regularizer": regularizer, "amplification_budget": 3.0}
+    run = trainer(tmp_path, tiny_model(torch.float32), dataset(64), **settings | {"regularizer_lambda": 0.0})
+    run.train()
+    logs = run.state.log_history[:-1]
+    violations = [log["aajr/budget_violation"] for log in logs]
+    assert logs[0]["aajr/lambda"] == 0 and violations[0] > 5
+    assert sum(violations[-30:]) / 30 == pytest.approx(0, abs=0.1)
+    # The adversary's directions are amplified less than the largest singular value.
+    assert logs[-1]["aajr/amplification"] < 3.0 * (1 + violations[-1])
+
+
+def test_a_spectral_budget_is_compared_with_the_largest_singular_value(tmp_path):
+    settings = {
+        "regularizer": "local_spectral",
+        "power_iterations": 60,
+        "regularizer_lambda": 1.0,
+        "penalty_trajectory": "last",
+    }
+    _, free = one_step(tmp_path, **settings | {"per_device_train_batch_size": 1})
+    norm = free["aajr/penalty"] ** 0.5  # of the one example
+    for budget in (0.75 * norm, 2 * norm):
+        _, log = one_step(tmp_path, **settings | {"per_device_train_batch_size": 1, "amplification_budget": budget})
+        assert log["aajr/budget_violation"] == pytest.approx(norm / budget - 1)
+        assert log["aajr/penalty"] == pytest.approx(max(norm - budget, 0) ** 2)
+
+
+def test_a_global_penalty_and_its_budget_need_no_adversary(tmp_path):
+    settings = {"regularizer": "global_spectral", "epsilon": 0.0, "regularizer_lambda": 1.0}
+    plain, _ = one_step(tmp_path, regularizer="none", epsilon=0.0)
+    penalised, log = one_step(tmp_path, **settings)
+    assert log["aajr/penalty"] > 1
+    with pytest.raises(AssertionError, match="relative difference"):
+        assert_same_gradient(penalised, plain, 0.1)
+    within, log = one_step(tmp_path, **settings, amplification_budget=1e3)
+    assert -1 < log["aajr/budget_violation"] < -0.9
+    assert_same_gradient(within, plain, 1e-6)  # TRL's own loss rounds to float32
+
+
+@pytest.mark.slow
 def test_examples_within_the_budget_get_no_gradient_from_the_penalty(tmp_path):
     plain, _ = one_step(tmp_path, regularizer="none")
     within, log = one_step(tmp_path, amplification_budget=1e3, regularizer_lambda=1.0)
