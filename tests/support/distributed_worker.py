@@ -41,6 +41,7 @@ CASES["amortised"] = {"penalty_trajectory": "sample", "penalty_fraction": 0.5, "
 # What is steered by means over all processes: the radius by their success, lambda by their amplification.
 CASES["controlled"] = {"epsilon_schedule": "curriculum", "aajr_warmup_ratio": 0.5, "curriculum_threshold": 1e-9}
 CASES["controlled"] |= {"amplification_budget": 3.0, "regularizer_lambda": 0.0}
+CASES["controlled"] |= {"adversarial_loss_weight": 0.0, "clean_loss_weight": 1.0}
 
 # The methods of docs/methods.md, together where they can be. A step that is far too long is taken back.
 CASES["methods"] = {"long_tail_alpha": 0.5, "sensitivity_floor": 6.0, "regularizer_lambda": 1e-3}

@@ -102,6 +102,7 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
     def _check_numbers(self) -> None:
         at_least_zero = (
             "clean_loss_weight",
+            "adversarial_loss_weight",
             "regularizer_lambda",
             "sensitivity_floor",
             "ascent_steps",
@@ -162,6 +163,10 @@ class AAJRConfigMixin(WatchFields, RegularizerFields, AdversaryFields):
             )
         if self.penalty_radius > 1 and self.penalty_active:
             self._check_penalty_radius()
+        if self.adversarial_loss_weight == 0 and self.clean_loss_weight == 0:
+            raise ValueError(
+                "`adversarial_loss_weight` and `clean_loss_weight` are both 0, so no task would be learnt: raise one of them."
+            )
         if self.neftune_noise_alpha:
             raise ValueError(
                 "`neftune_noise_alpha` adds different noise in every pass, so ascent, loss and Jacobian would belong "

@@ -120,6 +120,10 @@ class RegularizerFields:
 
         clean_loss_weight (`float`, *optional*, defaults to `0.0`):
             Weight of the loss on the unperturbed prompt, which is added to the adversarial loss.
+        adversarial_loss_weight (`float`, *optional*, defaults to `1.0`):
+            Weight of the loss at the end of the ascent. With `0`, the ascent only gives the penalty its directions: with an
+            `amplification_budget`, training minimises the nominal loss over the class F_ad or F_gamma of the paper (equations 18
+            and 19). `0` needs a `clean_loss_weight` above 0.
 
         > Parameters that control the regularizer (equation 20)
 
@@ -227,6 +231,13 @@ class RegularizerFields:
     clean_loss_weight: float = field(
         default=0.0,
         metadata={"help": "Weight of the loss on the unperturbed prompt, which is added to the adversarial loss."},
+    )
+    adversarial_loss_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of the loss at the end of the ascent. 0: the ascent only gives the penalty its directions (needs "
+            "clean_loss_weight)."
+        },
     )
     regularizer: str = choice(
         "regularizer",

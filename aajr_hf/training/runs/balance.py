@@ -18,9 +18,11 @@ class LossBalance:
 
     Args:
         radius_field: Name of the field with the ball's radius.
+        adversarial_weight: Weight of the adversarial loss.
     """
 
-    def __init__(self, radius_field: str):
+    def __init__(self, radius_field: str, adversarial_weight: float = 1.0):
+        self._adversarial_weight = adversarial_weight
         self._remedies = {
             "penalty": "lower `regularizer_lambda`, or set `lambda_mode` to relative",
             "adversarial loss": f"lower `{radius_field}`",
@@ -38,7 +40,7 @@ class LossBalance:
         clean = max(abs(metrics.get("aajr/clean_loss", 0.0)), _LEAST_LOSS)
         terms = {
             "penalty": weight * metrics.get("aajr/penalty", 0.0),
-            "adversarial loss": abs(metrics.get("aajr/adversarial_loss", 0.0)),
+            "adversarial loss": self._adversarial_weight * abs(metrics.get("aajr/adversarial_loss", 0.0)),
         }
         for name, term in terms.items():
             if term > _TOO_LARGE * clean and name not in self._warned:

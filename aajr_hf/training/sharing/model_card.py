@@ -28,7 +28,14 @@ _PACKAGES = ("aajr-hf", "trl", "peft", "transformers", "accelerate", "datasets",
 _SETTINGS = (
     *("epsilon", "epsilon_mode", "perturbation_norm", "perturbation_scope", "perturbed_tokens", "ascent_steps"),
     *("ascent_step_rule", "system_loss", "clean_loss_weight", "regularizer", "lambda_mode", "regularizer_lambda"),
-    *("amplification_budget", "penalty_output", "penalty_trajectory", "penalty_fraction", "penalty_interval"),
+    *(
+        "adversarial_loss_weight",
+        "amplification_budget",
+        "penalty_output",
+        "penalty_trajectory",
+        "penalty_fraction",
+        "penalty_interval",
+    ),
     *("penalty_radius", "sensitivity_floor", "long_tail_alpha", "rollback_tolerance"),
 )
 _TOOLS = """tools = [  # those that the agent may call

@@ -46,7 +46,7 @@ class AAJRMixin(
     directions.
 
     Minimises the mean over examples of `g(delta_K) + lambda R` plus `clean_loss_weight` times `g(0)` (equation 21 of
-    arXiv 2603.04378). A subclass defines the system loss g ([`_system_loss`]) and the class of its configuration
+    arXiv 2603.04378), with `g(delta_K)` times `adversarial_loss_weight`. A subclass defines the system loss g ([`_system_loss`]) and the class of its configuration
     (`_config_class`), and calls [`_resolved`] before and [`_set_up`] after TRL's own `__init__`. In evaluation, and if
     the configuration asks for no adversary and no penalty, the loss is the loss of TRL's trainer.
     """
@@ -140,11 +140,12 @@ class AAJRMixin(
         self, system: SystemLoss, attacked: AttackedBatch, num_items: Tensor | int | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """
-        Return `g(delta_K)`, plus `clean_loss_weight` times `g(0)`, plus the router's loss, averaged as TRL does, and
-        their metrics.
+        Return `g(delta_K)` and `g(0)`, each times its weight, plus the router's loss, averaged as TRL does, and their
+        metrics.
         """
-        loss, clean = system.mean(attacked.logits, attacked.losses), attacked.clean
-        metrics = {}
+        loss, metrics, clean = torch.zeros((), device=attacked.losses.device), {}, attacked.clean
+        if self.args.adversarial_loss_weight > 0:
+            loss = loss + self.args.adversarial_loss_weight * system.mean(attacked.logits, attacked.losses)
         if clean is not None:
             losses = system.trained_at(None, clean).per_example(clean)
             loss = loss + self.args.clean_loss_weight * system.mean(clean, losses)

@@ -190,7 +190,7 @@ class PreparationMixin:
         self._begin_rollback()
         self._begin_overfitting_watch()
         self._step_metrics = StepMetrics()
-        self._balance = LossBalance(args.radius_field)
+        self._balance = LossBalance(args.radius_field, args.adversarial_loss_weight)
         self._norms_unchecked = True
         if "train" in self.streams:
             self.add_callback(StreamTotals(self.streams["train"], self.accelerator))

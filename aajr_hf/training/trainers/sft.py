@@ -40,7 +40,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
     """
     Trainer for Adversarially-Aligned Jacobian Regularization (AAJR).
 
-    Minimises the mean over examples of `g(delta_K) + lambda R + clean_loss_weight g(0)` (equation 21 of arXiv 2603.04378). Here g is
+    Minimises the mean over examples of `g(delta_K) + lambda R + clean_loss_weight g(0)` (equation 21 of arXiv 2603.04378); the first
+    term has a weight, too, `adversarial_loss_weight`. Here g is
     the system loss, `delta_K` the perturbation of the prompt's embeddings after K steps of projected gradient ascent on g, and R
     the mean squared amplification of the policy's logits along these ascent directions (equation 20). With `epsilon = 0` and
     `regularizer_lambda = 0`, the trainer behaves like [`~trl.SFTTrainer`].

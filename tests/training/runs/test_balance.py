@@ -40,6 +40,14 @@ def test_a_term_of_more_than_a_hundred_times_the_clean_loss_is_named_once(
         assert message.endswith(remedy)
 
 
+def test_an_adversarial_loss_counts_with_its_weight(caplog):
+    balance = LossBalance("epsilon", adversarial_weight=0.5)
+    balance.check({"aajr/clean_loss": 0.5, "aajr/adversarial_loss": 60.0}, 1.0)
+    assert not caplog.messages
+    balance.check({"aajr/clean_loss": 0.5, "aajr/adversarial_loss": 110.0}, 1.0)
+    assert "adversarial loss (55) is 110 times" in caplog.messages[0]
+
+
 @pytest.mark.slow
 def test_training_says_that_lambda_is_far_too_large(tmp_path, caplog):
     settings = {"aajr_warmup_ratio": 0.0, "learning_rate": 1e-6, "max_steps": 3}

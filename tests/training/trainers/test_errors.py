@@ -28,6 +28,8 @@ from tests.support.tiny import ROWS, WORDS, dataset, tiny_model, trainer, traine
         ({"regularizer_lambda": -1.0}, "regularizer_lambda"),
         ({"regularizer_lambda": float("inf")}, "regularizer_lambda"),
         ({"clean_loss_weight": -1.0}, "clean_loss_weight"),
+        ({"adversarial_loss_weight": -1.0}, "adversarial_loss_weight"),
+        ({"adversarial_loss_weight": 0.0}, "adversarial_loss_weight"),
         ({"ascent_steps": -1}, "ascent_steps"),
         ({"ascent_steps": 0}, "ascent_steps"),
         ({"ascent_steps": 0, "epsilon": 0.0}, "ascent_steps"),

@@ -102,12 +102,14 @@ def test_token_mean_divides_by_the_number_of_action_tokens(tmp_path):
 
 
 @pytest.mark.parametrize("system_loss", ["nll", "expected_cost"])
-@pytest.mark.parametrize("weight", [0.0, 0.7])
-def test_the_outer_loss_is_adversarial_plus_weighted_clean(tmp_path, system_loss, weight):
+@pytest.mark.parametrize(("adversarial", "clean"), [(1.0, 0.0), (0.4, 0.7), (0.0, 0.7)])
+def test_the_outer_loss_is_weighted_adversarial_plus_weighted_clean(tmp_path, system_loss, adversarial, clean):
     reference = reference_for(tmp_path, system_loss=system_loss)
-    expected = reference.mean(reference.adversarial)
-    expected = expected + weight * reference.mean(lambda b: reference.loss(b, reference.embeddings(b)))
-    gradient, _ = one_step(tmp_path, system_loss=system_loss, clean_loss_weight=weight, regularizer="none")
+    expected = adversarial * reference.mean(reference.adversarial)
+    expected = expected + clean * reference.mean(lambda b: reference.loss(b, reference.embeddings(b)))
+    weights = {"adversarial_loss_weight": adversarial, "clean_loss_weight": clean}
+    gradient, log = one_step(tmp_path, system_loss=system_loss, regularizer="none", **weights)
+    assert log["aajr/adversarial_loss"] > log["aajr/clean_loss"]
     assert_same_gradient(gradient, reference.gradient(expected), TOLERANCE)
 
 
