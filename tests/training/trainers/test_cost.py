@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aajr_hf import AAJRTrainer
-from tests.support.tiny import WORDS, assert_same_gradient, one_step, tiny_model
+from tests.support.tiny import WORDS, assert_same_gradient, dataset, one_step, tiny_model, trainer
 
 from ...support.cost import flops
 
@@ -79,3 +79,32 @@ def test_nothing_spans_the_vocabulary_but_action_positions(tmp_path, estimator, 
         )
     # 4 examples of 22 tokens, up to 8 of them actions.
     assert 0 < widest.positions <= 4 * 8
+
+
+class NewTensors(TorchDispatchMode):
+    """The operations that made a tensor of a shape, or of its transpose; a view is none."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.shape, self.operations = {shape, shape[::-1]}, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, (tuple, list)) else (output,):
+            if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) in self.shape and not func.is_view:
+                self.operations.append(str(func))
+        return output
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"ascent_steps": 3}, {"gradient_checkpointing": True}, {"regularizer": "global_spectral"}]
+)
+def test_tied_embeddings_that_are_frozen_are_never_copied(tmp_path, overrides):
+    vocabulary, hidden = 61, 28  # the sizes of nothing else
+    model = tiny_model(torch.float32, vocab_size=vocabulary, hidden_size=hidden, tie_word_embeddings=True)
+    run = trainer(
+        tmp_path, model, dataset(16), max_steps=1, freeze_embeddings=True, clean_loss_weight=1.0, **overrides
+    )
+    with NewTensors(vocabulary, hidden) as copies:
+        run.train()
+    assert not copies.operations
