@@ -18,6 +18,7 @@ COMMANDS = {
     "screen": ("screen", "attack an agent with forward passes alone, by predicted gradients"),
     "triggers": ("triggers", "find words that mislead an agent in any prompt"),
     "unlearnable": ("unlearnable", "mark training rows that no agent of a list answers under attack"),
+    "calibrate": ("calibrate", "find the temperature that fits an agent's probabilities, and save it"),
     "simulate": ("simulate", "play whole episodes of a world, calm or under shock and attack"),
     "guard": ("guard", "keep private words out of the caches that agents share"),
     "monitor": ("monitor", "test logs of an agent for a drop of success and for unusual observations"),

@@ -28,12 +28,14 @@ class Agent:
         name: Name of the agent in results, tables and plots.
         folder: Folder that the agent was loaded from, or its name on the Hub.
         model, tokenizer: Results of [`load_agent`].
+        temperature: Temperature at which its answers are sampled.
     """
 
     name: str
     folder: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    temperature: float = 1.0
 
 
 def load_agent(

@@ -77,6 +77,7 @@ class KnownTarget:
     policy: KnownPolicy
     scale: Tensor
     threat: ThreatModel = field(default_factory=lambda: ThreatModel(epsilon=1.0))
+    temperature: float = 1.0
 
     @property
     def batch(self) -> AgentBatch:

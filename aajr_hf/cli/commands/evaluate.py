@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,12 @@ def run(argv: list[str]) -> int:
         help="also measure what varies without changing the right answer: how much of it lies in subspaces of RANK directions "
         f"({NUISANCE_RANK} by default), and how far it moves the agent. Put models first",
     )
+    parser.add_argument(
+        "--own_temperature",
+        action="store_true",
+        help="sample the answers of each agent at the temperature in its generation_config.json, which aajr calibrate writes, instead "
+        "of at 1. Greedy success and the attacks stay the same",
+    )
     tool_calls.add_options(parser)
     add_placement(parser)
     add_launch(parser, "examples, batch by batch")
@@ -114,7 +120,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     rows = with_system_prompt(held_out_rows(world, arguments.examples, seed=settings.seed), system_prompt)
     column = class_column_of(arguments, models.values())
     classes = [] if column is None else classes_of(rows, column)
-    agents = load_agents(models, **placement_of(arguments))
+    agents = _at_own_temperature(load_agents(models, **placement_of(arguments)), arguments)
     with user_errors():
         budgets = {agent.name: settings.budget or budget_of(agent.folder) for agent in agents}
     sources = load_sources(arguments.transfer_from, models, **placement_of(arguments))
@@ -138,6 +144,8 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     for name, numbers in nuisances.items():
         runs[name]["nuisance"], recorded["nuisance_rank"] = numbers, arguments.nuisance
     recorded |= recorded_placement(arguments)
+    if getattr(arguments, "own_temperature", False):
+        recorded["temperatures"] = {agent.name: agent.temperature for agent in agents}
     if column is not None:
         recorded["class_column"] = column
         for run in runs.values():
@@ -149,6 +157,15 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     if sources:
         recorded["transfer_from"] = [source.name for source in sources]
     return new_results("robustness", runs, threat, recorded)
+
+
+def _at_own_temperature(agents: list[Agent], arguments) -> list[Agent]:
+    """Return the agents with their own temperatures if `--own_temperature` asks for them, which only aajr evaluate has."""
+    if not getattr(arguments, "own_temperature", False):
+        return agents
+    from ...evaluation.robustness.calibration import own_temperature
+
+    return [replace(agent, temperature=own_temperature(agent.model)) for agent in agents]
 
 
 def _nuisances(

@@ -156,7 +156,7 @@ class Search:
         return ~self.broken | (self.sampled >= self.settled)
 
     def _record(self, delta: Tensor, rows: Tensor, logits: Tensor, batch: AgentBatch) -> None:
-        found, values = outcome(logits, batch), LOSSES[self.keep](logits, batch)
+        found, values = outcome(logits, batch, self.target.temperature), LOSSES[self.keep](logits, batch)
         self.broken[rows] |= found.greedy == 0
         self.sampled[rows] = torch.minimum(self.sampled[rows], found.sampled)
         self.cost[rows] = torch.maximum(self.cost[rows], found.cost)

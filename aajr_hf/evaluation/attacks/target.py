@@ -36,10 +36,13 @@ class Target:
         state: The embeddings (B, L, d).
         origin: The zero perturbation, (B, L, d).
         scale: (B,), mean norm of each example's perturbable embeddings.
+        temperature: Temperature at which answers are sampled.
     """
 
-    def __init__(self, model: PreTrainedModel, batch: AgentBatch, threat: ThreatModel | None = None):
-        self.model, self.batch = model, batch
+    def __init__(
+        self, model: PreTrainedModel, batch: AgentBatch, threat: ThreatModel | None = None, temperature: float = 1.0
+    ):
+        self.model, self.batch, self.temperature = model, batch, temperature
         self.threat = threat or ThreatModel()
         self.policy = AgentPolicy(model, batch).with_cached_prefix()
         self.state = self.policy.embeddings()
@@ -64,22 +67,24 @@ class Target:
 
     @torch.no_grad()
     def outcome(self, delta: Tensor) -> Outcome:
-        return outcome(self.policy(delta), self.batch)
+        return outcome(self.policy(delta), self.batch, self.temperature)
 
 
-def outcome(logits: Tensor, batch: AgentBatch) -> Outcome:
+def outcome(logits: Tensor, batch: AgentBatch, temperature: float = 1.0) -> Outcome:
     """Return the outcomes, given the logits (B, A, V) at the tokens of the correct answer."""
-    greedy, sampled = success(logits, batch)
-    cost = torch.zeros_like(sampled) if batch.candidate_tokens is None else expected_cost(logits, batch)
+    greedy, sampled = success(logits, batch, temperature)
+    cost = torch.zeros_like(sampled) if batch.candidate_tokens is None else expected_cost(logits / temperature, batch)
     return Outcome(greedy, sampled, cost)
 
 
-def success(logits: Tensor, batch: AgentBatch) -> tuple[Tensor, Tensor]:
+def success(logits: Tensor, batch: AgentBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """
-    Return whether greedy decoding gives the labelled answer, and the probability that sampling at temperature 1 gives
+    Return whether greedy decoding gives the labelled answer, and the probability that sampling at a temperature gives
     it: two tensors (B,), given the logits (B, A, V) at the tokens of the labelled answer.
     """
     labels = batch.action_labels[..., None]
     greedy = (logits.argmax(dim=-1, keepdim=True) == labels).squeeze(-1) | ~batch.action_mask
-    log_probs = logits.log_softmax(dim=-1).gather(-1, labels).squeeze(-1).masked_fill(~batch.action_mask, 0)
+    log_probs = (
+        (logits / temperature).log_softmax(dim=-1).gather(-1, labels).squeeze(-1).masked_fill(~batch.action_mask, 0)
+    )
     return greedy.all(dim=1).float(), log_probs.sum(dim=1).exp()

@@ -76,11 +76,15 @@ def worst_substitution(target: Target, trials: list[list[Substitution]]) -> Targ
             if substitution is not None:
                 position, token = substitution
                 ids[row, position] = token
-        rewritten = Target(target.model, replace(target.batch, input_ids=ids))
+        rewritten = _rewritten(target, ids)
         cost = rewritten.cost(rewritten.origin)
         best_ids = torch.where((cost > best_cost)[:, None], ids, best_ids)
         best_cost = torch.maximum(cost, best_cost)
-    return Target(target.model, replace(target.batch, input_ids=best_ids))
+    return _rewritten(target, best_ids)
+
+
+def _rewritten(target: Target, input_ids: Tensor) -> Target:
+    return Target(target.model, replace(target.batch, input_ids=input_ids), temperature=target.temperature)
 
 
 def substitution_radius(target: Target, rewritten: Target) -> Tensor:

@@ -111,7 +111,9 @@ def panels(figure: Figure, titles: tuple[str, str]) -> tuple[Axes, Axes]:
 
 
 def _draw_worst_case(figure: Figure, results: RobustnessResults) -> None:
-    fields = dict(zip(DECODING_TITLES, DECODINGS.values(), strict=True))
+    titles = (DECODING_TITLES[0], "sampling at its own temperature")
+    titles = titles if "temperatures" in results["settings"] else DECODING_TITLES
+    fields = dict(zip(titles, DECODINGS.values(), strict=True))
     draw_by_radius(figure, results, multiples(results), fields, "success (% of examples)")
 
 

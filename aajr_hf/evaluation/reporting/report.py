@@ -79,10 +79,15 @@ def results_table(results: RobustnessResults) -> Group:
 def notes(results: RobustnessResults) -> list[str]:
     """Return notes: the meaning of the success columns, and the threat model."""
     return [
-        "Success in percent [95 % interval]; sampled: at temperature 1.",
+        f"Success in percent [95 % interval]; sampled: at {_temperatures(results)}.",
         f"worst Nx: not broken by any attack within N times the training epsilon, {results['train_epsilon']:g}.",
         threat_model_line(results),
     ]
+
+
+def _temperatures(results: RobustnessResults) -> str:
+    each = results["settings"].get("temperatures")
+    return f"temperature {', '.join(f'{t:.3g} ({name})' for name, t in each.items())}" if each else "temperature 1"
 
 
 def write_json(results: RobustnessResults, path: str | Path) -> None:

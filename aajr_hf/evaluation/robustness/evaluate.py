@@ -228,7 +228,7 @@ class _Measured:
 def _target(agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettings) -> Target:
     """Return the attack target of an agent on these rows."""
     batch = read_batch(agent.tokenizer, rows, settings.threat.perturbed_tokens, agent.model.device)
-    return Target(agent.model, batch, settings.threat)
+    return Target(agent.model, batch, settings.threat, agent.temperature)
 
 
 def _attack_batch(

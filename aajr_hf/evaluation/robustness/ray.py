@@ -23,7 +23,7 @@ def add_ray(target: Target, at_epsilon: Tensor, totals: Means) -> None:
     """
     for multiple in MULTIPLES:
         logits = target.policy(multiple * at_epsilon)
-        found = outcome(logits, target.batch)
+        found = outcome(logits, target.batch, target.temperature)
         totals.add(100 * found.greedy, "ray", "success", str(multiple))
         totals.add(100 * found.sampled, "ray", "sampled_success", str(multiple))
         totals.add(summed_nll(logits, target.batch), "ray", "nll", str(multiple))

@@ -294,6 +294,7 @@ class WorldSettings(Settings):
         budget: gamma, if one was given.
         class_column: Column with the class of an example.
         nuisance_rank: The largest number of directions of a subspace of `nuisance`.
+        temperatures: Temperature by agent at which answers were sampled; absent if it was 1.
         transfer_from: Further models whose perturbations were tried.
     """
 
@@ -307,6 +308,7 @@ class WorldSettings(Settings):
     budget: NotRequired[float]
     class_column: NotRequired[str]
     nuisance_rank: NotRequired[int]
+    temperatures: NotRequired[dict[str, float]]
     transfer_from: NotRequired[list[str]]
 
 
