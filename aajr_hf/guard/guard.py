@@ -11,8 +11,13 @@ from .caches import States, write
 
 class CacheGuard(nn.Module):
     """
-    `K' = K + W2 GELU(W1 LN(K))` for the keys of each layer at each token, all heads together, and likewise for the
-    values (arXiv 2605.22786). `W2` is zero at the start, so that a new guard changes nothing.
+    `K' = K + C + S * noise` for the keys of each layer at each token, all heads together, and likewise for the values, with
+    `(C, S) = W2 GELU(W1 x)` and standard normal noise; x is the token's keys and values of all layers, each after a layer
+    norm. `W2` is zero at the start, so that a new guard changes nothing. The noise is drawn anew in each call.
+
+    In LCGuard (arXiv 2605.22786), x is LN(K) alone, and there is no noise. But the values of the first layer depend on the token
+    alone, so a guard that sees nothing else cannot tell a private digit from a public one; and what is changed without noise can be
+    changed back.
 
     Args:
         widths: Width of keys and of values in each layer: heads times the width of a head.
@@ -27,15 +32,17 @@ class CacheGuard(nn.Module):
         if bottleneck < 1:
             raise ValueError(f"`bottleneck` must be at least 1; got {bottleneck}.")
         self.widths, self.bottleneck = [tuple(pair) for pair in widths], bottleneck
-        self.keys = nn.ModuleList(_Change(width, bottleneck) for width, _ in widths)
-        self.values = nn.ModuleList(_Change(width, bottleneck) for _, width in widths)
+        flat = [width for pair in widths for width in pair]
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in flat)
+        self.changes = nn.ModuleList(_Change(sum(flat), width, bottleneck) for width in flat)
 
     def forward(self, states: States) -> States:
         """Return the keys and values that a peer gets, in the shapes and types of those given."""
-        return [
-            (of_keys(keys), of_values(values))
-            for of_keys, of_values, (keys, values) in zip(self.keys, self.values, states, strict=True)
-        ]
+        each = [one for pair in states for one in pair]
+        flat = [one.transpose(1, 2).flatten(2).to(self.norms[0].weight.dtype) for one in each]
+        seen = torch.cat([norm(one) for norm, one in zip(self.norms, flat, strict=True)], dim=2)
+        passed = [change(one, seen) for change, one in zip(self.changes, each, strict=True)]
+        return list(zip(passed[::2], passed[1::2], strict=True))
 
     def check_fits(self, model: PreTrainedModel) -> None:
         """
@@ -52,18 +59,16 @@ class CacheGuard(nn.Module):
 
 
 class _Change(nn.Module):
-    def __init__(self, width: int, bottleneck: int):
+    def __init__(self, seen: int, width: int, bottleneck: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.inner = nn.Linear(width, bottleneck)
-        self.outer = nn.Linear(bottleneck, width, bias=False)
+        self.inner = nn.Linear(seen, bottleneck)
+        self.outer = nn.Linear(bottleneck, 2 * width, bias=False)
         nn.init.zeros_(self.outer.weight)
 
-    def forward(self, states: Tensor) -> Tensor:
-        heads = states.shape[1]
-        flat = states.transpose(1, 2).flatten(2).to(self.outer.weight.dtype)
-        change = self.outer(nn.functional.gelu(self.inner(self.norm(flat))))
-        return (states + change.unflatten(2, (heads, -1)).transpose(1, 2)).to(states.dtype)
+    def forward(self, states: Tensor, seen: Tensor) -> Tensor:
+        change, scale = self.outer(nn.functional.gelu(self.inner(seen))).chunk(2, dim=2)
+        change = change + scale * torch.randn_like(scale)
+        return (states + change.unflatten(2, (states.shape[1], -1)).transpose(1, 2)).to(states.dtype)
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def streams(seed: int, purpose: int) -> np.random.Generator:
 def share_right(links: Links, guard: CacheGuard | None, *, examples: int, batch_size: int, seed: int) -> float:
     """Return the share of the readers, in percent, whose likeliest answer is the right one on held-out messages."""
     right: list[bool] = []
-    with torch.no_grad():
+    with torch.no_grad(), fixed_seed(links.model.device, seed):
         for sent in links.batches(batch_size, streams(seed, HELD_OUT)):
             right += links.reader_losses(pass_on(guard, sent.states), sent)[1].tolist()
             if len(right) >= examples:
@@ -68,7 +68,7 @@ def share_decoded(
         batches = itertools.islice(links.batches(batch_size, streams(seed, FRESH)), steps)
         train_decoder(decoder, guard, batches, on_step=on_step)
     named, secrets = [], []
-    with torch.no_grad():
+    with torch.no_grad(), fixed_seed(device, seed):
         for sent in links.batches(batch_size, streams(seed, HELD_OUT)):
             logits = decoder(pass_on(guard, sent.states), sent.mask, sent.links)
             named += torch.stack([each.argmax(dim=1) for each in logits], dim=1).tolist()

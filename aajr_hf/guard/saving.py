@@ -21,8 +21,8 @@ _TEMPLATE = """---
 # A guard of shared caches
 
 It changes the key-value caches of {{ base }} before another agent reads them, so that they say less about the private words
-{{ private }} of an agent in the world `{{ world }}`: `K' = K + W2 GELU(W1 LN(K))` in each layer, likewise the values (after
-[LCGuard](https://huggingface.co/papers/2605.22786)). It was trained with aajr-hf against a decoder of these words (beta {{ beta }}).
+{{ private }} of an agent in the world `{{ world }}`: a small network, which sees all keys and values of a token, adds a change and
+noise to each (after [LCGuard](https://huggingface.co/papers/2605.22786)). It was trained with aajr-hf against a decoder of these words (beta {{ beta }}).
 
 ```bash
 aajr simulate --model {{ model }} --share_cache --guard FOLDER

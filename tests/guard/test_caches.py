@@ -12,6 +12,7 @@ from aajr_hf.evaluation.generation import render_prompts
 from aajr_hf.guard.caches import answer_logits, write
 from aajr_hf.guard.guard import CacheGuard, cache_widths
 from aajr_hf.guard.prompts import shared_prompts
+from aajr_hf.training.policy.policy import fixed_seed
 from tests.support.small_agents import TOKENIZER, fit, model
 from tests.support.tiny import WORDS
 
@@ -61,15 +62,27 @@ def test_a_new_guard_is_raw_sharing_to_the_bit(tiny_causal_lm):
 
 
 def test_the_guard_is_its_equation():
-    guard = changed(CacheGuard([(4, 6)], 3))
-    keys, values = torch.randn(2, 2, 5, 2), torch.randn(2, 3, 5, 2)
-    change = guard.keys[0]
+    guard = changed(CacheGuard([(4, 6), (2, 2)], 3))
+    states = [(torch.randn(2, 2, 5, 2), torch.randn(2, 3, 5, 2)), (torch.randn(2, 1, 5, 2), torch.randn(2, 1, 5, 2))]
+    with fixed_seed(torch.device("cpu"), 0):
+        passed = guard(states)
+    with fixed_seed(torch.device("cpu"), 0):
+        noise = [torch.randn(2, 5, width) for width in (4, 6, 2, 2)]
+    before, after = ([one for pair in found for one in pair] for found in (states, passed))
     for row in range(2):
         for token in range(5):
-            whole = keys[row, :, token].flatten()
-            inner = change.inner.weight @ torch.nn.functional.layer_norm(whole, (4,)) + change.inner.bias
-            expected = whole + change.outer.weight @ torch.nn.functional.gelu(inner)
-            torch.testing.assert_close(guard([(keys, values)])[0][0][row, :, token].flatten(), expected)
+            flat = [one[row, :, token].flatten() for one in before]
+            seen = torch.cat([torch.nn.functional.layer_norm(one, one.shape) for one in flat])
+            for change, mine, new, drawn in zip(guard.changes, flat, after, noise, strict=True):
+                inner = torch.nn.functional.gelu(change.inner.weight @ seen + change.inner.bias)
+                shift, scale = (change.outer.weight @ inner).chunk(2)
+                torch.testing.assert_close(new[row, :, token].flatten(), mine + shift + scale * drawn[row, token])
+
+
+def test_the_noise_is_drawn_anew_in_each_call():
+    guard = changed(CacheGuard([(4, 4)], 3))
+    states = [(torch.randn(1, 1, 2, 4), torch.randn(1, 1, 2, 4))]
+    assert not torch.equal(guard(states)[0][0], guard(states)[0][0])
 
 
 @pytest.mark.slow

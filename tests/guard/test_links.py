@@ -58,7 +58,7 @@ def test_the_readers_loss_reaches_the_guard_and_is_that_of_the_answers(links):
     sent = next(links.batches(3, np.random.default_rng(0)))
     guard = CacheGuard(cache_widths(links.model), 2)
     loss, right = links.reader_losses(guard(sent.states), sent)
-    (gradient,) = torch.autograd.grad(loss, guard.values[0].outer.weight)
+    (gradient,) = torch.autograd.grad(loss, guard.changes[1].outer.weight)
     assert gradient.abs().sum() > 0 and right.tolist() == [False] * 3
     assert 1 < loss.item() < 10
     # Answers of one token: those that the model gives are right.

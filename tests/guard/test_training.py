@@ -11,7 +11,7 @@ from aajr_hf.guard.guard import CacheGuard
 from aajr_hf.guard.links import Sent
 from aajr_hf.guard.training import train_decoder, train_guard
 
-WIDTH, CACHES, NOISE, STEPS = 4, 128, 0.3, 250
+WIDTH, CACHES, NOISE, STEPS = 4, 128, 0.3, 300
 DIRECTIONS = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(0)))[0]
 
 
@@ -52,7 +52,7 @@ def reading(states, batch):
 def played(beta: float):
     guard = CacheGuard([(WIDTH, WIDTH)], 8)
     batches = (sent(seed) for seed in range(STEPS))
-    how = {"steps": STEPS, "beta": beta, "decoder_steps": 5, "guard_rate": 2e-2, "decoder_rate": 5e-2}
+    how = {"steps": STEPS, "beta": beta, "decoder_steps": 20, "guard_rate": 2e-2, "decoder_rate": 1e-1}
     train_guard(guard, LeastSquares(), batches, reading, **how)
     test = sent(10**6, 2000)
     with torch.no_grad():

@@ -53,7 +53,7 @@ def test_a_guard_is_saved_with_its_numbers_and_a_card(guard, agent):
     # Two steps have moved it.
     weights = load_file(guard / "model.safetensors")
     assert load_guard(guard)(_states())[0][0].shape == (1, 4, 3, 32)
-    assert weights["keys.0.outer.weight"].abs().sum() > 0
+    assert weights["changes.0.outer.weight"].abs().sum() > 0
 
 
 def _states():
@@ -67,7 +67,7 @@ def test_simulated_agents_read_caches_and_a_guard_changes_what_they_say(guard, a
     sees = raw[0]["transcript"][0]["agent_1"]["sees"]
     assert sees.split()[::2][:3] == ["need", "prefer", "owe"] and sees.count("owe") == 2
     strong = load_guard(guard)
-    for change in strong.values:
+    for change in strong.changes[1::2]:
         torch.nn.init.normal_(change.outer.weight)
     results = json.loads((guard / "guard.json").read_text())
     save_guard(strong, results, tmp_path / "strong")
