@@ -138,7 +138,7 @@ def _measured(evaluation: Path, runs: dict[str, str]) -> RobustnessResults:
 
 
 def _refuse_other_evaluations(found: RobustnessResults, file: Path) -> None:
-    """Reject evaluations of an older version, without one of the runs, or of tool calls."""
+    """Reject evaluations of an older version, without one of the runs, of tool calls, or at other temperatures than 1."""
     from ...training.sharing.reading import version_problem
 
     if problem := version_problem(found):
@@ -151,4 +151,8 @@ def _refuse_other_evaluations(found: RobustnessResults, file: Path) -> None:
     if found["kind"] == "tool_calls":
         raise UserError(
             f"`--evaluation`: {file} is about tool calls: give an evaluation in a world, made without `--dataset_name`."
+        )
+    if "temperatures" in found["settings"]:
+        raise UserError(
+            f"`--evaluation`: {file} was sampled at each agent's own temperature: evaluate the runs without `--own_temperature`."
         )

@@ -22,7 +22,16 @@ from ..common.processes import is_first
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
 _ONLY_HERE = (*DATA_OPTIONS, "max_new_tokens", "injections")
-_ONLY_WORLDS = ("environment", "system_prompt", "transfer_from", "surrogate", "token_trials", "budget", "nuisance")
+_ONLY_WORLDS = (
+    "environment",
+    "system_prompt",
+    "transfer_from",
+    "surrogate",
+    "token_trials",
+    "budget",
+    "nuisance",
+    "own_temperature",
+)
 
 
 def add_options(parser: ArgumentParser) -> None:

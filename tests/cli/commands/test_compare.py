@@ -155,10 +155,15 @@ def test_an_evaluation_of_another_version_is_refused(version, words, runs, evalu
         ({"kind": "comparison"}, "of kind 'comparison', but 'robustness' is needed"),
         ({"kind": "weather"}, "of kind 'weather', but this release reads only robustness"),
         ({"kind": None, "runs": 3}, "not results of `aajr evaluate`"),
+        (
+            {"settings": {"temperatures": {"base": 0.7}}},
+            "own temperature: evaluate the runs without `--own_temperature`",
+        ),
     ],
 )
 def test_an_evaluation_of_another_kind_is_refused(changes, words, runs, evaluation, refused):
-    results = json.loads((evaluation / "results.json").read_text()) | changes
+    results = json.loads((evaluation / "results.json").read_text())
+    results |= changes | {"settings": results["settings"] | changes.get("settings", {})}
     results = {field: value for field, value in results.items() if value is not None}
     (evaluation / "results.json").write_text(json.dumps(results))
     assert words in refused("compare", runs["base"], runs["sft"], "--evaluation", evaluation)

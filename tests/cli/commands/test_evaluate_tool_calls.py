@@ -112,6 +112,7 @@ def test_as_many_rows_as_asked_for_are_drawn_by_the_seed(folder, data, tmp_path)
         (["--max_new_tokens", "9"], "`--max_new_tokens` is only for tool calls"),
         (["--dataset_name", "x.jsonl", "--env", "commons"], "`--env` is only for worlds"),
         (["--dataset_name", "x.jsonl", "--surrogate"], "`--surrogate` is only for worlds"),
+        (["--dataset_name", "x.jsonl", "--own_temperature"], "`--own_temperature` is only for worlds"),
         (["--dataset_name", "x.jsonl", "--transfer_from", "y"], "`--transfer_from` is only for worlds"),
         (["--dataset_name", "x.jsonl", "--token_trials", "3"], "`--token_trials` is only for worlds"),
         (["--dataset_name", "x.jsonl", "--budget", "3"], "`--budget` is only for worlds"),
