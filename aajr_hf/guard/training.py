@@ -35,7 +35,7 @@ def train_guard(
     *,
     steps: int,
     beta: float,
-    decoder_steps: int = 4,
+    decoder_steps: int = 10,
     guard_rate: float = GUARD_RATE,
     decoder_rate: float = DECODER_RATE,
     on_step: Callable[[], None] = lambda: None,
