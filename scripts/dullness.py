@@ -2,7 +2,7 @@
 Does a strong penalty make an agent dull, and does a floor under its sensitivity help? AAJR is trained with large lambdas, with
 and without a `sensitivity_floor`.
 
-    python scripts/dullness.py                          # about half an hour on one core
+    python scripts/dullness.py                          # about 15 minutes on one core
 
 Training starts from docs/results/agents/congestion, with recipes/congestion/aajr.yaml. Agents and evaluations that exist in
 `--work` are not made again. The script writes dullness.json and dullness.md to `--output`.
@@ -22,8 +22,8 @@ FLOORS = (0.0, 20.0)
 INTRODUCTION = """# A strong penalty, with and without a floor
 
 `python scripts/dullness.py --seeds {seeds}` makes this page and `dullness.json`. One base agent of `congestion`
-(`docs/results/agents`) is fine-tuned by `recipes/congestion/aajr.yaml` with a relative lambda of ten and of a hundred times the
-recipe's, with and without a `sensitivity_floor`. All agents of a seed are attacked together by `warm_nll`, `restart` and
+(`docs/results/agents`) is fine-tuned for {steps} steps by `recipes/congestion/aajr.yaml` with a relative lambda of ten and of a
+hundred times the recipe's, with and without a `sensitivity_floor`. All agents of a seed are attacked together by `warm_nll`, `restart` and
 `from_others`. Success is in percent of {examples} held-out observations a seed; 1x is the training radius. With three seeds
 or more, the tables show means with 95 % intervals over seeds (Student's t). *Sampled* success falls first where an agent
 becomes dull: it is less sure of its answers."""
@@ -40,9 +40,9 @@ SETTINGS = {
 }
 
 
-def page(runs: list[dict], examples: int) -> str:
+def page(runs: list[dict], examples: int, steps: int) -> str:
     seeds = " ".join(str(seed) for seed in dict.fromkeys(run["seed"] for run in runs))
-    lines = [INTRODUCTION.format(seeds=seeds, examples=examples), "", *table(runs), ""]
+    lines = [INTRODUCTION.format(seeds=seeds, examples=examples, steps=steps), "", *table(runs), ""]
     for weight in LAMBDAS:
         of_weight = [run for run in runs if run["setting"] in {name_of(weight, floor) for floor in FLOORS}]
         lines += [*differences(of_weight, name_of(weight, 0.0)), ""]
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "dullness", help="folder of the agents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of training (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=64, help="observations per seed (default: %(default)s)")
-    parser.add_argument("--max_steps", type=int, help="of training, instead of the recipe's")
+    parser.add_argument("--max_steps", type=int, default=120, help="of training (default: %(default)s)")
     arguments = parser.parse_args()
     runs: list[dict] = []
     for seed in arguments.seeds:
@@ -69,7 +69,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
     (arguments.output / "dullness.json").write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "dullness.md").write_text(page(runs, arguments.examples))
+    (arguments.output / "dullness.md").write_text(page(runs, arguments.examples, arguments.max_steps))
 
 
 if __name__ == "__main__":

@@ -97,12 +97,12 @@ DPO = {
     "ascent_steps": 1,
     "aajr_warmup_ratio": 0.1,
     "per_device_train_batch_size": 2,
-    "learning_rate": 5e-5,
+    # At five times this rate, the agent forgets its task: 12 % of its calls are right after 24 steps.
+    "learning_rate": 1e-5,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 3,
     "freeze_embeddings": True,
     "gradient_checkpointing": False,
-    "bf16": False,
     "save_strategy": "no",
     "logging_steps": 5,
     "max_length": 512,
@@ -159,20 +159,22 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
     base, pairs = folder / "base", folder / "pairs.jsonl"
     fields = ["--max_steps", arguments.base_steps, "--dataset_format", "auto"]
     fields += ["--dataset_name", folder / "train.jsonl"]
-    train(BASE, arguments.model, base, *fields, *(["--bf16", "false"] if slow_bfloat16() else []))
+    slow = slow_bfloat16()
+    train(BASE, arguments.model, base, *fields, *(["--bf16", "false"] if slow else []))
     if not pairs.exists():
         texts = ("--injections", folder / "trained-on.yaml")
         run("injections", folder / "more.jsonl", "--model", base, "--output", pairs, *texts)
     models = [f"base={base}"]
     for name, fields in VARIANTS.items():
         out, recipe = folder / name.replace(" ", "-"), folder / "recipe.yaml"
-        recipe.write_text(yaml.safe_dump(DPO | fields | {"max_steps": arguments.steps, "dataset_name": str(pairs)}))
+        fields = DPO | fields | {"max_steps": arguments.steps, "dataset_name": str(pairs), "bf16": not slow}
+        recipe.write_text(yaml.safe_dump(fields))
         train(recipe, base, out, "--use_cpu", "true")
         models.append(f"{name}={out}")
     asked = ["--dataset_name", folder / "test.jsonl", "--examples", arguments.examples, "--epsilon", 0.25]
     attacks = ["--attacks", "injection", "warm_nll", "--multiples", 1, 2, "--perturbed_tokens", "tool"]
     texts = ("--injections", folder / "held-out.yaml", "--output", folder / "report")
-    run("evaluate", *models, *asked, *attacks, *texts)
+    run("evaluate", *models, *asked, *attacks, *([] if slow else ["--dtype", "bfloat16"]), *texts)
     results = json.loads((folder / "report" / "results.json").read_text())
     for name, path in (model.split("=") for model in models):
         results["runs"][name]["notes_exact"] = exact_share(path, read_rows(sets["notes"]))
@@ -279,9 +281,9 @@ def main() -> None:
         type=Path,
         help="folder of the agents, which are kept (default: a temporary one)",
     )
-    parser.add_argument("--base_steps", type=int, default=60)
+    parser.add_argument("--base_steps", type=int, default=40)
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--examples", type=int, default=40)
+    parser.add_argument("--examples", type=int, default=24)
     parser.add_argument("--pairs", type=int, default=60)
     arguments = parser.parse_args()
     begun = time.monotonic()
