@@ -95,9 +95,9 @@ def test_the_tokens_of_the_recipe_are_the_ones_that_move(agent, tmp_path, monkey
     moved = []
     target = robustness.Target
 
-    def watched(model, batch, threat):
+    def watched(model, batch, threat, temperature):
         moved.append((threat.perturbed_tokens, batch.perturbable.sum().item()))
-        return target(model, batch, threat)
+        return target(model, batch, threat, temperature)
 
     monkeypatch.setattr(robustness, "Target", watched)
     counts = {}

@@ -51,11 +51,12 @@ def test_changes_no_logit_and_no_gradient(tmp_path, family, shared):
         return  # so the passes are whole ones
     assert cached.prefix.length >= 8 and cached.prefix.shared == shared
     delta = torch.randn(*batch.input_ids.shape, 16, dtype=torch.float64) * batch.perturbable[..., None]
+    tolerance = 1e-6 if family == "bloom" else 1e-8  # Bloom's softmax is in float32
     for rows in (torch.arange(6), torch.tensor([4, 1])):
         expected = logits_and_gradient(policy.select(rows), delta[rows])
         for _ in range(2):  # a pass must not change what the next one sees
             found = logits_and_gradient(cached.select(rows), delta[rows])
-            torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_jvp_goes_through_it(tmp_path):
