@@ -97,7 +97,7 @@ DPO = {
     "ascent_steps": 1,
     "aajr_warmup_ratio": 0.1,
     "per_device_train_batch_size": 2,
-    # At five times this rate, the agent forgets its task: 12 % of its calls are right after 24 steps.
+    # At five times this rate, the agent forgets its task.
     "learning_rate": 1e-5,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 3,

@@ -31,9 +31,9 @@ def agent():
 
 
 def with_logits_times(factor, agent):
-    (logits := agent.lm_head).weight.data.mul_(factor)
+    agent.lm_head.weight.data.mul_(factor)
     found = calibrate(agent, TOKENIZER, ROWS, 2)
-    logits.weight.data.div_(factor)
+    agent.lm_head.weight.data.div_(factor)
     return found
 
 
