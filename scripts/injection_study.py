@@ -2,7 +2,7 @@
 Measure what preference training does against injected requests, on SmolLM2-135M-Instruct.
 
     aajr fetch smollm2-135m
-    python scripts/injection_study.py --model outputs/smollm2-135m
+    python scripts/injection_study.py --model outputs/smollm2-135m        # 21 minutes on two cores with AVX-512
 
 The model learns by plain fine-tuning to call two tools: as the latest request of the user says, or, where the user asks
 to do what a note says, as the tool's result says. It sees no example in which both ask for something. `aajr injections`
