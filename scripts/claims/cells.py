@@ -1,0 +1,150 @@
+"""Cells of the study: agents of one seed that are trained and attacked together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recipe_study import ROOT, evaluate_once, run_command, train_once
+
+from aajr_hf.evaluation.comparison.runs import gradient_norms
+
+RECIPES = ROOT / "recipes" / "congestion"
+# The numbers of an agent that the sections read.
+KEPT = (
+    *("nominal_success", "sampled_success", "nominal_cost", "worst_case_success", "sampled_worst_case_success"),
+    *("amplification", "spectral_norm", "random_amplification", "gradients", "attacks", "stability", "train_seconds"),
+)
+
+
+_LOCKS: dict[Path, threading.Lock] = {}
+
+
+def lock_of(folder: Path) -> threading.Lock:
+    """Return the lock of a folder, because cells that run at once may need the same agent."""
+    return _LOCKS.setdefault(folder, threading.Lock())
+
+
+@dataclass(frozen=True)
+class Agent:
+    """
+    An agent to train.
+
+    Attributes:
+        recipe: Recipe of recipes/congestion.
+        fields: Fields that are set instead of the recipe's.
+        checkpoint: Optimizer step whose checkpoint is measured; None: the end of training.
+    """
+
+    recipe: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    checkpoint: int | None = None
+
+    def after(self, step: int | None) -> Agent:
+        """Return the agent at a checkpoint of its training."""
+        return replace(self, checkpoint=step)
+
+    def train(self, seed: int, steps: int, work: Path) -> Path | None:
+        """
+        Train the agent, unless it is there, and return its folder; None if a number was not finite. Claims share agents with
+        equal settings.
+        """
+        digest = digest_of([self.recipe, self.fields, steps])
+        folder = work / "agents" / f"{self.recipe.replace('/', '-')}-{digest}-{seed}"
+        try:
+            with lock_of(folder):
+                train_once(folder, self.recipe, {"max_steps": steps} | self.fields, seed, None)
+        except SystemExit:
+            if not any(folder.glob("_nonfinite-*")):
+                raise
+            return None
+        return folder if self.checkpoint is None else folder / f"checkpoint-{self.checkpoint}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """
+    Agents of one seed that are trained and attacked together, each also with what was found on the others.
+
+    Attributes:
+        key: Name of the cell, unique in its claim.
+        options: Further options of `aajr evaluate`.
+        calibrated: Whether each agent gets its own temperature (`aajr calibrate`) and is sampled at it.
+    """
+
+    key: str
+    agents: dict[str, Agent]
+    seed: int
+    steps: int
+    examples: int
+    options: tuple[str, ...] = ()
+    calibrated: bool = False
+
+    def settings(self) -> str:
+        """Return a digest of what the numbers depend on, except the code and the base agent."""
+        recipes = {
+            agent.recipe: yaml.safe_load((RECIPES / f"{agent.recipe}.yaml").read_text())
+            for agent in self.agents.values()
+        }
+        agents = {name: [agent.recipe, agent.fields, agent.checkpoint] for name, agent in self.agents.items()}
+        return digest_of([agents, recipes, self.seed, self.steps, self.examples, self.options, self.calibrated])
+
+    def measure(self, claim: str, work: Path) -> list[dict]:
+        """Train and attack the agents, and return a run for each of them; `diverged` if its training failed."""
+        trained = {name: agent.train(self.seed, self.steps, work) for name, agent in self.agents.items()}
+        folders = {name: folder for name, folder in trained.items() if folder is not None}
+        found = self._attack(claim, folders, work)
+        same = {"claim": claim, "cell": self.key, "seed": self.seed, "settings": self.settings()}
+        runs = []
+        for name in self.agents:
+            numbers: dict[str, Any] = {"diverged": True}
+            if name in folders:
+                numbers = {number: found[name][number] for number in KEPT if number in found[name]}
+                numbers |= training_numbers(folders[name])
+                numbers |= {"temperature": _generation(folders[name])["temperature"]} if self.calibrated else {}
+            runs.append(same | {"agent": name} | numbers)
+        return runs
+
+    def _attack(self, claim: str, folders: dict[str, Path], work: Path) -> dict[str, dict]:
+        options = ["--examples", str(self.examples), "--seed", str(self.seed), *self.options]
+        if self.calibrated:
+            for folder in folders.values():
+                with lock_of(folder):
+                    if "temperature" not in _generation(folder):
+                        run_command(["calibrate", str(folder)], folder.with_name(f"{folder.name}-calibrate"))
+            options.append("--own_temperature")
+        name = "".join(c if c.isalnum() else "-" for c in self.key)
+        return evaluate_once(work / f"{claim}-{name}", folders, options) if folders else {}
+
+
+def training_numbers(folder: Path) -> dict[str, float]:
+    """
+    Return what the log of a training says: mean norm of the gradient, its standard deviation over its mean, its largest over
+    its median value, and the share of the adversary's last steps that did not lower the loss.
+    """
+    file = folder / "trainer_state.json"
+    logs = json.loads(file.read_text())["log_history"] if file.is_file() else []
+    numbers, norms = {}, gradient_norms(logs)
+    if norms is not None:
+        numbers = {"gradient_norm": norms["mean"], "gradient_variation": norms["coefficient_of_variation"]}
+        values = [log["grad_norm"] for log in logs if "grad_norm" in log]
+        if len(values) > 1:
+            numbers["spike"] = max(values) / statistics.median(values)
+    monotone = [log["aajr/monotone_fraction"] for log in logs if "aajr/monotone_fraction" in log]
+    return numbers | ({"monotone_fraction": monotone[-1]} if monotone else {})
+
+
+def _generation(folder: Path) -> dict:
+    file = folder / "generation_config.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def digest_of(parts: list) -> str:
+    """Return a short digest of settings."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]

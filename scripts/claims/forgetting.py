@@ -1,0 +1,151 @@
+"""
+What does a real language model forget when it becomes a robust agent? SmolLM2-135M-Instruct learns `congestion` and is then
+fine-tuned by each method, with all weights or with LoRA. What it keeps of everything else is measured on 200 general prompts
+(`scripts/forgetting.py`). This is the price that a user pays.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import smollm2_study
+from matplotlib.figure import Figure
+from recipe_study import ROOT, run_command, slug
+
+from aajr_hf.evaluation.reporting.plots import panels
+
+from .cells import digest_of, lock_of
+from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .preset import Preset
+
+TITLE = "What is forgotten"
+BASE, REFERENCE, OURS = "sft", "adversarial", "AAJR"
+# Name -> recipe of recipes/smollm2-135m/congestion, and the fields that are set instead of the recipe's.
+LORA = {"adapter": "lora", "adapter_rank": 16, "learning_rate": 1e-3}
+METHODS: dict[str, tuple[str, dict]] = {
+    REFERENCE: ("adversarial", {}),
+    OURS: ("aajr", {}),
+    "local spectral": ("aajr", {"regularizer": "local_spectral"}),
+    "global spectral": ("aajr", {"regularizer": "global_spectral"}),
+    "adversarial, LoRA": ("adversarial", LORA),
+    "AAJR, LoRA": ("aajr-lora", {}),
+}
+# The worst case of each agent's own gradients and of random points: all attacks are in docs/results/smollm2.md.
+ATTACKS = ("--attacks", "warm_nll", "restart", "random", "tempered_nll")
+
+
+@dataclass(frozen=True)
+class RealCell:
+    """The agents of one seed, made from a real language model; as [`claims.cells.Cell`]."""
+
+    key: str
+    methods: dict[str, tuple[str, dict]]
+    model: Path
+    seed: int
+    steps: int | None
+    examples: int
+
+    def settings(self) -> str:
+        recipes = {
+            name: (smollm2_study.RECIPES / "congestion" / f"{name}.yaml").read_text()
+            for name, _ in self.methods.values()
+        }
+        return digest_of([self.methods, recipes, self.seed, self.steps, self.examples])
+
+    def measure(self, claim: str, work: Path) -> list[dict]:
+        place, steps = work / "real", {"max_steps": self.steps} if self.steps else {}
+        agents = {BASE: place / "sft"}
+        with lock_of(agents[BASE]):
+            smollm2_study.train("congestion", "sft", agents[BASE], self.model, steps)
+        for name, (recipe, fields) in self.methods.items():
+            agents[name] = place / f"{slug(name)}-{self.seed}"
+            told = {"seed": self.seed, "environment_seed": self.seed} | fields | steps
+            smollm2_study.train("congestion", recipe, agents[name], agents[BASE], told)
+        models = [f"{slug(name)}={folder}" for name, folder in agents.items()]
+        options = [
+            "--examples",
+            str(self.examples),
+            "--seed",
+            str(self.seed),
+            "--multiples",
+            "1",
+            "--batch_size",
+            "16",
+        ]
+        output = place / f"{claim}-evaluation-{self.seed}"
+        if not (output / "results.json").is_file():
+            run_command(["evaluate", *models, *options, *ATTACKS, "--output", str(output)], output)
+        kept = place / f"{claim}-kept-{self.seed}.json"
+        if not kept.is_file():
+            command = [sys.executable, str(ROOT / "scripts" / "forgetting.py"), str(self.model), *models]
+            subprocess.run([*command, "--output", str(kept)], check=True, stdout=subprocess.DEVNULL)
+        success, general = json.loads((output / "results.json").read_text())["runs"], json.loads(kept.read_text())
+        same = {"claim": claim, "cell": self.key, "seed": self.seed, "settings": self.settings()}
+        numbers = ("nominal_success", "sampled_success", "worst_case_success", "amplification", "train_seconds")
+        return [
+            same | {"agent": name} | {number: success[slug(name)][number] for number in numbers} | general[slug(name)]
+            for name in agents
+        ]
+
+
+def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
+    """One cell for each seed, if there is a real model."""
+    if preset.model is None:
+        return []
+    real = preset.real
+    return [RealCell(f"seed {seed}", METHODS, preset.model, seed, real.steps, real.examples) for seed in real.seeds]
+
+
+def section(runs: list[dict]) -> list[str]:
+    rows = []
+    for agent in cells_of(runs, "agent"):
+        mine = _named(runs, agent)
+        numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", "1")]
+        numbers += [
+            text_of([run[name] for run in mine], 3 if name == "kl" else 2) for name in ("kl", "perplexity", "right")
+        ]
+        rows.append([agent, *numbers])
+    header = [
+        "agent",
+        "nominal, %",
+        "own gradients at 1x, %",
+        "KL, nats per token",
+        "perplexity",
+        "right of what it knew, %",
+    ]
+    lines = [
+        "*KL*: of the next token, from the model that it comes from, on the model's own answers. *perplexity*: on the same "
+        f"answers; the model's own is {runs[0]['model_perplexity']:.2f}. *right of what it knew*: of the {runs[0]['asked']} "
+        "facts and sums that the model answers rightly.",
+        "",
+        *markdown_table(header, rows),
+        "",
+    ]
+    for other in (REFERENCE, "local spectral", "global spectral"):
+        gains = by_seed(_named(runs, other), _named(runs, OURS), lambda run: run["kl"])
+        lines.append(f"- AAJR forgets less than {other} (KL, nats per token): {verdict(gains, 3)}.")
+    return lines
+
+
+def draw(figure: Figure, runs: list[dict]) -> None:
+    """What is forgotten against success on the task, without attack and at 1x."""
+    for axes, name, said in zip(
+        panels(figure, ("no attack", "own gradients at 1x")),
+        ("nominal", "1"),
+        ("nominal success, %", "success at 1x, %"),
+        strict=True,
+    ):
+        for agent in cells_of(runs, "agent"):
+            mine = _named(runs, agent)
+            axes.plot([run["kl"] for run in mine], [number_of(name)(run) for run in mine], "o", label=agent)
+        axes.set(xlabel="KL from the model on general prompts, nats per token", ylabel=said, ylim=(-2, 102))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+
+
+def _named(runs: list[dict], agent: str) -> list[dict]:
+    return [run for run in runs if run["agent"] == agent]

@@ -1,0 +1,57 @@
+"""The methods that the study compares, and the field that each of them tunes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .cells import Agent
+
+# Learning rates, and weights of the penalty in the relative unit: the increase of the loss that a division of the penalty
+# by e may cost.
+RATES, LAMBDAS = (1e-3, 2e-3, 4e-3, 5e-4), (0.03, 0.3, 0.003, 3.0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    A method with its settings but one, which is tuned.
+
+    Attributes:
+        tuned: Field that is tuned; a dot leads into a mapping.
+        values: Values that are tried, the most promising first: a small study tries the first ones alone.
+    """
+
+    recipe: str
+    tuned: str
+    values: tuple[float, ...]
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def agent(self, value: float, **fields: Any) -> Agent:
+        """Return the agent with this value of the tuned field, and with other fields of a claim."""
+        name, _, key = self.tuned.partition(".")
+        # A mapping is given as JSON, as on the command line.
+        tuned = f'{{"{key}": {value}}}' if key else value
+        return Agent(self.recipe, self.fields | {name: tuned} | fields)
+
+
+def _penalty(recipe: str, **fields: Any) -> Method:
+    return Method(recipe, "regularizer_lambda", LAMBDAS, fields)
+
+
+# Point by point, as the exact penalty of the paper; the recipe samples half of the ascents.
+_EXACT = {"penalty_trajectory": "all", "penalty_fraction": 1.0}
+METHODS: dict[str, Method] = {
+    "sft": Method("sft", "learning_rate", RATES),
+    "adversarial": Method("adversarial", "learning_rate", RATES),
+    # The plain cures for overfitting.
+    "adversarial, weight decay": Method("adversarial", "weight_decay", (0.1, 1.0, 0.01, 0.3)),
+    "adversarial, dropout": Method("adversarial", "model_init_kwargs.attention_dropout", (0.1, 0.3, 0.05, 0.2)),
+    "AAJR": _penalty("aajr", ascent_steps=3, **_EXACT),
+    "AAJR, amortised": _penalty("aajr-amortised", ascent_steps=3),
+    "local spectral": _penalty("global", regularizer="local_spectral"),
+    "global spectral": _penalty("global"),
+    "global Frobenius": _penalty("global", regularizer="global_frobenius"),
+    "random direction": _penalty("aajr", ascent_steps=3, regularizer="random_direction"),
+    "matched": _penalty("methods/matched", ascent_steps=3),
+}

@@ -1,0 +1,131 @@
+"""
+What does robustness cost at an equal budget? The paper's Corollary 1: of agents whose Jacobian is bounded by gamma along the
+adversary's directions alone (F_ad, equation 18), the best has no more nominal risk than of those whose Jacobian is bounded by
+gamma along every direction (F_gamma, equation 19). For a class, this is a matter of inclusion; the question is whether trained
+agents show it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from aajr_hf.evaluation.reporting.plots import panels
+
+from .cells import Agent, Cell
+from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .preset import Preset
+
+TITLE = "The price of robustness at an equal budget (equations 9, 18, 19; Corollary 1)"
+# What each class bounds, and the weight with which its search for lambda begins.
+CLASSES = {
+    "AAJR": ("amplification", Agent("aajr", {"ascent_steps": 3, "regularizer_lambda": 6e-5})),
+    "local spectral": (
+        "spectral_norm",
+        Agent("global", {"regularizer": "local_spectral", "regularizer_lambda": 6e-4}),
+    ),
+    "global spectral": ("spectral_norm", Agent("global", {"regularizer_lambda": 6e-4})),
+}
+# Without the adversarial loss, as in the paper's definitions of the classes, and with it.
+WEIGHTS = {"nominal loss alone": 0.0, "with the adversarial loss": 1.0}
+FREE = "no budget"
+# A budget is met if the measured number is at most so many times the budget.
+MET = 1.1
+
+
+def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
+    return [
+        Cell(
+            f"{said}, seed {seed}",
+            _agents(weight, preset.budgets),
+            seed,
+            preset.steps,
+            preset.examples,
+            ("--multiples", "1", "--attacks", "warm_nll", "restart", "random", "tempered_nll", "from_others"),
+        )
+        for seed in preset.seeds
+        for said, weight in WEIGHTS.items()
+    ]
+
+
+def _agents(weight: float, budgets: tuple[float, ...]) -> dict[str, Agent]:
+    agents = {FREE: Agent("adversarial" if weight else "sft")}
+    for name, (_, agent) in CLASSES.items():
+        for budget in budgets:
+            fields = {"amplification_budget": budget, "lambda_mode": "absolute", "adversarial_loss_weight": weight}
+            agents[f"{name} {budget:g}"] = Agent(agent.recipe, agent.fields | fields)
+    return agents
+
+
+def section(runs: list[dict]) -> list[str]:
+    lines = [
+        "Training looks for the lambda at which the mean of what a class bounds meets gamma: the amplification along the "
+        "ascent (AAJR), or the largest singular value, at the points of the ascent (local) or between observations "
+        "(global). *achieved*: the same, measured on held-out observations (the largest singular value at the observation "
+        "itself). *price*: points of success without attack that are lost against the same training without a budget.",
+    ]
+    for said in WEIGHTS:
+        here = [run for run in runs if run["cell"].startswith(f"{said}, ")]
+        if here:
+            lines += ["", f"**{said.capitalize()}**", "", *_table(here), "", *_verdicts(here)]
+    return lines
+
+
+def _table(runs: list[dict]) -> list[str]:
+    free, rows = _named(runs, FREE), []
+    for agent in cells_of(runs, "agent"):
+        mine = _named(runs, agent)
+        prices = [by_seed(free, mine, number_of(which)) for which in ("nominal", "sampled")]
+        achieved = "-" if agent == FREE else text_of([_achieved(run) for run in mine])
+        cells = [*(text_of(price, sign=True) for price in prices), text_of([number_of("1")(run) for run in mine])]
+        rows.append([agent, achieved, *cells])
+    return markdown_table(["class and gamma", "achieved", "price, greedy", "price, sampled", "withstands 1x, %"], rows)
+
+
+def _verdicts(runs: list[dict]) -> list[str]:
+    """Whether AAJR's price is the smaller one, over the budgets that both classes meet; a mean over budgets for each seed."""
+    lines = []
+    for other in list(CLASSES)[1:]:
+        gains: list[float] = []
+        for seed in cells_of(runs, "seed"):
+            differences = []
+            for gamma in _budgets(runs):
+                pair = [_named(runs, f"{name} {gamma:g}", seed) for name in ("AAJR", other)]
+                if all(some and _achieved(some[0]) <= MET * gamma for some in pair):
+                    differences += by_seed(*pair, number_of("sampled"))
+            gains += [statistics.mean(differences)] if differences else []
+        lines.append(
+            f"- AAJR's price is smaller than that of {other}, sampled, where both meet the budget: {verdict(gains)}."
+        )
+    return lines
+
+
+def draw(figure: Figure, runs: list[dict]) -> None:
+    """The price over gamma, sampled; filled where the budget is met."""
+    for axes, said in zip(panels(figure, tuple(WEIGHTS)), WEIGHTS, strict=True):
+        here = [run for run in runs if run["cell"].startswith(f"{said}, ")]
+        free = _named(here, FREE)
+        for (name, _), color in zip(CLASSES.items(), ("#0072B2", "#009E73", "#D55E00"), strict=True):
+            for gamma in _budgets(here):
+                mine = _named(here, f"{name} {gamma:g}")
+                price = by_seed(free, mine, number_of("sampled"))
+                met = statistics.mean(map(_achieved, mine)) <= MET * gamma
+                label = name if gamma == _budgets(here)[0] else None
+                axes.plot([gamma] * len(price), price, "o", color=color, mfc=color if met else "none", label=label)
+        axes.set(xscale="log", xlabel="gamma", ylabel="price, points of sampled success")
+        if here:
+            axes.legend(frameon=False)
+
+
+def _named(runs: list[dict], agent: str, seed: int | None = None) -> list[dict]:
+    return [run for run in runs if run["agent"] == agent and seed in (None, run["seed"])]
+
+
+def _budgets(runs: list[dict]) -> list[float]:
+    return sorted({float(agent.rpartition(" ")[2]) for agent in cells_of(runs, "agent") if agent != FREE})
+
+
+def _achieved(run: dict) -> float:
+    return run[CLASSES[run["agent"].rpartition(" ")[0]][0]]

@@ -1,0 +1,80 @@
+"""
+Does the rank of an adapter bound robustness (the paper's section 6)? SmolLM2-135M-Instruct, which knows `congestion`, is fine-tuned
+with AAJR on LoRA of several ranks, on families whose updates have full rank with as many parameters as LoRA of rank 16, and on all
+of its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from aajr_hf.evaluation.reporting.plots import panels
+
+from .forgetting import RealCell
+from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .preset import Preset
+
+TITLE = "High rank (section 6)"
+RANKS = (1, 4, 16, 64)
+FULL = "all weights"
+
+
+def _adapter(name: str, rank: int, rate: float) -> tuple[str, dict]:
+    return "aajr-lora", {"adapter": name, "adapter_rank": rank, "learning_rate": rate}
+
+
+# Families of full rank need a larger learning rate (docs/results/rank.md).
+METHODS = {f"LoRA {rank}": _adapter("lora", rank, 1e-3) for rank in RANKS} | {
+    "HiRA 16": _adapter("hira", 16, 1e-2),
+    "SHiRA 16": _adapter("shira", 16, 1e-2),
+    FULL: ("aajr", {}),
+}
+
+
+def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
+    """One cell for each seed, if there is a real model."""
+    if preset.model is None:
+        return []
+    real = preset.real
+    return [RealCell(f"seed {seed}", METHODS, preset.model, seed, real.steps, real.examples) for seed in real.seeds]
+
+
+def section(runs: list[dict]) -> list[str]:
+    rows = []
+    for agent in cells_of(runs, "agent"):
+        mine = [run for run in runs if run["agent"] == agent]
+        numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", "1")]
+        rows.append(
+            [agent, *numbers, text_of([run["kl"] for run in mine], 3), text_of([run["train_seconds"] for run in mine])]
+        )
+    lines = [
+        "*1x*: left by the agent's own gradients and by random points. *KL*: what is forgotten, in nats per token of the model's "
+        "answers to general prompts. LoRA is trained with a learning rate of 1e-3, HiRA and SHiRA with 1e-2.",
+        "",
+        *markdown_table(["trained", "nominal, %", "1x, %", "KL", "train s"], rows),
+        "",
+    ]
+    for more, less in (
+        (f"LoRA {RANKS[-1]}", f"LoRA {RANKS[0]}"),
+        ("SHiRA 16", "LoRA 16"),
+        (FULL, f"LoRA {RANKS[-1]}"),
+    ):
+        pair = [[run for run in runs if run["agent"] == agent] for agent in (more, less)]
+        lines.append(f"- {more} withstands more at 1x than {less}: {verdict(by_seed(*pair, number_of('1')))}.")
+    return lines
+
+
+def draw(figure: Figure, runs: list[dict]) -> None:
+    """Success over LoRA's rank, with the other families and all weights as lines."""
+    for axes, name in zip(panels(figure, ("no attack", "own gradients at 1x")), ("nominal", "1"), strict=True):
+        for rank in RANKS:
+            mine = [number_of(name)(run) for run in runs if run["agent"] == f"LoRA {rank}"]
+            axes.plot([rank] * len(mine), mine, "o", color="#0072B2", label="LoRA" if rank == RANKS[0] else None)
+        for agent, color in (("HiRA 16", "#009E73"), ("SHiRA 16", "#D55E00"), (FULL, "#000000")):
+            for i, run in enumerate(run for run in runs if run["agent"] == agent):
+                axes.axhline(number_of(name)(run), color=color, linewidth=1, label=agent if i == 0 else None)
+        axes.set(xscale="log", xlabel="rank of LoRA", ylabel="success, %", ylim=(-2, 102))
+        axes.set_xticks(RANKS, map(str, RANKS))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)

@@ -1,0 +1,89 @@
+"""
+Which value of its field does each method take? The rule, written down before the runs: of the values that lose at most two
+points of nominal success against the best plain fine-tuning, the one that withstands most at the training radius, under all
+attacks, on the tuning seeds. If none loses so little, the one that loses least.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from .cells import Cell
+from .methods import METHODS
+from .page import cells_of, markdown_table, number_of
+from .preset import Preset
+
+TITLE = "How the settings were chosen"
+ALLOWED_LOSS = 2.0
+
+
+def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
+    """One cell for each seed and method. Those of the smallest seed are attacked first."""
+    return [
+        Cell(
+            f"{method}, seed {seed}",
+            {_name(value): METHODS[method].agent(value) for value in METHODS[method].values[: preset.values]},
+            seed,
+            preset.steps,
+            preset.examples,
+            ("--multiples", "1"),
+        )
+        for seed in preset.tuning_seeds
+        for method in preset.methods
+    ]
+
+
+def choose(runs: list[dict]) -> dict[str, float]:
+    """Return the chosen value of each method that was tuned, by the rule."""
+    scores = _scores(runs)
+    best = max((nominal for nominal, _ in scores.get("sft", {}).values()), default=100.0)
+    chosen = {}
+    for method, by_value in scores.items():
+        allowed = {v: worst for v, (nominal, worst) in by_value.items() if nominal >= best - ALLOWED_LOSS}
+        chosen[method] = (
+            max(allowed, key=allowed.get) if allowed else max(by_value, key=lambda value: by_value[value][0])
+        )
+    return chosen
+
+
+def _scores(runs: list[dict]) -> dict[str, dict[float, tuple[float, float]]]:
+    """Return nominal success and success under attack, means over seeds, by method and value."""
+    scores: dict[str, dict[float, tuple[float, float]]] = {}
+    for method in METHODS:
+        mine = [run for run in runs if run["cell"].startswith(f"{method}, seed ")]
+        for value in dict.fromkeys(run["agent"] for run in mine):
+            some = [run for run in mine if run["agent"] == value]
+            means = [statistics.mean(map(number_of(name), some)) for name in ("nominal", "1")]
+            scores.setdefault(method, {})[float(value)] = (means[0], means[1])
+    return scores
+
+
+def section(runs: list[dict]) -> list[str]:
+    chosen, rows = choose(runs), []
+    for method, by_value in _scores(runs).items():
+        for value, (nominal, worst) in by_value.items():
+            cells = [_name(value), f"{nominal:.1f}", f"{worst:.1f}", "chosen" if value == chosen[method] else ""]
+            rows.append([method, METHODS[method].tuned, *cells])
+    said = (
+        f"Of the values that lose at most {ALLOWED_LOSS:g} points of nominal success against the best plain fine-tuning, "
+        "the one that withstands most at 1x under all attacks; if none loses so little, the one that loses least. The "
+        f"tuning seeds ({len(cells_of(runs, 'seed'))}) are none of the other sections'."
+    )
+    return [said, "", *markdown_table(["method", "field", "value", "nominal", "1x", ""], rows)]
+
+
+def draw(figure: Figure, runs: list[dict]) -> None:
+    """Nominal success against success under attack of all values that were tried."""
+    axes = figure.subplots()
+    for method, by_value in _scores(runs).items():
+        nominal, worst = zip(*by_value.values(), strict=True)
+        axes.plot(nominal, worst, "o", label=method)
+    axes.set(xlabel="nominal success, %", ylabel="success at 1x, %")
+    axes.legend(fontsize="x-small", frameon=False)
+
+
+def _name(value: float) -> str:
+    return f"{value:g}"
