@@ -1,4 +1,4 @@
-"""scripts/study.py: what each claim trains and attacks, how settings are chosen, and the arithmetic of the page."""
+"""scripts/claims_study.py: what each claim trains and attacks, how settings are chosen, and the arithmetic of the page."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import claims_study as study
 import pytest
 import recipe_study
-import study_new as study
 from claims import CLAIMS, calibration, episodes, forgetting, inner_loop, price, rank, robustness, tuning
 from claims.cells import RECIPES, Agent, Cell, training_numbers
 from claims.methods import METHODS
 from claims.page import verdict
 from claims.preset import PRESETS
-from study_new import main, page, part_of
+from claims_study import main, page, part_of
 
 from aajr_hf.cli.arguments.model_and_data import TrainArguments
 from aajr_hf.cli.arguments.parsing import RecipeParser
@@ -290,7 +290,7 @@ def commands(monkeypatch):
 
 
 def start(monkeypatch, work: Path, *argv: str) -> None:
-    argv = ["study.py", "--preset", "smoke", "--work", str(work), "--jobs", "1", *argv]
+    argv = ["claims_study.py", "--preset", "smoke", "--work", str(work), "--jobs", "1", *argv]
     monkeypatch.setattr(sys, "argv", argv)
     main()
 
@@ -303,17 +303,17 @@ def test_a_study_writes_its_page_goes_on_where_it_stopped_and_replaces_what_has_
     assert len(tried) == 3 + 3  # one value of three methods, and the chosen ones on the seed of the results
     assert {command[command.index("--seed") + 1] for command in tried} == {"1", "100"}
     report = tmp_path / "report"
-    text = (report / "study.md").read_text()
+    text = (report / "claims.md").read_text()
     assert all(CLAIMS[name].TITLE in text for name in ("tuning", "calibration")) and price.TITLE not in text
-    assert (report / "study-tuning.png").is_file() and not (report / "study-price.png").exists()
-    known = (report / "study.json").read_text()
+    assert (report / "claims-tuning.png").is_file() and not (report / "claims-price.png").exists()
+    known = (report / "claims.json").read_text()
     commands.clear()
     start(monkeypatch, tmp_path, "--claims", "tuning", "calibration")
-    assert commands == [] and (report / "study.json").read_text() == known
+    assert commands == [] and (report / "claims.json").read_text() == known
     monkeypatch.setitem(METHODS, "AAJR", METHODS["adversarial"])
     start(monkeypatch, tmp_path, "--claims", "tuning")
     assert [command[0] for command in commands] == ["evaluate"]  # the agent has the settings of another that is there
-    assert len(json.loads((report / "study.json").read_text())) == len(json.loads(known))
+    assert len(json.loads((report / "claims.json").read_text())) == len(json.loads(known))
 
 
 def test_without_tuning_a_claim_says_what_it_leaves_out(tmp_path, monkeypatch, commands, capsys):
@@ -380,5 +380,5 @@ def test_numbers_of_a_training_come_from_its_log(tmp_path):
 def test_the_page_has_a_section_a_figure_and_a_command_for_each_claim():
     runs = [run("tuning", "sft, seed 100", "0.001")]
     assert page(runs, "full").count("## ") == 1
-    assert "`python scripts/study.py --preset full --claims tuning`" in page(runs, "full")
+    assert "`python scripts/claims_study.py --preset full --claims tuning`" in page(runs, "full")
     assert study.INTRODUCTION.splitlines()[0] in page(runs, "full")

@@ -2,15 +2,15 @@
 Does AAJR pay? The study tests the paper's claims one by one, with all attacks of `aajr evaluate`, on small agents
 (docs/results/agents) and, with --model, on SmolLM2-135M-Instruct.
 
-    python scripts/study.py --preset smoke              # only tests that it runs
-    python scripts/study.py --preset small              # one seed: within an hour on two cores
-    python scripts/study.py --preset full               # three seeds: days on two cores
-    python scripts/study.py --preset full --shard 1/8   # an eighth of it; other machines, or other days, take the rest
-    python scripts/study.py --claims tuning price       # some claims
+    python scripts/claims_study.py --preset smoke              # only tests that it runs
+    python scripts/claims_study.py --preset small              # one seed, fewer methods and steps
+    python scripts/claims_study.py --preset full               # three seeds
+    python scripts/claims_study.py --preset full --shard 1/8   # an eighth of it; other machines, or other days, take the rest
+    python scripts/claims_study.py --claims tuning price       # some claims
 
 Each claim consists of cells: agents of one seed that are trained and attacked together. Cells that the results already
 contain, with the same settings, are not measured again; those of other settings are replaced. The claim `tuning` comes
-first, because it chooses the settings of the others. The script writes study.json (a run per line), study.md (a section per
+first, because it chooses the settings of the others. The script writes claims.json (a run per line), claims.md (a section per
 claim) and a figure per claim to `--output`, after each cell.
 """
 
@@ -35,7 +35,7 @@ from aajr_hf.evaluation.reporting.report import replace_file
 
 INTRODUCTION = """# Does AAJR pay?
 
-`python scripts/study.py --preset {preset}` makes this page, its figures and `study.json`, which contains every run. One base
+`python scripts/claims_study.py --preset {preset}` makes this page, its figures and `claims.json`, which contains every run. One base
 agent of `congestion` (`docs/results/agents`) is fine-tuned; every agent of a comparison has as many optimizer steps. All agents
 of a seed are attacked together by every attack of `aajr evaluate`, each also with what was found on the others, unless a
 section says otherwise. Numbers with a ± are means with 95 % intervals over seeds (Student's t, paired by seed where two are
@@ -48,7 +48,7 @@ class Study:
 
     def __init__(self, preset: str, work: Path, output: Path):
         self.preset, self.work, self.output = preset, work, output
-        self.file = output / "study.json"
+        self.file = output / "claims.json"
         self.runs: list[dict] = json.loads(self.file.read_text()) if self.file.is_file() else []
         self.begun, self.done = time.monotonic(), 0
 
@@ -74,11 +74,11 @@ class Study:
         self.runs.sort(key=lambda run: order.index(run["claim"]))  # stable: cells stay in their order
         lines = ",\n".join(json.dumps(run) for run in self.runs)  # one run per line
         replace_file(self.file, f"[\n{lines}\n]\n".encode())
-        replace_file(self.output / "study.md", page(self.runs, self.preset).encode())
+        replace_file(self.output / "claims.md", page(self.runs, self.preset).encode())
         for name, claim in CLAIMS.items():
             if runs := self.of(name):
                 picture = render(lambda figure, claim=claim, runs=runs: claim.draw(figure, runs), WIDE)
-                replace_file(self.output / f"study-{name}.png", picture)
+                replace_file(self.output / f"claims-{name}.png", picture)
 
 
 def page(runs: list[dict], preset: str) -> str:
@@ -88,8 +88,8 @@ def page(runs: list[dict], preset: str) -> str:
         mine = [run for run in runs if run["claim"] == name]
         if mine:
             lines += ["", f"## {claim.TITLE}", "", " ".join(claim.__doc__.split()), "", *claim.section(mine)]
-            lines += ["", f"`python scripts/study.py --preset {preset} --claims {name}`"]
-            lines += ["", f"![{claim.TITLE}](study-{name}.png)"]
+            lines += ["", f"`python scripts/claims_study.py --preset {preset} --claims {name}`"]
+            lines += ["", f"![{claim.TITLE}](claims-{name}.png)"]
     return "\n".join([*lines, ""])
 
 
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--claims", nargs="+", choices=list(CLAIMS), default=list(CLAIMS), help="instead of all")
     output = "folder of the results (default: docs/results for full, else report in --work)"
     parser.add_argument("--output", type=Path, help=output)
-    parser.add_argument("--work", type=Path, help="folder of the agents (default: outputs/study-PRESET)")
+    parser.add_argument("--work", type=Path, help="folder of the agents (default: outputs/claims-PRESET)")
     model = (
         "folder of SmolLM2-135M-Instruct (aajr fetch smollm2-135m); without it, claims about a real model are left out"
     )
@@ -136,7 +136,7 @@ def main() -> None:
     if arguments.jobs < 1:
         parser.error(f"`--jobs` must be at least 1, got {arguments.jobs}.")
     preset = replace(PRESETS[arguments.preset], model=arguments.model)
-    work = arguments.work or ROOT / "outputs" / f"study-{arguments.preset}"
+    work = arguments.work or ROOT / "outputs" / f"claims-{arguments.preset}"
     results = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
     try:
         study = Study(arguments.preset, work.resolve(), results)
