@@ -2,7 +2,7 @@
 What a guard of shared caches takes out, and what it costs: accuracy of new decoders on private words against the success of
 the peers that read the caches, over beta.
 
-    python scripts/guard_study.py                     # about half an hour on one core
+    python scripts/guard_study.py                     # about 40 minutes on one core
     python scripts/guard_study.py --betas 1 --links one
 
 One base agent of `congestion` is made with `aajr init-agent --share_cache`. For each beta, a guard is trained on one link
@@ -29,7 +29,7 @@ INTRODUCTION = """# What a guard of shared caches takes out
 `python scripts/guard_study.py` makes this page and `guard.json`. An agent of `congestion` among four that reads its peers' messages
 from raw caches answers {success:.1f} % of {examples} held-out observations rightly. For each beta, guards are trained
 for {steps} steps: against a decoder that sees one link, or all links of a sender. Then new decoders are trained on the frozen guard
-for as many steps. *Named* is how often they name the private word of a held-out sender, in percent: the better of the decoder of the
+for {decoder_steps} steps. *Named* is how often they name the private word of a held-out sender, in percent: the better of the decoder of the
 guard's own size and a larger one, from one link and from all. *Right* are the readers' answers. One seed."""
 
 
@@ -71,7 +71,15 @@ def chance(runs: list[dict], word: str) -> float:
 
 def page(runs: list[dict]) -> str:
     first = runs[0]
-    lines = [INTRODUCTION.format(success=first["raw_success"], examples=first["examples"], steps=first["steps"]), ""]
+    lines = [
+        INTRODUCTION.format(
+            success=first["raw_success"],
+            examples=first["examples"],
+            steps=first["steps"],
+            decoder_steps=first["decoder_steps"],
+        ),
+        "",
+    ]
     columns = [f"{word}, {links}" for word in PRIVATE for links in STYLES]
     lines.append(f"| trained on | beta | right | {' | '.join(f'named: {column}' for column in columns)} |")
     lines.append("|---|" + "---:|" * (2 + len(columns)))
@@ -116,9 +124,11 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=ROOT / "outputs" / "guard-study", help="folder of agent and guards"
     )
-    parser.add_argument("--betas", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="(default: 0.1 0.3 1)")
+    parser.add_argument("--betas", type=float, nargs="+", default=[0.1, 1.0], help="(default: 0.1 1)")
     parser.add_argument("--links", nargs="+", default=list(STYLES), choices=list(STYLES), help="of training")
-    parser.add_argument("--steps", type=int, default=300, help="of each guard and decoder (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=300, help="of each guard; decoders take five times as many (default: %(default)s)"
+    )
     parser.add_argument("--agent_steps", type=int, help="of the base agent (default: as aajr init-agent says)")
     arguments = parser.parse_args()
     runs = measure(arguments)

@@ -81,21 +81,31 @@ def share_decoded(
 
 
 def leaks(
-    links: dict[str, Links], guard: CacheGuard, *, on_decoder: Callable[[], None] = lambda: None, **how
+    links: dict[str, Links],
+    guard: CacheGuard,
+    *,
+    steps: int,
+    decoder_steps: int,
+    on_decoder: Callable[[], None] = lambda: None,
+    **how,
 ) -> list[Leak]:
     """
     Measure how well fresh decoders name each private word: over one link and over all, without the guard and with it.
 
     Args:
         links: `one` and `all` links of the same agents.
+        steps: Steps of the decoder of raw caches, which is soon always right.
+        decoder_steps: Steps of each decoder of guarded caches. A decoder that is trained for as long as the guard was finds a
+            fraction of what one finds that goes on.
         on_decoder: Called after each decoder; there are three for each entry of `links`.
-        how: Arguments `steps`, `examples`, `batch_size`, `seed` of [`share_decoded`].
+        how: Arguments `examples`, `batch_size`, `seed` of [`share_decoded`].
     """
     found: list[Leak] = []
     for name, each in links.items():
         shares = []
         for guarded, sizes in ((None, OWN), (guard, OWN), (guard, ADAPTIVE)):
-            decoded, chance = share_decoded(each, guarded, sizes, **how)
+            long = steps if guarded is None else decoder_steps
+            decoded, chance = share_decoded(each, guarded, sizes, steps=long, **how)
             shares.append(decoded)
             on_decoder()
         for word, least, raw, fresh, adaptive in zip(each.private.words, chance, *shares, strict=True):

@@ -43,7 +43,7 @@ Chance is the best guess without a cache. The decoders are no bound: one that is
 |---|---|
 {% for name, value in settings.items() %}| {{ name }} | {{ value }} |
 {% endfor %}"""
-_SETTINGS = ("agents", "links", "bottleneck", "steps", "batch_size", "examples", "seed")
+_SETTINGS = ("agents", "links", "bottleneck", "steps", "decoder_steps", "batch_size", "examples", "seed")
 HEADERS = ("word", "links", "chance", "raw", "guarded", "guarded, larger decoder")
 
 

@@ -26,7 +26,9 @@ def test_each_beta_has_a_guard_of_one_link_and_one_of_all(tmp_path, monkeypatch)
             for seen in ("one", "all")
         ]
         run = {"links": links, "beta": float(beta), "raw_success": 98.0, "guarded_success": 97.0, "leakage": leakage}
-        (folder / "guard.json").write_text(json.dumps(run | {"model": "a/agent", "examples": 500, "steps": 600}))
+        (folder / "guard.json").write_text(
+            json.dumps(run | {"model": "a/agent", "examples": 500, "steps": 600, "decoder_steps": 3000})
+        )
 
     monkeypatch.setattr(guard_study, "run_command", run_command)
     few = ["--betas", "1", "0", "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]

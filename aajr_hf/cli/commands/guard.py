@@ -65,20 +65,28 @@ def run(argv: list[str]) -> int:
         "--steps",
         type=int,
         default=600,
-        help="steps of the guard, and of each decoder that measures it (default: %(default)s)",
+        help="steps of the guard (default: %(default)s)",
+    )
+    add(
+        "--decoder_steps",
+        type=int,
+        help="steps of each new decoder that measures the guard (default: five times --steps). More find more: what a decoder names "
+        "after as many steps as the guard had is a fraction of it",
     )
     add("--batch_size", type=int, default=64, help="messages in a step (default: %(default)s)")
     add("--examples", type=int, default=500, help="held-out senders to measure on (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of messages and weights (default: %(default)s)")
     arguments = parser.parse_args(argv)
     check_alone("guard")
+    if arguments.decoder_steps is None:
+        arguments.decoder_steps = 5 * arguments.steps
     _check(arguments)
     make_guard(arguments)
     return 0
 
 
 def _check(arguments) -> None:
-    for name in ("bottleneck", "steps", "batch_size", "examples"):
+    for name in ("bottleneck", "steps", "decoder_steps", "batch_size", "examples"):
         if getattr(arguments, name) < 1:
             raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
     if not 0 <= arguments.beta < math.inf:
@@ -162,9 +170,10 @@ def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tupl
         )
         guard.eval()
         task = progress.add_task("Training decoders", total=_DECODERS)
-        leaked = leaks(links, guard, steps=arguments.steps, on_decoder=lambda: progress.advance(task), **how)
+        long = {key: getattr(arguments, key) for key in ("steps", "decoder_steps")}
+        leaked = leaks(links, guard, on_decoder=lambda: progress.advance(task), **long, **how)
         success = [share_right(links["one"], used, **how) for used in (None, guard)]
-    kept = ("model", "agents", "private", "beta", "links", "bottleneck", "steps", "batch_size", "examples", "seed")
-    results = {"kind": "guard", "world": name} | {key: getattr(arguments, key) for key in kept}
+    kept = ("model", "agents", "private", "beta", "links", "bottleneck")
+    results = {"kind": "guard", "world": name} | {key: getattr(arguments, key) for key in kept} | long | how
     results |= {"widths": [list(pair) for pair in widths], "raw_success": success[0], "guarded_success": success[1]}
     return guard, results | {"leakage": leaked}

@@ -46,6 +46,7 @@ def test_a_guard_is_saved_with_its_numbers_and_a_card(guard, agent):
     leaks = [(leak["word"], leak["links"]) for leak in results["leakage"]]
     assert leaks == [("owe", "one"), ("prefer", "one"), ("owe", "all"), ("prefer", "all")]
     assert results["widths"] == [[128, 128]] * 2
+    assert (results["steps"], results["decoder_steps"]) == (2, 10)
     card = (guard / "README.md").read_text()
     assert card.startswith("---\n") and "library_name: aajr-hf" in card
     leak = results["leakage"][0]
@@ -91,6 +92,7 @@ def test_simulated_agents_read_caches_and_a_guard_changes_what_they_say(guard, a
         (["--private", "owe", "--beta", -1], "`--beta` must be a finite number of at least 0"),
         (["--private", "owe", "--agents", 1], "`--agents` must be from 2 to 100; got 1."),
         (["--private", "owe", "--steps", 0], "`--steps` must be at least 1; got 0."),
+        (["--private", "owe", "--decoder_steps", 0], "`--decoder_steps` must be at least 1; got 0."),
         (["--private", "owe", "--output", "."], "`--output`: . is not an empty folder"),
         ([], "--private"),
     ],

@@ -55,7 +55,8 @@ class GuardResults(GuardNumbers):
         links: What the guard's own decoder saw in training: `one` link, or `all` links of a sender.
         bottleneck: Width of the guard.
         widths: Width of keys and of values in each layer of the caches.
-        steps: Steps of the guard, and of each decoder that measures it.
+        steps: Steps of the guard, and of the decoder of raw caches.
+        decoder_steps: Steps of each decoder of guarded caches.
         batch_size: Messages in a step.
         examples: Number of held-out senders.
         seed: Seed of the messages and of the first weights.
@@ -71,6 +72,7 @@ class GuardResults(GuardNumbers):
     bottleneck: int
     widths: list[list[int]]
     steps: int
+    decoder_steps: int
     batch_size: int
     examples: int
     seed: int
