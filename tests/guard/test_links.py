@@ -78,3 +78,17 @@ def test_chance_is_the_most_frequent_value_of_those_who_are_asked(links):
     sent = links.batches(4, leakage.streams(0, leakage.HELD_OUT))
     secrets = torch.cat([batch.secrets for batch in itertools.islice(sent, 2)])[:7]
     assert chance == [pytest.approx(100 * max(secrets[:, i].bincount()) / 7) for i in range(2)]
+
+
+def test_decoders_of_guarded_caches_are_trained_for_longer_than_those_of_raw_ones(links, monkeypatch):
+    asked = []
+
+    def share_decoded(each, guard, sizes, *, steps, **how):
+        asked.append((guard is not None, steps))
+        return [50.0, 60.0], [25.0, 30.0]
+
+    monkeypatch.setattr(leakage, "share_decoded", share_decoded)
+    guard, how = CacheGuard(cache_widths(links.model)), {"examples": 4, "batch_size": 2, "seed": 0}
+    found = leakage.leaks({"one": links}, guard, steps=3, decoder_steps=15, **how)
+    assert asked == [(False, 3), (True, 15), (True, 15)]
+    assert found[0] == {"word": "prefer", "links": "one", "chance": 25.0, "raw": 50.0, "fresh": 50.0, "adaptive": 50.0}

@@ -136,7 +136,7 @@ def test_a_guard_for_another_model_or_a_damaged_one_is_refused(refused, agent, t
         "guarded_success": 1,
         "leakage": [],
     }
-    results |= dict.fromkeys(("agents", "links", "steps", "batch_size", "examples", "seed"), 1)
+    results |= dict.fromkeys(("agents", "links", "steps", "decoder_steps", "batch_size", "examples", "seed"), 1)
     small = CacheGuard([(8, 8)], 2)
     save_guard(small, results | {"bottleneck": 2, "widths": [[8, 8]]}, tmp_path / "small")
     asked = ["simulate", "--model", agent, *EPISODES, "--share_cache", "--guard", "small"]
