@@ -94,11 +94,15 @@ class RealCell:
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
-    """One cell for each seed, if there is a real model."""
+    return real_cells(preset, METHODS)
+
+
+def real_cells(preset: Preset, methods: dict[str, tuple[str, dict]]) -> list[RealCell]:
+    """Return one cell for each seed, if there is a real model."""
     if preset.model is None:
         return []
     real = preset.real
-    return [RealCell(f"seed {seed}", METHODS, preset.model, seed, real.steps, real.examples) for seed in real.seeds]
+    return [RealCell(f"seed {seed}", methods, preset.model, seed, real.steps, real.examples) for seed in real.seeds]
 
 
 def section(runs: list[dict]) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from aajr_hf.evaluation.reporting.plots import panels
 
-from .forgetting import RealCell
+from .forgetting import RealCell, real_cells
 from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
 from .preset import Preset
 
@@ -34,11 +34,7 @@ METHODS = {f"LoRA {rank}": _adapter("lora", rank, 1e-3) for rank in RANKS} | {
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
-    """One cell for each seed, if there is a real model."""
-    if preset.model is None:
-        return []
-    real = preset.real
-    return [RealCell(f"seed {seed}", METHODS, preset.model, seed, real.steps, real.examples) for seed in real.seeds]
+    return real_cells(preset, METHODS)
 
 
 def section(runs: list[dict]) -> list[str]:
