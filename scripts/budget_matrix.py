@@ -82,7 +82,10 @@ def _steps(runs: list[dict], defences: list[float], attack: str) -> list[str]:
 
 
 def _best(runs: list[dict], defences: list[float], attack: str) -> str:
-    best = max(defences, key=lambda defence: np.mean(values(runs, defence, attack)))
+    means = {defence: np.mean(values(runs, defence, attack)) for defence in defences}
+    best = max(means, key=means.get)
+    if means[best] == 0:
+        return "No defence withstands it."
     how = "smaller than" if best < float(attack) else "larger than" if best > float(attack) else "equal to"
     return f"The best of these defences, {best:g}, is {how} the attack."
 

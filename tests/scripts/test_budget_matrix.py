@@ -50,3 +50,8 @@ def test_each_defence_meets_each_attack_and_differences_are_paired_by_seed(tmp_p
     ran.clear()
     budget_matrix.main()
     assert ran == [] and (tmp_path / "out" / "budget-matrix.md").read_text() == page
+
+
+def test_an_attack_that_breaks_everything_has_no_best_defence():
+    runs = [{"seed": 1, "defence": radius, "nominal": 90.0, "attacked": {"0.5": 0.0}} for radius in (0.0, 0.25, 0.5)]
+    assert "No defence withstands it." in budget_matrix.page(runs, 8)
