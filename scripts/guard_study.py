@@ -2,11 +2,11 @@
 What a guard of shared caches takes out, and what it costs: accuracy of new decoders on private words against the success of
 the peers that read the caches, over beta.
 
-    python scripts/guard_study.py                     # about 40 minutes on one core
-    python scripts/guard_study.py --betas 1 --links one
+    python scripts/guard_study.py                     # about half an hour on one core
+    python scripts/guard_study.py --betas 1 --links one all
 
-One base agent of `congestion` is made with `aajr init-agent --share_cache`. For each beta, a guard is trained on one link
-and on all links. The agent and guards that exist in `--work` are not made again. The script writes guard.json, .md and .png
+One base agent of `congestion` is made with `aajr init-agent --share_cache`. For each beta, a guard is trained against a decoder
+that sees one link, or, with `--links all`, all links of a sender. The agent and guards that exist in `--work` are not made again. The script writes guard.json, .md and .png
 to `--output`.
 """
 
@@ -28,7 +28,7 @@ INTRODUCTION = """# What a guard of shared caches takes out
 
 `python scripts/guard_study.py` makes this page and `guard.json`. An agent of `congestion` among four that reads its peers' messages
 from raw caches answers {success:.1f} % of {examples} held-out observations rightly. For each beta, guards are trained
-for {steps} steps: against a decoder that sees one link, or all links of a sender. Then new decoders are trained on the frozen guard
+for {steps} steps, against a decoder that sees {seen}. Then new decoders are trained on the frozen guard
 for {decoder_steps} steps. *Named* is how often they name the private word of a held-out sender, in percent: the better of the decoder of the
 guard's own size and a larger one, from one link and from all. *Right* are the readers' answers. One seed."""
 
@@ -76,6 +76,7 @@ def page(runs: list[dict]) -> str:
             success=first["raw_success"],
             examples=first["examples"],
             steps=first["steps"],
+            seen=_seen(runs),
             decoder_steps=first["decoder_steps"],
         ),
         "",
@@ -91,6 +92,11 @@ def page(runs: list[dict]) -> str:
     rows.append(["chance", "", "", *(f"{chance(runs, word):.1f}" for word in PRIVATE for _ in STYLES)])
     lines += [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", "![Named private words and right answers over beta](guard.png)", ""])
+
+
+def _seen(runs: list[dict]) -> str:
+    said = {"one": "one link", "all": "all links of a sender"}
+    return " or ".join(said[links] for links in dict.fromkeys(run["links"] for run in runs))
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:
@@ -125,7 +131,7 @@ def main() -> None:
         "--work", type=Path, default=ROOT / "outputs" / "guard-study", help="folder of agent and guards"
     )
     parser.add_argument("--betas", type=float, nargs="+", default=[0.1, 1.0], help="(default: 0.1 1)")
-    parser.add_argument("--links", nargs="+", default=list(STYLES), choices=list(STYLES), help="of training")
+    parser.add_argument("--links", nargs="+", default=["one"], choices=list(STYLES), help="of training (default: one)")
     parser.add_argument(
         "--steps", type=int, default=300, help="of each guard; decoders take five times as many (default: %(default)s)"
     )

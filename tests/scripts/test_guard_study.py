@@ -31,13 +31,25 @@ def test_each_beta_has_a_guard_of_one_link_and_one_of_all(tmp_path, monkeypatch)
         )
 
     monkeypatch.setattr(guard_study, "run_command", run_command)
-    few = ["--betas", "1", "0", "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
+    few = [
+        "--betas",
+        "1",
+        "0",
+        "--links",
+        "one",
+        "all",
+        "--work",
+        str(tmp_path / "work"),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     monkeypatch.setattr(sys, "argv", ["guard_study.py", *few])
     guard_study.main()
     assert ran[0][:1] == ["init-agent"] and "--share_cache" in ran[0]
     asked = [(c[c.index("--links") + 1], c[c.index("--beta") + 1]) for c in ran[1:]]
     assert asked == [("one", "0.0"), ("one", "1.0"), ("all", "0.0"), ("all", "1.0")]
     page = (tmp_path / "out" / "guard.md").read_text()
+    assert "against a decoder that sees one link or all links of a sender. Then" in page and "for 3000 steps" in page
     assert "| no guard |  | 98.0 | 99.0 | 99.0 | 99.0 | 99.0 |" in page
     assert "| all | 1 | 97.0 | 41.0 | 41.0 | 41.0 | 41.0 |" in page and "| chance |  |  | 25.0 |" in page
     assert (tmp_path / "out" / "guard.png").read_bytes().startswith(b"\x89PNG")
