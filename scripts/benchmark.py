@@ -109,15 +109,20 @@ def measure_time(case: Case, chosen: list[Variant], rounds: int, steps: int) -> 
     """Return the seconds per step of each variant in each round."""
     seconds = {variant.name: [] for variant in chosen}
     work = {variant.name: theoretical_flops(case, variant) for variant in chosen}
-    say(case, f"starting {len(chosen)} processes")
-    with workers(case, chosen) as started:
+    together = contextlib.nullcontext({})
+    if case.together:
+        say(case, f"starting {len(chosen)} processes")
+        together = workers(case, chosen)
+    with together as waiting:
         for i in range(rounds):
             shift = i % len(chosen)
             for variant in chosen[shift:] + chosen[:shift]:
                 # Short steps get longer blocks, because their ratios are close to 1.
                 block = steps * math.ceil(max(work.values()) / 2 / work[variant.name])
                 block = math.ceil(block / variant.interval) * variant.interval
-                seconds[variant.name].append(started[variant.name].ask(block))
+                # Without room for all, each block has a process of its own.
+                with contextlib.nullcontext(waiting) if case.together else workers(case, [variant]) as started:
+                    seconds[variant.name].append(started[variant.name].ask(block))
             line = ", ".join(f"{name} {values[-1]:.3g}" for name, values in seconds.items())
             say(case, f"round {i + 1} of {rounds}, seconds per step: {line}")
     return seconds

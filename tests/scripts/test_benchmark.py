@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import benchmark
 import pytest
 import torch
-from benchmark_cases import Case, Model, Variant, theoretical_flops, variants
+from benchmark_cases import Case, Model, Variant, cases, theoretical_flops, variants
 from benchmark_report import RATIOS, ratios, table
 
 from tests.support.forked import Forked, context
@@ -64,6 +66,7 @@ def test_peak_memory_sees_what_is_allocated_and_freed(tmp_path):
     """In a process of its own, as in use: another's memory may be free to be taken without a trace."""
     (tmp_path / "peak.py").write_text(
         """
+import contextlib
 import json
 import torch
 from benchmark_worker import PeakMemory
@@ -154,6 +157,22 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("together", "started"), [(True, [3]), (False, [1] * 6)])
+def test_ways_of_training_that_do_not_fit_into_memory_together_run_one_by_one(monkeypatch, together, started):
+    asked = []
+
+    @contextlib.contextmanager
+    def workers(case, chosen):
+        asked.append(len(chosen))
+        yield {variant.name: SimpleNamespace(ask=lambda block: 1.5) for variant in chosen}
+
+    monkeypatch.setattr(benchmark, "workers", workers)
+    case = replace(cases("smollm2", "cpu")[0], together=together)
+    chosen = [variant for variant in variants("smollm2") if variant.name in ("sft", "adversarial", "exact")]
+    assert benchmark.measure_time(case, chosen, 2, 1) == {variant.name: [1.5, 1.5] for variant in chosen}
+    assert asked == started
+
+
 def test_a_failing_worker_names_its_case(monkeypatch):
     wrong = Variant("wrong", VARIANTS["exact"].fields | {"penalty_output": "nothing"})
     with pytest.raises(RuntimeError, match="(?s)tiny, wrong:.*`penalty_output` must be one of"):

@@ -295,6 +295,7 @@ def start(monkeypatch, work: Path, *argv: str) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_a_study_writes_its_page_goes_on_where_it_stopped_and_replaces_what_has_other_settings(
     tmp_path, monkeypatch, commands
 ):
