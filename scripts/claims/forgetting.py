@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[str, dict]] = {
     "adversarial, LoRA": ("adversarial", LORA),
     "AAJR, LoRA": ("aajr-lora", {}),
 }
-# The worst case of each agent's own gradients and of random points: all attacks are in docs/results/smollm2.md.
+# Its own gradients and random points; scripts/smollm2_study.py runs all attacks.
 ATTACKS = ("--attacks", "warm_nll", "restart", "random", "tempered_nll")
 
 

@@ -1,0 +1,143 @@
+"""scripts/claims: how settings are chosen, and the arithmetic of each section of the page."""
+
+from __future__ import annotations
+
+import claims_study as study
+from claims import calibration, episodes, forgetting, inner_loop, price, rank, robustness, tuning
+from claims.page import verdict
+from claims_study import page
+
+from tests.support.claims import claim_run
+
+
+def test_the_most_robust_value_is_chosen_that_costs_at_most_two_points():
+    def tried(method, value, nominal, left):
+        return [
+            claim_run("tuning", f"{method}, seed {seed}", value, nominal=nominal, left=left) for seed in (100, 101)
+        ]
+
+    runs = [*tried("sft", "0.001", 97.0, 1.0), *tried("sft", "0.002", 96.0, 3.0)]
+    runs += [*tried("AAJR", "0.03", 95.0, 60.0), *tried("AAJR", "0.3", 94.9, 80.0), *tried("AAJR", "3", 96.0, 50.0)]
+    # Loses more than two points with every value.
+    runs += [*tried("matched", "0.03", 90.0, 60.0), *tried("matched", "0.3", 91.0, 20.0)]
+    assert tuning.choose(runs) == {"sft": 0.002, "AAJR": 0.03, "matched": 0.3}
+    assert "| AAJR | regularizer_lambda | 0.03 | 95.0 | 60.0 | chosen |" in tuning.section(runs)
+
+
+def test_a_verdict_needs_three_seeds_and_an_interval_without_zero():
+    assert verdict([1.0, 2.0]) == "**cannot be told** (2 seeds)"
+    assert verdict([1.0, 2.0, 3.0]) == "**cannot be told** (+2.0 ± 2.5)"
+    assert verdict([2.0, 3.0, 4.0]) == "**holds** (+3.0 ± 2.5)"
+    assert verdict([-2.0, -3.0, -4.0]) == "**does not hold** (-3.0 ± 2.5)"
+
+
+def test_prices_are_compared_only_where_both_classes_meet_the_budget():
+    runs = []
+    for seed in (1, 2, 3):
+        cell = f"nominal loss alone, seed {seed}"
+        runs.append(claim_run("price", cell, "no budget", sampled=95.0))
+        for name, gamma, sampled, achieved in (
+            ("AAJR", 10, 90.0 + seed, 10.9),
+            ("AAJR", 40, 94.0, 41.0),
+            ("global spectral", 10, 80.0, 10.0),
+            ("global spectral", 40, 10.0, 60.0),
+        ):
+            same = {"amplification": achieved, "spectral_norm": achieved if "global" in name else 500.0}
+            runs.append(claim_run("price", cell, f"{name} {gamma}", sampled=sampled, **same))
+    text = "\n".join(price.section(runs))
+    assert "| AAJR 10 | 10.9 ± 0.0 | +0.0 ± 0.0 | +3.0 ± 2.5 | 50.0 ± 0.0 |" in text
+    assert "smaller than that of global spectral, sampled, where both meet the budget: **holds** (+12.0 ± 2.5)" in text
+    assert (
+        "smaller than that of local spectral, sampled, where both meet the budget: **cannot be told** (0 seeds)"
+        in text
+    )
+
+
+def test_the_gap_is_what_all_attacks_break_beyond_the_ascent_of_training():
+    runs = []
+    for seed in (1, 2, 3):
+        for method, own, left in (("adversarial", 80.0, 20.0 + seed), ("AAJR", 75.0, 70.0)):
+            for said, value in ((inner_loop.OWN, own), (inner_loop.ALL, left)):
+                runs.append(claim_run("inner_loop", f"{said}, K = 1, seed {seed}", f"{method} @ 330", left=value))
+    text = "\n".join(inner_loop.section(runs))
+    assert "| adversarial | 330 | 80.0 ± 0.0 | 22.0 ± 2.5 | 58.0 ± 2.5 |" in text
+    assert "- AAJR leaves a smaller gap than adversarial training: **holds** (+53.0 ± 2.5)." in text
+
+
+def test_a_failed_training_is_counted_and_not_averaged():
+    good = claim_run("inner_loop", "plain steps, seed 1", "AAJR @ 1.0", monotone_fraction=0.5, spike=4.0)
+    bad = {name: good[name] for name in ("claim", "agent", "settings")} | {
+        "cell": "plain steps, seed 2",
+        "seed": 2,
+        "diverged": True,
+    }
+    (*_, line) = inner_loop.section([good, bad])
+    assert line == "| AAJR | 1.0 | 1 of 2 | 0.50 | - | - | 4.0 | 90.0 | 50.0 |"
+
+
+def test_methods_are_compared_with_adversarial_training_at_the_same_number_of_rows_and_steps():
+    runs = []
+    for rows, ahead in ((300, 20.0), (8000, -10.0)):
+        for seed in (1, 2, 3):
+            cell = f"K = 1, {rows} rows, seed {seed}"
+            runs.append(claim_run("robustness", cell, "adversarial", left=50.0 + seed))
+            runs.append(claim_run("robustness", cell, "AAJR", left=50.0 + seed + ahead))
+    text = "\n".join(robustness.section(runs))
+    assert text.index("K = 1, 300 rows") < text.index("**holds** (+20.0 ± 0.0)") < text.index("K = 1, 8000 rows")
+    assert "**does not hold** (-10.0 ± 0.0)" in text
+
+
+def test_dullness_is_measured_at_each_agents_own_temperature():
+    runs = []
+    for seed in (1, 2, 3):
+        for said, sampled in ((calibration.AT_ONE, 60.0), (calibration.AT_OWN, 89.0)):
+            for method, more in (("adversarial", 1.0), ("AAJR", 0.0)):
+                same = {"sampled": sampled + more, "temperature": 0.25}
+                runs.append(claim_run("calibration", f"{said}, seed {seed}", method, **same))
+    text = "\n".join(calibration.section(runs))
+    assert "| AAJR | 0.25 ± 0.00 | 60.0 ± 0.0 | 89.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 |" in text
+    assert "At its own temperature, AAJR is still duller than adversarial training: **holds** (+1.0 ± 0.0)." in text
+
+
+def test_what_is_forgotten_is_compared_by_seed():
+    runs = []
+    for seed in (1, 2, 3):
+        for agent, kl in (("sft", 0.1), ("adversarial", 0.5 + 0.1 * seed), ("AAJR", 0.3)):
+            general = {"kl": kl, "perplexity": 3.0, "model_perplexity": 2.0, "right": 80.0, "asked": 70}
+            runs.append(claim_run("forgetting", f"seed {seed}", agent, **general))
+    text = "\n".join(forgetting.section(runs))
+    assert "| adversarial | 90.0 ± 0.0 | 50.0 ± 0.0 | 0.700 ± 0.248 | 3.00 ± 0.00 | 80.00 ± 0.00 |" in text
+    assert "- AAJR forgets less than adversarial (KL, nats per token): **holds** (+0.400 ± 0.248)." in text
+    assert (
+        "the 70 facts and sums" in text
+        and "less than global spectral (KL, nats per token): **cannot be told**" in text
+    )
+
+
+def test_a_larger_rank_is_compared_by_seed():
+    runs = []
+    for seed in (1, 2, 3):
+        for agent, left in (("LoRA 1", 20.0), ("LoRA 64", 30.0 + seed), ("all weights", 25.0)):
+            runs.append(claim_run("rank", f"seed {seed}", agent, left=left, kl=0.2))
+    text = "\n".join(rank.section(runs))
+    assert "- LoRA 64 withstands more at 1x than LoRA 1: **holds** (+12.0 ± 2.5)." in text
+    assert "- all weights withstands more at 1x than LoRA 64: **does not hold** (-7.0 ± 2.5)." in text
+
+
+def test_episodes_are_compared_by_base_agent_and_put_beside_the_digests_figures():
+    runs = []
+    for base in (0, 1, 2):
+        for agent, left in (("base", 40.0), ("adversarial", 50.0 + base), ("AAJR", 60.0), ("global spectral", 55.0)):
+            success = dict.fromkeys(episodes.CONDITIONS, 80.0) | {"shock": left + 5, episodes.HARDEST: left}
+            one = {"claim": "episodes", "cell": f"hide_and_seek, base {base}", "seed": base, "agent": agent}
+            runs.append(one | {"settings": "", "world": "hide_and_seek", "success": success})
+    text = "\n".join(episodes.section(runs))
+    assert f"- AAJR keeps more success than adversarial training ({episodes.HARDEST}): **holds** (+9.0 ± 2.5)." in text
+    assert "| global Jacobian penalty | 68 | 60.0 ± 0.0 |" in text and "| AAJR | 78 | 65.0 ± 0.0 |" in text
+
+
+def test_the_page_has_a_section_a_figure_and_a_command_for_each_claim():
+    runs = [claim_run("tuning", "sft, seed 100", "0.001")]
+    assert page(runs, "full").count("## ") == 1
+    assert "`python scripts/claims_study.py --preset full --claims tuning`" in page(runs, "full")
+    assert study.INTRODUCTION.splitlines()[0] in page(runs, "full")
