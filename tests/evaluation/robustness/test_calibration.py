@@ -73,7 +73,9 @@ def test_a_target_is_sampled_at_its_temperature(agent):
     assert torch.equal(first.greedy, second.greedy) and not torch.allclose(first.cost, second.cost)
     with torch.no_grad():
         assert torch.equal(second.sampled, success(hotter.policy(None) / 2, batch)[1])
-    assert torch.equal(hotter.select(torch.tensor([2])).outcome(hotter.origin[[2]]).sampled, second.sampled[[2]])
+    # Another batch size rounds otherwise on some CPUs.
+    alone = hotter.select(torch.tensor([2])).outcome(hotter.origin[[2]])
+    torch.testing.assert_close(alone.sampled, second.sampled[[2]])
 
 
 @pytest.mark.slow
