@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from claims import CLAIMS, tuning
 from claims.cells import Cell
@@ -76,9 +77,15 @@ class Study:
         replace_file(self.file, f"[\n{lines}\n]\n".encode())
         replace_file(self.output / "claims.md", page(self.runs, self.preset).encode())
         for name, claim in CLAIMS.items():
-            if runs := self.of(name):
+            if runs := shown(claim, self.of(name)):
                 picture = render(lambda figure, claim=claim, runs=runs: claim.draw(figure, runs), WIDE)
                 replace_file(self.output / f"claims-{name}.png", picture)
+
+
+def shown(claim: ModuleType, runs: list[dict]) -> list[dict]:
+    """Return the runs that a claim's section and figure are made of: without failed trainings, unless it counts them."""
+    counted = getattr(claim, "COUNTS_FAILURES", None)
+    return [run for run in runs if not run.get("diverged") or (counted and run["cell"].startswith(counted))]
 
 
 def page(runs: list[dict], preset: str) -> str:
@@ -86,8 +93,12 @@ def page(runs: list[dict], preset: str) -> str:
     lines = [INTRODUCTION.format(preset=preset)]
     for name, claim in CLAIMS.items():
         mine = [run for run in runs if run["claim"] == name]
-        if mine:
-            lines += ["", f"## {claim.TITLE}", "", " ".join(claim.__doc__.split()), "", *claim.section(mine)]
+        if done := shown(claim, mine):
+            lines += ["", f"## {claim.TITLE}", "", " ".join(claim.__doc__.split()), "", *claim.section(done)]
+            lost = [f"{run['agent']} ({run['cell']})" for run in mine if run not in done]
+            lines += (
+                ["", f"Left out, because a number of the training was not finite: {'; '.join(lost)}."] if lost else []
+            )
             lines += ["", f"`python scripts/claims_study.py --preset {preset} --claims {name}`"]
             lines += ["", f"![{claim.TITLE}](claims-{name}.png)"]
     return "\n".join([*lines, ""])

@@ -25,6 +25,8 @@ OWN, ALL = "own ascent", "all attacks"
 # Parts of training after which the gap is measured.
 PARTS = (1 / 3, 2 / 3, 1)
 PLAIN = "plain steps"
+# Cells whose failed trainings the section counts; of other cells, the page leaves them out.
+COUNTS_FAILURES = PLAIN
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
@@ -126,12 +128,13 @@ def _plain_table(runs: list[dict]) -> list[str]:
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """What training's own ascent leaves and what all attacks leave, over training, for the smallest and the largest K."""
-    keys = sorted(
-        {run["cell"].split(", ")[1] for run in runs if _is(run, ALL)}, key=lambda key: int(key.rpartition(" ")[2])
-    )
+    measured = [run for run in runs if not _is(run, PLAIN)]
+    keys = sorted({run["cell"].split(", ")[1] for run in measured}, key=lambda key: int(key.rpartition(" ")[2]))
+    if not keys:
+        return
     for axes, key in zip(panels(figure, (keys[0], keys[-1])), (keys[0], keys[-1]), strict=True):
         for said, line in ((OWN, "--"), (ALL, "-")):
-            here = [run for run in runs if run["cell"].startswith(f"{said}, {key},")]
+            here = [run for run in measured if run["cell"].startswith(f"{said}, {key},")]
             for color, method in enumerate(
                 dict.fromkeys(agent.partition(" @ ")[0] for agent in cells_of(here, "agent"))
             ):

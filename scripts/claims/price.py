@@ -110,6 +110,8 @@ def draw(figure: Figure, runs: list[dict]) -> None:
         for (name, _), color in zip(CLASSES.items(), ("#0072B2", "#009E73", "#D55E00"), strict=True):
             for gamma in _budgets(here):
                 mine = _named(here, f"{name} {gamma:g}")
+                if not mine:
+                    continue
                 price = by_seed(free, mine, number_of("sampled"))
                 met = statistics.mean(map(_achieved, mine)) <= MET * gamma
                 label = name if gamma == _budgets(here)[0] else None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import claims_study as study
-from claims import calibration, episodes, forgetting, inner_loop, price, rank, robustness, tuning
+import pytest
+from claims import CLAIMS, calibration, episodes, forgetting, inner_loop, price, rank, robustness, tuning
 from claims.page import verdict
+from claims.preset import PRESETS
 from claims_study import page
 
-from tests.support.claims import claim_run
+from aajr_hf.evaluation.reporting.plots import WIDE, render
+from tests.support.claims import FIRST, claim_run
 
 
 def test_the_most_robust_value_is_chosen_that_costs_at_most_two_points():
@@ -141,3 +144,20 @@ def test_the_page_has_a_section_a_figure_and_a_command_for_each_claim():
     assert page(runs, "full").count("## ") == 1
     assert "`python scripts/claims_study.py --preset full --claims tuning`" in page(runs, "full")
     assert study.INTRODUCTION.splitlines()[0] in page(runs, "full")
+
+
+MEASURED = {"amplification": 5.0, "spectral_norm": 9.0, "temperature": 1.1}
+
+
+@pytest.mark.parametrize("name", ["tuning", "price", "inner_loop", "robustness", "calibration"])
+def test_every_cell_alone_has_a_section_and_a_figure_also_with_a_failed_training(name):
+    """The page is written after each cell."""
+    claim = CLAIMS[name]
+    for cell in claim.cells(PRESETS["small"], FIRST):
+        runs = [claim_run(name, cell.key, agent, **MEASURED) for agent in cell.agents]
+        same = {key: runs[1][key] for key in ("claim", "cell", "agent", "seed", "settings")}
+        runs[1] = same | {"diverged": True}
+        text = page(runs, "small")
+        assert claim.TITLE in text and ("Left out" in text) != cell.key.startswith(inner_loop.PLAIN)
+        drawn = study.shown(claim, runs)
+        assert render(lambda figure, drawn=drawn: claim.draw(figure, drawn), WIDE).startswith(b"\x89PNG")
