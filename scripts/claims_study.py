@@ -51,7 +51,7 @@ class Study:
         self.preset, self.work, self.output = preset, work, output
         self.file = output / "claims.json"
         self.runs: list[dict] = json.loads(self.file.read_text()) if self.file.is_file() else []
-        self.begun, self.done = time.monotonic(), 0
+        self.begun = time.monotonic()
 
     def missing(self, claim: str, cells: list[Cell]) -> list[Cell]:
         """Return the cells of a claim that are not in the results with these settings."""
@@ -64,7 +64,7 @@ class Study:
     def add(self, claim: str, cell: Cell, runs: list[dict], left: int) -> None:
         """Put the runs of a cell in the place of earlier ones, and write everything."""
         kept = [run for run in self.runs if (run["claim"], run["cell"]) != (claim, cell.key)]
-        self.runs, self.done = kept + runs, self.done + 1
+        self.runs = kept + runs
         self.write()
         minutes = (time.monotonic() - self.begun) / 60
         print(f"{claim}: {cell.key} is done; {left} cells of this claim are left; {minutes:.0f} min", flush=True)
@@ -85,7 +85,9 @@ class Study:
 def shown(claim: ModuleType, runs: list[dict]) -> list[dict]:
     """Return the runs that a claim's section and figure are made of: without failed trainings, unless it counts them."""
     counted = getattr(claim, "COUNTS_FAILURES", None)
-    return [run for run in runs if not run.get("diverged") or (counted and run["cell"].startswith(counted))]
+    return [
+        run for run in runs if not run.get("diverged") or (counted is not None and run["cell"].startswith(counted))
+    ]
 
 
 def page(runs: list[dict], preset: str) -> str:

@@ -18,11 +18,9 @@ from aajr_hf.evaluation.comparison.runs import gradient_norms
 RECIPES = ROOT / "recipes" / "congestion"
 # The numbers of an agent that the sections read.
 KEPT = (
-    *("nominal_success", "sampled_success", "nominal_cost", "worst_case_success", "sampled_worst_case_success"),
-    *("amplification", "spectral_norm", "random_amplification", "gradients", "attacks", "stability", "train_seconds"),
+    *("nominal_success", "sampled_success", "worst_case_success", "sampled_worst_case_success"),
+    *("amplification", "spectral_norm", "train_seconds"),
 )
-
-
 _LOCKS: dict[Path, threading.Lock] = {}
 
 

@@ -14,7 +14,7 @@ from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Agent, Cell
 from .methods import METHODS
-from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .page import cells_of, markdown_table, number_of, text_of, verdict
 from .preset import Preset
 
 TITLE = "Stability of the inner loop (Theorems 2 and 3)"
@@ -89,13 +89,16 @@ def _gaps(pair: dict[str, list[dict]]) -> list[str]:
     for agent in cells_of(pair[ALL], "agent"):
         method, _, step = agent.partition(" @ ")
         left = [[number_of("1")(run) for run in pair[said] if run["agent"] == agent] for said in (OWN, ALL)]
-        rows.append([method, step, *map(text_of, left), text_of(_gap(pair, agent))])
+        rows.append([method, step, *map(text_of, left), text_of(list(_gap(pair, agent).values()))])
     return markdown_table(["method", "step", "left by its own ascent", "left by all", "gap"], rows)
 
 
-def _gap(pair: dict[str, list[dict]], agent: str) -> list[float]:
-    own, all_ = ([run for run in pair[said] if run["agent"] == agent] for said in (OWN, ALL))
-    return by_seed(own, all_, number_of("1"))
+def _gap(pair: dict[str, list[dict]], agent: str) -> dict[int, float]:
+    """Return the gap of each seed that both cells measured."""
+    own, all_ = (
+        {run["seed"]: number_of("1")(run) for run in pair[said] if run["agent"] == agent} for said in (OWN, ALL)
+    )
+    return {seed: own[seed] - all_[seed] for seed in own if seed in all_}
 
 
 def _gap_verdicts(pair: dict[str, list[dict]]) -> list[str]:
@@ -106,7 +109,8 @@ def _gap_verdicts(pair: dict[str, list[dict]]) -> list[str]:
     for agent in agents:
         method = agent.partition(" @ ")[0]
         if agent.endswith(f"@ {last}") and method != REFERENCE:
-            gains = [theirs - ours for theirs, ours in zip(reference, _gap(pair, agent), strict=False)]
+            ours = _gap(pair, agent)
+            gains = [reference[seed] - ours[seed] for seed in ours if seed in reference]
             lines.append(f"- {method} leaves a smaller gap than adversarial training: {verdict(gains)}.")
     return lines
 

@@ -18,6 +18,7 @@ from .preset import Preset
 
 TITLE = "How the settings were chosen"
 ALLOWED_LOSS = 2.0
+COUNTS_FAILURES = ""  # of every cell: a value with a failed training is not chosen
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
@@ -50,12 +51,14 @@ def choose(runs: list[dict]) -> dict[str, float]:
 
 
 def _scores(runs: list[dict]) -> dict[str, dict[float, tuple[float, float]]]:
-    """Return nominal success and success under attack, means over seeds, by method and value."""
+    """Return nominal success and success under attack, means over seeds, by method and value that never failed."""
     scores: dict[str, dict[float, tuple[float, float]]] = {}
     for method in METHODS:
         mine = [run for run in runs if run["cell"].startswith(f"{method}, seed ")]
         for value in dict.fromkeys(run["agent"] for run in mine):
             some = [run for run in mine if run["agent"] == value]
+            if any(run.get("diverged") for run in some):
+                continue
             means = [statistics.mean(map(number_of(name), some)) for name in ("nominal", "1")]
             scores.setdefault(method, {})[float(value)] = (means[0], means[1])
     return scores
@@ -67,6 +70,9 @@ def section(runs: list[dict]) -> list[str]:
         for value, (nominal, worst) in by_value.items():
             cells = [_name(value), f"{nominal:.1f}", f"{worst:.1f}", "chosen" if value == chosen[method] else ""]
             rows.append([method, METHODS[method].tuned, *cells])
+    for run in (run for run in runs if run.get("diverged")):
+        method = run["cell"].rpartition(", seed ")[0]
+        rows.append([method, METHODS[method].tuned, run["agent"], "-", "-", f"failed with seed {run['seed']}"])
     said = (
         f"Of the values that lose at most {ALLOWED_LOSS:g} points of nominal success against the best plain fine-tuning, "
         "the one that withstands most at 1x under all attacks; if none loses so little, the one that loses least. The "

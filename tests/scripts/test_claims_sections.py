@@ -27,6 +27,25 @@ def test_the_most_robust_value_is_chosen_that_costs_at_most_two_points():
     assert "| AAJR | regularizer_lambda | 0.03 | 95.0 | 60.0 | chosen |" in tuning.section(runs)
 
 
+def test_a_value_with_a_failed_training_is_not_chosen():
+    runs = [claim_run("tuning", f"AAJR, seed {seed}", "0.03", left=50.0) for seed in (100, 101)]
+    runs += [claim_run("tuning", f"AAJR, seed {seed}", "3", left=90.0) for seed in (100, 101)]
+    runs[-1] = {name: runs[-1][name] for name in ("claim", "cell", "agent", "seed", "settings")} | {"diverged": True}
+    assert tuning.choose(runs) == {"AAJR": 0.03}
+    assert "| AAJR | regularizer_lambda | 3 | - | - | failed with seed 101 |" in tuning.section(runs)
+
+
+def test_gaps_are_paired_by_seed_also_where_a_training_failed():
+    runs = []
+    for seed in (1, 2, 3, 4):
+        for method, own in (("adversarial", 50.0 + seed), ("AAJR", 40.0 + seed)):
+            if (method, seed) != ("adversarial", 1):
+                for said, left in ((inner_loop.OWN, own), (inner_loop.ALL, 20.0)):
+                    runs.append(claim_run("inner_loop", f"{said}, K = 1, seed {seed}", f"{method} @ 330", left=left))
+    text = "\n".join(inner_loop.section(runs))
+    assert "- AAJR leaves a smaller gap than adversarial training: **holds** (+10.0 ± 0.0)." in text
+
+
 def test_a_verdict_needs_three_seeds_and_an_interval_without_zero():
     assert verdict([1.0, 2.0]) == "**cannot be told** (2 seeds)"
     assert verdict([1.0, 2.0, 3.0]) == "**cannot be told** (+2.0 ± 2.5)"
@@ -158,6 +177,8 @@ def test_every_cell_alone_has_a_section_and_a_figure_also_with_a_failed_training
         same = {key: runs[1][key] for key in ("claim", "cell", "agent", "seed", "settings")}
         runs[1] = same | {"diverged": True}
         text = page(runs, "small")
-        assert claim.TITLE in text and ("Left out" in text) != cell.key.startswith(inner_loop.PLAIN)
+        assert claim.TITLE in text and ("Left out" in text) != (
+            name == "tuning" or cell.key.startswith(inner_loop.PLAIN)
+        )
         drawn = study.shown(claim, runs)
         assert render(lambda figure, drawn=drawn: claim.draw(figure, drawn), WIDE).startswith(b"\x89PNG")
