@@ -47,7 +47,7 @@ ALLOWED = {
         *("environments", "guard", "training/data", "training/policy", "training/sharing/results"),
     }
     | _MEASURED,
-    "guard": {"environments", "evaluation", "training/data", "training/policy"} | _SHARING,
+    "guard": {"environments", "evaluation", "evaluation/reporting", "training/data", "training/policy"} | _SHARING,
     "evaluation/monitoring": {
         *("evaluation", "evaluation/reporting", "training/data", "training/sharing/results"),
     },

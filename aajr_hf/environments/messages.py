@@ -46,6 +46,19 @@ def message_row(world: type[TextWorld], sender: dict[str, Any], reader: dict[str
     return reader | {"prompt": prompt, "message": message}
 
 
+def with_values(row: dict[str, Any], values: dict[str, str]) -> dict[str, Any]:
+    """
+    Return a row from [`message_row`] in which own words of the sender have other values. The rest of the message and what is
+    right stay the same.
+    """
+    words = row["message"].split()
+    for word, value in values.items():
+        words[words.index(word) + 1] = value
+    message, said = " ".join(words), row["prompt"][-1]
+    content = message + said["content"].removeprefix(row["message"])
+    return row | {"prompt": [*row["prompt"][:-1], said | {"content": content}], "message": message}
+
+
 def with_messages(world: type[TextWorld], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     Return the rows of all agents at one moment, each with a message of the agent before it; the first agent hears from

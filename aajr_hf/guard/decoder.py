@@ -1,4 +1,4 @@
-"""The adversary of a guard: a decoder that reads private words out of caches."""
+"""A decoder that reads private words out of caches, to measure what a guard leaves."""
 
 from __future__ import annotations
 
@@ -64,19 +64,6 @@ class ReconstructionAdversary(nn.Module):
         """Return the mean cross entropy of each private word, (m,), in nats; `secrets` (B, m) are the right values."""
         found = self(states, mask, links)
         return torch.stack([nn.functional.cross_entropy(logits, secrets[:, i]) for i, logits in enumerate(found)])
-
-    def knowledge(self, states: States, mask: Tensor, links: int = 1) -> Tensor:
-        """
-        Return what the decoder believes to know of each private word, (m,): the mean Kullback-Leibler divergence, in nats,
-        from the shares to its answers. It is 0 where it answers every sender with the shares. Unlike the right value's loss,
-        it has a large gradient where the decoder is sure.
-        """
-        found = []
-        for logits, shares in zip(self(states, mask, links), self.shares, strict=True):
-            prior = logits.new_tensor(shares)
-            believed = logits.log_softmax(dim=1)[:, : len(shares)].mean(dim=0)
-            found.append((prior * (prior.log() - believed)).sum())
-        return torch.stack(found)
 
 
 def _sinusoids(length: int, width: int) -> Tensor:

@@ -1,48 +1,81 @@
-"""The guard: a small change of each key and each value of a cache before a peer reads it."""
+"""The guard: what a peer reads instead of the keys and values of a cache."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
 from transformers import PreTrainedModel
 
 from .caches import States, write
 
+# The least scale of a code's noise, so that no divergence is infinite.
+LEAST_SCALE = 0.01
+
 
 class CacheGuard(nn.Module):
     """
-    `K' = K + C + S * noise` for the keys of each layer at each token, all heads together, and likewise for the values, with
-    `(C, S) = W2 GELU(W1 x)` and standard normal noise; x is the token's keys and values of all layers, each after a layer
-    norm. `W2` is zero at the start, so that a new guard changes nothing. The noise is drawn anew in each call.
+    Makes a token's keys and values anew, out of a short code with noise:
 
-    In LCGuard (arXiv 2605.22786), x is LN(K) alone, and there is no noise. But the values of the first layer depend on the token
-    alone, so a guard that sees nothing else cannot tell a private digit from a public one; and what is changed without noise can be
-    changed back.
+        (mean, s) = W2 GELU(W1 x),    scale = softplus(s) + LEAST_SCALE
+        code = mean + scale * noise,    all K' and V' of the token = W4 GELU(W3 code)
+
+    where x is the token's keys and values of all layers, each after a layer norm, and the noise is standard normal and drawn
+    anew in each call. Whoever reads the cache sees the codes at most, so it cannot tell two messages apart by more than
+    the [`divergence`] of their codes (data processing).
+
+    In LCGuard (arXiv 2605.22786), K' is K plus a change. But whatever stays of K without noise can be read.
 
     Args:
         widths: Width of keys and of values in each layer: heads times the width of a head.
-        bottleneck: Output width of `W1`.
+        bottleneck: Width of a code. The layers between have four times this width.
 
     Raises:
         ValueError: for a bottleneck below 1.
     """
 
-    def __init__(self, widths: list[tuple[int, int]], bottleneck: int = 16):
+    def __init__(self, widths: list[tuple[int, int]], bottleneck: int = 32):
         super().__init__()
         if bottleneck < 1:
             raise ValueError(f"`bottleneck` must be at least 1; got {bottleneck}.")
         self.widths, self.bottleneck = [tuple(pair) for pair in widths], bottleneck
-        flat = [width for pair in widths for width in pair]
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in flat)
-        self.changes = nn.ModuleList(_Change(sum(flat), width, bottleneck) for width in flat)
+        self._flat = [width for pair in widths for width in pair]
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in self._flat)
+        hidden = 4 * bottleneck
+        self.encoder = nn.Sequential(nn.Linear(sum(self._flat), hidden), nn.GELU(), nn.Linear(hidden, 2 * bottleneck))
+        self.decoder = nn.Sequential(nn.Linear(bottleneck, hidden), nn.GELU(), nn.Linear(hidden, sum(self._flat)))
+
+    def codes(self, states: States) -> Normal:
+        """Return the distribution of the codes, (B, P, bottleneck)."""
+        flat = [one.transpose(1, 2).flatten(2).to(self.norms[0].weight.dtype) for pair in states for one in pair]
+        seen = torch.cat([norm(one) for norm, one in zip(self.norms, flat, strict=True)], dim=2)
+        mean, scale = self.encoder(seen).chunk(2, dim=2)
+        return Normal(mean, nn.functional.softplus(scale) + LEAST_SCALE)
 
     def forward(self, states: States) -> States:
         """Return the keys and values that a peer gets, in the shapes and types of those given."""
-        each = [one for pair in states for one in pair]
-        flat = [one.transpose(1, 2).flatten(2).to(self.norms[0].weight.dtype) for one in each]
-        seen = torch.cat([norm(one) for norm, one in zip(self.norms, flat, strict=True)], dim=2)
-        passed = [change(one, seen) for change, one in zip(self.changes, each, strict=True)]
-        return list(zip(passed[::2], passed[1::2], strict=True))
+        made = self.decoder(self.codes(states).rsample()).split(self._flat, dim=2)
+        before = [one for pair in states for one in pair]
+        after = [
+            new.unflatten(2, (old.shape[1], -1)).transpose(1, 2).to(old.dtype)
+            for old, new in zip(before, made, strict=True)
+        ]
+        return list(zip(after[::2], after[1::2], strict=True))
+
+    def divergence(self, states: States, others: States, mask: Tensor) -> Tensor:
+        """
+        Return how well the codes of messages can be told from those of other messages of the same lengths: the
+        Kullback-Leibler divergence, in nats, summed over the tokens of a message.
+
+        Args:
+            states, others: Keys and values of the B messages and of the others.
+            mask: (B, P), 1 at the tokens of both.
+
+        Returns:
+            (B,), at least 0.
+        """
+        apart = kl_divergence(self.codes(states), self.codes(others)).sum(dim=2)
+        return (apart * mask).sum(dim=1)
 
     def check_fits(self, model: PreTrainedModel) -> None:
         """
@@ -56,19 +89,6 @@ class CacheGuard(nn.Module):
                 f"The guard is for caches of {_text(self.widths)}, but those of the model have {_text(found)}: train one for this "
                 "model with `aajr guard`."
             )
-
-
-class _Change(nn.Module):
-    def __init__(self, seen: int, width: int, bottleneck: int):
-        super().__init__()
-        self.inner = nn.Linear(seen, bottleneck)
-        self.outer = nn.Linear(bottleneck, 2 * width, bias=False)
-        nn.init.zeros_(self.outer.weight)
-
-    def forward(self, states: Tensor, seen: Tensor) -> Tensor:
-        change, scale = self.outer(nn.functional.gelu(self.inner(seen))).chunk(2, dim=2)
-        change = change + scale * torch.randn_like(scale)
-        return (states + change.unflatten(2, (states.shape[1], -1)).transpose(1, 2)).to(states.dtype)
 
 
 @torch.no_grad()

@@ -10,21 +10,15 @@ import torch
 
 from ..training.policy.policy import fixed_seed, frozen_parameters
 from ..training.sharing.results import Leak
+from .bound import points_above_chance
 from .decoder import ReconstructionAdversary
 from .guard import CacheGuard, cache_widths
-from .links import Links
+from .links import FRESH, HELD_OUT, Links, streams
 from .training import pass_on, train_decoder
 
-# The sizes of a guard's own decoder, and those of one that is larger.
-OWN = {"width": 64, "layers": 1}
-ADAPTIVE = {"width": 128, "layers": 2}
-# Seeds of the messages, beside the user's: to train on, to measure on.
-TRAINING, HELD_OUT, FRESH = 0, 1, 2
-
-
-def streams(seed: int, purpose: int) -> np.random.Generator:
-    """Return the generator of the messages for one purpose. Different purposes have different messages."""
-    return np.random.default_rng([seed, purpose])
+# The sizes of the decoders that measure.
+SMALL = {"width": 64, "layers": 1}
+LARGE = {"width": 128, "layers": 2}
 
 
 def share_right(links: Links, guard: CacheGuard | None, *, examples: int, batch_size: int, seed: int) -> float:
@@ -90,7 +84,7 @@ def leaks(
     **how,
 ) -> list[Leak]:
     """
-    Measure how well fresh decoders name each private word: over one link and over all, without the guard and with it.
+    Bound and measure how well decoders name each private word: over one link and over all, without the guard and with it.
 
     Args:
         links: `one` and `all` links of the same agents.
@@ -103,13 +97,23 @@ def leaks(
     found: list[Leak] = []
     for name, each in links.items():
         shares = []
-        for guarded, sizes in ((None, OWN), (guard, OWN), (guard, ADAPTIVE)):
+        for guarded, sizes in ((None, SMALL), (guard, SMALL), (guard, LARGE)):
             long = steps if guarded is None else decoder_steps
             decoded, chance = share_decoded(each, guarded, sizes, steps=long, **how)
             shares.append(decoded)
             on_decoder()
-        for word, least, raw, fresh, adaptive in zip(each.private.words, chance, *shares, strict=True):
+        above = points_above_chance(each, guard, **how)
+        for word, least, raw, fresh, larger in zip(each.private.words, chance, *shares, strict=True):
+            bound = min(least + above, 100.0)
             found.append(
-                {"word": word, "links": name, "chance": least, "raw": raw, "fresh": fresh, "adaptive": adaptive}
+                {
+                    "word": word,
+                    "links": name,
+                    "chance": least,
+                    "bound": bound,
+                    "raw": raw,
+                    "fresh": fresh,
+                    "larger": larger,
+                }
             )
     return found

@@ -14,14 +14,21 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..environments import TextWorld
-from ..environments.messages import own_words, sent_rows
+from ..environments.messages import own_words, sent_rows, with_values
 from ..evaluation.generation import check_lengths, end_tokens
 from ..training.data.system_prompts import with_system_prompt
 from .caches import States, answer_logits, write
-from .prompts import shared_prompts
+from .prompts import SharedPrompt, shared_prompts
 
 # Senders in the sample that says which values a private word has, and how often.
 _SAMPLE = 2000
+# Seeds of the messages, beside the user's: to train a guard on, to measure on, to train decoders on.
+TRAINING, HELD_OUT, FRESH = 0, 1, 2
+
+
+def streams(seed: int, purpose: int) -> np.random.Generator:
+    """Return the generator of the messages for one purpose. Different purposes have different messages."""
+    return np.random.default_rng([seed, purpose])
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,13 @@ class PrivateWords:
         values = [list(shares) for shares in self.shares]
         found = [_value(message, word) for word in self.words]
         return [known.index(v) if v in known else len(known) for v, known in zip(found, values, strict=True)]
+
+    def redrawn(self, rows: list[dict[str, Any]], rng: np.random.Generator) -> list[dict[str, Any]]:
+        """Return the rows of one sender's messages with private words that are drawn anew from their shares, once for all."""
+        drawn = {}
+        for word, shares in zip(self.words, self.shares, strict=True):
+            drawn[word] = list(shares)[rng.choice(len(shares), p=list(shares.values()))]
+        return [with_values(row, drawn) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -118,22 +132,54 @@ class Links:
             ValueError: if a prompt and its answer are longer than the model's context, or the model, its template or its
                 tokenizer cannot share caches.
         """
-        sent = sent_rows(self.world, rng, self.agents, all_links=self.all_links)
-        links = self.agents - 1 if self.all_links else 1
-        while True:
-            yield self._send(list(itertools.islice(sent, max(size // links, 1))), links)
+        for groups in self._groups(size, rng):
+            yield self._send(groups)
 
-    def _send(self, groups: list[list[dict[str, Any]]], links: int) -> Sent:
+    def pairs(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Sent, States]]:
+        """
+        As [`batches`], and with each batch the caches of the same messages with other private words, which are drawn from
+        their shares.
+
+        Raises:
+            ValueError: as [`batches`], or if the length of a message depends on the private words, which no guard can hide.
+        """
+        for groups in self._groups(size, rng):
+            sent, others = self._send(groups), [self.private.redrawn(group, rng) for group in groups]
+            states, mask = self._write(self._prompts(others))
+            if not torch.equal(mask, sent.mask):
+                raise ValueError(
+                    f"The tokenizer writes values of {', '.join(self.private.words)} with different numbers of tokens, so the "
+                    "length of a cache tells them: choose other private words, or use fewer agents."
+                )
+            yield sent, states
+
+    def _groups(self, size: int, rng: np.random.Generator) -> Iterator[list[list[dict[str, Any]]]]:
+        """Yield about `size` rows at a time, in one list for each sender."""
+        sent = sent_rows(self.world, rng, self.agents, all_links=self.all_links)
+        while True:
+            yield list(itertools.islice(sent, max(size // self.per_sender, 1)))
+
+    @property
+    def per_sender(self) -> int:
+        """Number of messages of each sender."""
+        return self.agents - 1 if self.all_links else 1
+
+    def _prompts(self, groups: list[list[dict[str, Any]]]) -> list[SharedPrompt]:
         rows = with_system_prompt([row for group in groups for row in group], self.system_prompt)
-        prompts = shared_prompts(self.tokenizer, rows)
+        return shared_prompts(self.tokenizer, rows)
+
+    def _write(self, prompts: list[SharedPrompt]) -> tuple[States, Tensor]:
+        return write(self.model, [prompt.message for prompt in prompts], self.tokenizer.pad_token_id)
+
+    def _send(self, groups: list[list[dict[str, Any]]]) -> Sent:
+        prompts = self._prompts(groups)
         ends = end_tokens(self.model, self.tokenizer)
         answers = [_until(prompt.reference, ends) for prompt in prompts]
         whole = [prompt.message + prompt.own for prompt in prompts]
         check_lengths(self.model, whole, list(map(len, answers)), "use fewer agents or a shorter system prompt")
-        pad = self.tokenizer.pad_token_id
-        states, mask = write(self.model, [prompt.message for prompt in prompts], pad)
+        states, mask = self._write(prompts)
         secrets = torch.tensor([self.private.encode(group[0]["message"]) for group in groups], device=mask.device)
-        return Sent(states, mask, secrets, links, [prompt.own for prompt in prompts], answers)
+        return Sent(states, mask, secrets, self.per_sender, [prompt.own for prompt in prompts], answers)
 
     def reader_losses(self, states: States, sent: Sent) -> tuple[Tensor, Tensor]:
         """

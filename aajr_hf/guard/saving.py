@@ -20,9 +20,10 @@ _TEMPLATE = """---
 
 # A guard of shared caches
 
-It changes the key-value caches of {{ base }} before another agent reads them, so that they say less about the private words
-{{ private }} of an agent in the world `{{ world }}`: a small network, which sees all keys and values of a token, adds a change and
-noise to each (after [LCGuard](https://huggingface.co/papers/2605.22786)). It was trained with aajr-hf against a decoder of these words (beta {{ beta }}).
+It makes the key-value caches of {{ base }} anew before another agent reads them, so that they say little about the private
+words {{ private }} of an agent in the world `{{ world }}`: each token's keys and values come from a short code with noise (the
+task is that of [LCGuard](https://huggingface.co/papers/2605.22786)). It was trained with aajr-hf, so that the codes of messages that differ in these
+words alone can hardly be told apart (beta {{ beta }}).
 
 ```bash
 aajr simulate --model {{ model }} --share_cache --guard FOLDER
@@ -30,12 +31,14 @@ aajr simulate --model {{ model }} --share_cache --guard FOLDER
 
 ## Results
 
-Right answers of held-out readers: {{ raw }} % with raw caches, {{ guarded }} % with guarded ones. How often a decoder, trained
-anew on the frozen guard, names a private word of held-out senders, in percent:
+Right answers of held-out readers: {{ raw }} % with raw caches, {{ guarded }} % with guarded ones. How often decoders name a
+private word of a held-out sender, in percent:
 
 {{ table }}
 
-Chance is the best guess without a cache. The decoders are no bound: one that is larger or trained for longer may name more.
+Chance is the best guess without a cache. No decoder exceeds the bound, of whatever size and training (95 % interval over {{ examples }}
+held-out senders), if the rest of the message does not say the word; it holds for one message on each link. *Raw* and *guarded* were measured
+with decoders that were trained anew, without the guard and with it.
 
 ## Training
 
@@ -43,13 +46,17 @@ Chance is the best guess without a cache. The decoders are no bound: one that is
 |---|---|
 {% for name, value in settings.items() %}| {{ name }} | {{ value }} |
 {% endfor %}"""
-_SETTINGS = ("agents", "links", "bottleneck", "steps", "decoder_steps", "batch_size", "examples", "seed")
-HEADERS = ("word", "links", "chance", "raw", "guarded", "guarded, larger decoder")
+_SETTINGS = ("agents", "bottleneck", "steps", "decoder_steps", "batch_size", "examples", "seed")
+HEADERS = ("word", "links", "chance", "bound", "raw", "guarded", "guarded, larger decoder")
 
 
 def leak_cells(leak: Leak) -> list[str]:
     """Return the cells of a row under [`HEADERS`]."""
-    return [leak["word"], leak["links"], *(f"{leak[name]:.1f}" for name in ("chance", "raw", "fresh", "adaptive"))]
+    return [
+        leak["word"],
+        leak["links"],
+        *(f"{leak[name]:.1f}" for name in ("chance", "bound", "raw", "fresh", "larger")),
+    ]
 
 
 def save_guard(guard: CacheGuard, results: GuardResults, folder: Path) -> None:
@@ -59,7 +66,7 @@ def save_guard(guard: CacheGuard, results: GuardResults, folder: Path) -> None:
     (folder / RESULTS).write_text(json.dumps(results, indent=4, allow_nan=False) + "\n", encoding="utf-8")
     model = results["model"]
     on_hub = is_hub_name(model)
-    lines = [HEADERS, ["---"] * 2 + ["---:"] * 4, *map(leak_cells, results["leakage"])]
+    lines = [HEADERS, ["---"] * 2 + ["---:"] * 5, *map(leak_cells, results["leakage"])]
     card = ModelCard.from_template(
         ModelCardData(
             base_model=model if on_hub else None, library_name="aajr-hf", tags=["aajr", "privacy", "kv-cache"]
@@ -69,6 +76,7 @@ def save_guard(guard: CacheGuard, results: GuardResults, folder: Path) -> None:
         model=model if on_hub else Path(model).name,
         private=", ".join(f"`{word}`" for word in results["private"]),
         world=results["world"],
+        examples=results["examples"],
         beta=f"{results['beta']:g}",
         raw=f"{results['raw_success']:.1f}",
         guarded=f"{results['guarded_success']:.1f}",

@@ -1,4 +1,4 @@
-"""The game between a guard and a decoder, by alternating steps."""
+"""The training of a guard, and of the decoders that measure it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .guard import CacheGuard
 from .links import Sent
 
 # Learning rates (Adam).
-GUARD_RATE, DECODER_RATE = 1e-2, 2e-3
+GUARD_RATE, DECODER_RATE = 3e-3, 2e-3
 
 
 class Decoder(Protocol):
@@ -22,49 +22,40 @@ class Decoder(Protocol):
 
     def losses(self, states: States, mask: Tensor, secrets: Tensor, links: int) -> Tensor: ...
 
-    def knowledge(self, states: States, mask: Tensor, links: int) -> Tensor: ...
-
     def parameters(self) -> Iterable[nn.Parameter]: ...
 
 
 def train_guard(
     guard: CacheGuard,
-    decoder: Decoder,
-    batches: Iterable[Sent],
+    batches: Iterable[tuple[Sent, States]],
     task_loss: Callable[[States, Any], Tensor],
     *,
     steps: int,
     beta: float,
-    decoder_steps: int = 10,
-    guard_rate: float = GUARD_RATE,
-    decoder_rate: float = DECODER_RATE,
+    learning_rate: float = GUARD_RATE,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """
-    Train a guard, in place. The decoder lowers its loss on what the guard lets pass. The guard lowers the task's loss and
-    what the decoder believes to know, down to nothing: a decoder that is surely wrong would still know.
+    Train a guard, in place, to lower
+
+        task_loss + beta * mean divergence of the codes of a message from those of the same message with other private words
+
+    which is an information bottleneck (Alemi et al., arXiv 1612.00410) for the private words alone.
 
     Args:
-        batches: What is sent, one for each step; there may be more.
+        batches: What is sent, and the caches of the same messages with other private words ([`Links.pairs`]), one for each
+            step; there may be more.
         task_loss: The readers' loss on guarded states of a batch.
-        steps: Number of steps of the guard.
-        beta: Weight of the decoder's knowledge, in nats, against the readers' loss.
-        decoder_steps: Steps of the decoder for each step of the guard, so that the guard meets a decoder that has followed.
-        guard_rate, decoder_rate: Learning rates (Adam). The guard's falls to zero, so that the decoder follows.
+        steps: Number of steps.
+        beta: Weight of the divergence, in nats, against the readers' loss.
+        learning_rate: Of Adam; falls to zero.
         on_step: Called after each step.
     """
-    guards = torch.optim.Adam(guard.parameters(), lr=guard_rate)
-    decoders = torch.optim.Adam(decoder.parameters(), lr=decoder_rate)
-    # The guard's steps become smaller: it would circle about the point where the decoder knows nothing.
-    slower = torch.optim.lr_scheduler.LinearLR(guards, 1.0, 0.0, steps)
-    for sent in itertools.islice(batches, steps):
-        with torch.no_grad():
-            passed = guard(sent.states)
-        for _ in range(decoder_steps):
-            _step(decoders, decoder.losses(passed, sent.mask, sent.secrets, sent.links).sum())
-        passed = guard(sent.states)
-        known = decoder.knowledge(passed, sent.mask, sent.links).sum()
-        _step(guards, task_loss(passed, sent) + beta * known)
+    optimizer = torch.optim.Adam(guard.parameters(), lr=learning_rate)
+    slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for sent, others in itertools.islice(batches, steps):
+        told = guard.divergence(sent.states, others, sent.mask).mean()
+        _step(optimizer, task_loss(guard(sent.states), sent) + beta * told)
         slower.step()
         on_step()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import guard_study
 
 
-def test_each_beta_has_a_guard_of_one_link_and_one_of_all(tmp_path, monkeypatch):
+def test_each_beta_has_a_guard(tmp_path, monkeypatch):
     ran = []
 
     def run_command(command, folder):
@@ -18,40 +18,25 @@ def test_each_beta_has_a_guard_of_one_link_and_one_of_all(tmp_path, monkeypatch)
         if command[0] == "init-agent":
             (folder / "config.json").write_text("{}")
             return
-        beta, links = (command[command.index(option) + 1] for option in ("--beta", "--links"))
-        left = 90.0 - 50 * float(beta)
-        leakage = [
-            {"word": word, "links": seen, "chance": 25.0, "raw": 99.0, "fresh": left, "adaptive": left + 1}
-            for word in ("owe", "prefer")
-            for seen in ("one", "all")
-        ]
-        run = {"links": links, "beta": float(beta), "raw_success": 98.0, "guarded_success": 97.0, "leakage": leakage}
+        beta = float(command[command.index("--beta") + 1])
+        left = 90.0 - 50 * beta
+        shares = {"chance": 25.0, "bound": left + 5, "raw": 99.0, "fresh": left, "larger": left + 1}
+        leakage = [{"word": word, "links": seen} | shares for word in ("owe", "prefer") for seen in ("one", "all")]
+        run = {"beta": beta, "raw_success": 98.0, "guarded_success": 97.0, "leakage": leakage}
         (folder / "guard.json").write_text(
             json.dumps(run | {"model": "a/agent", "examples": 500, "steps": 600, "decoder_steps": 3000})
         )
 
     monkeypatch.setattr(guard_study, "run_command", run_command)
-    few = [
-        "--betas",
-        "1",
-        "0",
-        "--links",
-        "one",
-        "all",
-        "--work",
-        str(tmp_path / "work"),
-        "--output",
-        str(tmp_path / "out"),
-    ]
+    few = ["--betas", "1", "0", "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["guard_study.py", *few])
     guard_study.main()
     assert ran[0][:1] == ["init-agent"] and "--share_cache" in ran[0]
-    asked = [(c[c.index("--links") + 1], c[c.index("--beta") + 1]) for c in ran[1:]]
-    assert asked == [("one", "0.0"), ("one", "1.0"), ("all", "0.0"), ("all", "1.0")]
+    assert [c[c.index("--beta") + 1] for c in ran[1:]] == ["0.0", "1.0"]
     page = (tmp_path / "out" / "guard.md").read_text()
-    assert "against a decoder that sees one link or all links of a sender. Then" in page and "for 3000 steps" in page
-    assert "| no guard |  | 98.0 | 99.0 | 99.0 | 99.0 | 99.0 |" in page
-    assert "| all | 1 | 97.0 | 41.0 | 41.0 | 41.0 | 41.0 |" in page and "| chance |  |  | 25.0 |" in page
+    assert "is trained\nfor 600 steps" in page and "for 3000 steps" in page
+    assert f"| no guard | 98.0 |{' 99.0 |  |' * 4}" in page
+    assert f"| 1 | 97.0 |{' 41.0 | 45.0 |' * 4}" in page and f"| chance |  |{' 25.0 |  |' * 4}" in page
     assert (tmp_path / "out" / "guard.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "guard.json").read_text())[0]["model"] == "agent"
     # Nothing twice.

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from ...guard.links import Links
     from ...training.sharing.results import GuardResults
 
-DESCRIPTION = """Train a guard of key-value caches that agents share (after LCGuard): it changes each key and value a little, so that a
-peer still reads what it needs, and a decoder no longer reads the private words of the sender. Guard and decoder learn in
-alternating steps; the model stays as it is. Then new decoders are trained on the finished guard: their accuracy is the leakage.
+DESCRIPTION = """Train a guard of key-value caches that agents share: it makes each token's keys and values anew out of a short code with
+noise, so that a peer still reads what it needs, and messages that differ in the sender's private words alone can hardly be told
+apart. The model stays as it is. The table says what no decoder of the private words exceeds, and what new decoders find.
 
     aajr init-agent outputs/agent --share_cache
-    aajr guard outputs/agent --private owe prefer --beta 1
+    aajr guard outputs/agent --private owe prefer
     aajr simulate --model outputs/agent --share_cache --guard outputs/guard
 """
 # Decoders that are trained to measure: three for one link, three for all links.
@@ -47,20 +47,15 @@ def run(argv: list[str]) -> int:
     add(
         "--beta",
         type=float,
-        default=1.0,
-        help="weight of what the decoder knows, in nats, against the loss of the readers (default: %(default)s)",
-    )
-    add(
-        "--links",
-        choices=("one", "all"),
-        default="one",
-        help="what the guard's own decoder sees in training: the cache on one link, or those on all links of a sender (default: one)",
+        default=0.1,
+        help="weight of the divergence between messages that differ in private words, in nats, against the loss of the readers "
+        "(default: %(default)s)",
     )
     add("--output", type=Path, default=Path("outputs/guard"), help="new folder of the guard (default: %(default)s)")
     add("--env", "--environment", dest="environment", metavar="WORLD", help=WORLD_HELP)
     add_system_prompt(parser)
     add("--agents", type=int, default=10, help="number of agents (default: %(default)s)")
-    add("--bottleneck", type=int, default=16, help="width of the guard in each layer (default: %(default)s)")
+    add("--bottleneck", type=int, default=32, help="width of a token's code (default: %(default)s)")
     add(
         "--steps",
         type=int,
@@ -70,8 +65,7 @@ def run(argv: list[str]) -> int:
     add(
         "--decoder_steps",
         type=int,
-        help="steps of each new decoder that measures the guard (default: five times --steps). More find more: what a decoder names "
-        "after as many steps as the guard had is a fraction of it",
+        help="steps of each new decoder that measures the guard (default: five times --steps). More find more",
     )
     add("--batch_size", type=int, default=64, help="messages in a step (default: %(default)s)")
     add("--examples", type=int, default=500, help="held-out senders to measure on (default: %(default)s)")
@@ -113,7 +107,7 @@ def make_guard(arguments) -> None:
         guard, results = _trained_and_measured(arguments, name, links)
         save_guard(guard, results, whole)
     printed = Console(markup=False)
-    caption = f"Private words of {arguments.examples} held-out senders that new decoders name, in percent."
+    caption = f"Private words of {arguments.examples} held-out senders that decoders name, in percent; none exceeds the bound."
     printed.print(text_table(HEADERS, map(leak_cells, results["leakage"]), None, caption, left=2))
     printed.print(
         f"Right answers of the readers: {results['raw_success']:.1f} % with raw caches, {results['guarded_success']:.1f} % with "
@@ -139,29 +133,27 @@ def _links(arguments, name: str) -> dict[str, Links]:
         raise UserError(str(error).replace("`private`", "`--private`")) from error
     with user_errors():
         one = Links(*load_agent(arguments.model), world, arguments.agents, private, False, prompt)
-        next(one.batches(1, np.random.default_rng(0)))
+        next(one.pairs(arguments.batch_size, np.random.default_rng(0)))
     return {"one": one, "all": replace(one, all_links=True)}
 
 
 def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tuple[CacheGuard, GuardResults]:
-    from ...guard.decoder import ReconstructionAdversary
     from ...guard.guard import CacheGuard, cache_widths
-    from ...guard.leakage import OWN, TRAINING, leaks, share_right, streams
+    from ...guard.leakage import leaks, share_right
+    from ...guard.links import TRAINING, streams
     from ...guard.training import train_guard
     from ...training.policy.policy import fixed_seed, frozen_parameters
     from ..common.progress import bars
 
-    taught = links[arguments.links]
+    taught = links["one"]
     widths, device = cache_widths(taught.model), taught.model.device
-    batches = taught.batches(arguments.batch_size, streams(arguments.seed, TRAINING))
+    batches = taught.pairs(arguments.batch_size, streams(arguments.seed, TRAINING))
     how = {key: getattr(arguments, key) for key in ("examples", "batch_size", "seed")}
     with bars() as progress, fixed_seed(device, arguments.seed), frozen_parameters(taught.model):
         task = progress.add_task("Training the guard", total=arguments.steps)
         guard = CacheGuard(widths, arguments.bottleneck).to(device)
-        decoder = ReconstructionAdversary(widths, taught.private.frequencies, **OWN).to(device)
         train_guard(
             guard,
-            decoder,
             batches,
             lambda states, sent: taught.reader_losses(states, sent)[0],
             steps=arguments.steps,
@@ -173,7 +165,7 @@ def _trained_and_measured(arguments, name: str, links: dict[str, Links]) -> tupl
         long = {key: getattr(arguments, key) for key in ("steps", "decoder_steps")}
         leaked = leaks(links, guard, on_decoder=lambda: progress.advance(task), **long, **how)
         success = [share_right(links["one"], used, **how) for used in (None, guard)]
-    kept = ("model", "agents", "private", "beta", "links", "bottleneck")
+    kept = ("model", "agents", "private", "beta", "bottleneck")
     results = {"kind": "guard", "world": name} | {key: getattr(arguments, key) for key in kept} | long | how
     results |= {"widths": [list(pair) for pair in widths], "raw_success": success[0], "guarded_success": success[1]}
     return guard, results | {"leakage": leaked}

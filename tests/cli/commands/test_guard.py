@@ -50,11 +50,11 @@ def test_a_guard_is_saved_with_its_numbers_and_a_card(guard, agent):
     card = (guard / "README.md").read_text()
     assert card.startswith("---\n") and "library_name: aajr-hf" in card
     leak = results["leakage"][0]
-    assert f"| owe | one | {leak['chance']:.1f} | {leak['raw']:.1f} |" in card
-    # Two steps have moved it.
-    weights = load_file(guard / "model.safetensors")
-    assert load_guard(guard)(_states())[0][0].shape == (1, 4, 3, 32)
-    assert weights["changes.0.outer.weight"].abs().sum() > 0
+    assert f"| owe | one | {leak['chance']:.1f} | {leak['bound']:.1f} | {leak['raw']:.1f} |" in card
+    assert all(leak["chance"] < leak["bound"] <= 100 for leak in results["leakage"])
+    loaded = load_guard(guard)
+    assert loaded(_states())[0][0].shape == (1, 4, 3, 32)
+    assert torch.equal(load_file(guard / "model.safetensors")["encoder.0.weight"], loaded.encoder[0].weight)
 
 
 def _states():
@@ -67,13 +67,8 @@ def test_simulated_agents_read_caches_and_a_guard_changes_what_they_say(guard, a
     assert all(record["share_cache"] is True and "guard" not in record for record in raw)
     sees = raw[0]["transcript"][0]["agent_1"]["sees"]
     assert sees.split()[::2][:3] == ["need", "prefer", "owe"] and sees.count("owe") == 2
-    strong = load_guard(guard)
-    for change in strong.changes[1::2]:
-        torch.nn.init.normal_(change.outer.weight)
-    results = json.loads((guard / "guard.json").read_text())
-    save_guard(strong, results, tmp_path / "strong")
-    guarded = simulated(tmp_path / "guarded", agent, "--guard", tmp_path / "strong")
-    assert guarded[0]["guard"] == str(tmp_path / "strong")
+    guarded = simulated(tmp_path / "guarded", agent, "--guard", guard)
+    assert guarded[0]["guard"] == str(guard)
     said = [[entry["says"] for entry in r[0]["transcript"][0].values()] for r in (raw, guarded)]
     assert said[0] != said[1]
 
@@ -136,7 +131,7 @@ def test_a_guard_for_another_model_or_a_damaged_one_is_refused(refused, agent, t
         "guarded_success": 1,
         "leakage": [],
     }
-    results |= dict.fromkeys(("agents", "links", "steps", "decoder_steps", "batch_size", "examples", "seed"), 1)
+    results |= dict.fromkeys(("agents", "steps", "decoder_steps", "batch_size", "examples", "seed"), 1)
     small = CacheGuard([(8, 8)], 2)
     save_guard(small, results | {"bottleneck": 2, "widths": [[8, 8]]}, tmp_path / "small")
     asked = ["simulate", "--model", agent, *EPISODES, "--share_cache", "--guard", "small"]

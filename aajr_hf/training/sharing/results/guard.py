@@ -13,17 +13,19 @@ class Leak(TypedDict):
         word: The private word.
         links: What a decoder sees: the cache on `one` link, or those on `all` links of the sender.
         chance: The most frequent value of these senders: what a guess names without any cache.
+        bound: What no decoder exceeds on guarded caches, if the rest of the message does not say the word.
         raw: A new decoder, trained on caches without a guard.
-        fresh: A new decoder of the size of the guard's own, trained on guarded caches.
-        adaptive: A new decoder that is larger, trained on guarded caches.
+        fresh: A new decoder, trained on guarded caches.
+        larger: A new decoder that is larger, trained on guarded caches.
     """
 
     word: str
     links: Literal["one", "all"]
     chance: float
+    bound: float
     raw: float
     fresh: float
-    adaptive: float
+    larger: float
 
 
 class GuardNumbers(TypedDict):
@@ -51,9 +53,8 @@ class GuardResults(GuardNumbers):
         model: Folder or name of the model that writes and reads the caches.
         agents: Number of agents.
         private: The private words.
-        beta: Weight of what the decoder knows against the readers' loss.
-        links: What the guard's own decoder saw in training: `one` link, or `all` links of a sender.
-        bottleneck: Width of the guard.
+        beta: Weight of the divergence between messages that differ in private words, against the readers' loss.
+        bottleneck: Width of a token's code.
         widths: Width of keys and of values in each layer of the caches.
         steps: Steps of the guard, and of the decoder of raw caches.
         decoder_steps: Steps of each decoder of guarded caches.
@@ -68,7 +69,6 @@ class GuardResults(GuardNumbers):
     agents: int
     private: list[str]
     beta: float
-    links: Literal["one", "all"]
     bottleneck: int
     widths: list[list[int]]
     steps: int
