@@ -109,11 +109,31 @@ def make_guard(arguments) -> None:
     printed = Console(markup=False)
     caption = f"Private words of {arguments.examples} held-out senders that decoders name, in percent; none exceeds the bound."
     printed.print(text_table(HEADERS, map(leak_cells, results["leakage"]), None, caption, left=2))
+    if told := _told_anyway(results):
+        printed.print(
+            f"Decoders name {', '.join(told)} more often than the bound: the rest of the message says it, which no guard hides.",
+            soft_wrap=True,
+            highlight=False,
+        )
     printed.print(
         f"Right answers of the readers: {results['raw_success']:.1f} % with raw caches, {results['guarded_success']:.1f} % with "
         f"guarded ones. Guard: {arguments.output}",
         soft_wrap=True,
         highlight=False,
+    )
+
+
+def _told_anyway(results: GuardResults) -> list[str]:
+    """Return the private words that decoders name more often than the bound, beyond chance."""
+    from ...evaluation.reporting.statistics import wilson
+
+    examples = results["examples"]
+    return sorted(
+        {
+            leak["word"]
+            for leak in results["leakage"]
+            if wilson(max(leak["fresh"], leak["larger"]), examples)[0] > leak["bound"]
+        }
     )
 
 

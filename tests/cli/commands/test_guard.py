@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from aajr_hf.cli.commands.guard import _told_anyway
 from aajr_hf.cli.main import main
 from aajr_hf.guard.guard import CacheGuard
 from aajr_hf.guard.saving import load_guard, save_guard
@@ -55,6 +56,15 @@ def test_a_guard_is_saved_with_its_numbers_and_a_card(guard, agent):
     loaded = load_guard(guard)
     assert loaded(_states())[0][0].shape == (1, 4, 3, 32)
     assert torch.equal(load_file(guard / "model.safetensors")["encoder.0.weight"], loaded.encoder[0].weight)
+
+
+def test_words_that_the_rest_of_the_message_says_are_named():
+    def leak(word, named):
+        return {"word": word, "bound": 40.0, "fresh": 30.0, "larger": named}
+
+    results = {"examples": 100, "leakage": [leak("owe", 49.0), leak("need", 51.0), leak("need", 90.0)]}
+    # Of 100 senders, 49 may be named where no more than 40 are expected.
+    assert _told_anyway(results) == ["need"]
 
 
 def _states():
