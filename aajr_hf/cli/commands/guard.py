@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
     add(
         "--beta",
         type=float,
-        default=0.1,
+        default=1.0,
         help="weight of the divergence between messages that differ in private words, in nats, against the loss of the readers "
         "(default: %(default)s)",
     )
