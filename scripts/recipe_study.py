@@ -166,7 +166,7 @@ def page(runs: list[dict]) -> str:
     if final:
         lines += ["## Five seeds", "", *table(final), ""]
         for reference in (*FINALISTS[:2], CHOSEN):
-            lines += [*_differences(final, reference), ""]
+            lines += [*differences(final, reference), ""]
     if tuning:
         lines += ["## All that was tried, on one seed", "", *table(tuning), ""]
     lines += ["## Settings", "", "| setting | recipe | fields |", "|---|---|---|"]
@@ -203,7 +203,7 @@ def cell(values: list[float], sign: str = "") -> str:
     return f"{mean:{sign}.1f}" if len(values) < ENOUGH_SEEDS else f"{mean:{sign}.1f} ± {half:.1f}"
 
 
-def _differences(runs: list[dict], reference: str) -> list[str]:
+def differences(runs: list[dict], reference: str) -> list[str]:
     """Return a table of the differences between each setting and a reference, paired by seed."""
     theirs = {run["seed"]: run for run in runs if run["setting"] == reference}
     radii = list(runs[0]["worst_case_success"])

@@ -16,21 +16,23 @@ import argparse
 import json
 from pathlib import Path
 
-from recipe_study import ROOT, run_command, runs_of, table
+from recipe_study import ROOT, differences, run_command, runs_of, table
 
 from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
 RECIPES = ROOT / "recipes" / "smollm2-135m"
-# What is trained with every seed; the others are trained with the first seed only.
-REPEATED = ("adversarial", "aajr")
-ONCE = ("aajr-lora", "aajr-fast")
+# One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
+EVALUATION = [
+    *("--attacks", "warm_nll", "restart", "margin", "from_others", "--attack_steps", "5"),
+    *("--multiples", "0.1", "0.25", "0.5", "1", "--dtype", "bfloat16"),
+]
 HELD_OUT = 5  # every fifth row of the data is not trained on
 INTRODUCTION = """# The recipes of SmolLM2-135M
 
 `python scripts/smollm2_study.py --model outputs/smollm2-135m` makes this page and `smollm2.json`; the settings are those
 of `recipes/smollm2-135m`. SmolLM2-135M-Instruct learns a task by plain fine-tuning (*sft*); each of the other agents
-goes on from there. All agents of a task and a seed are attacked together, each also with what was found on the others.
-Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
+goes on from there. All agents of a task and a seed are attacked together (`aajr evaluate {evaluation}`), each also with what was found on the others.
+More attacks and more steps would leave less. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
 were measured on one thread, beside other work."""
 
 
@@ -55,32 +57,32 @@ def evaluate(output: Path, agents: dict[str, Path], options: list[str]) -> dict[
     return json.loads((output / "results.json").read_text())["runs"]
 
 
-def congestion(model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
-    """Train and attack the agents of the world `congestion`."""
+def congestion(model: Path, work: Path, recipes: list[str], seeds: list[int], examples: int) -> list[dict]:
+    """Train and attack the agents of the world `congestion`. The plain one is attacked with the first seed only."""
     work, runs = work / "congestion", []
     base = work / "sft"
     train("congestion", "sft", base, model, {})
     for i, seed in enumerate(seeds):
         agents = {"sft": base} if i == 0 else {}
-        for recipe in (*REPEATED, *(ONCE if i == 0 else ())):
+        for recipe in recipes:
             agents[recipe] = work / f"{recipe}-{seed}"
             train("congestion", recipe, agents[recipe], base, {"seed": seed, "environment_seed": seed})
-        options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16"]
+        options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16", *EVALUATION]
         numbers = evaluate(work / f"evaluation-{seed}", agents, options)
         runs += [run | {"task": "congestion"} for run in runs_of(numbers, seed)]
     return runs
 
 
-def tool_calls(model: Path, data: Path, work: Path, examples: int) -> list[dict]:
+def tool_calls(model: Path, data: Path, work: Path, recipes: list[str], examples: int) -> list[dict]:
     """Train and attack the agents that call tools, on rows of the BFCL's files; one seed."""
     work = work / "tool-calling"
     split(data, work)
     agents: dict[str, Path] = {}
-    for recipe in ("sft", *REPEATED, *ONCE):
+    for recipe in ("sft", *recipes):
         agents[recipe] = work / recipe
         start = model if recipe == "sft" else agents["sft"]
         train("tool-calling", recipe, agents[recipe], start, {"dataset_name": work / "train"})
-    options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4"]
+    options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4", *EVALUATION]
     kept = ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals", "train_seconds")
     numbers = evaluate(work / "evaluation", agents, options)
     return [
@@ -100,15 +102,16 @@ def split(data: Path, work: Path) -> None:
 
 
 def page(runs: list[dict]) -> str:
-    lines = [INTRODUCTION, ""]
+    lines = [INTRODUCTION.format(evaluation=" ".join(EVALUATION)), ""]
     worlds = [run for run in runs if run["task"] == "congestion"]
     if worlds:
         size, seeds = worlds[0]["examples"], sorted({run["seed"] for run in worlds})
-        first = [run for run in worlds if run["seed"] == seeds[0]]
-        lines += [f"## congestion, {size} observations, one seed", "", *table(first), ""]
+        lines += [f"## congestion, {size} observations a seed", ""]
+        for seed in seeds:
+            lines += [f"Seed {seed}:", "", *table([run for run in worlds if run["seed"] == seed]), ""]
         if len(seeds) > 1:
-            repeated = [run for run in worlds if run["setting"] in REPEATED]
-            lines += [f"## congestion, {size} observations a seed, {len(seeds)} seeds", "", *table(repeated), ""]
+            repeated = [run for run in worlds if run["setting"] != "sft"]
+            lines += [f"{len(seeds)} seeds:", "", *table(repeated), "", *differences(repeated, "adversarial"), ""]
     calls = [run for run in runs if run["task"] == "tool-calling"]
     if calls:
         lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", "", *_calls_table(calls), ""]
@@ -142,11 +145,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of congestion (default: %(default)s)")
-    parser.add_argument("--examples", type=int, default=100, help="held-out rows per seed (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=32, help="held-out rows per seed (default: %(default)s)")
+    parser.add_argument("--recipes", nargs="+", default=["adversarial", "aajr"], help="(default: adversarial aajr)")
     arguments = parser.parse_args()
-    runs = congestion(arguments.model, arguments.work, arguments.seeds, arguments.examples)
+    runs = congestion(arguments.model, arguments.work, arguments.recipes, arguments.seeds, arguments.examples)
     if arguments.tool_calls:
-        runs += tool_calls(arguments.model, arguments.tool_calls, arguments.work, arguments.examples)
+        runs += tool_calls(
+            arguments.model, arguments.tool_calls, arguments.work, arguments.recipes, arguments.examples
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
     (arguments.output / "smollm2.json").write_text(f"[\n{lines}\n]\n")

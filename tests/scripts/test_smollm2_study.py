@@ -35,7 +35,7 @@ def agent(setting, seed, left):
     }
 
 
-def test_the_page_shows_one_seed_of_all_recipes_and_all_seeds_of_two():
+def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
     runs = [agent("sft", 0, 5.0)]
     runs += [
         agent(name, seed, left + seed) for name, left in (("adversarial", 30.0), ("aajr", 40.0)) for seed in (0, 1)
@@ -58,4 +58,6 @@ def test_the_page_shows_one_seed_of_all_recipes_and_all_seeds_of_two():
         "| sft | 80.0 | 70.0 | 60.0 | 50.0 | 10.0 |",
     ]
     assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
+    assert sum(line.startswith("| aajr | 90.0 | 41.0 ") for line in lines) == 1  # the second
     assert sum(line.startswith("| aajr | 90.0 | 40.5 |") for line in lines) == 1  # both, too few for an interval
+    assert "| aajr | 0.0 | 10.0 | 0.0 | 10.0 |" in lines  # less adversarial, paired by seed
