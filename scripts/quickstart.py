@@ -102,7 +102,7 @@ def real_model(name: str, output: Path) -> list[Stage]:
     ]
     models = [f"{variant}={output / variant}" for variant in ("sft", "adversarial", "aajr")]
     attacks = ["--attacks", "warm_nll", "restart", "nll", "margin", "from_others", "--attack_steps", "5"]
-    size = ["--examples", "16", "--multiples", "0.5", "1", "--batch_size", "16", "--output", str(output)]
+    size = ["--examples", "16", "--multiples", "0.1", "0.25", "1", "--batch_size", "16", "--output", str(output)]
     return [*stages, Stage("Evaluate all of them under attack", ["evaluate", *models, *attacks, *size], 7)]
 
 
