@@ -30,7 +30,8 @@ class Stage:
     Attributes:
         title: What it does.
         arguments: The command's arguments.
-        minutes: Its time on two idle cores of a CPU with AVX2, from which the time left is estimated.
+        minutes: Its time on two idle cores (AVX2; for the real model, AVX-512 with bfloat16), from which the time left is
+            estimated.
         folder: The folder of the model that it makes; None if it makes none.
     """
 
@@ -94,16 +95,16 @@ def real_model(name: str, output: Path) -> list[Stage]:
     # As many steps as the others, on examples of the same seed.
     further = ["--environment_seed", "1", "--per_device_train_batch_size", "8", "--learning_rate", "1e-4"]
     stages = [
-        Stage(f"Get {name}", ["fetch", name, str(model)], 1, model),
-        training("Learn the world", "sft", model, learned, 4, *short),
-        training("Fine-tune: sft", "sft", learned, output / "sft", 2, *short, *further),
-        training("Fine-tune: adversarial", "adversarial", learned, output / "adversarial", 4, *short),
-        training("Fine-tune: aajr", "aajr", learned, output / "aajr", 6, *short),
+        Stage(f"Get {name}", ["fetch", name, str(model)], 0.5, model),
+        training("Learn the world", "sft", model, learned, 2.2, *short),
+        training("Fine-tune: sft", "sft", learned, output / "sft", 1.0, *short, *further),
+        training("Fine-tune: adversarial", "adversarial", learned, output / "adversarial", 1.5, *short),
+        training("Fine-tune: aajr", "aajr", learned, output / "aajr", 2.1, *short),
     ]
     models = [f"{variant}={output / variant}" for variant in ("sft", "adversarial", "aajr")]
     attacks = ["--attacks", "warm_nll", "restart", "nll", "margin", "from_others", "--attack_steps", "5"]
     size = ["--examples", "16", "--multiples", "0.1", "0.25", "1", "--batch_size", "16", "--output", str(output)]
-    return [*stages, Stage("Evaluate all of them under attack", ["evaluate", *models, *attacks, *size], 7)]
+    return [*stages, Stage("Evaluate all of them under attack", ["evaluate", *models, *attacks, *size], 12)]
 
 
 def run(stages: list[Stage]) -> None:

@@ -37,7 +37,7 @@ def points_above_chance(links: Links, guard: CacheGuard, *, examples: int, batch
     apart: list[float] = []
     with torch.no_grad():
         for sent, others in links.pairs(batch_size, streams(seed, HELD_OUT)):
-            told = guard.divergence(sent.states, others, sent.mask).double()
+            told = guard.divergence(sent.states, others, sent.mask)
             apart += total_variation(told.unflatten(0, (-1, sent.links)).sum(dim=1)).tolist()
             if len(apart) >= examples:
                 break

@@ -17,13 +17,12 @@ class ReconstructionAdversary(nn.Module):
 
     Args:
         widths: As in [`CacheGuard`].
-        shares: For each of m private words, the shares of the senders that have each value. There is one more value, for all
-            others.
+        values: Number of values of each of m private words. There is one more value, for all others.
         width: Its own width, a multiple of 4.
         layers: Its own layers.
     """
 
-    def __init__(self, widths: list[tuple[int, int]], shares: list[list[float]], *, width: int = 64, layers: int = 1):
+    def __init__(self, widths: list[tuple[int, int]], values: list[int], *, width: int = 64, layers: int = 1):
         super().__init__()
         flat = [one for pair in widths for one in pair]
         self.norms = nn.ModuleList(nn.LayerNorm(one) for one in flat)
@@ -34,9 +33,8 @@ class ReconstructionAdversary(nn.Module):
             )
             for _ in range(layers)
         )
-        self.queries = nn.Parameter(torch.randn(len(shares), width) / width**0.5)
-        self.heads = nn.ModuleList(nn.Linear(width, len(each) + 1) for each in shares)
-        self.shares = shares
+        self.queries = nn.Parameter(torch.randn(len(values), width) / width**0.5)
+        self.heads = nn.ModuleList(nn.Linear(width, number + 1) for number in values)
 
     def forward(self, states: States, mask: Tensor, links: int = 1) -> list[Tensor]:
         """

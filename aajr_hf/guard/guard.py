@@ -72,10 +72,12 @@ class CacheGuard(nn.Module):
             mask: (B, P), 1 at the tokens of both.
 
         Returns:
-            (B,), at least 0.
+            (B,) in float64, at least 0.
         """
-        apart = kl_divergence(self.codes(states), self.codes(others)).sum(dim=2)
-        return (apart * mask).sum(dim=1)
+        # In float64: where the codes are nearly the same, differences of float32 would be noise, also below zero.
+        codes = (self.codes(each) for each in (states, others))
+        apart = kl_divergence(*(Normal(each.mean.double(), each.stddev.double()) for each in codes)).sum(dim=2)
+        return (apart * mask).sum(dim=1).clamp(min=0.0)
 
     def check_fits(self, model: PreTrainedModel) -> None:
         """

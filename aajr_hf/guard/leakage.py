@@ -58,7 +58,9 @@ def share_decoded(
     """
     device = links.model.device
     with fixed_seed(device, seed), frozen_parameters(links.model):
-        decoder = ReconstructionAdversary(cache_widths(links.model), links.private.frequencies, **sizes).to(device)
+        decoder = ReconstructionAdversary(cache_widths(links.model), list(map(len, links.private.shares)), **sizes).to(
+            device
+        )
         batches = itertools.islice(links.batches(batch_size, streams(seed, FRESH)), steps)
         train_decoder(decoder, guard, batches, on_step=on_step)
     named, secrets = [], []

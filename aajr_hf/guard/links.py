@@ -63,11 +63,6 @@ class PrivateWords:
         counts = [Counter(_value(message, word) for message in messages) for word in words]
         return cls(tuple(words), tuple({v: n / _SAMPLE for v, n in count.most_common()} for count in counts))
 
-    @property
-    def frequencies(self) -> list[list[float]]:
-        """For each word, the shares of its values."""
-        return [list(shares.values()) for shares in self.shares]
-
     def encode(self, message: str) -> list[int]:
         """Return the numbers of the values that the sender's own words have in a message."""
         values = [list(shares) for shares in self.shares]

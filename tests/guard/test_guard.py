@@ -79,6 +79,18 @@ def test_the_divergence_is_that_of_gaussians_over_the_tokens_of_the_mask():
     assert expected.min() > 0
 
 
+def test_small_divergences_are_not_rounded_away():
+    guard, one = CacheGuard(WIDTHS, 8), states(rows=50)
+    other = [tuple(x + 1e-4 * torch.randn_like(x) for x in pair) for pair in one]
+    mask = torch.ones(50, 5)
+    found = guard.divergence(one, other, mask)
+    exact = guard.double().divergence(
+        *([tuple(x.double() for x in pair) for pair in each] for each in (one, other)), mask
+    )
+    assert 0 < exact.min() and exact.median() < 1e-6
+    torch.testing.assert_close(found, exact, rtol=0.05, atol=0)
+
+
 @pytest.mark.parametrize("shift", [0.01, 0.1, 0.5, 1.0, 3.0])
 def test_the_bound_holds_for_the_best_decoder_and_is_near(shift):
     # Two messages whose codes are unit Gaussians at 0 and at the shift: the best decoder compares with the middle, so the

@@ -34,7 +34,6 @@ def test_private_words_know_their_values_and_how_often_they_occur():
     assert sum(routes.values()) == pytest.approx(1)
     # All values are equally likely in this world.
     assert max(routes.values()) < 0.28 and max(peers.values()) < 0.36
-    assert PRIVATE.frequencies == [list(routes.values()), list(peers.values())]
     first, second = list(routes)[0], list(peers)[1]
     message = f"need 2 prefer {first} owe {second} capacity 3 demands 1 2 3"
     assert PRIVATE.encode(message) == [0, 1]

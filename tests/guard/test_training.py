@@ -85,7 +85,7 @@ def digits(seed: int, links: int) -> Sent:
 
 
 def decoded(links: int) -> float:
-    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [[0.4, 0.3, 0.3]], width=16)
+    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [3], width=16)
     train_decoder(decoder, None, (digits(seed, links) for seed in range(60)), learning_rate=1e-2)
     test = digits(10**6, links)
     named = decoder(test.states, test.mask, links)[0].argmax(dim=1)
@@ -99,7 +99,7 @@ def test_all_links_say_more_than_one():
 
 
 def test_padding_says_nothing_to_the_decoder():
-    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [[0.5, 0.5], [1.0]], width=16, layers=2)
+    decoder = ReconstructionAdversary([(WIDTH, WIDTH)], [2, 1], width=16, layers=2)
     batch = digits(0, 1)
     longer = [tuple(torch.cat([x, torch.randn(64, 1, 3, WIDTH)], dim=2) for x in pair) for pair in batch.states]
     mask = torch.cat([batch.mask, torch.zeros(64, 3)], dim=1)

@@ -124,7 +124,7 @@ def make_guard(arguments) -> None:
 
 
 def _told_anyway(results: GuardResults) -> list[str]:
-    """Return the private words that decoders name more often than the bound, beyond chance."""
+    """Return the private words that decoders name more often than the bound, by more than chance gives."""
     from ...evaluation.reporting.statistics import wilson
 
     examples = results["examples"]
