@@ -41,7 +41,6 @@ def share_decoded(
     examples: int,
     batch_size: int,
     seed: int,
-    on_step: Callable[[], None] = lambda: None,
 ) -> tuple[list[float], list[float]]:
     """
     Train a fresh decoder on what a frozen guard lets pass, and ask it for the private words of held-out senders.
@@ -62,7 +61,7 @@ def share_decoded(
             device
         )
         batches = itertools.islice(links.batches(batch_size, streams(seed, FRESH)), steps)
-        train_decoder(decoder, guard, batches, on_step=on_step)
+        train_decoder(decoder, guard, batches)
     named, secrets = [], []
     with torch.no_grad(), fixed_seed(device, seed):
         for sent in links.batches(batch_size, streams(seed, HELD_OUT)):
@@ -91,8 +90,7 @@ def leaks(
     Args:
         links: `one` and `all` links of the same agents.
         steps: Steps of the decoder of raw caches, which is soon always right.
-        decoder_steps: Steps of each decoder of guarded caches. A decoder that is trained for as long as the guard was finds a
-            fraction of what one finds that goes on.
+        decoder_steps: Steps of each decoder of guarded caches.
         on_decoder: Called after each decoder; there are three for each entry of `links`.
         how: Arguments `examples`, `batch_size`, `seed` of [`share_decoded`].
     """

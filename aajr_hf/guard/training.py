@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .caches import States
+from .decoder import ReconstructionAdversary
 from .guard import CacheGuard
 from .links import Sent
 
 # Learning rates (Adam).
 GUARD_RATE, DECODER_RATE = 3e-3, 2e-3
-
-
-class Decoder(Protocol):
-    """What reads private words, such as [`ReconstructionAdversary`]."""
-
-    def losses(self, states: States, mask: Tensor, secrets: Tensor, links: int) -> Tensor: ...
-
-    def parameters(self) -> Iterable[nn.Parameter]: ...
 
 
 def train_guard(
@@ -61,19 +54,17 @@ def train_guard(
 
 
 def train_decoder(
-    decoder: Decoder,
+    decoder: ReconstructionAdversary,
     guard: CacheGuard | None,
     batches: Iterable[Sent],
     *,
     learning_rate: float = DECODER_RATE,
-    on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Train a decoder, in place, on what a frozen guard lets pass; None for raw caches."""
     decoders = torch.optim.Adam(decoder.parameters(), lr=learning_rate)
     for sent in batches:
         passed = pass_on(guard, sent.states)
         _step(decoders, decoder.losses(passed, sent.mask, sent.secrets, sent.links).sum())
-        on_step()
 
 
 @torch.no_grad()
