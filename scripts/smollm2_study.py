@@ -22,10 +22,10 @@ from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
 RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
-EVALUATION = [
-    *("--attacks", "warm_nll", "restart", "margin", "from_others", "--attack_steps", "5"),
-    *("--multiples", "0.1", "0.25", "0.5", "1", "--dtype", "bfloat16"),
-]
+LIMITS = ["--attack_steps", "5", "--multiples", "0.1", "0.25", "0.5", "1", "--dtype", "bfloat16"]
+# Tool calls have no attack `from_others`.
+TOOL_CALLS = ["--attacks", "warm_nll", "restart", "margin", *LIMITS]
+EVALUATION = ["--attacks", "warm_nll", "restart", "margin", "from_others", *LIMITS]
 HELD_OUT = 5  # every fifth row of the data is not trained on
 INTRODUCTION = """# The recipes of SmolLM2-135M
 
@@ -82,7 +82,7 @@ def tool_calls(model: Path, data: Path, work: Path, recipes: list[str], examples
         agents[recipe] = work / recipe
         start = model if recipe == "sft" else agents["sft"]
         train("tool-calling", recipe, agents[recipe], start, {"dataset_name": work / "train"})
-    options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4", *EVALUATION]
+    options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4", *TOOL_CALLS]
     kept = ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals", "train_seconds")
     numbers = evaluate(work / "evaluation", agents, options)
     return [
@@ -114,7 +114,8 @@ def page(runs: list[dict]) -> str:
             lines += [f"{len(seeds)} seeds:", "", *table(repeated), "", *differences(repeated, "adversarial"), ""]
     calls = [run for run in runs if run["task"] == "tool-calling"]
     if calls:
-        lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", "", *_calls_table(calls), ""]
+        lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", ""]
+        lines += [f"`aajr evaluate {' '.join(TOOL_CALLS)}`", "", *_calls_table(calls), ""]
     return "\n".join(lines)
 
 

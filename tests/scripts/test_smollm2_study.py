@@ -2,7 +2,10 @@
 
 import json
 
+import smollm2_study
 from smollm2_study import page, split
+
+from aajr_hf.cli.commands.evaluate_tool_calls import ON_CALLS
 
 
 def test_every_row_is_trained_on_or_held_out_and_answers_follow_their_questions(tmp_path):
@@ -61,3 +64,18 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
     assert sum(line.startswith("| aajr | 90.0 | 41.0 ") for line in lines) == 1  # the second
     assert sum(line.startswith("| aajr | 90.0 | 40.5 |") for line in lines) == 1  # both, too few for an interval
     assert "| aajr | 0.0 | 10.0 | 0.0 | 10.0 |" in lines  # less adversarial, paired by seed
+
+
+def test_the_attacks_on_tool_calls_are_some_that_there_are(tmp_path, monkeypatch):
+    asked = []
+
+    def evaluate(output, agents, options):
+        asked.extend(options)
+        return {}
+
+    monkeypatch.setattr(smollm2_study, "evaluate", evaluate)
+    monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
+    (tmp_path / "data").mkdir()
+    assert smollm2_study.tool_calls(tmp_path, tmp_path / "data", tmp_path / "work", ["aajr"], 2) == []
+    attacks = asked[asked.index("--attacks") + 1 : asked.index("--attack_steps")]
+    assert attacks and set(attacks) <= set(ON_CALLS)
