@@ -44,7 +44,7 @@ _DEFINITIONS = {
     "flops": "operations of one optimizer step; measured by torch.utils.flop_counter, theoretical in units of F, a "
     "forward with logits at the action's positions: input gradient 2F, outer step 3F, jvp with backward 6F",
     "monitoring_share": "share of the host's time in a step that the metrics of the inner ascent take; by cProfile, "
-    "over ten intervals",
+    "over two intervals",
     "time ratios": "median over rounds of the ratio within a round",
     "memory ratios": "ratios of above_model_mib",
 }

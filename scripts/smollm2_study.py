@@ -4,10 +4,10 @@ all agents of a task and a seed are attacked together, each also with what was f
 
     aajr fetch smollm2-135m
     python scripts/smollm2_study.py --model outputs/smollm2-135m
-    python scripts/smollm2_study.py --model outputs/smollm2-135m --tool_calls data/bfcl     # the recipes for tool calls, too
+    python scripts/smollm2_study.py --model outputs/smollm2-135m --tasks tool-calling --tool_calls data/bfcl
 
 Agents and evaluations that exist in `--work` are not made again, so an interrupted study goes on. The script writes
-smollm2.json and smollm2.md to `--output`.
+smollm2.json and smollm2.md to `--output`; what they contain about other tasks stays.
 """
 
 from __future__ import annotations
@@ -22,10 +22,29 @@ from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
 RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
-LIMITS = ["--attack_steps", "5", "--multiples", "0.1", "0.25", "0.5", "1", "--dtype", "bfloat16"]
-# Tool calls have no attack `from_others`.
-TOOL_CALLS = ["--attacks", "warm_nll", "restart", "margin", *LIMITS]
-EVALUATION = ["--attacks", "warm_nll", "restart", "margin", "from_others", *LIMITS]
+LIMITS = ["--attack_steps", "5", "--dtype", "bfloat16"]
+EVALUATION = [
+    "--attacks",
+    "warm_nll",
+    "restart",
+    "margin",
+    "from_others",
+    "--multiples",
+    "0.1",
+    "0.25",
+    "0.5",
+    "1",
+    *LIMITS,
+]
+# Tool calls have no attack `from_others`. Their prompts are several times as long.
+TOOL_CALLS = ["--attacks", "warm_nll", "restart", "margin", "--multiples", "0.25", "0.5", "1", *LIMITS]
+CONGESTION, VARIANTS, CALLS = "congestion", "congestion-variants", "tool-calling"
+# Which recipes each task trains after `sft`; only `congestion` repeats them with other seeds.
+TASKS = {
+    CONGESTION: ("adversarial", "aajr"),
+    VARIANTS: ("aajr-lora", "aajr-fast"),
+    CALLS: ("adversarial", "aajr", "aajr-lora", "aajr-fast"),
+}
 HELD_OUT = 5  # every fifth row of the data is not trained on
 INTRODUCTION = """# The recipes of SmolLM2-135M
 
@@ -57,36 +76,36 @@ def evaluate(output: Path, agents: dict[str, Path], options: list[str]) -> dict[
     return json.loads((output / "results.json").read_text())["runs"]
 
 
-def congestion(model: Path, work: Path, recipes: list[str], seeds: list[int], examples: int) -> list[dict]:
+def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
     """Train and attack the agents of the world `congestion`. The plain one is attacked with the first seed only."""
-    work, runs = work / "congestion", []
+    work, runs = work / CONGESTION, []
     base = work / "sft"
-    train("congestion", "sft", base, model, {})
+    train(CONGESTION, "sft", base, model, {})
     for i, seed in enumerate(seeds):
         agents = {"sft": base} if i == 0 else {}
-        for recipe in recipes:
+        for recipe in TASKS[task]:
             agents[recipe] = work / f"{recipe}-{seed}"
-            train("congestion", recipe, agents[recipe], base, {"seed": seed, "environment_seed": seed})
+            train(CONGESTION, recipe, agents[recipe], base, {"seed": seed, "environment_seed": seed})
         options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16", *EVALUATION]
-        numbers = evaluate(work / f"evaluation-{seed}", agents, options)
-        runs += [run | {"task": "congestion"} for run in runs_of(numbers, seed)]
+        numbers = evaluate(work / f"{task}-{seed}", agents, options)
+        runs += [run | {"task": task} for run in runs_of(numbers, seed)]
     return runs
 
 
-def tool_calls(model: Path, data: Path, work: Path, recipes: list[str], examples: int) -> list[dict]:
+def tool_calls(model: Path, data: Path, work: Path, examples: int) -> list[dict]:
     """Train and attack the agents that call tools, on rows of the BFCL's files; one seed."""
-    work = work / "tool-calling"
+    work = work / CALLS
     split(data, work)
     agents: dict[str, Path] = {}
-    for recipe in ("sft", *recipes):
+    for recipe in ("sft", *TASKS[CALLS]):
         agents[recipe] = work / recipe
         start = model if recipe == "sft" else agents["sft"]
-        train("tool-calling", recipe, agents[recipe], start, {"dataset_name": work / "train"})
+        train(CALLS, recipe, agents[recipe], start, {"dataset_name": work / "train"})
     options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4", *TOOL_CALLS]
     kept = ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals", "train_seconds")
     numbers = evaluate(work / "evaluation", agents, options)
     return [
-        {"task": "tool-calling", "setting": name, "seed": 0} | {field: run[field] for field in kept}
+        {"task": CALLS, "setting": name, "seed": 0} | {field: run[field] for field in kept}
         for name, run in numbers.items()
     ]
 
@@ -103,7 +122,7 @@ def split(data: Path, work: Path) -> None:
 
 def page(runs: list[dict]) -> str:
     lines = [INTRODUCTION.format(evaluation=" ".join(EVALUATION)), ""]
-    worlds = [run for run in runs if run["task"] == "congestion"]
+    worlds = [run for run in runs if run["task"] == CONGESTION]
     if worlds:
         size, seeds = worlds[0]["examples"], sorted({run["seed"] for run in worlds})
         lines += [f"## congestion, {size} observations a seed", ""]
@@ -112,7 +131,12 @@ def page(runs: list[dict]) -> str:
         if len(seeds) > 1:
             repeated = [run for run in worlds if run["setting"] != "sft"]
             lines += [f"{len(seeds)} seeds:", "", *table(repeated), "", *differences(repeated, "adversarial"), ""]
-    calls = [run for run in runs if run["task"] == "tool-calling"]
+    variants = [run for run in runs if run["task"] == VARIANTS]
+    if variants:
+        lines += ["## The other recipes of congestion, one seed", ""]
+        lines += ["These were attacked without the agents above, so their numbers are not comparable with those.", ""]
+        lines += [*table(variants), ""]
+    calls = [run for run in runs if run["task"] == CALLS]
     if calls:
         lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", ""]
         lines += [f"`aajr evaluate {' '.join(TOOL_CALLS)}`", "", *_calls_table(calls), ""]
@@ -141,22 +165,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
     parser.add_argument(
-        "--tool_calls", type=Path, metavar="FOLDER", help="files of the BFCL, for the tool-calling recipes"
+        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, VARIANTS], help="which recipes"
+    )
+    parser.add_argument(
+        "--tool_calls", type=Path, metavar="FOLDER", help="files of the BFCL, for the task tool-calling"
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of congestion (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=32, help="held-out rows per seed (default: %(default)s)")
-    parser.add_argument("--recipes", nargs="+", default=["adversarial", "aajr"], help="(default: adversarial aajr)")
     arguments = parser.parse_args()
-    runs = congestion(arguments.model, arguments.work, arguments.recipes, arguments.seeds, arguments.examples)
-    if arguments.tool_calls:
-        runs += tool_calls(
-            arguments.model, arguments.tool_calls, arguments.work, arguments.recipes, arguments.examples
-        )
+    if (CALLS in arguments.tasks) != (arguments.tool_calls is not None):
+        parser.error(f"the task {CALLS} and `--tool_calls` need each other.")
+    file = arguments.output / "smollm2.json"
+    known = json.loads(file.read_text()) if file.is_file() else []
+    runs = []
+    for task in TASKS:
+        if task not in arguments.tasks:
+            runs += [run for run in known if run["task"] == task]
+        elif task == CALLS:
+            runs += tool_calls(arguments.model, arguments.tool_calls, arguments.work, arguments.examples)
+        else:
+            seeds = arguments.seeds if task == CONGESTION else arguments.seeds[:1]
+            runs += congestion(task, arguments.model, arguments.work, seeds, arguments.examples)
     arguments.output.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (arguments.output / "smollm2.json").write_text(f"[\n{lines}\n]\n")
+    file.write_text(f"[\n{lines}\n]\n")
     (arguments.output / "smollm2.md").write_text(page(runs))
 
 

@@ -29,8 +29,8 @@ class Preset:
         values: How many values of its field each method tries, at most.
         budgets: Amplification budgets gamma.
         steps_of_ascent: K of the adversary in training.
+        pressure: Pairs of K and training observations, the most important first.
         step_sizes: Sizes eta of plain gradient steps, in units of epsilon squared.
-        rows: Training observations.
         radii: Radii of the attacks, as multiples of the training radius.
         worlds: Worlds of the episodes.
         bases: Base agents of each world; 0 is the stored one.
@@ -48,7 +48,7 @@ class Preset:
     budgets: tuple[float, ...]
     steps_of_ascent: tuple[int, ...]
     step_sizes: tuple[float, ...]
-    rows: tuple[int, ...]
+    pressure: tuple[tuple[int, int], ...]
     radii: tuple[float, ...]
     worlds: tuple[str, ...]
     bases: tuple[int, ...]
@@ -73,7 +73,7 @@ PRESETS = {
         budgets=(10.0,),
         steps_of_ascent=(1,),
         step_sizes=(1.0,),
-        rows=(100,),
+        pressure=((1, 100),),
         radii=(1.0,),
         worlds=("congestion",),
         bases=(0,),
@@ -90,7 +90,7 @@ PRESETS = {
         budgets=(10.0, 40.0),
         steps_of_ascent=(1, 3),
         step_sizes=(1.0,),
-        rows=(300, 8000),
+        pressure=((1, 8000), (3, 300)),
         radii=(0.5, 1.0, 1.5),
         worlds=("hide_and_seek",),
         bases=(0,),
@@ -107,7 +107,7 @@ PRESETS = {
         budgets=(5.0, 10.0, 20.0, 40.0, 80.0, 160.0),
         steps_of_ascent=(1, 3, 10),
         step_sizes=(0.1, 1.0, 10.0),
-        rows=(100, 300, 1000, 8000),
+        pressure=((1, 8000), (1, 300), (3, 8000), (3, 300), (1, 1000), (1, 100), (10, 8000)),
         radii=(0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
         worlds=("congestion", "commons", "hide_and_seek"),
         bases=(0, 1, 2),

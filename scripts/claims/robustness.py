@@ -34,9 +34,8 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
             preset.examples,
             options,
         )
+        for steps, rows in preset.pressure
         for seed in preset.seeds
-        for rows in reversed(preset.rows)
-        for steps in preset.steps_of_ascent
     ]
 
 

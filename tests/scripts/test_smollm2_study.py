@@ -76,6 +76,24 @@ def test_the_attacks_on_tool_calls_are_some_that_there_are(tmp_path, monkeypatch
     monkeypatch.setattr(smollm2_study, "evaluate", evaluate)
     monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
     (tmp_path / "data").mkdir()
-    assert smollm2_study.tool_calls(tmp_path, tmp_path / "data", tmp_path / "work", ["aajr"], 2) == []
+    assert smollm2_study.tool_calls(tmp_path, tmp_path / "data", tmp_path / "work", 2) == []
     attacks = asked[asked.index("--attacks") + 1 : asked.index("--attack_steps")]
     assert attacks and set(attacks) <= set(ON_CALLS)
+
+
+def test_a_task_replaces_its_own_runs_and_keeps_those_of_other_tasks(tmp_path, monkeypatch):
+    (tmp_path / "smollm2.json").write_text(
+        json.dumps([agent("aajr", 0, 40.0), agent("aajr", 0, 1.0) | {"task": "congestion-variants"}])
+    )
+    monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
+    monkeypatch.setattr(smollm2_study, "evaluate", lambda *_: {})
+    monkeypatch.setattr(smollm2_study, "runs_of", lambda numbers, seed: [agent("aajr-lora", seed, 30.0)])
+    command = ["smollm2_study.py", "--model", "model", "--tasks", "congestion-variants"]
+    monkeypatch.setattr("sys.argv", [*command, "--work", str(tmp_path), "--output", str(tmp_path)])
+    smollm2_study.main()
+    runs = json.loads((tmp_path / "smollm2.json").read_text())
+    assert [(run["task"], run["setting"], run["worst_case_success"]["1"]) for run in runs] == [
+        ("congestion", "aajr", 40.0),
+        ("congestion-variants", "aajr-lora", 30.0),
+    ]
+    assert "The other recipes of congestion" in (tmp_path / "smollm2.md").read_text()
