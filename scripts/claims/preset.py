@@ -99,11 +99,11 @@ PRESETS = {
     ),
     "full": Preset(
         seeds=(1, 2, 3),
-        tuning_seeds=(100, 101),
+        tuning_seeds=(100,),
         steps=330,
         examples=128,
         methods=_ALL,
-        values=4,
+        values=3,
         budgets=(5.0, 10.0, 20.0, 40.0, 80.0, 160.0),
         steps_of_ascent=(1, 3, 10),
         step_sizes=(0.1, 1.0, 10.0),

@@ -77,7 +77,7 @@ def test_the_attacks_on_tool_calls_are_some_that_there_are(tmp_path, monkeypatch
     monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
     (tmp_path / "data").mkdir()
     assert smollm2_study.tool_calls(tmp_path, tmp_path / "data", tmp_path / "work", 2) == []
-    attacks = asked[asked.index("--attacks") + 1 : asked.index("--attack_steps")]
+    attacks = asked[asked.index("--attacks") + 1 : asked.index("--multiples")]
     assert attacks and set(attacks) <= set(ON_CALLS)
 
 
