@@ -26,11 +26,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from claims import CLAIMS, tuning
+from claims import CLAIMS, measured, tuning
 from claims.cells import Cell
 from claims.preset import PRESETS, Preset
 from recipe_study import ROOT
 
+from aajr_hf.cli.common.measured import MEASURED
 from aajr_hf.evaluation.reporting.plots import WIDE, render
 from aajr_hf.evaluation.reporting.report import replace_file
 
@@ -76,6 +77,11 @@ class Study:
         lines = ",\n".join(json.dumps(run) for run in self.runs)  # one run per line
         replace_file(self.file, f"[\n{lines}\n]\n".encode())
         replace_file(self.output / "claims.md", page(self.runs, self.preset).encode())
+        if self.preset == "full":  # what the page says, `aajr train` says, too
+            told = measured.entries(
+                shown(CLAIMS["robustness"], self.of("robustness")), tuning.choose(self.of("tuning"))
+            )
+            replace_file(MEASURED, f"{json.dumps(told, indent=1)}\n".encode())
         for name, claim in CLAIMS.items():
             if runs := shown(claim, self.of(name)):
                 picture = render(lambda figure, claim=claim, runs=runs: claim.draw(figure, runs), WIDE)

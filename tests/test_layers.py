@@ -56,7 +56,7 @@ ALLOWED = {
         *("evaluation/reporting", "objective", "training/adversary", "training/models", "training/policy"),
         *("training/sharing/results", "training/trainers"),
     },
-    "cli/common": {"evaluation"} | _SHARING,
+    "cli/common": {"evaluation", "training/config"} | _SHARING,
     "cli/arguments": {
         *("_compat", "cli/common", "environments", "evaluation", "evaluation/attacks", "training/config"),
         *("training/data", "training/data/formats", "training/models", "training/runs"),

@@ -25,7 +25,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
         Cell(
             f"K = {steps}, {rows} rows, seed {seed}",
             {
-                method: METHODS[method].agent(chosen[method], environment_examples=rows, **_ascent(method, steps))
+                method: METHODS[method].agent(chosen[method], environment_examples=rows, **ascent_of(method, steps))
                 for method in preset.methods
                 if method in chosen
             },
@@ -39,7 +39,8 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     ]
 
 
-def _ascent(method: str, steps: int) -> dict[str, int]:
+def ascent_of(method: str, steps: int) -> dict[str, int]:
+    """Return the field that sets the number of ascent steps of a method that has an adversary."""
     return {} if method == "sft" else {"ascent_steps": steps}
 
 
@@ -71,13 +72,13 @@ def _table(runs: list[dict]) -> list[str]:
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """Success at 1x over the number of training rows, a panel for each number of ascent steps."""
-    every = sorted({_ascent_and_rows(run)[0] for run in runs})
+    every = sorted({ascent_and_rows(run)[0] for run in runs})
     grid = figure.subplots(1, len(every), sharey=True, squeeze=False)[0]
     for axes, steps in zip(grid, every, strict=True):
-        here = [run for run in runs if _ascent_and_rows(run)[0] == steps]
-        rows = sorted({_ascent_and_rows(run)[1] for run in here})
+        here = [run for run in runs if ascent_and_rows(run)[0] == steps]
+        rows = sorted({ascent_and_rows(run)[1] for run in here})
         for i, method in enumerate(cells_of(here, "agent")):
-            mine = [[run for run in _named(here, method) if _ascent_and_rows(run)[1] == number] for number in rows]
+            mine = [[run for run in _named(here, method) if ascent_and_rows(run)[1] == number] for number in rows]
             means = [sum(map(number_of("1"), some)) / len(some) for some in mine]
             axes.plot(rows, means, "o-" if i < 10 else "s--", markersize=4, label=method)
         axes.set(xscale="log", xlabel="training rows", title=f"K = {steps}", ylim=(-2, 102))
@@ -86,7 +87,8 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
 
 
-def _ascent_and_rows(run: dict) -> tuple[int, int]:
+def ascent_and_rows(run: dict) -> tuple[int, int]:
+    """Return the number of ascent steps and of training rows of a run."""
     steps, rows = _setting(run).split(", ")
     return int(steps.rpartition(" ")[2]), int(rows.partition(" ")[0])
 

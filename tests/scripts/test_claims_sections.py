@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import claims_study as study
 import pytest
-from claims import CLAIMS, calibration, episodes, forgetting, inner_loop, price, rank, robustness, tuning
+from claims import CLAIMS, calibration, episodes, forgetting, inner_loop, measured, price, rank, robustness, tuning
 from claims.page import verdict
 from claims.preset import PRESETS
 from claims_study import page
 
+from aajr_hf import AAJRConfig
+from aajr_hf.cli.common import measured as sentences
 from aajr_hf.evaluation.reporting.plots import WIDE, render
 from tests.support.claims import FIRST, claim_run
 
@@ -182,3 +187,32 @@ def test_every_cell_alone_has_a_section_and_a_figure_also_with_a_failed_training
         )
         drawn = study.shown(claim, runs)
         assert render(lambda figure, drawn=drawn: claim.draw(figure, drawn), WIDE).startswith(b"\x89PNG")
+
+
+def test_a_training_says_what_was_measured_of_its_settings(monkeypatch, tmp_path):
+    """Of the settings of a method with enough seeds, and of no others."""
+    runs = []
+    for seed in (1, 2, 3):
+        for method, left, seconds in (("sft", 0.0, 30.0), ("adversarial", 20.0, 60.0), ("AAJR", 40.0 + seed, 90.0)):
+            for rows in (300, 8000):
+                gain = left if rows == 8000 else 1.0
+                cell = f"K = 1, {rows} rows, seed {seed}"
+                runs.append(claim_run("robustness", cell, method, left=gain, train_seconds=seconds))
+        runs.append(claim_run("robustness", f"K = 3, 8000 rows, seed {seed}", "adversarial"))
+    told = measured.entries(runs, FIRST)
+    (tmp_path / "measured.json").write_text(json.dumps(told))
+    monkeypatch.setattr(sentences, "MEASURED", tmp_path / "measured.json")
+    penalised = {"epsilon": 0.25, "clean_loss_weight": 1.0, "lambda_mode": "relative", "regularizer_lambda": 0.03}
+    exact = AAJRConfig(
+        str(tmp_path), bf16=False, ascent_steps=1, penalty_trajectory="all", penalty_fraction=1.0, **penalised
+    )
+    assert (
+        "against adversarial training with as many ascent steps: 1.5 times the time, +22.0 ± 2.5 points"
+        in sentences.measured_of(exact)
+    )
+    assert sentences.measured_of(replace(exact, regularizer_lambda=0.3)) is None
+    adversarial = AAJRConfig(
+        str(tmp_path), bf16=False, ascent_steps=1, epsilon=0.25, clean_loss_weight=1.0, regularizer="none"
+    )
+    assert "against plain fine-tuning: 2.0 times the time, +20.0 ± 0.0 points" in sentences.measured_of(adversarial)
+    assert sentences.measured_of(replace(adversarial, ascent_steps=3)) is None

@@ -25,6 +25,7 @@ from ..arguments.parsing import RecipeParser
 from ..arguments.train_checks import ALLOW_PICKLED, check_arguments, lora_of
 from ..arguments.trainers import CONFIGS, trainer_named
 from ..common.errors import Interrupted, RunError, UserError, user_errors
+from ..common.measured import measured_of
 from ..launching.launch import LaunchArguments, is_wanted, launch, launch_arguments, split_flags
 from ..launching.worker import shard_on_cpu
 
@@ -141,6 +142,8 @@ def train(arguments: TrainArguments, config: AAJRConfigMixin, recipe: dict[str, 
     report = adapter_report(trainer.model, trainer.estimator)
     if trainer.accelerator.is_main_process:
         Console().print(report.table())
+        if name == "sft" and (measured := measured_of(config)):
+            print(measured)
         if resume is None:
             _clear(output, arguments.model_name_or_path)
     try:

@@ -1,0 +1,69 @@
+"""What `aajr train` says of a setting: the time and the robustness that the section `robustness` measured of it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import fields
+from typing import Any
+
+import yaml
+from recipe_study import ENOUGH_SEEDS
+
+from aajr_hf import AAJRConfig
+
+from .cells import RECIPES, Agent
+from .methods import METHODS
+from .page import by_seed, cells_of, number_of, text_of
+from .robustness import REFERENCE, ascent_and_rows, ascent_of
+
+PLAIN = "sft"
+NAMES = {PLAIN: "plain fine-tuning", REFERENCE: "adversarial training with as many ascent steps"}
+# The settings that must be equal for a sentence to be said; those of a penalty only where there is one.
+SAME = ("regularizer", "ascent_steps", "epsilon", "clean_loss_weight")
+OF_PENALTY = (
+    *("lambda_mode", "regularizer_lambda", "amplification_budget", "penalty_output"),
+    *("penalty_trajectory", "penalty_fraction", "penalty_interval"),
+)
+
+
+def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
+    """
+    Return settings and sentences, for each method and number of ascent steps with enough seeds, from the runs with most
+    training rows. Methods whose cure is no setting of the objective (weight decay, dropout) have none.
+    """
+    found = []
+    for steps in sorted({ascent_and_rows(run)[0] for run in runs}):
+        here = [run for run in runs if ascent_and_rows(run)[0] == steps]
+        most = max(ascent_and_rows(run)[1] for run in here)
+        by_method = {
+            method: [run for run in here if run["agent"] == method and ascent_and_rows(run)[1] == most]
+            for method in cells_of(here, "agent")
+        }
+        for method, mine in by_method.items():
+            if method == REFERENCE or METHODS[method].tuned == "regularizer_lambda":
+                against = PLAIN if method == REFERENCE else REFERENCE
+                sentence = _sentence(mine, by_method.get(against, []), NAMES[against])
+                agent = METHODS[method].agent(chosen[method], **ascent_of(method, steps))
+                found += [{"settings": settings_of(agent), "measured": sentence}] if sentence else []
+    return found
+
+
+def settings_of(agent: Agent) -> dict[str, Any]:
+    """Return the settings of an agent's training that a sentence is about."""
+    told = yaml.safe_load((RECIPES / f"{agent.recipe}.yaml").read_text()) | agent.fields
+    defaults = {item.name: item.default for item in fields(AAJRConfig)}
+    names = SAME if told.get("regularizer") == "none" else (*SAME, *OF_PENALTY)
+    return {name: told.get(name, defaults[name]) for name in names}
+
+
+def _sentence(mine: list[dict], reference: list[dict], name: str) -> str | None:
+    gains, prices = (by_seed(mine, reference, number_of(which)) for which in ("1", "sampled"))
+    if len(gains) < ENOUGH_SEEDS:
+        return None
+    seconds = [statistics.mean(run["train_seconds"] for run in runs) for runs in (mine, reference)]
+    return (
+        f"Measured with these settings on a small agent of congestion, against {name}: {seconds[0] / seconds[1]:.1f} times "
+        f"the time, {text_of(gains, sign=True)} points of success under all attacks at 1x, "
+        f"{text_of(prices, sign=True)} of sampled success without attack ({len(gains)} seeds, 95 % intervals; "
+        "docs/results/claims.md)."
+    )
