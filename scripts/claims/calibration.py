@@ -22,11 +22,16 @@ AT_ONE, AT_OWN = "temperature 1", "own temperature"
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
-    """Two cells for each seed: sampled at temperature 1, and at each agent's own."""
+    """Two cells for each seed: sampled at temperature 1, and at each agent's own. The agents are those of `robustness`."""
+    steps, rows = preset.pressure[0]
     return [
         Cell(
             f"{said}, seed {seed}",
-            {method: METHODS[method].agent(chosen[method]) for method in preset.methods if method in chosen},
+            {
+                method: METHODS[method].under_pressure(chosen[method], steps, rows)
+                for method in preset.methods
+                if method in chosen
+            },
             seed,
             preset.steps,
             preset.examples,

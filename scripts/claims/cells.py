@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import statistics
 import threading
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,11 @@ KEPT = (
     *("amplification", "spectral_norm", "train_seconds"),
 )
 _LOCKS: dict[Path, threading.Lock] = {}
+
+
+def saved_every(steps: int) -> int:
+    """Return after how many optimizer steps a training of so many is saved: after each third."""
+    return math.ceil(steps / 3)
 
 
 def lock_of(folder: Path) -> threading.Lock:
@@ -54,10 +60,11 @@ class Agent:
         equal settings.
         """
         digest = digest_of([self.recipe, self.fields, steps])
+        saved = {"save_strategy": "steps", "save_steps": saved_every(steps), "save_only_model": "true"}
         folder = work / "agents" / f"{self.recipe.replace('/', '-')}-{digest}-{seed}"
         try:
             with lock_of(folder):
-                train_once(folder, self.recipe, {"max_steps": steps} | self.fields, seed, None)
+                train_once(folder, self.recipe, {"max_steps": steps} | saved | self.fields, seed, None)
         except SystemExit:
             if not any(folder.glob("_nonfinite-*")):
                 raise

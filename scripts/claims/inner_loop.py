@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from aajr_hf.evaluation.reporting.plots import panels
 
-from .cells import Agent, Cell
+from .cells import Agent, Cell, saved_every
 from .methods import METHODS
 from .page import cells_of, markdown_table, number_of, text_of, verdict
 from .preset import Preset
@@ -22,8 +22,6 @@ REFERENCE = "adversarial"
 COMPARED = (REFERENCE, "AAJR", "AAJR, amortised", "global spectral", "random direction")
 # What training itself maximises, in as many steps, and everything that `aajr evaluate` tries.
 OWN, ALL = "own ascent", "all attacks"
-# Parts of training after which the gap is measured.
-PARTS = (1 / 3, 2 / 3, 1)
 PLAIN = "plain steps"
 # Cells whose failed trainings the section counts; of other cells, the page leaves them out.
 COUNTS_FAILURES = PLAIN
@@ -32,29 +30,29 @@ COUNTS_FAILURES = PLAIN
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     methods = [name for name in COMPARED if name in preset.methods and name in chosen]
     found = []
-    for seed in preset.seeds:
-        for steps in preset.steps_of_ascent:
-            agents = _over_training(methods, chosen, steps, preset.steps)
+    for steps in preset.steps_of_ascent:
+        for seed in preset.seeds:
+            agents = _over_training(methods, chosen, steps, preset.pressure[0][1], preset.steps)
             own = ("--attacks", "nll", "--attack_steps", str(steps))
             for said, options in ((OWN, own), (ALL, ())):
                 key, same = f"{said}, K = {steps}, seed {seed}", ("--multiples", "1")
                 found.append(Cell(key, agents, seed, preset.steps, preset.examples, (*same, *options)))
-        key = f"{PLAIN}, seed {seed}"
+    for seed in preset.seeds:
         plain = _plain(methods, chosen, preset.step_sizes)
-        found.append(Cell(key, plain, seed, preset.steps, preset.examples, ("--multiples", "1")))
+        found.append(Cell(f"{PLAIN}, seed {seed}", plain, seed, preset.steps, preset.examples, ("--multiples", "1")))
     return found
 
 
-def _over_training(methods: list[str], chosen: Mapping[str, float], steps: int, last: int) -> dict[str, Agent]:
-    """Return the agents after each part of training, by method and optimizer step."""
-    every = max(1, round(last * PARTS[0]))
-    saved = {"ascent_steps": steps, "save_strategy": "steps", "save_steps": every, "save_only_model": "true"}
+def _over_training(
+    methods: list[str], chosen: Mapping[str, float], ascent: int, rows: int, last: int
+) -> dict[str, Agent]:
+    """Return the agents after each third of training, by method and optimizer step."""
     agents = {}
     for method in methods:
-        agent = METHODS[method].agent(chosen[method], **saved)
-        for part in PARTS:
-            step = min(last, every * round(part / PARTS[0]))
-            agents[f"{method} @ {step}"] = agent.after(step if step < last else None)
+        agent = METHODS[method].under_pressure(chosen[method], ascent, rows)
+        for step in range(saved_every(last), last, saved_every(last)):
+            agents[f"{method} @ {step}"] = agent.after(step)
+        agents[f"{method} @ {last}"] = agent
     return agents
 
 

@@ -14,7 +14,7 @@ from aajr_hf import AAJRConfig
 from .cells import RECIPES, Agent
 from .methods import METHODS
 from .page import by_seed, cells_of, number_of, text_of
-from .robustness import REFERENCE, ascent_and_rows, ascent_of
+from .robustness import REFERENCE, ascent_and_rows
 
 PLAIN = "sft"
 NAMES = {PLAIN: "plain fine-tuning", REFERENCE: "adversarial training with as many ascent steps"}
@@ -43,7 +43,7 @@ def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
             if method == REFERENCE or METHODS[method].tuned == "regularizer_lambda":
                 against = PLAIN if method == REFERENCE else REFERENCE
                 sentence = _sentence(mine, by_method.get(against, []), NAMES[against])
-                agent = METHODS[method].agent(chosen[method], **ascent_of(method, steps))
+                agent = METHODS[method].under_pressure(chosen[method], steps, most)
                 found += [{"settings": settings_of(agent), "measured": sentence}] if sentence else []
     return found
 

@@ -34,6 +34,11 @@ class Method:
         tuned = f'{{"{key}": {value}}}' if key else value
         return Agent(self.recipe, self.fields | {name: tuned} | fields)
 
+    def under_pressure(self, value: float, steps: int, rows: int) -> Agent:
+        """Return the agent with so many ascent steps, if it has an adversary, and training rows."""
+        ascent = {} if self.recipe == "sft" else {"ascent_steps": steps}
+        return self.agent(value, environment_examples=rows, **ascent)
+
 
 def _penalty(recipe: str, **fields: Any) -> Method:
     return Method(recipe, "regularizer_lambda", LAMBDAS, fields)

@@ -25,7 +25,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
         Cell(
             f"K = {steps}, {rows} rows, seed {seed}",
             {
-                method: METHODS[method].agent(chosen[method], environment_examples=rows, **ascent_of(method, steps))
+                method: METHODS[method].under_pressure(chosen[method], steps, rows)
                 for method in preset.methods
                 if method in chosen
             },
@@ -37,11 +37,6 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
         for steps, rows in preset.pressure
         for seed in preset.seeds
     ]
-
-
-def ascent_of(method: str, steps: int) -> dict[str, int]:
-    """Return the field that sets the number of ascent steps of a method that has an adversary."""
-    return {} if method == "sft" else {"ascent_steps": steps}
 
 
 def section(runs: list[dict]) -> list[str]:

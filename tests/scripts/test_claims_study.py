@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import recipe_study
 from claims import CLAIMS, episodes, forgetting, price, rank
-from claims.cells import RECIPES, Agent, Cell, training_numbers
+from claims.cells import RECIPES, Agent, Cell, saved_every, training_numbers
 from claims.methods import METHODS
 from claims.preset import PRESETS
 from claims_study import main, part_of
@@ -234,3 +234,17 @@ def test_numbers_of_a_training_come_from_its_log(tmp_path):
     # Variance 12.5 over four norms.
     assert numbers["gradient_variation"] == pytest.approx(12.5**0.5 / 4)
     assert training_numbers(tmp_path / "nothing") == {}
+
+
+@pytest.mark.parametrize(("steps", "saved"), [(330, [110, 220]), (100, [34, 68]), (2, [1]), (1, [])])
+def test_the_inner_loop_is_measured_at_checkpoints_that_every_training_saves(steps, saved):
+    """It measures the agents of `robustness` and of `calibration`, which are then trained once."""
+    preset = replace(FULL, steps=steps)
+    inner = CLAIMS["inner_loop"].cells(preset, FIRST)[0].agents
+    assert [agent.checkpoint for name, agent in inner.items() if name.startswith("AAJR @")] == [*saved, None]
+    assert all(step % saved_every(steps) == 0 for step in saved)
+    shared = {json.dumps(agent.fields, sort_keys=True) for agent in inner.values()}
+    for claim in ("robustness", "calibration"):
+        assert shared <= {
+            json.dumps(agent.fields, sort_keys=True) for agent in CLAIMS[claim].cells(preset, FIRST)[0].agents.values()
+        }
