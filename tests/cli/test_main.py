@@ -250,6 +250,14 @@ def test_auto_starts_from_the_beginning_where_there_is_no_checkpoint(agent, tmp_
     assert "has no trainer_state.json" in message and "auto" in message
 
 
+def test_a_reader_that_has_had_enough_is_no_error():
+    command = [sys.executable, "-m", "aajr_hf", "recipes", "congestion/aajr"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.wait(timeout=120) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""
+
+
 def test_env_prints_what_a_bug_report_needs(capsys):
     assert main(["env"]) == 0
     text = capsys.readouterr().out
