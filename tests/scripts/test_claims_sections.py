@@ -154,12 +154,20 @@ def test_a_larger_rank_is_compared_by_seed():
 def test_episodes_are_compared_by_base_agent_and_put_beside_the_digests_figures():
     runs = []
     for base in (0, 1, 2):
-        for agent, left in (("base", 40.0), ("adversarial", 50.0 + base), ("AAJR", 60.0), ("global spectral", 55.0)):
+        for agent, left in (
+            ("base", 40.0),
+            ("adversarial", 50.0 + base),
+            ("AAJR, amortised", 60.0),
+            ("global spectral", 55.0),
+        ):
             success = dict.fromkeys(episodes.CONDITIONS, 80.0) | {"shock": left + 5, episodes.HARDEST: left}
             one = {"claim": "episodes", "cell": f"hide_and_seek, base {base}", "seed": base, "agent": agent}
             runs.append(one | {"settings": "", "world": "hide_and_seek", "success": success})
     text = "\n".join(episodes.section(runs))
-    assert f"- AAJR keeps more success than adversarial training ({episodes.HARDEST}): **holds** (+9.0 ± 2.5)." in text
+    assert (
+        f"- AAJR, amortised keeps more success than adversarial training ({episodes.HARDEST}): **holds** (+9.0 ± 2.5)."
+        in text
+    )
     assert "| global Jacobian penalty | 68 | 60.0 ± 0.0 |" in text and "| AAJR | 78 | 65.0 ± 0.0 |" in text
 
 
