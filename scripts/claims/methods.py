@@ -54,6 +54,10 @@ METHODS: dict[str, Method] = {
     "adversarial, dropout": Method("adversarial", "model_init_kwargs.attention_dropout", (0.1, 0.3, 0.05, 0.2)),
     "AAJR": _penalty("aajr", ascent_steps=3, **_EXACT),
     "AAJR, amortised": _penalty("aajr-amortised", ascent_steps=3),
+    # Both cures at once.
+    "AAJR, amortised, dropout": _penalty(
+        "aajr-amortised", ascent_steps=3, model_init_kwargs='{"attention_dropout": 0.1}'
+    ),
     "local spectral": _penalty("global", regularizer="local_spectral"),
     "global spectral": _penalty("global"),
     "global Frobenius": _penalty("global", regularizer="global_frobenius"),

@@ -59,7 +59,14 @@ class Preset:
 
 _ALL = (
     *("sft", "adversarial", "adversarial, weight decay", "adversarial, dropout", "AAJR", "AAJR, amortised"),
-    *("local spectral", "global spectral", "global Frobenius", "random direction", "matched"),
+    *(
+        "AAJR, amortised, dropout",
+        "local spectral",
+        "global spectral",
+        "global Frobenius",
+        "random direction",
+        "matched",
+    ),
 )
 PRESETS = {
     # Only tests that the study runs.

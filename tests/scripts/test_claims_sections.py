@@ -24,11 +24,13 @@ def test_the_most_robust_value_is_chosen_that_costs_at_most_two_points():
             claim_run("tuning", f"{method}, seed {seed}", value, nominal=nominal, left=left) for seed in (100, 101)
         ]
 
-    runs = [*tried("sft", "0.001", 97.0, 1.0), *tried("sft", "0.002", 96.0, 3.0)]
+    runs = [*tried("sft", "0.001", 100.0, 1.0), *tried("sft", "0.002", 99.0, 3.0)]
+    # The first value is that of the recipe.
+    runs += [*tried("adversarial", "0.001", 97.0, 20.0), *tried("adversarial", "0.002", 99.0, 10.0)]
     runs += [*tried("AAJR", "0.03", 95.0, 60.0), *tried("AAJR", "0.3", 94.9, 80.0), *tried("AAJR", "3", 96.0, 50.0)]
     # Loses more than two points with every value.
     runs += [*tried("matched", "0.03", 90.0, 60.0), *tried("matched", "0.3", 91.0, 20.0)]
-    assert tuning.choose(runs) == {"sft": 0.002, "AAJR": 0.03, "matched": 0.3}
+    assert tuning.choose(runs) == {"sft": 0.002, "adversarial": 0.001, "AAJR": 0.03, "matched": 0.3}
     assert "| AAJR | regularizer_lambda | 0.03 | 95.0 | 60.0 | chosen |" in tuning.section(runs)
 
 
