@@ -59,6 +59,11 @@ class Study:
         known = {(run["claim"], run["cell"]): run["settings"] for run in self.runs}
         return [cell for cell in cells if known.get((claim, cell.key)) != cell.settings()]
 
+    def forget_others(self, claim: str, cells: list[Cell]) -> None:
+        """Drop the runs of a claim that were measured with other settings than those of its cells."""
+        known = {cell.key: cell.settings() for cell in cells}
+        self.runs = [run for run in self.runs if run["claim"] != claim or known.get(run["cell"]) == run["settings"]]
+
     def of(self, claim: str) -> list[dict]:
         return [run for run in self.runs if run["claim"] == claim]
 
@@ -116,11 +121,14 @@ def run_claim(
     study: Study, name: str, preset: Preset, chosen: Mapping[str, float], shard: str | None, jobs: int
 ) -> None:
     """Measure the cells of a claim that belong to the shard and are missing, a few at once."""
-    cells = study.missing(name, part_of(shard, CLAIMS[name].cells(preset, chosen)))
+    every = CLAIMS[name].cells(preset, chosen)
+    study.forget_others(name, every)
+    cells = study.missing(name, part_of(shard, every))
     with ThreadPoolExecutor(jobs) as pool:
         measured = pool.map(lambda cell: (cell, cell.measure(name, study.work)), cells)
         for number, (cell, runs) in enumerate(measured, start=1):
             study.add(name, cell, runs, len(cells) - number)
+    study.write()  # also where nothing was missing: the page may have changed
 
 
 def part_of(shard: str | None, cells: list[Cell]) -> list[Cell]:

@@ -50,6 +50,13 @@ class Agent:
     fields: dict[str, Any] = field(default_factory=dict)
     checkpoint: int | None = None
 
+    def settings(self) -> list:
+        """Return what the agent depends on, except its seed, the code and the base agent."""
+        return [self._recipe(), self.fields, self.checkpoint]
+
+    def _recipe(self) -> dict[str, Any]:
+        return yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text())
+
     def after(self, step: int | None) -> Agent:
         """Return the agent at a checkpoint of its training."""
         return replace(self, checkpoint=step)
@@ -59,7 +66,7 @@ class Agent:
         Train the agent, unless it is there, and return its folder; None if a number was not finite. Claims share agents with
         equal settings.
         """
-        digest = digest_of([self.recipe, self.fields, steps])
+        digest = digest_of([self._recipe(), self.fields, steps])
         saved = {"save_strategy": "steps", "save_steps": saved_every(steps), "save_only_model": "true"}
         folder = work / "agents" / f"{self.recipe.replace('/', '-')}-{digest}-{seed}"
         try:
@@ -93,12 +100,8 @@ class Cell:
 
     def settings(self) -> str:
         """Return a digest of what the numbers depend on, except the code and the base agent."""
-        recipes = {
-            agent.recipe: yaml.safe_load((RECIPES / f"{agent.recipe}.yaml").read_text())
-            for agent in self.agents.values()
-        }
-        agents = {name: [agent.recipe, agent.fields, agent.checkpoint] for name, agent in self.agents.items()}
-        return digest_of([agents, recipes, self.seed, self.steps, self.examples, self.options, self.calibrated])
+        agents = {name: agent.settings() for name, agent in self.agents.items()}
+        return digest_of([agents, self.seed, self.steps, self.examples, self.options, self.calibrated])
 
     def measure(self, claim: str, work: Path) -> list[dict]:
         """Train and attack the agents, and return a run for each of them; `diverged` if its training failed."""
@@ -122,7 +125,9 @@ class Cell:
             for folder in folders.values():
                 with lock_of(folder):
                     if "temperature" not in _generation(folder):
-                        run_command(["calibrate", str(folder)], folder.with_name(f"{folder.name}-calibrate"))
+                        # Observations of another seed than those of the evaluation.
+                        told = ["calibrate", str(folder), "--seed", str(1000 + self.seed)]
+                        run_command(told, folder.with_name(f"{folder.name}-calibrate"))
             options.append("--own_temperature")
         name = "".join(c if c.isalnum() else "-" for c in self.key)
         return evaluate_once(work / f"{claim}-{name}", folders, options) if folders else {}

@@ -53,7 +53,7 @@ class EpisodeCell:
     episodes: int
 
     def settings(self) -> str:
-        agents = {name: [agent.recipe, agent.fields] for name, agent in self.agents.items()}
+        agents = {name: agent.settings() for name, agent in self.agents.items()}
         return digest_of([self.world, agents, self.seed, self.steps, self.episodes, SHOCKS[self.world], CONDITIONS])
 
     def measure(self, claim: str, work: Path) -> list[dict]:
