@@ -52,15 +52,17 @@ def section(runs: list[dict]) -> list[str]:
             cells += [text_of([number(run) for run in some]) for some in mine.values()]
         rows.append([method, *cells])
     header = ["method", "own temperature", "sampled at 1", "at its own", "1x, sampled at 1", "1x, at its own"]
-    lines = ["Success of sampled answers in percent, without attack and under all attacks at 1x.", ""]
+    lines = [
+        "Success of sampled answers in percent, without attack and under all attacks at 1x. *Duller*: sampling loses more "
+        "against greedy answers.",
+        "",
+    ]
     lines += [*markdown_table(header, rows), ""]
     for method in cells_of(runs, "agent"):
         if METHODS[method].tuned == "regularizer_lambda":
             pair = [_named(runs, name, AT_OWN) for name in (method, REFERENCE)]
-            loss = by_seed(*reversed(pair), number_of("sampled"))
-            lines.append(
-                f"- At its own temperature, {method} is still duller than adversarial training: {verdict(loss)}."
-            )
+            lines.append(f"- At its own temperature, {method} is still duller than adversarial training: ")
+            lines[-1] += f"{verdict(by_seed(*pair, _dullness))}."
     return lines
 
 
@@ -84,6 +86,11 @@ def draw(figure: Figure, runs: list[dict]) -> None:
 
 def _sampled_worst(run: dict) -> float:
     return run["sampled_worst_case_success"]["1"]
+
+
+def _dullness(run: dict) -> float:
+    """How many points of success sampling loses against greedy answers."""
+    return run["nominal_success"] - run["sampled_success"]
 
 
 def _named(runs: list[dict], agent: str, said: str) -> list[dict]:

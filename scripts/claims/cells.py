@@ -136,7 +136,7 @@ class Cell:
 def training_numbers(folder: Path) -> dict[str, float]:
     """
     Return what the log of a training says: mean norm of the gradient, its standard deviation over its mean, its largest over
-    its median value, and the share of the adversary's last steps that did not lower the loss.
+    its median value, and the mean share of the adversary's steps that did not lower the loss.
     """
     file = folder / "trainer_state.json"
     logs = json.loads(file.read_text())["log_history"] if file.is_file() else []
@@ -147,7 +147,7 @@ def training_numbers(folder: Path) -> dict[str, float]:
         if len(values) > 1:
             numbers["spike"] = max(values) / statistics.median(values)
     monotone = [log["aajr/monotone_fraction"] for log in logs if "aajr/monotone_fraction" in log]
-    return numbers | ({"monotone_fraction": monotone[-1]} if monotone else {})
+    return numbers | ({"monotone_fraction": statistics.mean(monotone)} if monotone else {})
 
 
 def _generation(folder: Path) -> dict:

@@ -24,7 +24,7 @@ from .preset import Preset
 
 TITLE = "Episodes under shock and attack, and the digest's figures"
 BASE, REFERENCE = "base", "adversarial"
-COMPARED = (REFERENCE, "AAJR, amortised", "global spectral", "random direction")
+COMPARED = ("sft", REFERENCE, "adversarial, dropout", "AAJR, amortised", "global spectral", "random direction")
 # World -> shock and its magnitude.
 SHOCKS = {"congestion": ("capacity_drop", 6), "commons": ("greedy_newcomer", 3), "hide_and_seek": ("faster_seeker", 1)}
 CALM, SHOCK = "calm", "shock"
@@ -113,7 +113,8 @@ def section(runs: list[dict]) -> list[str]:
     lines = [
         "Success in percent, as docs/worlds.md defines it: "
         + ", ".join(f"`{WORLDS[world].success}` in {world}" for world in cells_of(runs, "world"))
-        + "; means over base agents. The attack moves the embeddings of every prompt.",
+        + "; means over base agents. The attack moves the embeddings of every prompt, five steps along the agent's own gradient: "
+        "it is weak against an agent that hides its gradient.",
     ]
     for world in cells_of(runs, "world"):
         here = [run for run in runs if run["world"] == world and not run.get("diverged")]
@@ -139,7 +140,7 @@ def _digest(runs: list[dict]) -> list[str]:
     """The digest's figures beside what is seen here, with the shock."""
     rows = []
     for said, figure, agent, condition in (
-        ("without a penalty", "62", BASE, SHOCK),
+        ("without a penalty", "62", "sft", SHOCK),
         ("global Jacobian penalty", "68", "global spectral", SHOCK),
         ("AAJR", "78", "AAJR, amortised", SHOCK),
         ("AAJR, up to 0.2", "over 70", "AAJR, amortised", f"shock, attack {RADII[0]:g}"),

@@ -72,8 +72,9 @@ def _plain(methods: list[str], chosen: Mapping[str, float], sizes: tuple[float, 
 
 def section(runs: list[dict]) -> list[str]:
     lines = [
-        "*left by its own ascent*: success left by the ascent of training, K steps on the agent's own loss. *left by all*: by "
-        "all attacks. The gap is what training does not see; both in percent, at 1x.",
+        "*left by its own ascent*: success left by K steps of projected gradient ascent on the agent's own loss. *left by "
+        "all*: by all attacks. The gap is what such an ascent does not see; both in percent, at 1x. An agent that its own "
+        "ascent breaks has a small gap, too.",
         "",
     ]
     for key in dict.fromkeys(run["cell"].partition(", ")[2].rpartition(", ")[0] for run in runs if _is(run, ALL)):

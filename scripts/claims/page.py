@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recipe_study import ENOUGH_SEEDS
+from scipy.stats import ttest_1samp
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
@@ -13,10 +14,15 @@ Number = Callable[[dict], float]
 
 
 def number_of(name: str) -> Number:
-    """Return what reads a number of a run: `nominal`, `sampled`, or greedy success at a radius, in percent."""
+    """
+    Return what reads a success of a run, in percent: `nominal`, `sampled` (without attack), `1` (of greedy answers at this
+    radius) or `sampled 1`.
+    """
     fields = {"nominal": "nominal_success", "sampled": "sampled_success"}
     if name in fields:
         return lambda run: run[fields[name]]
+    if name.startswith("sampled "):
+        return lambda run: run["sampled_worst_case_success"][name.removeprefix("sampled ")]
     return lambda run: run["worst_case_success"][name]
 
 
@@ -48,6 +54,19 @@ def verdict(gains: list[float], digits: int = 1) -> str:
     if abs(mean) <= half:
         return f"**cannot be told** ({text_of(gains, digits, sign=True)})"
     return f"**{'holds' if mean > 0 else 'does not hold'}** ({text_of(gains, digits, sign=True)})"
+
+
+def holm(families: dict[str, list[float]]) -> dict[str, float]:
+    """
+    Return the p-value of each comparison: that of Student's t-test of its differences against 0, times the number of comparisons
+    that are not more certain (Holm, 1979), so that one in twenty such *tables* has a p below 0.05 by chance.
+    """
+    found = {name: float(ttest_1samp(values, 0.0).pvalue) for name, values in families.items()}
+    adjusted, largest = {}, 0.0
+    for done, name in enumerate(sorted(found, key=found.get)):
+        largest = max(largest, min(1.0, found[name] * (len(found) - done)))
+        adjusted[name] = largest
+    return adjusted
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
