@@ -17,14 +17,15 @@ class Heartbeat:
 
     def __init__(self, every: float = 20.0):
         self.every = every
-        self._doing: list[Callable[[], str] | None] = []
+        # What is being done, and since when.
+        self._doing: list[tuple[Callable[[], str] | None, float]] = []
         self._last = 0.0
 
     @contextlib.contextmanager
     def running(self, command: str) -> Iterator[None]:
         """Print signs of life inside the context."""
-        over, began = threading.Event(), time.monotonic()
-        thread = threading.Thread(target=self._beat, args=(over, began), daemon=True)
+        over = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(over,), daemon=True)
         with self.during(lambda: command):
             thread.start()
             try:
@@ -35,8 +36,8 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def during(self, describe: Callable[[], str] | None) -> Iterator[None]:
-        """Print this text inside the context; None for work that shows its own progress, such as a progress bar."""
-        self._doing.append(describe)
+        """Print this text inside the context, with the time since it was entered; None for work that shows its own progress, such as a progress bar."""
+        self._doing.append((describe, time.monotonic()))
         self.shown()
         try:
             yield
@@ -48,9 +49,9 @@ class Heartbeat:
         """Note that something else has been printed."""
         self._last = time.monotonic()
 
-    def _beat(self, over: threading.Event, began: float) -> None:
+    def _beat(self, over: threading.Event) -> None:
         while not over.wait(max(self._last + self.every - time.monotonic(), 0.1)):
-            describe, now = self._doing[-1], time.monotonic()
+            (describe, began), now = self._doing[-1], time.monotonic()
             if now - self._last < self.every:
                 continue
             if describe is not None:

@@ -41,6 +41,17 @@ def test_it_says_what_is_done_now(capsys):
 
 
 @pytest.mark.slow
+def test_its_clock_is_that_of_what_is_done(capsys):
+    """As in the lines of training's log, whose clock starts with the training."""
+    beat = Heartbeat(every=0.1)
+    with beat.running("aajr train"):
+        time.sleep(1.2)
+        with beat.during(lambda: "step 1/2 is running"):
+            assert "step 1/2 is running | 0:00 passed\n" in wait_for(capsys, "step 1/2 is running | ")
+        assert "aajr train | 0:00 passed" not in wait_for(capsys, "aajr train | ")
+
+
+@pytest.mark.slow
 def test_it_is_silent_where_something_else_is_shown(capsys):
     beat = Heartbeat(every=0.5)
     with beat.running("aajr merge"):
