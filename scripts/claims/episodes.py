@@ -84,7 +84,7 @@ class EpisodeCell:
         shock, magnitude = SHOCKS[self.world]
         options = ["--episodes", str(self.episodes), "--seed", str(100 + self.seed), *CONDITIONS[said]]
         options += [] if said == CALM else ["--shock", shock, "--magnitude", str(magnitude)]
-        output = work / "".join(c if c.isalnum() else "-" for c in f"{self.world}-{folder.name}-{said}")
+        output = work / f"{self.world}-{folder.name}-{digest_of(options)}"
         if not (output / "episodes.jsonl").is_file():
             command = ["simulate", "--env", self.world, "--model", str(folder), *options, "--output", str(output)]
             run_command(command, output)

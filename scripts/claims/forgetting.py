@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import smollm2_study
@@ -33,7 +33,7 @@ METHODS: dict[str, tuple[str, dict]] = {
     "local spectral": ("aajr", {"regularizer": "local_spectral"}),
     "global spectral": ("aajr", {"regularizer": "global_spectral"}),
     "adversarial, LoRA": ("adversarial", LORA),
-    "AAJR, LoRA": ("aajr-lora", {}),
+    "AAJR, LoRA": ("aajr-lora", LORA),
 }
 # Its own gradients and random points; scripts/smollm2_study.py runs all attacks.
 ATTACKS = ("--attacks", "warm_nll", "restart", "random", "tempered_nll")
@@ -51,21 +51,25 @@ class RealCell:
     examples: int
 
     def settings(self) -> str:
-        recipes = {
-            name: (smollm2_study.RECIPES / "congestion" / f"{name}.yaml").read_text()
-            for name, _ in self.methods.values()
-        }
-        return digest_of([self.methods, recipes, self.seed, self.steps, self.examples])
+        return digest_of([[self._trained(*told) for told in self.methods.values()], self.examples])
+
+    def _trained(self, recipe: str, fields: dict) -> list:
+        """Return what an agent depends on, except the code."""
+        texts = [(smollm2_study.RECIPES / "congestion" / f"{name}.yaml").read_text() for name in ("sft", recipe)]
+        return [texts, fields, self.model.name, self.seed, self.steps]
 
     def measure(self, claim: str, work: Path) -> list[dict]:
         place, steps = work / "real", {"max_steps": self.steps} if self.steps else {}
-        agents = {BASE: place / "sft"}
+        # All seeds start from one agent that learnt the task.
+        agents = {BASE: place / f"sft-{digest_of(replace(self, seed=0)._trained('sft', {}))}"}
         with lock_of(agents[BASE]):
             smollm2_study.train("congestion", "sft", agents[BASE], self.model, steps)
         for name, (recipe, fields) in self.methods.items():
-            agents[name] = place / f"{slug(name)}-{self.seed}"
+            # Claims share agents with equal settings.
+            agents[name] = place / f"{recipe}-{digest_of(self._trained(recipe, fields))}"
             told = {"seed": self.seed, "environment_seed": self.seed} | fields | steps
-            smollm2_study.train("congestion", recipe, agents[name], agents[BASE], told)
+            with lock_of(agents[name]):
+                smollm2_study.train("congestion", recipe, agents[name], agents[BASE], told)
         models = [f"{slug(name)}={folder}" for name, folder in agents.items()]
         options = [
             "--examples",
@@ -77,10 +81,10 @@ class RealCell:
             "--batch_size",
             "16",
         ]
-        output = place / f"{claim}-evaluation-{self.seed}"
+        output = place / f"{claim}-evaluation-{self.settings()}"
         if not (output / "results.json").is_file():
             run_command(["evaluate", *models, *options, *ATTACKS, "--output", str(output)], output)
-        kept = place / f"{claim}-kept-{self.seed}.json"
+        kept = place / f"{claim}-kept-{self.settings()}.json"
         if not kept.is_file():
             command = [sys.executable, str(ROOT / "scripts" / "forgetting.py"), str(self.model), *models]
             subprocess.run([*command, "--output", str(kept)], check=True, stdout=subprocess.DEVNULL)

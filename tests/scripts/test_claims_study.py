@@ -93,7 +93,19 @@ def test_agents_of_a_real_model_start_from_the_one_that_learnt_the_task(tmp_path
     [cell] = forgetting.cells(replace(PRESETS["smoke"], model=Path("model")), {})
     runs = cell.measure("forgetting", tmp_path)
     starts = [command[command.index("--model_name_or_path") + 1] for command in ran if command[0] == "train"]
-    assert starts == ["model", *[str(tmp_path / "real" / "sft")] * len(forgetting.METHODS)]
+    [learnt] = (tmp_path / "real").glob("sft-*")
+    assert starts == ["model", *[str(learnt)] * len(forgetting.METHODS)]
+    trained = {command[command.index("--output_dir") + 1] for command in ran if command[0] == "train"}
+    [other] = rank.cells(replace(PRESETS["smoke"], model=Path("model")), {})
+    ran.clear()
+    other.measure("rank", tmp_path)
+    # Two agents of `rank` are those of `forgetting`, and start from the same one.
+    assert sum(command[0] == "train" for command in ran) == len(rank.METHODS) - 2
+    ran.clear()
+    replace(cell, steps=7).measure("forgetting", tmp_path)
+    new = {command[command.index("--output_dir") + 1] for command in ran if command[0] == "train"}
+    assert len(new) == len(trained) and not new & trained
+    ran.clear()
     assert [one["agent"] for one in runs] == ["sft", *forgetting.METHODS] and {one["kl"] for one in runs} == {0.5}
     ran.clear()
     assert cell.measure("forgetting", tmp_path) == runs and ran == []
