@@ -31,7 +31,7 @@ class Preset:
         steps_of_ascent: K of the adversary in training.
         pressure: Pairs of K and training observations, the most important first.
         step_sizes: Sizes eta of plain gradient steps, in units of epsilon squared.
-        radii: Radii of the attacks, as multiples of the training radius.
+        radii: Radii of the attacks, as multiples of the training radius. Small ones take longest, because little breaks there.
         worlds: Worlds of the episodes.
         bases: Base agents of each world; 0 is the stored one.
         episodes: Episodes of each agent and condition.
@@ -108,7 +108,7 @@ PRESETS = {
         steps_of_ascent=(3, 1),
         step_sizes=(0.1, 1.0, 10.0),
         pressure=((3, 8000), (1, 8000), (3, 300)),
-        radii=(0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
+        radii=(1.0, 1.5, 2.0),
         worlds=("congestion", "commons", "hide_and_seek"),
         bases=(0, 1, 2),
         episodes=12,
