@@ -19,7 +19,7 @@ from .preset import Preset
 
 TITLE = "Stability of the inner loop (Theorems 2 and 3)"
 REFERENCE = "adversarial"
-COMPARED = (REFERENCE, "AAJR", "AAJR, amortised", "global spectral", "random direction")
+COMPARED = (REFERENCE, "adversarial, dropout", "AAJR", "AAJR, amortised", "global spectral", "random direction")
 # What training itself maximises, in as many steps, and everything that `aajr evaluate` tries.
 OWN, ALL = "own ascent", "all attacks"
 PLAIN = "plain steps"

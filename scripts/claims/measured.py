@@ -29,7 +29,7 @@ OF_PENALTY = (
 def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
     """
     Return settings and sentences, for each method and number of ascent steps with enough seeds, from the runs with most
-    training rows. Methods whose cure is no setting of the objective (weight decay, dropout) have none.
+    training rows. Methods with dropout have none, because it is no setting of the objective.
     """
     found = []
     for steps in sorted({ascent_and_rows(run)[0] for run in runs}):
@@ -40,7 +40,10 @@ def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
             for method in cells_of(here, "agent")
         }
         for method, mine in by_method.items():
-            if method == REFERENCE or METHODS[method].tuned == "regularizer_lambda":
+            penalised = (
+                METHODS[method].tuned == "regularizer_lambda" and "model_init_kwargs" not in METHODS[method].fields
+            )
+            if method == REFERENCE or penalised:
                 against = PLAIN if method == REFERENCE else REFERENCE
                 sentence = _sentence(mine, by_method.get(against, []), NAMES[against])
                 agent = METHODS[method].under_pressure(chosen[method], steps, most)
