@@ -39,7 +39,7 @@ def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
             method: [run for run in here if run["agent"] == method and ascent_and_rows(run)[1] == most]
             for method in cells_of(here, "agent")
         }
-        for method, mine in by_method.items():
+        for method, mine in ((name, some) for name, some in by_method.items() if name in chosen):
             penalised = (
                 METHODS[method].tuned == "regularizer_lambda" and "model_init_kwargs" not in METHODS[method].fields
             )

@@ -190,6 +190,15 @@ def test_a_study_writes_its_page_goes_on_where_it_stopped_and_replaces_what_has_
     assert len(json.loads((report / "claims.json").read_text())) == len(json.loads(known))
 
 
+def test_what_is_known_of_a_real_model_stays_where_there_is_none(tmp_path, monkeypatch, commands):
+    report = tmp_path / "report"
+    report.mkdir()
+    known = [claim_run("forgetting", "seed 1", "AAJR", kl=0.1, perplexity=2.0, right=90.0)]
+    (report / "claims.json").write_text(json.dumps(known))
+    start(monkeypatch, tmp_path, "--claims", "forgetting")
+    assert json.loads((report / "claims.json").read_text()) == known and commands == []
+
+
 def test_without_tuning_a_claim_says_what_it_leaves_out(tmp_path, monkeypatch, commands, capsys):
     start(monkeypatch, tmp_path, "--claims", "price")
     assert "price: not yet tuned, and left out: sft, adversarial, AAJR" in capsys.readouterr().out
