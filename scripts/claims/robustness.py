@@ -7,6 +7,7 @@ sampled answers at 1x.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
 def section(runs: list[dict]) -> list[str]:
     lines = [
         "Success in percent: of greedy answers without attack and under all attacks at multiples of the training radius, and "
-        "of sampled answers without attack and at 1x.",
+        "of sampled answers without attack and at 1x. *train s*: median over seeds, on one thread beside other work.",
     ]
     for setting in dict.fromkeys(map(_setting, runs)):
         here = [run for run in runs if _setting(run) == setting]
@@ -64,7 +65,7 @@ def _table(runs: list[dict]) -> list[str]:
     for method in cells_of(runs, "agent"):
         mine = _named(runs, method)
         numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", *radii, "sampled", MEASURE)]
-        rows.append([method, *numbers, text_of([run["train_seconds"] for run in mine])])
+        rows.append([method, *numbers, f"{statistics.median(run['train_seconds'] for run in mine):.0f}"])
     header = ["method", "nominal", *(f"{radius}x" for radius in radii), "sampled nominal", "sampled 1x", "train s"]
     return markdown_table(header, rows)
 
