@@ -95,23 +95,19 @@ def _differences(runs: list[dict]) -> list[str]:
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:
-    """Success at 1x over the number of training rows, a panel for each number of ascent steps."""
-    every = sorted({ascent_and_rows(run)[0] for run in runs})
-    grid = figure.subplots(1, len(every), sharey=True, squeeze=False)[0]
-    for axes, steps in zip(grid, every, strict=True):
-        here = [run for run in runs if ascent_and_rows(run)[0] == steps]
-        rows = sorted({ascent_and_rows(run)[1] for run in here})
-        for i, method in enumerate(cells_of(here, "agent")):
-            # Not every method has runs with every number of rows, because trainings may fail.
-            mine = {
-                number: [run for run in _named(here, method) if ascent_and_rows(run)[1] == number] for number in rows
-            }
-            means = {number: sum(map(number_of("1"), some)) / len(some) for number, some in mine.items() if some}
-            axes.plot(list(means), list(means.values()), "o-" if i < 10 else "s--", markersize=4, label=method)
-        axes.set(xscale="log", xlabel="training rows", title=f"K = {steps}", ylim=(-2, 102))
-    grid[0].set_ylabel("success at 1x, %")
-    handles = grid[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    """Success at 1x of each method and seed, greedy and sampled, a panel for each setting."""
+    settings, methods = list(dict.fromkeys(map(_setting, runs))), cells_of(runs, "agent")
+    grid = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    for axes, setting in zip(grid, settings, strict=True):
+        for which, shift, color in (("1", -0.15, "#0072B2"), (MEASURE, 0.15, "#D55E00")):
+            mine = [run for run in runs if _setting(run) == setting]
+            places = [methods.index(run["agent"]) + shift for run in mine]
+            axes.plot([number_of(which)(run) for run in mine], places, "o", color=color, markersize=4)
+        axes.set(title=setting, xlabel="success at 1x, %", xlim=(-2, 102))
+        axes.grid(axis="y", linewidth=0.3)
+    grid[0].set_yticks(range(len(methods)), methods)
+    grid[0].invert_yaxis()
+    figure.legend(grid[0].lines, ["greedy", "sampled"], loc="outside lower center", ncols=2, frameon=False)
 
 
 def ascent_and_rows(run: dict) -> tuple[int, int]:
