@@ -4,7 +4,7 @@ Does AAJR pay? The study tests the paper's claims one by one, with all attacks o
 
     python scripts/claims_study.py --preset smoke              # only tests that it runs
     python scripts/claims_study.py --preset small              # one seed, fewer methods and steps
-    python scripts/claims_study.py --preset full               # three seeds
+    python scripts/claims_study.py --preset full               # eight seeds, three for what takes longest
     python scripts/claims_study.py --preset full --shard 1/8   # an eighth of it; other machines, or other days, take the rest
     python scripts/claims_study.py --claims tuning price       # some claims
 

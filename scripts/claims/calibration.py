@@ -61,8 +61,8 @@ def section(runs: list[dict]) -> list[str]:
     for method in cells_of(runs, "agent"):
         if METHODS[method].tuned == "regularizer_lambda":
             pair = [_named(runs, name, AT_OWN) for name in (method, REFERENCE)]
-            lines.append(f"- At its own temperature, {method} is still duller than adversarial training: ")
-            lines[-1] += f"{verdict(by_seed(*pair, _dullness))}."
+            said = verdict(by_seed(*pair, _dullness))
+            lines.append(f"- At its own temperature, {method} is still duller than adversarial training: {said}.")
     return lines
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
+from recipe_study import ENOUGH_SEEDS
 
 from aajr_hf.evaluation.reporting.plots import panels
 
@@ -39,7 +40,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
             for said, options in ((OWN, own), (ALL, ())):
                 key, same = f"{said}, K = {steps}, seed {seed}", ("--multiples", "1")
                 found.append(Cell(key, agents, seed, preset.steps, preset.examples, (*same, *options)))
-    for seed in preset.seeds[:3]:
+    for seed in preset.seeds[:ENOUGH_SEEDS]:
         plain = _plain([name for name in methods if name in WITH_PLAIN], chosen, preset.step_sizes)
         steps = saved_every(preset.steps)
         found.append(Cell(f"{PLAIN}, seed {seed}", plain, seed, steps, preset.examples, ("--multiples", "1")))

@@ -9,7 +9,7 @@ from .cells import Agent
 
 # Learning rates, and weights of the penalty in the relative unit: the increase of the loss that a division of the penalty
 # by e may cost.
-RATES, LAMBDAS = (1e-3, 2e-3, 4e-3, 5e-4), (0.03, 0.3, 0.003, 3.0)
+RATES, LAMBDAS = (1e-3, 2e-3, 4e-3), (0.03, 0.3, 0.003)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ METHODS: dict[str, Method] = {
     "sft": Method("sft", "learning_rate", RATES),
     "adversarial": Method("adversarial", "learning_rate", RATES),
     # The plain cure for overfitting.
-    "adversarial, dropout": Method("adversarial", "model_init_kwargs.attention_dropout", (0.1, 0.3, 0.05, 0.2)),
+    "adversarial, dropout": Method("adversarial", "model_init_kwargs.attention_dropout", (0.1, 0.3, 0.05)),
     # Penalties along what the adversary finds or along random directions, each at one point of half of the ascents.
     "AAJR": _penalty("aajr", ascent_steps=3),
     "random direction": _penalty("aajr", ascent_steps=3, regularizer="random_direction"),

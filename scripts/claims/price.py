@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
+from recipe_study import ENOUGH_SEEDS
 
 from aajr_hf.evaluation.reporting.plots import panels
 
@@ -45,7 +46,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
             preset.examples,
             ("--multiples", "1", "--attacks", "warm_nll", "restart", "random", "tempered_nll", "from_others"),
         )
-        for seed in preset.seeds[:3]
+        for seed in preset.seeds[:ENOUGH_SEEDS]
         for said, weight in WEIGHTS.items()
     ]
 

@@ -36,7 +36,10 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def during(self, describe: Callable[[], str] | None) -> Iterator[None]:
-        """Print this text inside the context, with the time since it was entered; None for work that shows its own progress, such as a progress bar."""
+        """
+        Print this text inside the context, with the time since it was entered; None for work that shows its own progress, such
+        as a progress bar.
+        """
         self._doing.append((describe, time.monotonic()))
         self.shown()
         try:
