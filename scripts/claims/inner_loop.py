@@ -34,7 +34,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     methods = [name for name in COMPARED if name in preset.methods and name in chosen]
     found = []
     for steps in preset.steps_of_ascent:
-        for seed in preset.seeds:
+        for seed in preset.seeds[:ENOUGH_SEEDS]:
             agents = _over_training(methods, chosen, steps, preset.pressure[0][1], preset.steps)
             own = ("--attacks", "nll", "--attack_steps", str(steps))
             for said, options in ((OWN, own), (ALL, ())):

@@ -21,7 +21,8 @@ class Preset:
     The size of a study.
 
     Attributes:
-        seeds: Seeds of the results; each has its own training data and observations.
+        seeds: Seeds of the results; each has its own training data and observations. All of them are for the declared comparison
+            (claims/robustness.py), the first three for everything else.
         tuning_seeds: Seeds on which settings are chosen. They are none of `seeds`.
         steps: Optimizer steps of every agent.
         examples: Held-out observations of a seed.
@@ -29,7 +30,7 @@ class Preset:
         values: How many values of its field each method tries, at most.
         budgets: Amplification budgets gamma.
         steps_of_ascent: K of the adversary in training.
-        pressure: Pairs of K and training observations, the most important first.
+        pressure: Pairs of K and training observations, that of the declared comparison first.
         step_sizes: Sizes eta of plain gradient steps, in units of epsilon squared.
         radii: Radii of the attacks, as multiples of the training radius. Small ones take longest, because little breaks there.
         worlds: Worlds of the episodes.
