@@ -1,236 +1,185 @@
 """
-Does AAJR pay? In each world, the script fine-tunes one base agent with the same number of steps by plain training,
-adversarial training, AAJR and competing penalties. It tries four settings of each method on tuning seeds: learning
-rates for methods without a penalty, and lambdas for penalties, at the best learning rate of adversarial training. It
-then trains the best setting on fresh seeds, and attacks, shocks and measures these agents on fresh observations.
+Does AAJR pay? The study tests the paper's claims one by one, with all attacks of `aajr evaluate`, on small agents
+(docs/results/agents) and, with --model, on SmolLM2-135M-Instruct.
 
-    python scripts/study.py --preset smoke             # only tests that it runs
-    python scripts/study.py --preset small             # one world, two seeds: within an hour on two cores
-    python scripts/study.py --preset full              # three worlds, five seeds: hours
-    python scripts/study.py --preset full --shard 1/4  # a quarter of the study on this machine; another takes 2/4
+    python scripts/study.py --preset smoke              # only tests that it runs
+    python scripts/study.py --preset small              # one seed, fewer methods and steps
+    python scripts/study.py --preset full               # eight seeds, three for what takes longest
+    python scripts/study.py --preset full --shard 1/8   # an eighth of it; other machines, or other days, take the rest
+    python scripts/study.py --claims tuning price       # some claims
 
-Finished runs are kept in `--work` and not repeated. Start the script again to continue, or to add runs of other
-machines: copy their files into the same folder first. Runs that the results already contain are taken from there. The
-script writes study.json (every run), study.md (the results in words and tables) and study.png to `--output`.
+Each claim consists of cells: agents of one seed that are trained and attacked together. Cells that the results already
+contain, with the same settings, are not measured again; those of other settings are replaced. The claim `tuning` comes
+first, because it chooses the settings of the others. The script writes study.json (a run per line), study.md (a section per
+claim) and a figure per claim to `--output`, after each cell.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
-import subprocess
 import sys
-import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
-from study_choice import choose, is_penalised
-from study_report import write_report
-from study_settings import METHODS, PRESETS, ROOT, TUNED_AS, Preset, Run, base_agent, settings_of
+from claims import CLAIMS, measured, tuning
+from claims.cells import Cell
+from claims.preset import PRESETS, Preset
+from recipe_study import ROOT
 
-from aajr_hf.environments import WORLDS
+from aajr_hf.cli.common.measured import MEASURED
+from aajr_hf.evaluation.reporting.plots import WIDE, render
 from aajr_hf.evaluation.reporting.report import replace_file
+
+INTRODUCTION = """# Does AAJR pay?
+
+`python scripts/study.py --preset {preset}` makes this page, its figures and `study.json`, which contains every run. One base
+agent of `congestion` (`docs/results/agents`) is fine-tuned; every agent of a comparison has as many optimizer steps. All agents
+of a seed are attacked together by every attack of `aajr evaluate`, each also with what was found on the others, unless a
+section says otherwise. Numbers with a ± are means with 95 % intervals over seeds (Student's t, paired by seed where two are
+compared). A verdict needs at least three seeds, and an interval without zero; with many verdicts on one page, one in twenty
+would be there by chance."""
 
 
 class Study:
-    """Runs agents in separate processes, a few at once, and estimates the remaining time."""
+    """The runs that are known, and the files that are written after each cell."""
 
-    def __init__(self, preset: str, work: Path, jobs: int, device: str, expected: int):
-        self.preset, self.work, self.jobs, self.device = preset, work, jobs, device
-        self.expected, self.started, self.done, self.new = expected, time.monotonic(), 0, 0
-        self._lock = threading.Lock()
+    def __init__(self, preset: str, work: Path, output: Path):
+        self.preset, self.work, self.output = preset, work, output
+        self.file = output / "study.json"
+        self.runs: list[dict] = json.loads(self.file.read_text()) if self.file.is_file() else []
+        self.begun = time.monotonic()
 
-    def results(self, runs: list[Run]) -> list[dict]:
-        with ThreadPoolExecutor(self.jobs) as pool:
-            # If a run fails, or on Ctrl-C, `map` itself cancels the runs that have not started.
-            return list(pool.map(self._result, runs))
+    def missing(self, claim: str, cells: list[Cell]) -> list[Cell]:
+        """Return the cells of a claim that are not in the results with these settings."""
+        known = {(run["claim"], run["cell"]): run["settings"] for run in self.runs}
+        return [cell for cell in cells if known.get((claim, cell.key)) != cell.settings()]
 
-    def _result(self, run: Run) -> dict:
-        file = self.work / f"{run.label}.json"
-        is_new = not file.is_file()
-        if is_new:
-            self._measure(run, file)
-        result = json.loads(file.read_text())
-        with self._lock:
-            self.done, self.new = self.done + 1, self.new + is_new
-            if is_new:
-                left = (time.monotonic() - self.started) / self.new * (self.expected - self.done)
-                worst = ", ".join(f"{success:.0f}" for success in result["worst_case_success"].values())
-                numbers = f"nominal {result['nominal_success']:.0f}, worst cases {worst}"
-                print(f"{self.done}/{self.expected} {run.label}: {numbers}; {left / 60:.0f} min left", flush=True)
-        return result
+    def forget_others(self, claim: str, cells: list[Cell]) -> None:
+        """Drop the runs of a claim that were measured with other settings than those of its cells."""
+        known = {cell.key: cell.settings() for cell in cells}
+        self.runs = [run for run in self.runs if run["claim"] != claim or known.get(run["cell"]) == run["settings"]]
 
-    def _measure(self, run: Run, file: Path) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("study_worker.py")), json.dumps(asdict(run))]
-        command += ["--preset", self.preset, "--work", str(self.work), "--device", self.device]
-        threads = {"OMP_NUM_THREADS": "1"} if self.device == "cpu" else {}
-        with file.with_suffix(".log").open("w") as log:
-            environment = os.environ | threads | {"TOKENIZERS_PARALLELISM": "false"}
-            done = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise RuntimeError(f"{run.label} failed: see {log.name}")
+    def of(self, claim: str) -> list[dict]:
+        return [run for run in self.runs if run["claim"] == claim]
+
+    def add(self, claim: str, cell: Cell, runs: list[dict], left: int) -> None:
+        """Put the runs of a cell in the place of earlier ones, and write everything."""
+        kept = [run for run in self.runs if (run["claim"], run["cell"]) != (claim, cell.key)]
+        self.runs = kept + runs
+        self.write()
+        minutes = (time.monotonic() - self.begun) / 60
+        print(f"{claim}: {cell.key} is done; {left} cells of this claim are left; {minutes:.0f} min", flush=True)
+
+    def write(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        order = list(CLAIMS)
+        self.runs.sort(key=lambda run: order.index(run["claim"]))  # stable: cells stay in their order
+        lines = ",\n".join(json.dumps(run) for run in self.runs)  # one run per line
+        replace_file(self.file, f"[\n{lines}\n]\n".encode())
+        replace_file(self.output / "study.md", page(self.runs, self.preset).encode())
+        if self.preset == "full":  # what the page says, `aajr train` says, too
+            told = measured.entries(
+                shown(CLAIMS["robustness"], self.of("robustness")), tuning.choose(self.of("tuning"))
+            )
+            replace_file(MEASURED, f"{json.dumps(told, indent=1)}\n".encode())
+        for name, claim in CLAIMS.items():
+            if runs := shown(claim, self.of(name)):
+                picture = render(lambda figure, claim=claim, runs=runs: claim.draw(figure, runs), WIDE)
+                replace_file(self.output / f"study-{name}.png", picture)
 
 
-def part_of(shard: str | None, units: list) -> list:
+def shown(claim: ModuleType, runs: list[dict]) -> list[dict]:
+    """Return the runs that a claim's section and figure are made of: without failed trainings, unless it counts them."""
+    counted = getattr(claim, "COUNTS_FAILURES", None)
+    return [
+        run for run in runs if not run.get("diverged") or (counted is not None and run["cell"].startswith(counted))
+    ]
+
+
+def page(runs: list[dict], preset: str) -> str:
+    """Return the page: a section for each claim that has runs."""
+    lines = [INTRODUCTION.format(preset=preset)]
+    for name, claim in CLAIMS.items():
+        mine = [run for run in runs if run["claim"] == name]
+        if done := shown(claim, mine):
+            lines += ["", f"## {claim.TITLE}", "", " ".join(claim.__doc__.split()), "", *claim.section(done)]
+            lost = [f"{run['agent']} ({run['cell']})" for run in mine if run not in done]
+            lines += (
+                ["", f"Left out, because a number of the training was not finite: {'; '.join(lost)}."] if lost else []
+            )
+            lines += ["", f"`python scripts/study.py --preset {preset} --claims {name}`"]
+            lines += ["", f"![{claim.TITLE}](study-{name}.png)"]
+    return "\n".join([*lines, ""])
+
+
+def run_claim(
+    study: Study, name: str, preset: Preset, chosen: Mapping[str, float], shard: str | None, jobs: int
+) -> None:
+    """Measure the cells of a claim that belong to the shard and are missing, a few at once."""
+    every = CLAIMS[name].cells(preset, chosen)
+    if not every:  # of a real model that is not here: what is known of it stays
+        return
+    study.forget_others(name, every)
+    cells = study.missing(name, part_of(shard, every))
+    with ThreadPoolExecutor(jobs) as pool:
+        measured = pool.map(lambda cell: (cell, cell.measure(name, study.work)), cells)
+        for number, (cell, runs) in enumerate(measured, start=1):
+            study.add(name, cell, runs, len(cells) - number)
+    study.write()  # also where nothing was missing: the page may have changed
+
+
+def part_of(shard: str | None, cells: list[Cell]) -> list[Cell]:
     """
-    Return the part of `units` that belongs to shard "I/N".
+    Return the cells that belong to shard "I/N".
 
     Raises:
         ValueError: if the shard does not exist.
     """
     if shard is None:
-        return units
+        return cells
     index, _, count = shard.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise ValueError(f"`--shard` must be I/N with I from 1 to N, got {shard}.")
-    return units[int(index) - 1 :: int(count)]
+    return cells[int(index) - 1 :: int(count)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=list(PRESETS), default="small", help="how much (default: %(default)s)")
-    parser.add_argument(
-        "--output", type=Path, help="folder of the results (default: docs/results for full, else report in --work)"
-    )
+    parser.add_argument("--claims", nargs="+", choices=list(CLAIMS), default=list(CLAIMS), help="instead of all")
+    output = "folder of the results (default: docs/results for full, else report in --work)"
+    parser.add_argument("--output", type=Path, help=output)
     parser.add_argument("--work", type=Path, help="folder of the agents (default: outputs/study-PRESET)")
-    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), help="instead of the preset's")
-    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="instead of all")
-    parser.add_argument("--shard", metavar="I/N", help="run the I-th of N parts alone")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, on a CPU with one thread each (default: 2)")
+    model = (
+        "folder of SmolLM2-135M-Instruct (aajr fetch smollm2-135m); without it, claims about a real model are left out"
+    )
+    parser.add_argument("--model", type=Path, help=model)
+    parser.add_argument("--shard", metavar="I/N", help="measure the I-th of N parts of each claim alone")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at once, with one thread each (default: 2)")
     arguments = parser.parse_args()
     if arguments.jobs < 1:
         parser.error(f"`--jobs` must be at least 1, got {arguments.jobs}.")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", arguments.device):
-        parser.error(f"`--device` must be cpu, cuda or cuda:N, got {arguments.device}.")
+    preset = replace(PRESETS[arguments.preset], model=arguments.model)
+    work = arguments.work or ROOT / "outputs" / f"study-{arguments.preset}"
+    results = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
     try:
-        run_study(arguments)
-    except (ValueError, RuntimeError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ValueError) else 1)
+        study = Study(arguments.preset, work.resolve(), results)
+        for name in (name for name in CLAIMS if name in arguments.claims):
+            chosen = {} if name == "tuning" else tuning.choose(study.of("tuning"))
+            if missing := [] if name == "tuning" else [method for method in preset.methods if method not in chosen]:
+                print(f"{name}: not yet tuned, and left out: {', '.join(missing)}", flush=True)
+            if name in ("forgetting", "rank") and preset.model is None:
+                print(f"{name}: left out, because it needs --model", flush=True)
+            run_claim(study, name, preset, chosen, arguments.shard, arguments.jobs)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def run_study(arguments: argparse.Namespace) -> None:
-    preset = PRESETS[arguments.preset]
-    work = (arguments.work or ROOT / "outputs" / f"study-{arguments.preset}").resolve()
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"`--work`: {work} cannot be created ({error.strerror}): give another folder.") from error
-    output = arguments.output or (ROOT / "docs" / "results" if arguments.preset == "full" else work / "report")
-    if output.resolve() == work:
-        raise ValueError(f"`--output` must not be the folder of `--work`, got {output}: give another folder.")
-    # A unit is tuned once; all methods that share its setting are then trained with it.
-    tuned_methods = dict.fromkeys(TUNED_AS.get(method, method) for method in ("base", *arguments.methods))
-    worlds = arguments.worlds or preset.worlds
-    units = part_of(arguments.shard, [(world, method) for world in worlds for method in tuned_methods])
-    worlds = list(dict.fromkeys(world for world, _ in units))
-    for world in worlds:
-        make_base(world, work)
-    others = restore(output / "study.json", worlds, work, preset)
-    rates = rate_runs(units, preset)
-    wanted = [(w, m) for w, like in units for m in ("base", *arguments.methods) if TUNED_AS.get(m, m) == like]
-    lambdas = [unit for unit in units if is_penalised(unit[1])]
-    each = len(preset.tuning_seeds)
-    expected = len(rates) + sum(each * len(METHODS[m].values()) for _, m in lambdas) + len(wanted) * len(preset.seeds)
-    study = Study(arguments.preset, work, arguments.jobs, arguments.device, expected)
-    try:
-        tuned = study.results(rates)
-        tuned += study.results(lambda_runs(lambdas, tuned, preset))
-        study.results(final_runs(wanted, tuned, preset))
-    finally:
-        # Write the report also after an interruption, and include the runs of other shards.
-        runs = others + [json.loads(file.read_text()) for file in sorted(work.glob("*.json"))]
-        if runs:
-            write_report(runs, output)
-            print(f"{len(runs)} runs: {output / 'study.json'}, {output / 'study.md'}")
-
-
-def rate_runs(units: list[tuple[str, str]], preset: Preset) -> list[Run]:
-    """
-    Return the runs that find learning rates: of methods without a penalty, and of adversarial training for all
-    penalties.
-    """
-    rated = [(world, "adversarial" if is_penalised(method) else method) for world, method in units if method != "base"]
-    return [
-        Run(world, method, rate, None, seed, "tuning")
-        for world, method in dict.fromkeys(rated)
-        for rate in METHODS[method].values()
-        for seed in preset.tuning_seeds
-    ]
-
-
-def lambda_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) -> list[Run]:
-    return [
-        Run(world, method, best(world, "adversarial", tuned), value, seed, "tuning")
-        for world, method in units
-        for value in METHODS[method].values()
-        for seed in preset.tuning_seeds
-    ]
-
-
-def best(world: str, method: str, tuned: list[dict]) -> float:
-    return choose([run for run in tuned if (run["world"], run["method"]) == (world, method)])
-
-
-def final_runs(units: list[tuple[str, str]], tuned: list[dict], preset: Preset) -> list[Run]:
-    """Return the final runs, ordered by seed, so that an unfinished study already compares all methods."""
-    settings = {}
-    for world, method in units:
-        rate, weight = None, None
-        if method != "base":
-            rate = best(world, "adversarial" if is_penalised(method) else method, tuned)
-        if is_penalised(method):
-            weight = best(world, TUNED_AS.get(method, method), tuned)
-        settings[world, method] = rate, weight
-    return [Run(*unit, *setting, seed, "result") for seed in preset.seeds for unit, setting in settings.items()]
-
-
-def restore(results: Path, worlds: list[str], work: Path, preset: Preset) -> list[dict]:
-    """
-    Write the runs of earlier results to files in `work`, where the study looks for them.
-
-    Returns:
-        The runs of other worlds, unchanged.
-
-    Raises:
-        ValueError: if a file cannot be read, or if a run of these worlds or in `work` had other settings or another
-            base agent.
-    """
-    earlier = read_results(results) if results.is_file() else []
-    kept = {file: read_results(file) for file in work.glob("*.json")}
-    asked = [run for run in earlier if run["world"] in worlds]
-    for place, runs in ((f"`--output`: {results}", asked), (f"`--work`: {work}", kept.values())):
-        for run in runs:
-            if run["settings"] != settings_of(run["world"], run["method"], preset, work):
-                raise ValueError(f"{place} holds runs of other settings or another base agent: give another folder.")
-    files = {work / f"{Run(*(run[name] for name in Run.__dataclass_fields__)).label}.json": run for run in earlier}
-    for file, run in files.items():
-        if run["world"] in worlds and file not in kept:
-            replace_file(file, (json.dumps(run, indent=2) + "\n").encode())
-    return [run for file, run in files.items() if run["world"] not in worlds and file not in kept]
-
-
-def read_results(file: Path) -> list[dict] | dict:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}): repair or remove it.") from error
-
-
-def make_base(world: str, work: Path) -> None:
-    if base_agent(world, work).is_dir():
-        return
-    base = work / f"base-{world}"
-    command = [sys.executable, "-m", "aajr_hf", "init-agent", str(base), "--environment", world]
-    if subprocess.run(command).returncode and not base.is_dir():  # another shard may have made it meanwhile
-        raise RuntimeError(f"the base agent of {world} could not be made: see the output above.")
 
 
 if __name__ == "__main__":

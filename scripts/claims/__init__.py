@@ -1,4 +1,4 @@
-"""The claims that `claims_study.py` tests, in the order of its page. To add a claim, write one file and one line here."""
+"""The claims that `study.py` tests, in the order of its page. To add a claim, write one file and one line here."""
 
 from types import ModuleType
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...training.config.base import AAJRConfigMixin
 
-# Written by scripts/claims_study.py: settings, and a sentence about the agents that were trained with them.
+# Written by scripts/study.py: settings, and a sentence about the agents that were trained with them.
 MEASURED = Path(__file__).with_name("measured.json")
 
 

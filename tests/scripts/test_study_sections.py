@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import claims_study as study
 import pytest
+import study
 from claims import CLAIMS, calibration, episodes, forgetting, inner_loop, measured, price, rank, robustness, tuning
 from claims.page import holm, verdict
 from claims.preset import PRESETS
-from claims_study import page
 from scipy.stats import ttest_1samp
+from study import page
 
 from aajr_hf import AAJRConfig
 from aajr_hf.cli.common import measured as sentences
@@ -190,7 +190,7 @@ def test_episodes_are_compared_by_base_agent_and_put_beside_the_digests_figures(
 def test_the_page_has_a_section_a_figure_and_a_command_for_each_claim():
     runs = [claim_run("tuning", "sft, seed 100", "0.001")]
     assert page(runs, "full").count("## ") == 1
-    assert "`python scripts/claims_study.py --preset full --claims tuning`" in page(runs, "full")
+    assert "`python scripts/study.py --preset full --claims tuning`" in page(runs, "full")
     assert study.INTRODUCTION.splitlines()[0] in page(runs, "full")
 
 
