@@ -14,7 +14,7 @@ from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Cell
 from .methods import METHODS
-from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
 TITLE = "Calibration: sampled success at an agent's own temperature"
@@ -95,4 +95,4 @@ def _dullness(run: dict) -> float:
 
 
 def _named(runs: list[dict], agent: str, said: str) -> list[dict]:
-    return [run for run in runs if run["agent"] == agent and run["cell"].startswith(f"{said}, ")]
+    return [run for run in of_agent(runs, agent) if run["cell"].startswith(f"{said}, ")]

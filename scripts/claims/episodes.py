@@ -19,7 +19,7 @@ from aajr_hf.environments import WORLDS
 
 from .cells import Agent, digest_of
 from .methods import METHODS
-from .page import by_seed, cells_of, markdown_table, text_of, verdict
+from .page import by_seed, cells_of, markdown_table, of_agent, text_of, verdict
 from .preset import Preset
 
 TITLE = "Episodes under shock and attack, and the digest's figures"
@@ -121,7 +121,7 @@ def section(runs: list[dict]) -> list[str]:
         lines += ["", f"**{world}**, shock: {SHOCKS[world][0]}", "", *_table(here), ""]
         for agent in cells_of(here, "agent"):
             if agent not in (BASE, REFERENCE):
-                gains = by_seed(_named(here, agent), _named(here, REFERENCE), lambda run: run["success"][HARDEST])
+                gains = by_seed(of_agent(here, agent), of_agent(here, REFERENCE), lambda run: run["success"][HARDEST])
                 lines.append(f"- {agent} keeps more success than adversarial training ({HARDEST}): {verdict(gains)}.")
         if world == "hide_and_seek":
             lines += ["", *_digest(here)]
@@ -130,7 +130,7 @@ def section(runs: list[dict]) -> list[str]:
 
 def _table(runs: list[dict]) -> list[str]:
     rows = [
-        [agent, *(text_of([run["success"][said] for run in _named(runs, agent)]) for said in CONDITIONS)]
+        [agent, *(text_of([run["success"][said] for run in of_agent(runs, agent)]) for said in CONDITIONS)]
         for agent in cells_of(runs, "agent")
     ]
     return markdown_table(["agent", *CONDITIONS], rows)
@@ -145,7 +145,7 @@ def _digest(runs: list[dict]) -> list[str]:
         ("AAJR", "78", "AAJR, amortised", SHOCK),
         ("AAJR, up to 0.2", "over 70", "AAJR, amortised", f"shock, attack {RADII[0]:g}"),
     ):
-        seen = _named(runs, agent)
+        seen = of_agent(runs, agent)
         rows.append([said, figure, text_of([run["success"][condition] for run in seen])])
     return markdown_table(["the digest's figures", "digest, %", "here, %"], rows)
 
@@ -156,7 +156,7 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     for axes, world in zip(figure.subplots(1, len(worlds), sharey=True, squeeze=False)[0], worlds, strict=True):
         here = [run for run in runs if run["world"] == world and not run.get("diverged")]
         for i, agent in enumerate(agents := cells_of(here, "agent")):
-            mine = _named(here, agent)
+            mine = of_agent(here, agent)
             shift = 0.6 * (i / max(len(agents) - 1, 1) - 0.5)
             places = [place + shift for place in range(len(CONDITIONS)) for _ in mine]
             values = [run["success"][said] for said in CONDITIONS for run in mine]
@@ -165,7 +165,3 @@ def draw(figure: Figure, runs: list[dict]) -> None:
         axes.set_xticks(range(len(CONDITIONS)), [said.replace(", ", ",\n") for said in CONDITIONS], fontsize="x-small")
     figure.supylabel("success, %", fontsize="medium")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-
-
-def _named(runs: list[dict], agent: str) -> list[dict]:
-    return [run for run in runs if run["agent"] == agent]

@@ -20,7 +20,7 @@ from recipe_study import ROOT, run_command, slug
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import digest_of, lock_of
-from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
 TITLE = "What is forgotten"
@@ -112,7 +112,7 @@ def real_cells(preset: Preset, methods: dict[str, tuple[str, dict]]) -> list[Rea
 def section(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
-        mine = _named(runs, agent)
+        mine = of_agent(runs, agent)
         numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", "1")]
         numbers += [
             text_of([run[name] for run in mine], 3 if name == "kl" else 2) for name in ("kl", "perplexity", "right")
@@ -135,7 +135,7 @@ def section(runs: list[dict]) -> list[str]:
         "",
     ]
     for other in (REFERENCE, "local spectral", "global spectral"):
-        gains = by_seed(_named(runs, other), _named(runs, OURS), lambda run: run["kl"])
+        gains = by_seed(of_agent(runs, other), of_agent(runs, OURS), lambda run: run["kl"])
         lines.append(f"- AAJR forgets less than {other} (KL, nats per token): {verdict(gains, 3)}.")
     return lines
 
@@ -149,11 +149,7 @@ def draw(figure: Figure, runs: list[dict]) -> None:
         strict=True,
     ):
         for agent in cells_of(runs, "agent"):
-            mine = _named(runs, agent)
+            mine = of_agent(runs, agent)
             axes.plot([run["kl"] for run in mine], [number_of(name)(run) for run in mine], "o", label=agent)
         axes.set(xlabel="KL from the model on general prompts, nats per token", ylabel=said, ylim=(-2, 102))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-
-
-def _named(runs: list[dict], agent: str) -> list[dict]:
-    return [run for run in runs if run["agent"] == agent]

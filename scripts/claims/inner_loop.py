@@ -15,7 +15,7 @@ from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Agent, Cell, saved_every
 from .methods import METHODS
-from .page import cells_of, markdown_table, number_of, text_of, verdict
+from .page import cells_of, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
 TITLE = "Stability of the inner loop (Theorems 2 and 3)"
@@ -95,16 +95,14 @@ def _gaps(pair: dict[str, list[dict]]) -> list[str]:
     rows = []
     for agent in cells_of(pair[ALL], "agent"):
         method, _, step = agent.partition(" @ ")
-        left = [[number_of("1")(run) for run in pair[said] if run["agent"] == agent] for said in (OWN, ALL)]
+        left = [[number_of("1")(run) for run in of_agent(pair[said], agent)] for said in (OWN, ALL)]
         rows.append([method, step, *map(text_of, left), text_of(list(_gap(pair, agent).values()))])
     return markdown_table(["method", "step", "left by its own ascent", "left by all", "gap"], rows)
 
 
 def _gap(pair: dict[str, list[dict]], agent: str) -> dict[int, float]:
     """Return the gap of each seed that both cells measured."""
-    own, all_ = (
-        {run["seed"]: number_of("1")(run) for run in pair[said] if run["agent"] == agent} for said in (OWN, ALL)
-    )
+    own, all_ = ({run["seed"]: number_of("1")(run) for run in of_agent(pair[said], agent)} for said in (OWN, ALL))
     return {seed: own[seed] - all_[seed] for seed in own if seed in all_}
 
 
@@ -126,7 +124,7 @@ def _plain_table(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
         method, _, size = agent.partition(" @ ")
-        mine = [run for run in runs if run["agent"] == agent]
+        mine = of_agent(runs, agent)
         done = [run for run in mine if not run.get("diverged")]
         cells = [f"{len(mine) - len(done)} of {len(mine)}"]
         for name, digits in (("monotone_fraction", 2), ("gradient_norm", 2), ("gradient_variation", 2), ("spike", 1)):
@@ -151,7 +149,7 @@ def draw(figure: Figure, runs: list[dict]) -> None:
             ):
                 mine = [run for run in here if run["agent"].startswith(f"{method} @ ")]
                 at = sorted({int(run["agent"].partition(" @ ")[2]) for run in mine})
-                some = [[number_of("1")(run) for run in mine if run["agent"] == f"{method} @ {step}"] for step in at]
+                some = [[number_of("1")(run) for run in of_agent(mine, f"{method} @ {step}")] for step in at]
                 means = [sum(values) / len(values) for values in some]
                 label = f"{method}, {said}"
                 axes.plot(at, means, line, color=f"C{color}", marker="o", markersize=3, label=label)

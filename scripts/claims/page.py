@@ -31,6 +31,11 @@ def cells_of(runs: list[dict], name: str) -> list[Any]:
     return list(dict.fromkeys(run[name] for run in runs))
 
 
+def of_agent(runs: list[dict], agent: str) -> list[dict]:
+    """Return the runs of one agent."""
+    return [run for run in runs if run["agent"] == agent]
+
+
 def by_seed(runs: list[dict], other: list[dict], number: Number) -> list[float]:
     """Return the differences of a number between runs with the same seed."""
     theirs = {run["seed"]: run for run in other}

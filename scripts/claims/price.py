@@ -16,7 +16,7 @@ from recipe_study import ENOUGH_SEEDS
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Agent, Cell
-from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
 TITLE = "The price of robustness at an equal budget (equations 9, 18, 19; Corollary 1)"
@@ -76,9 +76,9 @@ def section(runs: list[dict]) -> list[str]:
 
 
 def _table(runs: list[dict]) -> list[str]:
-    free, rows = _named(runs, FREE), []
+    free, rows = of_agent(runs, FREE), []
     for agent in cells_of(runs, "agent"):
-        mine = _named(runs, agent)
+        mine = of_agent(runs, agent)
         prices = [by_seed(free, mine, number_of(which)) for which in ("nominal", "sampled")]
         achieved = "-" if agent == FREE else text_of([_achieved(run) for run in mine])
         cells = [*(text_of(price, sign=True) for price in prices), text_of([number_of("1")(run) for run in mine])]
@@ -91,7 +91,7 @@ def _verdicts(runs: list[dict]) -> list[str]:
     lines = []
     for other in list(CLASSES)[1:]:
         for gamma in _budgets(runs):
-            pair = [_named(runs, f"{name} {gamma:g}") for name in ("AAJR", other)]
+            pair = [of_agent(runs, f"{name} {gamma:g}") for name in ("AAJR", other)]
             if all(some and all(_achieved(run) <= MET * gamma for run in some) for some in pair):
                 gains = by_seed(*pair, number_of("sampled"))
                 lines.append(
@@ -104,10 +104,10 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     """The price over gamma, sampled; filled where the budget is met."""
     for axes, said in zip(panels(figure, tuple(WEIGHTS)), WEIGHTS, strict=True):
         here = [run for run in runs if run["cell"].startswith(f"{said}, ")]
-        free = _named(here, FREE)
+        free = of_agent(here, FREE)
         for (name, _), color in zip(CLASSES.items(), ("#0072B2", "#009E73", "#D55E00"), strict=True):
             for gamma in _budgets(here):
-                mine = _named(here, f"{name} {gamma:g}")
+                mine = of_agent(here, f"{name} {gamma:g}")
                 if not mine:
                     continue
                 price = by_seed(free, mine, number_of("sampled"))
@@ -117,10 +117,6 @@ def draw(figure: Figure, runs: list[dict]) -> None:
         axes.set(xscale="log", xlabel="gamma", ylabel="price, points of sampled success")
         if here:
             axes.legend(frameon=False)
-
-
-def _named(runs: list[dict], agent: str, seed: int | None = None) -> list[dict]:
-    return [run for run in runs if run["agent"] == agent and seed in (None, run["seed"])]
 
 
 def _budgets(runs: list[dict]) -> list[float]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .forgetting import RealCell, real_cells
-from .page import by_seed, cells_of, markdown_table, number_of, text_of, verdict
+from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
 TITLE = "High rank (section 6)"
@@ -40,7 +40,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
 def section(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
-        mine = [run for run in runs if run["agent"] == agent]
+        mine = of_agent(runs, agent)
         numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", "1")]
         rows.append(
             [agent, *numbers, text_of([run["kl"] for run in mine], 3), text_of([run["train_seconds"] for run in mine])]
@@ -57,7 +57,7 @@ def section(runs: list[dict]) -> list[str]:
         ("SHiRA 16", "LoRA 16"),
         (FULL, f"LoRA {RANKS[-1]}"),
     ):
-        pair = [[run for run in runs if run["agent"] == agent] for agent in (more, less)]
+        pair = [of_agent(runs, agent) for agent in (more, less)]
         lines.append(f"- {more} withstands more at 1x than {less}: {verdict(by_seed(*pair, number_of('1')))}.")
     return lines
 
@@ -66,10 +66,10 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     """Success over LoRA's rank, with the other families and all weights as lines."""
     for axes, name in zip(panels(figure, ("no attack", "own gradients at 1x")), ("nominal", "1"), strict=True):
         for rank in RANKS:
-            mine = [number_of(name)(run) for run in runs if run["agent"] == f"LoRA {rank}"]
+            mine = [number_of(name)(run) for run in of_agent(runs, f"LoRA {rank}")]
             axes.plot([rank] * len(mine), mine, "o", color="#0072B2", label="LoRA" if rank == RANKS[0] else None)
         for agent, color in (("HiRA 16", "#009E73"), ("SHiRA 16", "#D55E00"), (FULL, "#000000")):
-            for i, run in enumerate(run for run in runs if run["agent"] == agent):
+            for i, run in enumerate(of_agent(runs, agent)):
                 axes.axhline(number_of(name)(run), color=color, linewidth=1, label=agent if i == 0 else None)
         axes.set(xscale="log", xlabel="rank of LoRA", ylabel="success, %", ylim=(-2, 102))
         axes.set_xticks(RANKS, map(str, RANKS))

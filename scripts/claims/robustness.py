@@ -15,7 +15,7 @@ from recipe_study import ENOUGH_SEEDS
 
 from .cells import Cell
 from .methods import METHODS
-from .page import by_seed, cells_of, holm, markdown_table, number_of, text_of, verdict
+from .page import by_seed, cells_of, holm, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
 TITLE = "Robust success inside and outside the ball"
@@ -56,7 +56,7 @@ def section(runs: list[dict]) -> list[str]:
     for setting in dict.fromkeys(map(_setting, runs)):
         here = [run for run in runs if _setting(run) == setting]
         lines += ["", f"**{setting}**", "", *_table(here), ""]
-        declared = by_seed(_named(here, PENALTY), _named(here, REFERENCE), number_of(MEASURE))
+        declared = by_seed(of_agent(here, PENALTY), of_agent(here, REFERENCE), number_of(MEASURE))
         said = "The declared comparison: " if setting == DECLARED else ""
         lines += [f"{said}{PENALTY} withstands more at 1x, sampled, than adversarial training: {verdict(declared)}."]
         lines += ["", *_differences(here)]
@@ -66,7 +66,7 @@ def section(runs: list[dict]) -> list[str]:
 def _table(runs: list[dict]) -> list[str]:
     radii, rows = list(runs[0]["worst_case_success"]), []
     for method in cells_of(runs, "agent"):
-        mine = _named(runs, method)
+        mine = of_agent(runs, method)
         numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", *radii, "sampled", MEASURE)]
         rows.append([method, *numbers, f"{statistics.median(run['train_seconds'] for run in mine):.0f}"])
     header = ["method", "nominal", *(f"{radius}x" for radius in radii), "sampled nominal", "sampled 1x", "train s"]
@@ -82,7 +82,7 @@ def _differences(runs: list[dict]) -> list[str]:
     pairs |= {f"{DROPOUT[0]}, against {DROPOUT[1]}": DROPOUT}
     found = {
         name: [
-            by_seed(*(_named(runs, method) for method in pair), number_of(which))
+            by_seed(*(of_agent(runs, method) for method in pair), number_of(which))
             for which in ("1", MEASURE, "sampled")
         ]
         for name, pair in pairs.items()
@@ -121,7 +121,3 @@ def ascent_and_rows(run: dict) -> tuple[int, int]:
 
 def _setting(run: dict) -> str:
     return run["cell"].rpartition(", seed ")[0]
-
-
-def _named(runs: list[dict], agent: str) -> list[dict]:
-    return [run for run in runs if run["agent"] == agent]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from .cells import Cell
 from .methods import METHODS
-from .page import cells_of, markdown_table, number_of
+from .page import cells_of, markdown_table, number_of, of_agent
 from .preset import Preset
 
 TITLE = "How the settings were chosen"
@@ -62,7 +62,7 @@ def _scores(runs: list[dict]) -> dict[str, dict[float, tuple[float, float]]]:
     for method in METHODS:
         mine = [run for run in runs if run["cell"].startswith(f"{method}, seed ")]
         for value in dict.fromkeys(run["agent"] for run in mine):
-            some = [run for run in mine if run["agent"] == value]
+            some = of_agent(mine, value)
             if any(run.get("diverged") for run in some):
                 continue
             means = [statistics.mean(map(number_of(name), some)) for name in ("nominal", MEASURE)]
