@@ -36,8 +36,8 @@ EVALUATION = [
     "1",
     *LIMITS,
 ]
-# Tool calls have no attack `from_others`. Their prompts are several times as long.
-TOOL_CALLS = ["--attacks", "warm_nll", "restart", "margin", "--multiples", "0.25", "0.5", "1", *LIMITS]
+# Tool calls have no attack `from_others`. Their prompts are several times as long, so there are fewer attacks and radii.
+TOOL_CALLS = ["--attacks", "warm_nll", "margin", "--multiples", "0.25", "0.5", *LIMITS]
 CONGESTION, VARIANTS, CALLS = "congestion", "congestion-variants", "tool-calling"
 # Which recipes each task trains after `sft`; only `congestion` repeats them with other seeds.
 TASKS = {
