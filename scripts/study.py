@@ -107,7 +107,7 @@ def page(runs: list[dict], preset: str) -> str:
     for name, claim in CLAIMS.items():
         mine = [run for run in runs if run["claim"] == name]
         if done := shown(claim, mine):
-            lines += ["", f"## {claim.TITLE}", "", " ".join(claim.__doc__.split()), "", *claim.section(done)]
+            lines += ["", f"## {claim.TITLE}", "", *paragraphs(claim.__doc__), *claim.section(done)]
             lost = [f"{run['agent']} ({run['cell']})" for run in mine if run not in done]
             lines += (
                 ["", f"Left out, because a number of the training was not finite: {'; '.join(lost)}."] if lost else []
@@ -115,6 +115,11 @@ def page(runs: list[dict], preset: str) -> str:
             lines += ["", f"`python scripts/study.py --preset {preset} --claims {name}`"]
             lines += ["", f"![{claim.TITLE}](study-{name}.png)"]
     return "\n".join([*lines, ""])
+
+
+def paragraphs(text: str) -> list[str]:
+    """Return a line for each paragraph, and an empty one after it."""
+    return [line for part in text.split("\n\n") for line in (" ".join(part.split()), "")]
 
 
 def run_claim(

@@ -1,12 +1,14 @@
 """
 Which value of its field does each method take? Of the values that lose at most two points of nominal success against
 adversarial training as its recipe is, the one of whose sampled answers most withstand the training radius, under all attacks, on
-the tuning seeds. If none loses so little, the one that loses least. This is the third rule. The one that was written down before
-the runs compared with plain fine-tuning; it was changed when adversarial training was tuned, and before any penalty was: every
-value of adversarial training loses about four points, so one observation of 128 would have chosen the value that withstands
-least. The second one counted greedy answers; it was changed when two seeds of robust success were known, because it chose a
-lambda for the amortised penalty with which half of the sampled answers are wrong. For AAJR and for adversarial training, the
-two methods of the declared comparison, the last two rules choose the same values.
+the tuning seeds. If none loses so little, the one that loses least.
+
+This is the third rule. The one that was written down before the runs compared with plain fine-tuning; it was changed when
+adversarial training was tuned, and before any penalty was: every value of adversarial training loses about four points, so one
+observation of 128 would have chosen the value that withstands least. The second one counted greedy answers; it was changed when
+two seeds of robust success were known, because it chose a lambda for the amortised penalty with which half of the sampled
+answers are wrong. For AAJR and for adversarial training, the two methods of the declared comparison, the last two rules choose
+the same values.
 """
 
 from __future__ import annotations
