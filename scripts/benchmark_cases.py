@@ -12,7 +12,7 @@ RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
 
 class Model(NamedTuple):
-    """Sizes of a Llama model. The names in `MODELS` give the parameters of the layers, without the embeddings."""
+    """Sizes of a Llama model. Most names in `MODELS` give the parameters of the layers, without the embeddings."""
 
     layers: int
     hidden: int

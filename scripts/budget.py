@@ -6,7 +6,7 @@ Test whether training meets an amplification budget for different initial values
 
 The script trains each agent in its world with `amplification_budget` twice: from lambda = 0, and from 100 times the
 lambda that the first run has found. The settings are those of recipes/congestion/aajr-amortised.yaml, except for three
-ascent steps, the default warm-up, and a constant learning rate of 5e-4, so that the end of a run does not depend on a
+ascent steps, an absolute lambda, the default warm-up, and a constant learning rate of 5e-4, so that the end of a run does not depend on a
 schedule. Runs that exist in `--work` are not repeated. The script writes budget.md, .png and .json.
 """
 

@@ -40,7 +40,7 @@ from aajr_hf.evaluation.robustness.screening import agreement_on, fit_predictor,
 from aajr_hf.training.policy.policy import frozen_parameters
 
 MULTIPLES = (0.5, 0.75, 1.0, 2.0)
-UNIVERSAL = {"mean gradient": "the mean gradient, one step", "universal": f"universal, {STEPS} steps"}
+UNIVERSAL = ("mean gradient", "universal")
 RANDOM = "random universal"
 SHOWN = ("random", RANDOM, *UNIVERSAL, "one step", "PGA")
 FITTED = (16, 32, 64, 128, 256)

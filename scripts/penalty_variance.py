@@ -40,9 +40,9 @@ SETTINGS = [
 
 
 def trainer_for(model: str, batch_size: int, batches: int, folder: str) -> AAJRTrainer:
-    """Return the recipe's trainer, with the penalty at full strength on every batch."""
+    """Return a trainer with the recipe's adversary and penalty, at full strength on every batch."""
     recipe = yaml.safe_load(RECIPE.read_text())
-    names = ("epsilon", "ascent_steps", "regularizer", "regularizer_lambda", "freeze_embeddings", "seed")
+    names = ("epsilon", "regularizer", "regularizer_lambda", "freeze_embeddings", "seed")
     settings = {name: recipe[name] for name in names} | {
         "ascent_steps": 3
     }  # so that there are several points to sample from

@@ -1,6 +1,6 @@
 """
 How robust is a real language model after the recipes of recipes/smollm2-135m? Each recipe trains SmolLM2-135M-Instruct, and
-all agents of a task and a seed are attacked together, each also with what was found on the others.
+all agents of a seed are attacked together, those of `congestion` each also with what was found on the others.
 
     aajr fetch smollm2-135m
     python scripts/smollm2_study.py --model outputs/smollm2-135m
@@ -50,7 +50,7 @@ INTRODUCTION = """# The recipes of SmolLM2-135M
 
 `python scripts/smollm2_study.py --model outputs/smollm2-135m` makes this page and `smollm2.json`; the settings are those
 of `recipes/smollm2-135m`. SmolLM2-135M-Instruct learns a task by plain fine-tuning (*sft*); each of the other agents
-goes on from there. All agents of a task and a seed are attacked together (`aajr evaluate {evaluation}`), each also with what was found on the others.
+goes on from there. All agents of `congestion` and a seed are attacked together (`aajr evaluate {evaluation}`), each also with what was found on the others.
 More attacks and more steps would leave less. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
 were measured on one thread, beside other work."""
 
@@ -139,7 +139,7 @@ def page(runs: list[dict]) -> str:
     calls = [run for run in runs if run["task"] == CALLS]
     if calls:
         lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", ""]
-        lines += [f"`aajr evaluate {' '.join(TOOL_CALLS)}`", "", *_calls_table(calls), ""]
+        lines += [f"Each agent by itself: `aajr evaluate {' '.join(TOOL_CALLS)}`", "", *_calls_table(calls), ""]
     return "\n".join(lines)
 
 

@@ -1,10 +1,10 @@
 """
-Does AAJR pay? The study tests the paper's claims one by one, with all attacks of `aajr evaluate`, on small agents
+Does AAJR pay? The study tests the paper's claims one by one, with the attacks of `aajr evaluate`, on small agents
 (docs/results/agents) and, with --model, on SmolLM2-135M-Instruct.
 
     python scripts/study.py --preset smoke              # only tests that it runs
     python scripts/study.py --preset small              # one seed, fewer methods and steps
-    python scripts/study.py --preset full               # eight seeds, three for what takes longest
+    python scripts/study.py --preset full               # eight seeds for the declared comparison, three for everything else
     python scripts/study.py --preset full --shard 1/8   # an eighth of it; other machines, or other days, take the rest
     python scripts/study.py --claims tuning price       # some claims
 

@@ -7,13 +7,14 @@ import json
 import math
 import statistics
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from recipe_study import ROOT, evaluate_once, run_command, train_once
 
+from aajr_hf import AAJRConfig
 from aajr_hf.evaluation.comparison.runs import gradient_norms
 
 RECIPES = ROOT / "recipes" / "congestion"
@@ -53,6 +54,11 @@ class Agent:
     def settings(self) -> list:
         """Return what the agent depends on, except its seed, the code and the base agent."""
         return [self._recipe(), self.fields, self.checkpoint]
+
+    def config(self) -> AAJRConfig:
+        """Return the configuration of its training."""
+        told = self._recipe() | {"bf16": False} | self.fields
+        return AAJRConfig(**{item.name: told[item.name] for item in fields(AAJRConfig) if item.name in told})
 
     def _recipe(self) -> dict[str, Any]:
         return yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text())

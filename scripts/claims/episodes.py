@@ -117,7 +117,7 @@ def section(runs: list[dict]) -> list[str]:
         "it is weak against an agent that hides its gradient.",
     ]
     for world in cells_of(runs, "world"):
-        here = [run for run in runs if run["world"] == world and not run.get("diverged")]
+        here = [run for run in runs if run["world"] == world]
         lines += ["", f"**{world}**, shock: {SHOCKS[world][0]}", "", *_table(here), ""]
         for agent in cells_of(here, "agent"):
             if agent not in (BASE, REFERENCE):
@@ -154,7 +154,7 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     """Success of each base agent's fine-tunings under each condition, a panel for each world."""
     worlds = cells_of(runs, "world")
     for axes, world in zip(figure.subplots(1, len(worlds), sharey=True, squeeze=False)[0], worlds, strict=True):
-        here = [run for run in runs if run["world"] == world and not run.get("diverged")]
+        here = [run for run in runs if run["world"] == world]
         for i, agent in enumerate(agents := cells_of(here, "agent")):
             mine = of_agent(here, agent)
             shift = 0.6 * (i / max(len(agents) - 1, 1) - 0.5)

@@ -35,7 +35,7 @@ METHODS: dict[str, tuple[str, dict]] = {
     "adversarial, LoRA": ("adversarial", LORA),
     "AAJR, LoRA": ("aajr-lora", LORA),
 }
-# Its own gradients and random points; scripts/smollm2_study.py runs all attacks.
+# Its own gradients and random points; scripts/smollm2_study.py runs others, too.
 ATTACKS = ("--attacks", "warm_nll", "restart", "random", "tempered_nll")
 
 
@@ -90,7 +90,7 @@ class RealCell:
             subprocess.run([*command, "--output", str(kept)], check=True, stdout=subprocess.DEVNULL)
         success, general = json.loads((output / "results.json").read_text())["runs"], json.loads(kept.read_text())
         same = {"claim": claim, "cell": self.key, "seed": self.seed, "settings": self.settings()}
-        numbers = ("nominal_success", "sampled_success", "worst_case_success", "amplification", "train_seconds")
+        numbers = ("nominal_success", "worst_case_success", "train_seconds")
         return [
             same | {"agent": name} | {number: success[slug(name)][number] for number in numbers} | general[slug(name)]
             for name in agents

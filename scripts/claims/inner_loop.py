@@ -136,7 +136,7 @@ def _plain_table(runs: list[dict]) -> list[str]:
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:
-    """What training's own ascent leaves and what all attacks leave, over training, for the smallest and the largest K."""
+    """What an ascent of as many steps on training's loss leaves and what all attacks leave, over training, for the smallest and the largest K."""
     measured = [run for run in runs if not _is(run, PLAIN)]
     keys = sorted({run["cell"].split(", ")[1] for run in measured}, key=lambda key: int(key.rpartition(" ")[2]))
     if not keys:

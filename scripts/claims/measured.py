@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import fields
-from typing import Any
 
-import yaml
 from recipe_study import ENOUGH_SEEDS
 
-from aajr_hf import AAJRConfig
+from aajr_hf.cli.common.measured import objective_of
 
-from .cells import RECIPES, Agent
 from .methods import METHODS
 from .page import by_seed, cells_of, number_of, text_of
 from .robustness import REFERENCE, ascent_and_rows
 
 PLAIN = "sft"
 NAMES = {PLAIN: "plain fine-tuning", REFERENCE: "adversarial training with as many ascent steps"}
-# The settings that must be equal for a sentence to be said; those of a penalty only where there is one.
-SAME = ("regularizer", "ascent_steps", "epsilon", "clean_loss_weight")
-OF_PENALTY = (
-    *("lambda_mode", "regularizer_lambda", "amplification_budget", "penalty_output"),
-    *("penalty_trajectory", "penalty_fraction", "penalty_interval"),
-)
 
 
 def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
     """
     Return settings and sentences, for each method and number of ascent steps with enough seeds, from the runs with most
-    training rows. Methods with dropout have none, because it is no setting of the objective.
+    training rows.
     """
     found = []
     for steps in sorted({ascent_and_rows(run)[0] for run in runs}):
@@ -40,23 +30,12 @@ def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
             for method in cells_of(here, "agent")
         }
         for method, mine in ((name, some) for name, some in by_method.items() if name in chosen):
-            penalised = (
-                METHODS[method].tuned == "regularizer_lambda" and "model_init_kwargs" not in METHODS[method].fields
-            )
-            if method == REFERENCE or penalised:
+            if method != PLAIN:
                 against = PLAIN if method == REFERENCE else REFERENCE
                 sentence = _sentence(mine, by_method.get(against, []), NAMES[against])
                 agent = METHODS[method].under_pressure(chosen[method], steps, most)
-                found += [{"settings": settings_of(agent), "measured": sentence}] if sentence else []
+                found += [{"settings": objective_of(agent.config()), "measured": sentence}] if sentence else []
     return found
-
-
-def settings_of(agent: Agent) -> dict[str, Any]:
-    """Return the settings of an agent's training that a sentence is about."""
-    told = yaml.safe_load((RECIPES / f"{agent.recipe}.yaml").read_text()) | agent.fields
-    defaults = {item.name: item.default for item in fields(AAJRConfig)}
-    names = SAME if told.get("regularizer") == "none" else (*SAME, *OF_PENALTY)
-    return {name: told.get(name, defaults[name]) for name in names}
 
 
 def _sentence(mine: list[dict], reference: list[dict], name: str) -> str | None:

@@ -29,7 +29,7 @@ COUNTS_FAILURES = ""  # of every cell: a value with a failed training is not cho
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
-    """One cell for each seed and method. Those of the smallest seed are attacked first."""
+    """One cell for each seed and method."""
     return [
         Cell(
             f"{method}, seed {seed}",

@@ -225,21 +225,29 @@ def test_a_training_says_what_was_measured_of_its_settings(monkeypatch, tmp_path
                 runs.append(claim_run("robustness", cell, method, left=gain, train_seconds=seconds))
         runs.append(claim_run("robustness", f"K = 3, 8000 rows, seed {seed}", "adversarial"))
     told = measured.entries(runs, FIRST)
-    assert len(told) == 2  # plain fine-tuning is what others are compared with, and dropout is no field of its own
+    assert len(told) == 3  # plain fine-tuning is what others are compared with
     (tmp_path / "measured.json").write_text(json.dumps(told))
     monkeypatch.setattr(sentences, "MEASURED", tmp_path / "measured.json")
-    penalised = {"epsilon": 0.25, "clean_loss_weight": 1.0, "lambda_mode": "relative", "regularizer_lambda": 0.03}
-    sampled = AAJRConfig(
-        str(tmp_path), bf16=False, ascent_steps=1, penalty_trajectory="sample", penalty_fraction=0.5, **penalised
-    )
+    same = {
+        "epsilon": 0.25,
+        "clean_loss_weight": 1.0,
+        "aajr_warmup_ratio": 0.3,
+        "freeze_embeddings": True,
+        "ascent_steps": 1,
+    }
+    penalised = same | {"lambda_mode": "relative", "regularizer_lambda": 0.03}
+    sampled = AAJRConfig(str(tmp_path), bf16=False, penalty_trajectory="sample", penalty_fraction=0.5, **penalised)
     assert (
         "against adversarial training with as many ascent steps: about 1.5 times the time, +22.0 ± 2.5 points"
         in sentences.measured_of(sampled)
     )
-    assert sentences.measured_of(replace(sampled, regularizer_lambda=0.3)) is None
-    adversarial = AAJRConfig(
-        str(tmp_path), bf16=False, ascent_steps=1, epsilon=0.25, clean_loss_weight=1.0, regularizer="none"
-    )
+    for other in ({"regularizer_lambda": 0.3}, {"nuisance": "random"}, {"perturbed_tokens": "observation"}):
+        assert sentences.measured_of(replace(sampled, **other)) is None
+    assert sentences.measured_of(replace(sampled, overfitting_interval=10)) == sentences.measured_of(sampled)
+    dropout = replace(sampled, model_init_kwargs={"attention_dropout": 0.1}, penalty_fraction=1.0)
+    assert "+30.0 ± 0.0 points" in sentences.measured_of(dropout)
+    assert sentences.measured_of(replace(dropout, model_init_kwargs=None)) is None
+    adversarial = AAJRConfig(str(tmp_path), bf16=False, regularizer="none", regularizer_lambda=0.5, **same)
     assert "against plain fine-tuning: about 2.0 times the time, +20.0 ± 0.0 points" in sentences.measured_of(
         adversarial
     )

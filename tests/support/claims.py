@@ -1,4 +1,4 @@
-"""Runs of the study of claims."""
+"""Runs of scripts/study.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All attacks, in the order in which they run: first by the agent's own gradients, then with other models."""
+"""All attacks, in the order in which they run. Those that need other agents come last."""
 
 from __future__ import annotations
 

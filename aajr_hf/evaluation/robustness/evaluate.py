@@ -51,7 +51,7 @@ def evaluate_agents(
     Measure agents on the same held-out rows with `prompt`, `completion`, `actions` and `action_costs`.
 
     Success means that every token of the answer equals the expert's. Greedy decoding succeeds if each token of the
-    expert's answer is the most likely one after the tokens before it. Sampling at temperature 1 succeeds with the
+    expert's answer is the most likely one after the tokens before it. Sampling at the agent's temperature succeeds with the
     product of the tokens' probabilities; this probability is averaged directly, without drawing samples. An agent
     withstands a radius if no attack finds a perturbation within this or a smaller radius for which greedy
     decoding does not give the expert's answer.

@@ -14,7 +14,7 @@ class SuccessShares(TypedDict):
 
     Attributes:
         nominal_success, sampled_success: Success without attack: the expert's answer by greedy decoding, and the
-            mean of its probability at temperature 1.
+            mean of its probability at the agent's temperature, 1 unless `--own_temperature` is given.
         worst_case_success, sampled_worst_case_success: The same under all attacks within a radius or a smaller one.
         all_attacks_success: `worst_case_success`, also under attacks in words.
     """
