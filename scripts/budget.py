@@ -18,11 +18,9 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from shared.commands import ROOT, call, flags
 from transformers import AutoConfig
 
-from aajr_hf.cli.main import main as aajr
-
-ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "congestion" / "aajr-amortised.yaml"
 # Number of penalty evaluations in a running mean. Each evaluation samples four points from the ascents of a batch.
 WINDOW = 20
@@ -50,9 +48,7 @@ def train(model: Path, world: str, start: float, budget: float, steps: int, fold
             "aajr_warmup_ratio": 0.1,
             "logging_steps": 4,
         }
-        flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-        if aajr(["train", "--config", str(RECIPE), *flags]) != 0:
-            sys.exit(2)
+        call("train", "--config", RECIPE, *flags(settings))
     logs = [log for log in json.loads(state.read_text())["log_history"] if "aajr/lambda" in log]
     return {
         "step": [log["step"] for log in logs],

@@ -12,12 +12,12 @@ exist in `--work` are not made again. The script writes budget-matrix.json, .md 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from recipe_study import BASE, ROOT, cell, evaluate_once, train_once
+from shared.commands import BASE, ROOT, evaluate_once, train_once
+from shared.tables import cell, write_results
 
 from aajr_hf.evaluation.reporting.plots import render
 
@@ -115,10 +115,7 @@ def main() -> None:
     parser.add_argument("--max_steps", type=int, help="of training, instead of the recipe's")
     arguments = parser.parse_args()
     runs = measure(arguments)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (arguments.output / "budget-matrix.json").write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "budget-matrix.md").write_text(page(runs, arguments.examples))
+    write_results(arguments.output / "budget-matrix", runs, page(runs, arguments.examples))
     (arguments.output / "budget-matrix.png").write_bytes(render(lambda figure: draw(figure, runs)))
 
 

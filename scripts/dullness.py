@@ -11,11 +11,11 @@ Training starts from docs/results/agents/congestion, with recipes/congestion/aaj
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from methods import differences
-from recipe_study import ROOT, evaluate_once, runs_of, slug, table, train_once
+from shared.commands import ROOT, evaluate_once, slug, train_once
+from shared.tables import runs_of, table, write_results
 
 LAMBDAS = (0.3, 3.0)
 FLOORS = (0.0, 20.0)
@@ -66,10 +66,7 @@ def main() -> None:
         options = ["--examples", str(arguments.examples), "--seed", str(seed)]
         options += ["--attacks", "warm_nll", "restart", "from_others"]
         runs += runs_of(evaluate_once(arguments.work / f"evaluation-{seed}", agents, options), seed)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (arguments.output / "dullness.json").write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "dullness.md").write_text(page(runs, arguments.examples, arguments.max_steps))
+    write_results(arguments.output / "dullness", runs, page(runs, arguments.examples, arguments.max_steps))
 
 
 if __name__ == "__main__":

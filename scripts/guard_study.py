@@ -16,7 +16,8 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from recipe_study import ROOT, run_command
+from shared.commands import ROOT, run_command
+from shared.tables import write_results
 
 from aajr_hf.evaluation.reporting.plots import WIDE, panels, render
 
@@ -99,10 +100,7 @@ def main() -> None:
     parser.add_argument("--agent_steps", type=int, help="of the base agent (default: as aajr init-agent says)")
     arguments = parser.parse_args()
     runs = measure(arguments)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (arguments.output / "guard.json").write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "guard.md").write_text(page(runs))
+    write_results(arguments.output / "guard", runs, page(runs))
     (arguments.output / "guard.png").write_bytes(render(lambda figure: draw(figure, runs), WIDE))
 
 

@@ -16,16 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import yaml
 from matplotlib.figure import Figure
-from recipe_study import ROOT
+from shared.commands import ROOT, call
 
-from aajr_hf.cli.main import main as aajr
 from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.reporting.plots import WIDE, error_bars, render
 from aajr_hf.evaluation.reporting.results import percent_text
@@ -163,7 +161,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
     train(BASE, arguments.model, base, *fields, *(["--bf16", "false"] if slow else []))
     if not pairs.exists():
         texts = ("--injections", folder / "trained-on.yaml")
-        run("injections", folder / "more.jsonl", "--model", base, "--output", pairs, *texts)
+        call("injections", folder / "more.jsonl", "--model", base, "--output", pairs, *texts)
     models = [f"base={base}"]
     for name, fields in VARIANTS.items():
         out, recipe = folder / name.replace(" ", "-"), folder / "recipe.yaml"
@@ -174,7 +172,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
     asked = ["--dataset_name", folder / "test.jsonl", "--examples", arguments.examples, "--epsilon", 0.25]
     attacks = ["--attacks", "injection", "warm_nll", "--multiples", 1, "--perturbed_tokens", "tool"]
     texts = ("--injections", folder / "held-out.yaml", "--output", folder / "report")
-    run("evaluate", *models, *asked, *attacks, *([] if slow else ["--dtype", "bfloat16"]), *texts)
+    call("evaluate", *models, *asked, *attacks, *([] if slow else ["--dtype", "bfloat16"]), *texts)
     results = json.loads((folder / "report" / "results.json").read_text())
     for name, path in (model.split("=") for model in models):
         results["runs"][name]["notes_exact"] = exact_share(path, read_rows(sets["notes"]))
@@ -184,7 +182,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
 def train(recipe: Path, model: Path, out: Path, *fields: object) -> None:
     """Train an agent, unless it is there."""
     if not (out / "train_results.json").exists():
-        run("train", "--config", recipe, "--model_name_or_path", model, "--output_dir", out, *fields)
+        call("train", "--config", recipe, "--model_name_or_path", model, "--output_dir", out, *fields)
 
 
 def exact_share(path: str, rows: list[dict]) -> float:
@@ -192,12 +190,6 @@ def exact_share(path: str, rows: list[dict]) -> float:
     caller = ToolCaller(*load_agent(path), rows)
     verdicts = [verdict for start in range(0, len(rows), 20) for verdict in caller.answer(rows[start : start + 20])]
     return 100 * sum(verdict.exact for verdict in verdicts) / len(rows)
-
-
-def run(*argv: object) -> None:
-    """Run a command of `aajr`."""
-    if aajr(list(map(str, argv))) != 0:
-        sys.exit(f"aajr {argv[0]} failed")
 
 
 def page(results: dict, arguments: argparse.Namespace, minutes: float) -> str:

@@ -13,12 +13,13 @@ Agents and evaluations that exist in `--work` are not made again. The script wri
 from __future__ import annotations
 
 import argparse
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe_study import ABSOLUTE, EVERY, K1, K3, ROOT, SAMPLED, run_command, runs_of, slug, table
+from recipe_study import ABSOLUTE, EVERY, K1, K3, SAMPLED
+from shared.commands import ROOT, evaluate_once, slug, train_with
+from shared.tables import runs_of, table, write_results
 
 
 def _relative(weight: float, regularizer: str = "aajr") -> tuple[str, dict]:
@@ -95,30 +96,17 @@ class Setup:
         return work / self.name / slug(name)
 
     def train(self, work: Path, name: str) -> None:
-        """Train one agent, in a new process with one thread."""
-        folder = self.agent(work, name)
-        if not (folder / "train_results.json").is_file():
-            recipe, fields = SETTINGS[name]
-            common = {"model_name_or_path": self.base, "seed": self.seed} | self.fields
-            _train(folder, self.recipes / f"{recipe}.yaml", common | fields)
+        """Train one agent."""
+        recipe, fields = SETTINGS[name]
+        common = {"model_name_or_path": self.base, "seed": self.seed} | self.fields
+        train_with(self.recipes / f"{recipe}.yaml", self.agent(work, name), common | fields)
 
     def evaluate(self, work: Path) -> list[dict]:
         """Return the numbers of all agents, attacked together."""
-        output = work / self.name / "evaluation"
-        models = [f"{slug(name)}={self.agent(work, name)}" for name in self.settings]
-        options = ["--examples", str(self.examples), "--seed", str(self.seed), "--output", str(output)]
-        if not (output / "results.json").is_file():
-            run_command(["evaluate", *models, *options, *self.attacks], output)
-        runs = json.loads((output / "results.json").read_text())["runs"]
-        named = {name: runs[slug(name)] for name in self.settings}
-        return [run | {"setup": self.table} for run in runs_of(named, self.seed)]
-
-
-def _train(folder: Path, recipe: Path, fields: dict) -> None:
-    fields = {"output_dir": folder, "overwrite": "true"} | fields
-    options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-    run_command(["train", "--config", str(recipe), *options], folder)
-    print(f"trained {folder.parent.name}: {folder.name}", flush=True)
+        agents = {name: self.agent(work, name) for name in self.settings}
+        options = ["--examples", str(self.examples), "--seed", str(self.seed), *self.attacks]
+        found = evaluate_once(work / self.name / "evaluation", agents, options)
+        return [run | {"setup": self.table} for run in runs_of(found, self.seed)]
 
 
 def setups(worlds: list[str], model: Path | None, work: Path) -> list[Setup]:
@@ -136,8 +124,7 @@ def setups(worlds: list[str], model: Path | None, work: Path) -> list[Setup]:
                 chosen.append(Setup(f"{world}-{seed}", title, seed, *small, fields, FINALISTS, 128, []))
     if model is not None:
         folder, tuned = recipes / "smollm2-135m" / "congestion", work / "smollm2-135m" / "sft"
-        if not (tuned / "train_results.json").is_file():
-            _train(tuned, folder / "sft.yaml", {"model_name_or_path": model})
+        train_with(folder / "sft.yaml", tuned, {"model_name_or_path": model})
         name = "smollm2-135m"
         chosen.append(Setup(name, f"{name}, one seed", 0, tuned, folder, {}, FEW_OF_MODEL, 16, CHEAP))
     return chosen
@@ -164,10 +151,7 @@ def main() -> None:
             list(pool.map(lambda name, setup=setup: setup.train(arguments.work, name), setup.settings))
         runs += setup.evaluate(arguments.work)
         print(f"evaluated {setup.name}", flush=True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (arguments.output / "lambda.json").write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "lambda.md").write_text(page(runs))
+    write_results(arguments.output / "lambda", runs, page(runs))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import time
 from pathlib import Path
 
 import yaml
-from injection_study import ROOMS, TOOLS, run, schema, share
+from injection_study import ROOMS, TOOLS, schema, share
 from matplotlib.figure import Figure
+from shared.commands import call
 
 from aajr_hf.evaluation.reporting.plots import WIDE, error_bars, render
 from aajr_hf.evaluation.reporting.statistics import paired_difference
@@ -85,18 +86,18 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = folder / "base"
     if not base.exists():
-        run("init-agent", base, "--dataset_name", folder / "train.jsonl", "--steps", arguments.base_steps)
+        call("init-agent", base, "--dataset_name", folder / "train.jsonl", "--steps", arguments.base_steps)
     models = [f"base={base}"]
     for name, fields in VARIANTS.items():
         out, recipe = folder / name.replace(", ", "-").replace(" ", "-"), folder / "recipe.yaml"
         data = {"dataset_name": str(folder / "train.jsonl"), "max_steps": arguments.steps}
         recipe.write_text(yaml.safe_dump(TRAINING | fields | data))
         if not (out / "train_results.json").exists():
-            run("train", "--config", recipe, "--model_name_or_path", base, "--output_dir", out, "--use_cpu", "true")
+            call("train", "--config", recipe, "--model_name_or_path", base, "--output_dir", out, "--use_cpu", "true")
         models.append(f"{name}={out}")
     asked = ["--dataset_name", folder / "test.jsonl", "--examples", arguments.examples, "--epsilon", 0.25]
     attacks = ["--attacks", "incidental", "warm_nll", "--multiples", 1, 2, "--perturbed_tokens", "incidental"]
-    run("evaluate", *models, *asked, *attacks, "--output", folder / "report")
+    call("evaluate", *models, *asked, *attacks, "--output", folder / "report")
     return json.loads((folder / "report" / "results.json").read_text())
 
 

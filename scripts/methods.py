@@ -14,11 +14,11 @@ exist in `--work` are not made again. After each seed, the script writes methods
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from recipe_study import ENOUGH_SEEDS, ROOT, cell, evaluate_once, runs_of, slug, table, train_once
+from shared.commands import ROOT, evaluate_once, slug, train_once
+from shared.tables import ENOUGH_SEEDS, cell, runs_of, table, write_results
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
@@ -133,10 +133,7 @@ def main() -> None:
 
 def write(runs: list[dict], folder: Path, examples: int) -> None:
     """Write what is known so far, so that a run that is stopped leaves the seeds that it has finished."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (folder / "methods.json").write_text(f"[\n{lines}\n]\n")
-    (folder / "methods.md").write_text(page(runs, examples))
+    write_results(folder / "methods", runs, page(runs, examples))
 
 
 if __name__ == "__main__":

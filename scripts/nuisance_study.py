@@ -12,13 +12,13 @@ exist in `--work` are not made again. The script writes nuisance.json, nuisance.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from methods import differences
-from recipe_study import ROOT, cell, evaluate_once, runs_of, slug, table, train_once
+from shared.commands import ROOT, evaluate_once, slug, train_once
+from shared.tables import cell, runs_of, table, write_results
 
 from aajr_hf.evaluation.reporting.plots import WIDE, render
 
@@ -116,10 +116,7 @@ def main() -> None:
     parser.add_argument("--max_steps", type=int, default=STEPS, help="of training (default: %(default)s)")
     arguments = parser.parse_args()
     runs = measure(arguments)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (arguments.output / "nuisance.json").write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "nuisance.md").write_text(page(runs, arguments))
+    write_results(arguments.output / "nuisance", runs, page(runs, arguments))
     (arguments.output / "nuisance.png").write_bytes(render(lambda figure: draw(figure, runs), WIDE))
 
 

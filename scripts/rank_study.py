@@ -26,10 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank_study_report import write_report
+from shared.commands import BASE, ROOT, flags
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "congestion" / "aajr.yaml"
-BASE = ROOT / "docs" / "results" / "agents" / "congestion"
 ADAPTERS = ["full", *(f"lora:{rank}" for rank in (1, 8, 32)), "hira:8", "shira:8", "oft:8"]
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # The penalty's settings are written out in full, so that a change of the recipe does not change the study.
@@ -101,8 +100,7 @@ def train_and_measure(run: Run, work: Path, steps: int | None, examples: int) ->
     } | PENALTY
     options |= {"adapter_rank": rank} if rank else {}
     options |= {"max_steps": steps} if steps else {}
-    arguments = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    status = aajr(["train", "--config", str(RECIPE), *arguments])
+    status = aajr(["train", "--config", str(RECIPE), *flags(options)])
     if status == 1:  # a number was not finite: this rate is too high
         result = {"adapter": run.adapter, "seed": run.seed, "learning_rate": run.rate, "diverged": True}
         _write(result | {"nominal_success": 0.0, "worst_case_success": 0.0}, work / f"{run.label}.json")

@@ -13,17 +13,13 @@ The script writes recipe.json and recipe.md to `--output`.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from aajr_hf.evaluation.reporting.statistics import mean_interval
+from shared.commands import ROOT, evaluate_once, slug, train_once
+from shared.tables import differences, runs_of, table, write_results
 
-ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / "docs" / "results" / "agents" / "congestion"
 TUNING_SEED, TUNING_EXAMPLES = 0, 128
 K1, K3 = {"ascent_steps": 1}, {"ascent_steps": 3}
 # These settings are written out in full, so that a change of the recipe does not change the study.
@@ -75,8 +71,6 @@ FINALISTS = [
     "random direction, K = 1",
     "amortised, K = 1, lambda 6e-5",
 ]
-# Student's interval of two values is nine times their standard deviation, or nothing at all if they are equal.
-ENOUGH_SEEDS = 3
 # recipes/congestion/aajr.yaml, but for the unit of lambda, which lambda_study.py chose later
 CHOSEN = "AAJR, K = 1, lambda 6e-5"
 
@@ -93,11 +87,6 @@ tables show means with 95 % intervals over seeds (Student's t). Times were measu
 each, on a machine that also did other work."""
 
 
-def slug(name: str) -> str:
-    """Turn a setting's name into a name that is valid for a folder and for `aajr evaluate`."""
-    return "".join(c if c.isalnum() else "-" for c in name)
-
-
 def folder_of(work: Path, name: str, seed: int) -> Path:
     return work / f"{slug(name)}-{seed}"
 
@@ -106,57 +95,10 @@ def train(name: str, seed: int, work: Path, steps: int | None) -> None:
     train_once(folder_of(work, name, seed), *SETTINGS[name], seed, steps)
 
 
-def train_once(folder: Path, recipe: str, fields: dict, seed: int, steps: int | None) -> Path:
-    """
-    Train the base agent with a recipe of `congestion` and these fields, in a new process with one thread, unless the agent
-    is there. Return its folder.
-    """
-    if not (folder / "train_results.json").is_file():
-        fields = {"model_name_or_path": BASE, "output_dir": folder, "seed": seed, "environment_seed": seed} | fields
-        fields |= {"overwrite": "true"} | ({"max_steps": steps} if steps else {})
-        options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-        run_command(["train", "--config", str(ROOT / "recipes" / "congestion" / f"{recipe}.yaml"), *options], folder)
-        print(f"trained {folder.name}", flush=True)
-    return folder
-
-
 def evaluate(names: list[str], seed: int, work: Path, examples: int) -> dict[str, dict]:
     """Return the numbers of all agents of one seed, attacked together on observations of that seed."""
     agents = {name: folder_of(work, name, seed) for name in names}
     return evaluate_once(work / f"evaluation-{seed}", agents, ["--examples", str(examples), "--seed", str(seed)])
-
-
-def evaluate_once(output: Path, agents: dict[str, Path], options: list[str]) -> dict[str, dict]:
-    """Attack the agents together, unless the same was asked for before, and return the numbers of each by its name."""
-    models = [f"{slug(name)}={folder}" for name, folder in agents.items()]
-    file, asked = output / "results.json", output / "asked.json"
-    if not (file.is_file() and json.loads(asked.read_text()) == [models, options]):
-        run_command(["evaluate", *models, *options, "--output", str(output)], output)
-        asked.write_text(json.dumps([models, options]))
-        print(f"evaluated {output.name}", flush=True)
-    runs = json.loads(file.read_text())["runs"]
-    return {name: runs[slug(name)] for name in agents}
-
-
-def run_command(command: list[str], folder: Path) -> None:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    with log.open("w") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", "aajr_hf", *command], env=environment, stdout=file, stderr=subprocess.STDOUT
-        )
-    if done.returncode:
-        sys.exit(f"error: {folder.name} failed: see {log}")
-
-
-def runs_of(runs: dict[str, dict], seed: int) -> list[dict]:
-    """Return the fields of each agent that the page needs."""
-    kept = (
-        *("nominal_success", "sampled_success", "worst_case_success", "sampled_worst_case_success"),
-        *("amplification", "gradients", "attacks", "trust", "train_seconds", "examples"),
-    )
-    return [{"setting": name, "seed": seed} | {field: run[field] for field in kept} for name, run in runs.items()]
 
 
 def page(runs: list[dict]) -> str:
@@ -175,52 +117,6 @@ def page(runs: list[dict]) -> str:
         texts = ", ".join(f"`{field}: {value}`" for field, value in fields.items())
         lines.append(f"| {name} | `{recipe}.yaml` | {texts} |")
     return "\n".join([*lines, ""])
-
-
-def table(runs: list[dict]) -> list[str]:
-    """Return a table of means over seeds, with 95 % intervals if there are several seeds."""
-    radii = list(runs[0]["worst_case_success"])
-    headers = ["setting", "nominal", *(f"{m}x" for m in radii), "sampled nominal", "sampled 1x", "ampl.", "train s"]
-    lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
-    by_setting: dict[str, list[dict]] = {}
-    for run in runs:
-        by_setting.setdefault(run["setting"], []).append(run)
-    order = sorted(by_setting, key=lambda name: -sum(r["worst_case_success"]["1"] for r in by_setting[name]))
-    for name in order:
-        members = by_setting[name]
-        columns = [[run["nominal_success"] for run in members]]
-        columns += [[run["worst_case_success"][m] for run in members] for m in radii]
-        columns += [[run["sampled_success"] for run in members]]
-        columns += [[run["sampled_worst_case_success"]["1"] for run in members]]
-        columns += [[run["amplification"] for run in members], [run["train_seconds"] for run in members]]
-        lines.append(f"| {name} | {' | '.join(cell(values) for values in columns)} |")
-    return lines
-
-
-def cell(values: list[float], sign: str = "") -> str:
-    """Return the mean over seeds, with its 95 % interval if there are enough; `sign="+"` shows plus signs."""
-    mean, half = mean_interval(values)
-    return f"{mean:{sign}.1f}" if len(values) < ENOUGH_SEEDS else f"{mean:{sign}.1f} ± {half:.1f}"
-
-
-def differences(runs: list[dict], reference: str) -> list[str]:
-    """Return a table of the differences between each setting and a reference, paired by seed."""
-    theirs = {run["seed"]: run for run in runs if run["setting"] == reference}
-    radii = list(runs[0]["worst_case_success"])
-    headers = ["setting", "nominal", *(f"{m}x" for m in radii), "sampled nominal", "sampled 1x"]
-    lines = [f"Difference from {reference} in points, paired by seed:", "", f"| {' | '.join(headers)} |"]
-    lines += ["|---|" + "---:|" * (len(headers) - 1)]
-    for name in dict.fromkeys(run["setting"] for run in runs):
-        pairs = [(run, theirs[run["seed"]]) for run in runs if run["setting"] == name and run["seed"] in theirs]
-        if name == reference or not pairs:
-            continue
-        cells = [cell([run["nominal_success"] - other["nominal_success"] for run, other in pairs])]
-        cells += [cell([r["worst_case_success"][m] - o["worst_case_success"][m] for r, o in pairs]) for m in radii]
-        cells += [cell([run["sampled_success"] - other["sampled_success"] for run, other in pairs])]
-        sampled = "sampled_worst_case_success"
-        cells += [cell([run[sampled]["1"] - other[sampled]["1"] for run, other in pairs])]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
 
 
 def main() -> None:
@@ -248,10 +144,7 @@ def main() -> None:
     for seed, names in by_seed.items():
         examples = TUNING_EXAMPLES if seed == TUNING_SEED else arguments.examples
         runs += runs_of(evaluate(names, seed, arguments.work, examples), seed)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    (arguments.output / "recipe.json").write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "recipe.md").write_text(page(runs))
+    write_results(arguments.output / "recipe", runs, page(runs))
 
 
 if __name__ == "__main__":

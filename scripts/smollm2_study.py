@@ -16,7 +16,8 @@ import argparse
 import json
 from pathlib import Path
 
-from recipe_study import ROOT, differences, run_command, runs_of, table
+from shared.commands import ROOT, evaluate_once, train_with
+from shared.tables import differences, runs_of, table, write_results
 
 from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
@@ -56,24 +57,9 @@ were measured on one thread, beside other work."""
 
 
 def train(task: str, recipe: str, folder: Path, start: Path, fields: dict) -> None:
-    """Train one agent, in a new process with one thread."""
-    if (folder / "train_results.json").is_file():
-        return
-    fields = {"model_name_or_path": start, "output_dir": folder, "overwrite": "true"} | fields
-    if slow_bfloat16():
-        fields["bf16"] = "false"
-    options = [part for field, value in fields.items() for part in (f"--{field}", str(value))]
-    run_command(["train", "--config", str(RECIPES / task / f"{recipe}.yaml"), *options], folder)
-    print(f"trained {folder.name} for {task}", flush=True)
-
-
-def evaluate(output: Path, agents: dict[str, Path], options: list[str]) -> dict[str, dict]:
-    """Attack the agents together, and return the numbers of each."""
-    if not (output / "results.json").is_file():
-        models = [f"{name}={folder}" for name, folder in agents.items()]
-        run_command(["evaluate", *models, *options, "--output", str(output)], output)
-        print(f"evaluated {output.name}", flush=True)
-    return json.loads((output / "results.json").read_text())["runs"]
+    """Train one agent."""
+    fields = {"model_name_or_path": start} | fields | ({"bf16": "false"} if slow_bfloat16() else {})
+    train_with(RECIPES / task / f"{recipe}.yaml", folder, fields)
 
 
 def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
@@ -87,7 +73,7 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
             agents[recipe] = work / f"{recipe}-{seed}"
             train(CONGESTION, recipe, agents[recipe], base, {"seed": seed, "environment_seed": seed})
         options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16", *EVALUATION]
-        numbers = evaluate(work / f"{task}-{seed}", agents, options)
+        numbers = evaluate_once(work / f"{task}-{seed}", agents, options)
         runs += [run | {"task": task} for run in runs_of(numbers, seed)]
     return runs
 
@@ -103,7 +89,7 @@ def tool_calls(model: Path, data: Path, work: Path, examples: int) -> list[dict]
         train(CALLS, recipe, agents[recipe], start, {"dataset_name": work / "train"})
     options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4", *TOOL_CALLS]
     kept = ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals", "train_seconds")
-    numbers = evaluate(work / "evaluation", agents, options)
+    numbers = evaluate_once(work / "evaluation", agents, options)
     return [
         {"task": CALLS, "setting": name, "seed": 0} | {field: run[field] for field in kept}
         for name, run in numbers.items()
@@ -188,10 +174,7 @@ def main() -> None:
         else:
             seeds = arguments.seeds if task == CONGESTION else arguments.seeds[:1]
             runs += congestion(task, arguments.model, arguments.work, seeds, arguments.examples)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(run) for run in runs)  # one run per line
-    file.write_text(f"[\n{lines}\n]\n")
-    (arguments.output / "smollm2.md").write_text(page(runs))
+    write_results(file, runs, page(runs))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ from types import ModuleType
 from claims import CLAIMS, measured, tuning
 from claims.cells import Cell
 from claims.preset import PRESETS, Preset
-from recipe_study import ROOT
+from shared.commands import ROOT
+from shared.tables import write_results
 
 from aajr_hf.cli.common.measured import MEASURED
 from aajr_hf.evaluation.reporting.plots import WIDE, render
@@ -76,12 +77,9 @@ class Study:
         print(f"{claim}: {cell.key} is done; {left} cells of this claim are left; {minutes:.0f} min", flush=True)
 
     def write(self) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
         order = list(CLAIMS)
         self.runs.sort(key=lambda run: order.index(run["claim"]))  # stable: cells stay in their order
-        lines = ",\n".join(json.dumps(run) for run in self.runs)  # one run per line
-        replace_file(self.file, f"[\n{lines}\n]\n".encode())
-        replace_file(self.output / "study.md", page(self.runs, self.preset).encode())
+        write_results(self.file, self.runs, page(self.runs, self.preset))
         if self.preset == "full":  # what the page says, `aajr train` says, too
             told = measured.entries(
                 shown(CLAIMS["robustness"], self.of("robustness")), tuning.choose(self.of("tuning"))

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from shared.commands import ROOT, call, flags
 
-from aajr_hf.cli.main import main as aajr
 from aajr_hf.environments import expert_rows, held_out_rows
 from aajr_hf.evaluation.agents import load_agent
 from aajr_hf.evaluation.attacks.ascent import Ascent
@@ -138,17 +138,9 @@ def train(base: Path, out: Path, bank: Path, fields: dict[str, Any], steps: int,
         "use_cpu": True,
         "logging_steps": steps,
     }
-    options = ["--overwrite", "true"]
-    options += [part for name, value in (plain | how | fields).items() for part in (f"--{name}", str(value))]
-    recipe = Path(__file__).parents[1] / "recipes" / WORLD / "sft.yaml"
-    run("train", "--config", recipe, "--model_name_or_path", base, "--output_dir", out, *options)
+    told = {"model_name_or_path": base, "output_dir": out, "overwrite": True} | plain | how | fields
+    call("train", "--config", ROOT / "recipes" / WORLD / "sft.yaml", *flags(told))
     return out
-
-
-def run(*argv: object) -> None:
-    """Run a command of `aajr`."""
-    if aajr(list(map(str, argv))) != 0:
-        sys.exit(f"aajr {argv[0]} failed")
 
 
 def kept(file: Path, make: Callable[[], Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from recipe_study import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS
 
 from aajr_hf.evaluation.reporting.plots import panels
 

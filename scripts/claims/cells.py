@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from recipe_study import ROOT, evaluate_once, run_command, train_once
+from shared.commands import ROOT, evaluate_once, run_command, train_once
 
 from aajr_hf import AAJRConfig
 from aajr_hf.evaluation.comparison.runs import gradient_norms

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from recipe_study import ROOT, run_command
+from shared.commands import ROOT, run_command
 
 from aajr_hf.environments import WORLDS
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import smollm2_study
 from matplotlib.figure import Figure
-from recipe_study import ROOT, run_command, slug
+from shared.commands import ROOT, run_command, slug
 
 from aajr_hf.evaluation.reporting.plots import panels
 

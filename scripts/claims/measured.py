@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from recipe_study import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS
 
 from aajr_hf.cli.common.measured import objective_of
 

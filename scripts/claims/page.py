@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from recipe_study import ENOUGH_SEEDS
 from scipy.stats import ttest_1samp
+from shared.tables import ENOUGH_SEEDS
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 

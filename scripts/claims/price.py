@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from recipe_study import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS
 
 from aajr_hf.evaluation.reporting.plots import panels
 

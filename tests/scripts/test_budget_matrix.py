@@ -8,7 +8,7 @@ from pathlib import Path
 
 import budget_matrix
 import pytest
-import recipe_study
+from shared import commands
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_each_defence_meets_each_attack_and_differences_are_paired_by_seed(tmp_p
             out.mkdir(parents=True)
             (out / "train_results.json").write_text("{}")
 
-    monkeypatch.setattr(recipe_study, "run_command", run_command)
+    monkeypatch.setattr(commands, "run_command", run_command)
     few = ["--radii", "0.2", "0.1", "0.3", "--seeds", "1", "2", "3", "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["budget_matrix.py", *few, "--output", str(tmp_path / "out")])
     budget_matrix.main()

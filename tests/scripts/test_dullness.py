@@ -6,15 +6,15 @@ import json
 import sys
 
 import dullness
-import recipe_study
 import yaml
+from shared.commands import ROOT
 
 from aajr_hf import AAJRConfig
 from tests.support.studies import method_run as run
 
 
 def test_settings_are_large_lambdas_with_and_without_a_floor():
-    recipe = yaml.safe_load((recipe_study.ROOT / "recipes" / "congestion" / "aajr.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "recipes" / "congestion" / "aajr.yaml").read_text())
     usual, fields = recipe["regularizer_lambda"], AAJRConfig.__dataclass_fields__
     assert recipe["lambda_mode"] == "relative"
     settings = list(dullness.SETTINGS.values())

@@ -60,7 +60,7 @@ def test_the_page_has_the_measured_numbers(tmp_path, monkeypatch):
         if argv[0] == "train":
             recipes.append(yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text()))
 
-    monkeypatch.setattr(injection_study, "run", run)
+    monkeypatch.setattr(injection_study, "call", run)
     monkeypatch.setattr(injection_study, "exact_share", lambda path, rows: 90.0)
     few = ["--model", "smollm2", "--folder", str(tmp_path / "work"), "--steps", "3", "--output", str(out)]
     monkeypatch.setattr(sys, "argv", ["injection_study.py", *few])

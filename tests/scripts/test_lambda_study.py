@@ -29,7 +29,7 @@ def test_settings_are_fields_of_the_configuration():
 
 def test_the_base_agents_are_there(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(lambda_study, "_train", lambda folder, recipe, fields: trained.append((folder, recipe)))
+    monkeypatch.setattr(lambda_study, "train_with", lambda recipe, folder, fields: trained.append((folder, recipe)))
     congestion, *seeds, hiders, model = setups(["congestion", "hide_and_seek"], tmp_path / "model", tmp_path)
     assert [setup.seed for setup in seeds] == [1, 2, 3, 4, 5] and len({setup.table for setup in seeds}) == 1
     assert len({setup.name for setup in seeds}) == 5 and set(seeds[0].settings) < set(SETTINGS)

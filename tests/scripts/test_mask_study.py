@@ -51,7 +51,7 @@ def test_the_page_has_the_measured_numbers(tmp_path, monkeypatch):
             recipes.append(yaml.safe_load(Path(argv[argv.index("--config") + 1]).read_text()))
 
     recipes = []
-    monkeypatch.setattr(mask_study, "run", run)
+    monkeypatch.setattr(mask_study, "call", run)
     few = ["--folder", str(tmp_path / "work"), "--steps", "3", "--output", str(out)]
     monkeypatch.setattr(sys, "argv", ["mask_study.py", *few])
     mask_study.main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import methods
 import pytest
-import recipe_study
+from shared import commands
 
 from tests.support.studies import method_run as run
 
@@ -38,7 +38,7 @@ def test_a_teacher_is_trained_first_and_methods_are_compared_by_seed(tmp_path, m
         out.mkdir(parents=True)
         (out / "train_results.json").write_text("{}")
 
-    monkeypatch.setattr(recipe_study, "run_command", run_command)
+    monkeypatch.setattr(commands, "run_command", run_command)
     few = ["--methods", "adversarial", "floor", "distillation", "--seeds", "1", "2", "3"]
     argv = ["methods.py", *few, "--work", str(tmp_path / "work"), "--output", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", argv)

@@ -8,7 +8,8 @@ import lambda_study
 import pytest
 import recipe_study
 import yaml
-from recipe_study import CHOSEN, FINALISTS, ROOT, SETTINGS, page, slug
+from recipe_study import CHOSEN, FINALISTS, SETTINGS, page
+from shared.commands import ROOT, slug
 
 from aajr_hf import AAJRConfig
 

@@ -73,7 +73,7 @@ def test_the_attacks_on_tool_calls_are_some_that_there_are(tmp_path, monkeypatch
         asked.extend(options)
         return {}
 
-    monkeypatch.setattr(smollm2_study, "evaluate", evaluate)
+    monkeypatch.setattr(smollm2_study, "evaluate_once", evaluate)
     monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
     (tmp_path / "data").mkdir()
     assert smollm2_study.tool_calls(tmp_path, tmp_path / "data", tmp_path / "work", 2) == []
@@ -86,7 +86,7 @@ def test_a_task_replaces_its_own_runs_and_keeps_those_of_other_tasks(tmp_path, m
         json.dumps([agent("aajr", 0, 40.0), agent("aajr", 0, 1.0) | {"task": "congestion-variants"}])
     )
     monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
-    monkeypatch.setattr(smollm2_study, "evaluate", lambda *_: {})
+    monkeypatch.setattr(smollm2_study, "evaluate_once", lambda *_: {})
     monkeypatch.setattr(smollm2_study, "runs_of", lambda numbers, seed: [agent("aajr-lora", seed, 30.0)])
     command = ["smollm2_study.py", "--model", "model", "--tasks", "congestion-variants"]
     monkeypatch.setattr("sys.argv", [*command, "--work", str(tmp_path), "--output", str(tmp_path)])

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import recipe_study
 from claims import CLAIMS, episodes, forgetting, price, rank
 from claims.cells import RECIPES, Agent, Cell, saved_every, training_numbers
 from claims.methods import METHODS
 from claims.preset import PRESETS
+from shared.commands import ROOT
 from study import main, part_of
 
 from aajr_hf.cli.arguments.model_and_data import TrainArguments
@@ -40,7 +40,7 @@ def test_every_agent_of_the_full_study_has_valid_settings():
     agents = all_agents()
     assert len(agents) > 80
     told = [(RECIPES / f"{agent.recipe}.yaml", agent.fields) for agent in agents.values()]
-    real = recipe_study.ROOT / "recipes" / "smollm2-135m" / "congestion"
+    real = ROOT / "recipes" / "smollm2-135m" / "congestion"
     told += [(real / f"{recipe}.yaml", fields) for recipe, fields in (forgetting.METHODS | rank.METHODS).values()]
     for recipe, settings in told:
         fields = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
@@ -87,7 +87,7 @@ def test_agents_of_a_real_model_start_from_the_one_that_learnt_the_task(tmp_path
         names = [part.partition("=")[0] for part in command if "=" in part]
         Path(command[command.index("--output") + 1]).write_text(json.dumps({name: {"kl": 0.5} for name in names}))
 
-    monkeypatch.setattr("smollm2_study.run_command", run_command)
+    monkeypatch.setattr("shared.commands.run_command", run_command)
     monkeypatch.setattr("claims.forgetting.run_command", run_command)
     monkeypatch.setattr("claims.forgetting.subprocess.run", measured)
     [cell] = forgetting.cells(replace(PRESETS["smoke"], model=Path("model")), {})
@@ -157,7 +157,7 @@ def commands(monkeypatch):
             out.mkdir(parents=True)
             (out / "train_results.json").write_text("{}")
 
-    monkeypatch.setattr(recipe_study, "run_command", run_command)
+    monkeypatch.setattr("shared.commands.run_command", run_command)
     monkeypatch.setattr("claims.cells.run_command", run_command)
     return ran
 
@@ -227,7 +227,7 @@ def test_cells_that_run_at_once_train_a_common_agent_once(tmp_path, monkeypatch)
         out.mkdir(parents=True)
         (out / "train_results.json").write_text("{}")
 
-    monkeypatch.setattr(recipe_study, "run_command", run_command)
+    monkeypatch.setattr("shared.commands.run_command", run_command)
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(lambda _: Agent("sft").train(1, 10, tmp_path), range(2)))
     assert len(ran) == 1 and folders[0] == folders[1]
@@ -241,7 +241,7 @@ def test_a_training_with_a_number_that_is_not_finite_is_a_result_and_other_failu
             (folder / "_nonfinite-3").mkdir(parents=True)
         sys.exit("error: failed")
 
-    monkeypatch.setattr(recipe_study, "run_command", fails)
+    monkeypatch.setattr("shared.commands.run_command", fails)
     cell = Cell("plain, seed 1", {"AAJR @ 0.5": Agent("aajr", {"ascent_step_size": 0.5})}, 1, 10, 8)
     [one] = cell.measure("inner_loop", tmp_path)
     assert one["diverged"] and one["agent"] == "AAJR @ 0.5"
