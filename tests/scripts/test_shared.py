@@ -34,12 +34,12 @@ def test_an_agent_is_trained_once(tmp_path, ran):
 
 def test_an_evaluation_is_made_again_for_other_agents_or_options(tmp_path, ran):
     def evaluate(agent, examples):
-        return commands.evaluate_once(tmp_path / "out", {"a, b": tmp_path / agent}, ["--examples", examples])
+        return commands.evaluate_once(tmp_path / "out", {"a b": tmp_path / agent}, ["--examples", examples])
 
-    assert evaluate("one", "8") == evaluate("one", "8") == {"a, b": {"n": 1}}
-    assert evaluate("one", "16") == {"a, b": {"n": 2}} and evaluate("other", "16") == {"a, b": {"n": 3}}
+    assert evaluate("one", "8") == evaluate("one", "8") == {"a b": {"n": 1}}
+    assert evaluate("one", "16") == {"a b": {"n": 2}} and evaluate("other", "16") == {"a b": {"n": 3}}
     (tmp_path / "out" / "asked.json").unlink()  # results of an unknown question
-    assert evaluate("other", "16") == {"a, b": {"n": 4}}
+    assert evaluate("other", "16") == {"a b": {"n": 4}}
 
 
 def test_results_are_one_run_a_line_and_a_page(tmp_path):
