@@ -30,9 +30,10 @@ from aajr_hf.training.policy.policy import AgentPolicy, embedding_norm, frozen_p
 from aajr_hf.training.policy.system_losses import ActionLoss
 
 EPSILON = 0.25
+STEPS = 40  # of the ascent on the ill-conditioned policy
 
 
-def ill_conditioned(steps: int = 40) -> dict[str, list[float]]:
+def ill_conditioned() -> dict[str, list[float]]:
     """Return the losses g(delta_0), ..., g(delta_K) for two fixed step sizes and for `auto`."""
     torch.manual_seed(0)
     scales = torch.logspace(0, 2.5, 12, dtype=torch.float64)
@@ -45,7 +46,7 @@ def ill_conditioned(steps: int = 40) -> dict[str, list[float]]:
     sizes = {"fixed, 1e-3": 1e-3, f"fixed, 1/L = {1 / largest:.0e}": 1 / largest, "auto": "auto"}
     start, ball = torch.zeros_like(target), PerturbationSet(10.0)
     return {
-        name: projected_gradient_ascent(loss, start, ball, steps=steps, step_size=size).losses[:, 0].tolist()
+        name: projected_gradient_ascent(loss, start, ball, steps=STEPS, step_size=size).losses[:, 0].tolist()
         for name, size in sizes.items()
     }
 
@@ -110,9 +111,9 @@ def page(results: dict) -> str:
         "1e5). A fixed step that suits the flat directions oscillates along the steep directions, and a fixed step "
         "that is safe for the steep directions hardly moves along the flat directions:",
         "",
-        "| step size | -g at the start | after 40 steps | steps that lowered g |",
+        f"| step size | -g at the start | after {STEPS} steps | steps that lowered g |",
         "|---|---|---|---|",
-        *(f"| {name} | {-v[0]:.3g} | {-v[-1]:.3g} | {falls[name]} of 40 |" for name, v in losses.items()),
+        *(f"| {name} | {-v[0]:.3g} | {-v[-1]:.3g} | {falls[name]} of {STEPS} |" for name, v in losses.items()),
         "",
         "![losses along the ascent](step-size.png)",
         "",

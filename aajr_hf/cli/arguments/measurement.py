@@ -12,7 +12,7 @@ from ..common.errors import UserError
 from .options import ArgumentParser
 from .system_prompts import add_system_prompt
 from .threat import add_threat, threat_of
-from .validators import check_output, check_seed
+from .validators import check_at_least_one, check_output, check_seed
 from .worlds import WORLD_HELP
 
 # In place of the names of attacks.
@@ -150,9 +150,7 @@ def check_measurement(arguments) -> None:
     Raises:
         UserError: if an option is invalid; names the option.
     """
-    for name in ("examples", "attack_steps", "attack_restarts", "token_trials", "batch_size"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "examples", "attack_steps", "attack_restarts", "token_trials", "batch_size")
     check_seed(arguments.seed, "--seed")
     if arguments.epsilon == 0:
         raise UserError("`--epsilon` must be above 0, because it is the unit of the attack radii; got 0.")

@@ -7,6 +7,7 @@ from typing import Any
 from ...environments import held_out_rows
 from ...training.data.variants import DRAWS
 from ..common.errors import UserError
+from .validators import check_at_least_one
 
 # Number of directions, as `nuisance_rank` has it in training.
 NUISANCE_RANK = 32
@@ -21,8 +22,7 @@ def check_nuisance(arguments) -> None:
     """
     if arguments.nuisance is None:
         return
-    if arguments.nuisance < 1:
-        raise UserError(f"`--nuisance` must be at least 1; got {arguments.nuisance}.")
+    check_at_least_one(arguments, "nuisance")
     if arguments.examples < 2:
         raise UserError("`--nuisance` compares two halves of the observations: raise `--examples` to 2 or more.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import tempfile
@@ -50,3 +51,15 @@ def check_seed(seed: int, field: str) -> None:
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"`{field}` must be from 0 to {2**32 - 1}; got {seed}.")
+
+
+def check_at_least_one(arguments: argparse.Namespace, *names: str) -> None:
+    """
+    Check the options of a command that count something. Options without a value pass.
+
+    Raises:
+        UserError: if one is below 1; names it.
+    """
+    for name in names:
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")

@@ -8,7 +8,7 @@ from ...environments import held_out_rows
 from ...training.data.system_prompts import with_system_prompt
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
-from ..arguments.validators import check_seed
+from ..arguments.validators import check_at_least_one, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import UserError, user_errors
 
@@ -40,9 +40,7 @@ def run(argv: list[str]) -> int:
         help="seed of observations; those of aajr evaluate have 0 (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
-    for name in ("examples", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "examples", "batch_size")
     check_seed(arguments.seed, "--seed")
     if (arguments.model / "adapter_config.json").is_file():
         raise UserError(

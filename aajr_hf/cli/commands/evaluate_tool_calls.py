@@ -16,6 +16,7 @@ from ..arguments.options import ArgumentParser
 from ..arguments.placement import placement_of, recorded_placement
 from ..arguments.threat import threat_of
 from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for, trained_on
+from ..arguments.validators import check_at_least_one
 from ..common.errors import UserError, user_errors
 from ..common.measuring import load_agents, measure_each, weights_of
 from ..common.processes import is_first
@@ -82,8 +83,7 @@ def check_options(arguments, parser: ArgumentParser) -> None:
             read_injection_texts(Path(arguments.injections))
         except ValueError as error:
             raise UserError(f"`--injections`: {error}") from error
-    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
-        raise UserError(f"`--max_new_tokens` must be at least 1; got {arguments.max_new_tokens}.")
+    check_at_least_one(arguments, "max_new_tokens")
 
 
 def evaluate(models: dict[str, str], arguments) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...environments import WORLDS
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
-from ..arguments.validators import check_seed
+from ..arguments.validators import check_at_least_one, check_seed
 from ..arguments.worlds import WORLD_HELP, check_agents, world_for
 from ..common.errors import UserError, user_errors
 from ..common.new_folder import check_new_folder, new_folder
@@ -80,9 +80,7 @@ def run(argv: list[str]) -> int:
 
 
 def _check(arguments) -> None:
-    for name in ("bottleneck", "steps", "decoder_steps", "batch_size", "examples"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "bottleneck", "steps", "decoder_steps", "batch_size", "examples")
     if not 0 <= arguments.beta < math.inf:
         raise UserError(f"`--beta` must be a finite number of at least 0; got {arguments.beta}.")
     check_seed(arguments.seed, "--seed")

@@ -12,7 +12,7 @@ from ...environments import WORLDS
 from ...training.data.formats.table import FORMATS
 from ...training.data.sources import DataArguments, load_data
 from ..arguments.options import ArgumentParser
-from ..arguments.validators import check_seed
+from ..arguments.validators import check_at_least_one, check_seed
 from ..arguments.worlds import check_agents
 from ..common.errors import UserError, user_errors
 from ..common.new_folder import check_new_folder, new_folder
@@ -96,9 +96,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"`--share_cache`: in {arguments.environment}, no words of an observation come from peers: choose another world."
         )
-    for name in ("steps", "examples"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "steps", "examples")
     check_seed(arguments.seed, "--seed")
     check_new_folder(arguments.output)
 

@@ -12,7 +12,7 @@ from typing import Any
 from ...training.data.injections import OWN_TEXTS, read_injection_texts
 from ..arguments.options import ArgumentParser
 from ..arguments.tool_data import add_tool_data, rows_asked_for
-from ..arguments.validators import check_seed
+from ..arguments.validators import check_at_least_one, check_seed
 from ..common.errors import UserError, user_errors
 
 DESCRIPTION = """Write pairs of preferences from rows that ask for tool calls. In each pair, a text in what a user or a tool says
@@ -121,8 +121,7 @@ def _own_answers(caller, rows: list[dict[str, Any]], batch_size: int) -> list[li
 
 def _check(arguments) -> None:
     check_seed(arguments.seed, "--seed")
-    if arguments.batch_size < 1:
-        raise UserError(f"`--batch_size` must be at least 1; got {arguments.batch_size}.")
+    check_at_least_one(arguments, "batch_size")
     if arguments.output.suffix not in (".jsonl", ".json") or arguments.output.is_dir():
         raise UserError(f"`--output` must be a file that ends in .jsonl; got {arguments.output}.")
 

@@ -11,7 +11,7 @@ from ...training.data.system_prompts import check_system_role, with_system_promp
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.threat import add_threat, threat_of
-from ..arguments.validators import check_output, check_seed
+from ..arguments.validators import check_at_least_one, check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import UserError, user_errors
 
@@ -61,9 +61,7 @@ def run(argv: list[str]) -> int:
 
 
 def _check(arguments) -> None:
-    for name in ("examples", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "examples", "batch_size")
     check_seed(arguments.seed, "--seed")
     if arguments.epsilon == 0:
         raise UserError("`--epsilon` must be above 0, because it is the radius of the attacks; got 0.")

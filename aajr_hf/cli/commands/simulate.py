@@ -20,7 +20,7 @@ from ..arguments.options import ArgumentParser
 from ..arguments.placement import add_placement, check_placement, recorded_placement
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.threat import add_threat, threat_of
-from ..arguments.validators import check_output, check_seed
+from ..arguments.validators import check_at_least_one, check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import Interrupted, UserError, user_errors
 from ..common.processes import is_first
@@ -155,9 +155,7 @@ def _shocks() -> str:
 
 
 def _check(arguments) -> None:
-    for name in ("episodes", "attack_steps", "attack_restarts", "batch_size", "token_trials"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "episodes", "attack_steps", "attack_restarts", "batch_size", "token_trials")
     check_seed(arguments.seed, "--seed")
     if not 0 <= arguments.temperature < math.inf:
         raise UserError(f"`--temperature` must be a finite number of at least 0; got {arguments.temperature}.")

@@ -13,7 +13,7 @@ from ...training.data.triggers import Trigger, add_to_bank, read_triggers, with_
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for
-from ..arguments.validators import check_output, check_seed
+from ..arguments.validators import check_at_least_one, check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import UserError, user_errors
 
@@ -80,9 +80,7 @@ def run(argv: list[str]) -> int:
 
 
 def _check(arguments, parser: ArgumentParser) -> None:
-    for name in ("examples", "candidates", "beam", "rounds", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "examples", "candidates", "beam", "rounds", "batch_size")
     if min(arguments.lengths) < 1:
         raise UserError(f"`--lengths` must be at least 1; got {min(arguments.lengths)}.")
     if not all(0 <= weight < float("inf") for weight in arguments.fluency):

@@ -12,7 +12,7 @@ from ..arguments.measurement import by_name
 from ..arguments.options import ArgumentParser
 from ..arguments.system_prompts import add_system_prompt, system_prompt_for
 from ..arguments.threat import add_threat, threat_of
-from ..arguments.validators import check_output, check_seed
+from ..arguments.validators import check_at_least_one, check_output, check_seed
 from ..arguments.worlds import WORLD_HELP, world_for
 from ..common.errors import UserError
 from ..common.measuring import load_agents, measure_together
@@ -46,9 +46,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of rows and attacks (default: %(default)s)")
     add_threat(parser)
     arguments = parser.parse_args(argv)
-    for name in ("examples", "attack_steps", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise UserError(f"`--{name}` must be at least 1; got {getattr(arguments, name)}.")
+    check_at_least_one(arguments, "examples", "attack_steps", "batch_size")
     check_seed(arguments.seed, "--seed")
     if arguments.epsilon == 0:
         raise UserError("`--epsilon` must be above 0, because it is the radius of the attacks; got 0.")

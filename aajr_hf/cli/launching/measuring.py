@@ -7,7 +7,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 
 from ...evaluation.processes import several_processes
-from ..common.errors import UserError, user_errors
+from ..arguments.validators import check_at_least_one
+from ..common.errors import user_errors
 from .launch import LaunchArguments, is_wanted, launch, split_flags
 
 
@@ -43,8 +44,7 @@ def parse_launch(parser: ArgumentParser, argv: list[str]) -> tuple[Namespace, li
     """
     own, flags = split_flags(parser, argv)
     arguments = parser.parse_args(own)
-    if arguments.num_processes is not None and arguments.num_processes < 1:
-        raise UserError(f"`--num_processes` must be at least 1; got {arguments.num_processes}.")
+    check_at_least_one(arguments, "num_processes")
     return arguments, own, flags
 
 

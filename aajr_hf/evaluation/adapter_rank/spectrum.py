@@ -18,13 +18,13 @@ class RowSpectrum:
     arXiv 1706.05736).
     """
 
-    def __init__(self, width: int, seed: int = 0):
+    def __init__(self, width: int):
         self.width = width
         self.rows = 0
         self.energy = 0.0
         self._test: Tensor | None = None
         if width > EXACT_SIZE:
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(0)
             random = torch.randn(width, SKETCH_SIZE, generator=generator, dtype=torch.float64)
             self._test = torch.linalg.qr(random).Q
         self._sum = torch.zeros(width, width if self._test is None else SKETCH_SIZE, dtype=torch.float64)

@@ -70,11 +70,11 @@ def _randlora(rank: int, shapes: Shapes) -> dict[str, Any]:
     return {"r": r, "randlora_alpha": 20 * r}
 
 
-def _rotation(name: str, parameters: Callable[[int, int, int], float], smallest: int):
+def _rotation(name: str, parameters: Callable[[int, int, int], float]):
     """Fields of a rotation with blocks of one size on its diagonal: the larger the blocks, the more parameters."""
 
     def fields(rank: int, shapes: Shapes) -> dict[str, Any]:
-        sizes = [b for b in _divisors(math.gcd(*(i for _, i in shapes.values()))) if b >= smallest]
+        sizes = [b for b in _divisors(math.gcd(*(i for _, i in shapes.values()))) if b > 1]
         if not sizes:
             raise ValueError(
                 f"`adapter`: the widths of the adapted layers have no common divisor for `{name}`: choose another adapter."
@@ -165,11 +165,11 @@ FAMILIES: dict[str, Family] = {
     "vera": Family(peft.VeraConfig, _sized(), _own_rank),
     "oft": Family(
         peft.OFTConfig,
-        _rotation("oft_block_size", lambda b, o, i: i * (b - 1) / 2, smallest=2),
+        _rotation("oft_block_size", lambda b, o, i: i * (b - 1) / 2),
         # A rotation of odd size leaves one direction unchanged.
         lambda c, o, i: min(i // c.oft_block_size * (c.oft_block_size // 2 * 2), o),
     ),
-    "boft": Family(peft.BOFTConfig, _rotation("boft_block_size", lambda b, o, i: i * b + o, smallest=2), _full_rank),
+    "boft": Family(peft.BOFTConfig, _rotation("boft_block_size", lambda b, o, i: i * b + o), _full_rank),
     "fourierft": Family(
         peft.FourierFTConfig,
         _per_layer("n_frequency", "n_frequency_pattern", _frequencies),

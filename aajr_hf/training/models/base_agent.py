@@ -75,7 +75,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTo
     return fast
 
 
-def train_tool_tokenizer(rows: Iterable[dict[str, Any]], vocab_size: int = 4096) -> PreTrainedTokenizerFast:
+def train_tool_tokenizer(rows: Iterable[dict[str, Any]]) -> PreTrainedTokenizerFast:
     """
     Train a tokenizer like [`train_tokenizer`] on rendered rows in TRL's formats, with a chat template that renders
     tools, their calls and their results.
@@ -88,7 +88,7 @@ def train_tool_tokenizer(rows: Iterable[dict[str, Any]], vocab_size: int = 4096)
         for row in rows:
             yield from filter(None, markup.split(render(unrendered, row)))
 
-    tokenizer = train_tokenizer(texts(), vocab_size)
+    tokenizer = train_tokenizer(texts(), 4096)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|tools|>"]})
     # Not special tokens, so that the calls remain when an answer is decoded without special tokens.
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in _CALL_MARKUP])
