@@ -13,7 +13,7 @@ from shared.tables import ENOUGH_SEEDS
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Cell
-from .methods import METHODS
+from .methods import METHODS, under_pressure
 from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
@@ -24,15 +24,10 @@ AT_ONE, AT_OWN = "temperature 1", "own temperature"
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     """Two cells for each of a few seeds: sampled at temperature 1, and at each agent's own. The agents are those of `robustness`."""
-    steps, rows = preset.pressure[0]
     return [
         Cell(
             f"{said}, seed {seed}",
-            {
-                method: METHODS[method].under_pressure(chosen[method], steps, rows)
-                for method in preset.methods
-                if method in chosen
-            },
+            under_pressure(preset.methods, chosen, *preset.pressure[0]),
             seed,
             preset.steps,
             preset.examples,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,11 @@ class Method:
         """Return the agent with so many ascent steps, if it has an adversary, and training rows."""
         ascent = {} if self.recipe == "sft" else {"ascent_steps": steps}
         return self.agent(value, environment_examples=rows, **ascent)
+
+
+def under_pressure(names: Iterable[str], chosen: Mapping[str, float], steps: int, rows: int) -> dict[str, Agent]:
+    """Return the agents of the methods that were tuned, each with what was chosen for it."""
+    return {name: METHODS[name].under_pressure(chosen[name], steps, rows) for name in names if name in chosen}
 
 
 def _penalty(recipe: str, **fields: Any) -> Method:

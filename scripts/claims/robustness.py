@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from shared.tables import ENOUGH_SEEDS
 
 from .cells import Cell
-from .methods import METHODS
+from .methods import under_pressure
 from .page import by_seed, cells_of, holm, markdown_table, number_of, of_agent, text_of, verdict
 from .preset import Preset
 
@@ -33,11 +33,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     return [
         Cell(
             f"K = {steps}, {rows} rows, seed {seed}",
-            {
-                method: METHODS[method].under_pressure(chosen[method], steps, rows)
-                for method in preset.methods
-                if method in chosen
-            },
+            under_pressure(preset.methods, chosen, steps, rows),
             seed,
             preset.steps,
             preset.examples,
