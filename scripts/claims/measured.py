@@ -44,7 +44,7 @@ def _sentence(mine: list[dict], reference: list[dict], name: str) -> str | None:
         return None
     seconds = [statistics.median(run["train_seconds"] for run in runs) for runs in (mine, reference)]
     return (
-        f"Measured with these settings on a small agent of congestion, against {name}: about {seconds[0] / seconds[1]:.1f} times "
+        f"Measured with this objective on a small agent of congestion, against {name}: about {seconds[0] / seconds[1]:.1f} times "
         f"the time, {text_of(gains, sign=True)} points of success under all attacks at 1x, "
         f"{text_of(prices, sign=True)} of sampled success without attack ({len(gains)} seeds, 95 % intervals; "
         "docs/results/study.md)."
