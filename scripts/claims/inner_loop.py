@@ -107,16 +107,15 @@ def _gap(pair: dict[str, list[dict]], agent: str) -> dict[int, float]:
 
 
 def _gap_verdicts(pair: dict[str, list[dict]]) -> list[str]:
-    """Whether the gap at the end of training is smaller than adversarial training's."""
+    """Whether the gap at the end of training is above zero, and whether it is smaller than adversarial training's."""
     agents = cells_of(pair[ALL], "agent")
     last = max(int(agent.partition(" @ ")[2]) for agent in agents)
-    reference, lines = _gap(pair, f"{REFERENCE} @ {last}"), []
-    for agent in agents:
-        method = agent.partition(" @ ")[0]
-        if agent.endswith(f"@ {last}") and method != REFERENCE:
-            ours = _gap(pair, agent)
-            gains = [reference[seed] - ours[seed] for seed in ours if seed in reference]
-            lines.append(f"- {method} leaves a smaller gap than adversarial training: {verdict(gains)}.")
+    gaps = {agent.partition(" @ ")[0]: _gap(pair, agent) for agent in agents if agent.endswith(f" @ {last}")}
+    lines = [f"- {method} leaves a gap: {verdict(list(gap.values()))}." for method, gap in gaps.items()]
+    reference = gaps.pop(REFERENCE, {})
+    for method, gap in gaps.items():
+        gains = [reference[seed] - gap[seed] for seed in gap if seed in reference]
+        lines.append(f"- {method} leaves a smaller gap than adversarial training: {verdict(gains)}.")
     return lines
 
 
@@ -141,7 +140,8 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     keys = sorted({run["cell"].split(", ")[1] for run in measured}, key=lambda key: int(key.rpartition(" ")[2]))
     if not keys:
         return
-    for axes, key in zip(panels(figure, (keys[0], keys[-1])), (keys[0], keys[-1]), strict=True):
+    shown = tuple(dict.fromkeys((keys[0], keys[-1])))
+    for axes, key in zip(panels(figure, shown), shown, strict=True):
         for said, line in ((OWN, "--"), (ALL, "-")):
             here = [run for run in measured if run["cell"].startswith(f"{said}, {key},")]
             for color, method in enumerate(

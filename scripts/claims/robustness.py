@@ -74,7 +74,9 @@ def _differences(runs: list[dict]) -> list[str]:
     """Return a table of what AAJR adds to each other method, and of what dropout adds."""
     methods = cells_of(runs, "agent")
     pairs = {
-        f"{PENALTY}, against {other}": (PENALTY, other) for other in methods if other not in (PENALTY, OF_DROPOUT[1][0])
+        f"{PENALTY}, against {other}": (PENALTY, other)
+        for other in methods
+        if other not in (PENALTY, OF_DROPOUT[1][0])
     }
     pairs |= {f"{more}, against {less}": (more, less) for more, less in OF_DROPOUT}
     found = {

@@ -90,6 +90,7 @@ def test_the_gap_is_what_all_attacks_break_beyond_the_ascent_of_training():
                 runs.append(claim_run("inner_loop", f"{said}, K = 1, seed {seed}", f"{method} @ 330", left=value))
     text = "\n".join(inner_loop.section(runs))
     assert "| adversarial | 330 | 80.0 ± 0.0 | 22.0 ± 2.5 | 58.0 ± 2.5 |" in text
+    assert "- adversarial leaves a gap: **holds** (+58.0 ± 2.5)." in text
     assert "- AAJR leaves a smaller gap than adversarial training: **holds** (+53.0 ± 2.5)." in text
 
 

@@ -101,13 +101,13 @@ def beside(places: list[float], i: int, runs: int) -> list[float]:
     return [place + 0.012 * places[-1] * (i - (runs - 1) / 2) for place in places]
 
 
-def panels(figure: Figure, titles: tuple[str, str]) -> tuple[Axes, Axes]:
-    """Make two empty panels side by side."""
-    left, right = figure.subplots(1, 2)
-    for axes, title in zip((left, right), titles, strict=True):
+def panels(figure: Figure, titles: tuple[str, ...]) -> tuple[Axes, ...]:
+    """Make empty panels side by side."""
+    made = tuple(figure.subplots(1, len(titles), squeeze=False)[0])
+    for axes, title in zip(made, titles, strict=True):
         axes.set_title(title, fontsize="medium")
         axes.grid(alpha=0.3)
-    return left, right
+    return made
 
 
 def _draw_worst_case(figure: Figure, results: RobustnessResults) -> None:
