@@ -2,7 +2,8 @@
 Which methods make agents robust, within the training radius and beyond it, with how many ascent steps and how many rows?
 Every method has as many optimizer steps, and the setting that the same tuning chose for it with three ascent steps and 8,000
 rows. One comparison was declared before the runs: AAJR against adversarial training with three ascent steps, by the success of
-sampled answers at 1x.
+sampled answers at 1x. The section on the inner loop attacks some of these agents harder, also with what is found on earlier
+checkpoints.
 """
 
 from __future__ import annotations
