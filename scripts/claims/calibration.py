@@ -77,7 +77,10 @@ def draw(figure: Figure, runs: list[dict]) -> None:
         axes.set_xlabel("success of sampled answers, %")
     drawn[0].set_yticks(range(len(methods)), methods)
     drawn[1].set_yticks(range(len(methods)), [""] * len(methods))
-    drawn[0].legend(frameon=False)
+    for axes in drawn:
+        axes.invert_yaxis()
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False)
 
 
 def _sampled_worst(run: dict) -> float:
