@@ -94,6 +94,7 @@ class Cell:
         key: Name of the cell, unique in its claim.
         options: Further options of `aajr evaluate`.
         calibrated: Whether each agent gets its own temperature (`aajr calibrate`) and is sampled at it.
+        sources: Further agents, which are not measured: what is found on them is tried on `agents`.
     """
 
     key: str
@@ -103,11 +104,13 @@ class Cell:
     examples: int
     options: tuple[str, ...] = ()
     calibrated: bool = False
+    sources: tuple[Agent, ...] = ()
 
     def settings(self) -> str:
         """Return a digest of what the numbers depend on, except the code and the base agent."""
         agents = {name: agent.settings() for name, agent in self.agents.items()}
-        return digest_of([agents, self.seed, self.steps, self.examples, self.options, self.calibrated])
+        sources = [[agent.settings() for agent in self.sources]] if self.sources else []
+        return digest_of([agents, self.seed, self.steps, self.examples, self.options, self.calibrated, *sources])
 
     def measure(self, claim: str, work: Path) -> list[dict]:
         """Train and attack the agents, and return a run for each of them; `diverged` if its training failed."""
@@ -135,6 +138,9 @@ class Cell:
                         told = ["calibrate", str(folder), "--seed", str(1000 + self.seed)]
                         run_command(told, folder.with_name(f"{folder.name}-calibrate"))
             options.append("--own_temperature")
+        found = [agent.train(self.seed, self.steps, work) for agent in self.sources]
+        if sources := [str(folder) for folder in found if folder is not None]:
+            options += ["--transfer_from", *sources]
         name = "".join(c if c.isalnum() else "-" for c in self.key)
         return evaluate_once(work / f"{claim}-{name}", folders, options) if folders else {}
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from claims import CLAIMS, episodes, forgetting, price, rank
+from claims import CLAIMS, episodes, forgetting, price, rank, stronger
 from claims.cells import RECIPES, Agent, Cell, saved_every, training_numbers
 from claims.methods import METHODS
 from claims.preset import PRESETS
@@ -55,7 +55,8 @@ def test_seeds_of_tuning_are_none_of_the_results_and_keys_of_cells_are_unique():
         assert not set(preset.seeds) & set(preset.tuning_seeds) and set(preset.methods) <= set(METHODS)
         for claim in CLAIMS.values():
             keys = [cell.key for cell in claim.cells(replace(preset, model=Path("model")), FIRST)]
-            assert len(set(keys)) == len(keys) > 0
+            assert len(set(keys)) == len(keys)
+            assert keys or (claim is stronger and "matched" not in preset.methods)
 
 
 def test_shards_are_disjoint_and_complete():
@@ -215,6 +216,18 @@ def test_agents_get_their_temperature_once_and_before_they_are_sampled_at_it(tmp
     again = Cell("again, seed 1", cell.agents, 1, 10, 8, ("--multiples", "1"), True)
     again.measure("calibration", tmp_path)
     assert [command[0] for command in commands[5:]] == ["evaluate"]
+
+
+def test_a_stronger_attack_also_knows_what_is_found_on_checkpoints(tmp_path, commands):
+    cell = CLAIMS["stronger"].cells(FULL, FIRST)[0]
+    runs = cell.measure("stronger", tmp_path)
+    assert [one["agent"] for one in runs] == ["adversarial, dropout", "matched", "AAJR, dropout"]
+    *trained, evaluated = commands
+    assert len(trained) == 3  # the checkpoints are those of the first
+    sources = evaluated[evaluated.index("--transfer_from") + 1 :]
+    folder = evaluated[1].partition("=")[2]
+    assert [part for part in sources if "checkpoint" in part] == [f"{folder}/checkpoint-{n}" for n in (110, 220)]
+    assert cell.settings() != replace(cell, sources=()).settings()
 
 
 def test_cells_that_run_at_once_train_a_common_agent_once(tmp_path, monkeypatch):

@@ -7,7 +7,19 @@ from dataclasses import replace
 
 import pytest
 import study
-from claims import CLAIMS, calibration, episodes, forgetting, inner_loop, measured, price, rank, robustness, tuning
+from claims import (
+    CLAIMS,
+    calibration,
+    episodes,
+    forgetting,
+    inner_loop,
+    measured,
+    price,
+    rank,
+    robustness,
+    stronger,
+    tuning,
+)
 from claims.page import holm, verdict
 from claims.preset import PRESETS
 from scipy.stats import ttest_1samp
@@ -143,6 +155,16 @@ def test_dullness_is_measured_at_each_agents_own_temperature():
     assert "At its own temperature, AAJR is still duller than adversarial training: **holds** (+1.0 ± 0.0)." in text
 
 
+def test_under_a_stronger_attack_the_penalty_is_compared_with_dropout_alone():
+    runs = []
+    for seed in (1, 2, 3):
+        runs.append(claim_run("stronger", f"seed {seed}", "adversarial, dropout", left=70.0))
+        runs.append(claim_run("stronger", f"seed {seed}", "AAJR, dropout", left=75.0 + seed))
+    text = "\n".join(stronger.section(runs))
+    assert "| AAJR, dropout | 90.0 ± 0.0 | 77.0 ± 2.5 | 90.0 ± 0.0 | 77.0 ± 2.5 |" in text
+    assert text.count("than adversarial, dropout: **holds** (+7.0 ± 2.5).") == 2
+
+
 def test_what_is_forgotten_is_compared_by_seed():
     runs = []
     for seed in (1, 2, 3):
@@ -198,11 +220,11 @@ def test_the_page_has_a_section_a_figure_and_a_command_for_each_claim():
 MEASURED = {"amplification": 5.0, "spectral_norm": 9.0, "temperature": 1.1}
 
 
-@pytest.mark.parametrize("name", ["tuning", "price", "inner_loop", "robustness", "calibration"])
+@pytest.mark.parametrize("name", ["tuning", "price", "inner_loop", "robustness", "stronger", "calibration"])
 def test_every_cell_alone_has_a_section_and_a_figure_also_with_a_failed_training(name):
     """The page is written after each cell."""
     claim = CLAIMS[name]
-    for cell in claim.cells(PRESETS["small"], FIRST):
+    for cell in claim.cells(PRESETS["small" if name != "stronger" else "full"], FIRST):
         runs = [claim_run(name, cell.key, agent, **MEASURED) for agent in cell.agents]
         same = {key: runs[1][key] for key in ("claim", "cell", "agent", "seed", "settings")}
         runs[1] = same | {"diverged": True}
