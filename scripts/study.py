@@ -4,7 +4,7 @@ Does AAJR pay? The study tests the paper's claims one by one, with the attacks o
 
     python scripts/study.py --preset smoke              # only tests that it runs
     python scripts/study.py --preset small              # one seed, fewer methods and steps
-    python scripts/study.py --preset full               # eight seeds for the declared comparison, three for everything else
+    python scripts/study.py --preset full               # eight seeds for the declared comparison, fewer for everything else
     python scripts/study.py --preset full --shard 1/8   # an eighth of it; other machines, or other days, take the rest
     python scripts/study.py --claims tuning price       # some claims
 

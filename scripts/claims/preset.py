@@ -22,7 +22,7 @@ class Preset:
 
     Attributes:
         seeds: Seeds of the results; each has its own training data and observations. All of them are for the declared comparison
-            (claims/robustness.py), the first three for everything else.
+            (claims/robustness.py), the first three or four for everything else.
         tuning_seeds: Seeds on which settings are chosen. They are none of `seeds`.
         steps: Optimizer steps of every agent.
         examples: Held-out observations of a seed.

@@ -264,7 +264,12 @@ def test_a_training_says_what_was_measured_of_its_settings(monkeypatch, tmp_path
         "against adversarial training with as many ascent steps: about 1.5 times the time, +22.0 ± 2.5 points"
         in sentences.measured_of(sampled)
     )
-    for other in ({"regularizer_lambda": 0.3}, {"nuisance": "random"}, {"perturbed_tokens": "observation"}):
+    for other in (
+        {"regularizer_lambda": 0.3},
+        {"nuisance": "random"},
+        {"perturbed_tokens": "observation"},
+        {"rollback_tolerance": 0.5},
+    ):
         assert sentences.measured_of(replace(sampled, **other)) is None
     assert sentences.measured_of(replace(sampled, overfitting_interval=10)) == sentences.measured_of(sampled)
     dropout = replace(sampled, model_init_kwargs={"attention_dropout": 0.1}, penalty_fraction=1.0)

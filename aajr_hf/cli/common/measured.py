@@ -14,7 +14,7 @@ from ...training.config.sft import AAJRConfig
 # Written by scripts/study.py: settings, and a sentence about the agents that were trained with them.
 MEASURED = Path(__file__).with_name("measured.json")
 # They watch a training or say how a number is computed, but do not change what is trained.
-_ASIDE = {"on_nonfinite", "rollback_tolerance", "rollback_interval", "overfitting_interval", "jacobian_estimator"}
+_ASIDE = {"on_nonfinite", "rollback_interval", "overfitting_interval", "jacobian_estimator"}
 # They change nothing where there is no penalty.
 _OF_PENALTY = {
     *("regularizer_lambda", "lambda_mode", "lambda_schedule", "amplification_budget", "sensitivity_floor"),
