@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shared.commands import ROOT, evaluate_once, train_with
@@ -78,18 +79,25 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
     return runs
 
 
-def tool_calls(model: Path, data: Path, work: Path, examples: int) -> list[dict]:
-    """Train and attack the agents that call tools, on rows of the BFCL's files; one seed."""
+def tool_calls(model: Path, data: Path, work: Path, examples: int, jobs: int) -> list[dict]:
+    """Train and attack the agents that call tools, on rows of the BFCL's files; one seed, `jobs` agents at once."""
     work = work / CALLS
     split(data, work)
-    agents: dict[str, Path] = {}
-    for recipe in ("sft", *TASKS[CALLS]):
-        agents[recipe] = work / recipe
-        start = model if recipe == "sft" else agents["sft"]
-        train(CALLS, recipe, agents[recipe], start, {"dataset_name": work / "train"})
     options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4", *TOOL_CALLS]
+    base = work / "sft"
+
+    def train_one(recipe: str) -> None:
+        train(CALLS, recipe, work / recipe, model if recipe == "sft" else base, {"dataset_name": work / "train"})
+
+    def evaluate_one(recipe: str) -> dict:
+        return evaluate_once(work / f"evaluation-{recipe}", {recipe: work / recipe}, options)[recipe]
+
+    train_one("sft")
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(train_one, TASKS[CALLS]))
+        recipes = ("sft", *TASKS[CALLS])
+        numbers = dict(zip(recipes, pool.map(evaluate_one, recipes), strict=True))
     kept = ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals", "train_seconds")
-    numbers = evaluate_once(work / "evaluation", agents, options)
     return [
         {"task": CALLS, "setting": name, "seed": 0} | {field: run[field] for field in kept}
         for name, run in numbers.items()
@@ -160,6 +168,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of congestion (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=32, help="held-out rows per seed (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=2, help="agents that call tools at once, with one thread each")
     arguments = parser.parse_args()
     if (CALLS in arguments.tasks) != (arguments.tool_calls is not None):
         parser.error(f"the task {CALLS} and `--tool_calls` need each other.")
@@ -170,7 +179,8 @@ def main() -> None:
         if task not in arguments.tasks:
             runs += [run for run in known if run["task"] == task]
         elif task == CALLS:
-            runs += tool_calls(arguments.model, arguments.tool_calls, arguments.work, arguments.examples)
+            told = (arguments.model, arguments.tool_calls, arguments.work, arguments.examples, arguments.jobs)
+            runs += tool_calls(*told)
         else:
             seeds = arguments.seeds if task == CONGESTION else arguments.seeds[:1]
             runs += congestion(task, arguments.model, arguments.work, seeds, arguments.examples)

@@ -66,18 +66,22 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
     assert "| aajr | 0.0 | 10.0 | 0.0 | 10.0 |" in lines  # less adversarial, paired by seed
 
 
-def test_the_attacks_on_tool_calls_are_some_that_there_are(tmp_path, monkeypatch):
-    asked = []
+def test_each_agent_that_calls_tools_is_attacked_by_itself_with_attacks_that_there_are(tmp_path, monkeypatch):
+    asked, numbers = {}, ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals")
 
     def evaluate(output, agents, options):
-        asked.extend(options)
-        return {}
+        (name,) = agents
+        asked[name] = options
+        return {name: dict.fromkeys([*numbers, "train_seconds"], name)}
 
     monkeypatch.setattr(smollm2_study, "evaluate_once", evaluate)
     monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
     (tmp_path / "data").mkdir()
-    assert smollm2_study.tool_calls(tmp_path, tmp_path / "data", tmp_path / "work", 2) == []
-    attacks = asked[asked.index("--attacks") + 1 : asked.index("--multiples")]
+    runs = smollm2_study.tool_calls(tmp_path, tmp_path / "data", tmp_path / "work", 2, jobs=2)
+    recipes = ["sft", "adversarial", "aajr", "aajr-lora", "aajr-fast"]
+    assert [(run["setting"], run["nominal_exact"]) for run in runs] == [(name, name) for name in recipes]
+    assert sorted(asked) == sorted(recipes)
+    attacks = asked["sft"][asked["sft"].index("--attacks") + 1 : asked["sft"].index("--multiples")]
     assert attacks and set(attacks) <= set(ON_CALLS)
 
 
