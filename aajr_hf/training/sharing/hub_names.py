@@ -18,3 +18,8 @@ def is_hub_name(name: str) -> bool:
     except HFValidationError:
         return False
     return not Path(name).exists() and Path(name).suffix.lower() not in _FILES
+
+
+def public_name(name: str) -> str:
+    """Return the name of a model or a dataset as a card shows it: on the Hub, or the last part of a local path."""
+    return name if is_hub_name(name) else Path(name).name

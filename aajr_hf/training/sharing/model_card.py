@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..config.recipe import GRPO_TRAINER, recipe_in, with_radius
 from ..config.sft import AAJRConfig
-from .hub_names import is_hub_name
+from .hub_names import is_hub_name, public_name
 from .reading import no_results, read_results, version_problem
 from .results import Results, Run
 from .tool_call_card import TOOL_CALL_PLOT, tool_call_results, tool_call_section
@@ -132,7 +132,7 @@ def write_model_card(folder: Path, repo_id: str) -> None:
         template_str=_TEMPLATE,
         mark=_MARK,
         name=repo_id.split("/")[-1],
-        base=(base if is_hub_name(base) else Path(base).name) or "A model without a name",
+        base=public_name(base) or "A model without a name",
         local_base=is_adapter and base != "" and not is_hub_name(base),
         snippet=_snippet(repo_id, is_adapter, on_tools),
         results=_section(results),
@@ -219,7 +219,7 @@ def _data(folder: Path, recipe: dict[str, Any]) -> str:
     file = folder / DATA
     skipped = json.loads(file.read_text())["skipped_rows"] if file.is_file() else 0
     rows = f", without {skipped} invalid row{'s' if skipped > 1 else ''}" if skipped else ""
-    return f"{recipe.get('dataset_name') or 'as given'}{rows}"
+    return f"{public_name(str(recipe.get('dataset_name') or '')) or 'as given'}{rows}"
 
 
 def _results_of(folder: Path) -> Results | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from huggingface_hub import EvalResult
 
-from .hub_names import is_hub_name
+from .hub_names import public_name
 from .reading import threat_model_line, trust_sentence
 from .results import TextTally, ToolCallResults
 from .world_card import attack_names, in_words, share_table
@@ -21,7 +19,7 @@ def tool_call_results(results: ToolCallResults) -> list[EvalResult]:
     Args:
         results: The results of one run.
     """
-    (run,), name, found = results["runs"].values(), _dataset(results), []
+    (run,), name, found = results["runs"].values(), public_name(results["settings"]["dataset_name"]), []
     for kind in ("valid", "exact"):
         found.append((kind, "nominal", run[f"nominal_{kind}"]))
         worst = run[f"worst_case_{kind}"].items()
@@ -43,12 +41,13 @@ def tool_call_results(results: ToolCallResults) -> list[EvalResult]:
 def tool_call_section(results: ToolCallResults) -> str:
     """The card's lines on tool calls, in Markdown; `results` as in [`tool_call_results`]."""
     (run,) = results["runs"].values()
+    dataset = public_name(results["settings"]["dataset_name"])
     top = max(run["worst_case_valid"], key=float)
     rows = {f"{kind} tool calls": (f"nominal_{kind}", f"worst_case_{kind}") for kind in ("valid", "exact")}
     if run.get("all_attacks_exact"):
         rows |= {"exact, against attacks in words, too": ("nominal_exact", "all_attacks_exact")}
     lines = [
-        f"{run['examples']} rows of {_dataset(results)}, answered greedily; percent with 95 % intervals, 100 is "
+        f"{run['examples']} rows of {dataset}, answered greedily; percent with 95 % intervals, 100 is "
         f"perfect. Worst case: what none of these attacks breaks: {attack_names(run)}.",
         threat_model_line(results),
         trust_sentence(results),
@@ -77,9 +76,3 @@ def _text_lines(attack: str, kinds: dict[str, TextTally]) -> list[str]:
         cells = ["-" if share is None else f"{share:.1f}" for share in shares]
         lines.append(f"| {kind} | {tally['rows']} | {' | '.join(cells)} |")
     return lines
-
-
-def _dataset(results: ToolCallResults) -> str:
-    """The name of a dataset on the Hub, or the last part of a path."""
-    name = results["settings"]["dataset_name"]
-    return name if is_hub_name(name) else Path(name).name

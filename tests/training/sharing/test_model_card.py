@@ -74,13 +74,19 @@ def test_numbers_that_do_not_say_their_kind_yet_are_shown(evaluated):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "datasets"), [("data/rows.jsonl", None), ("/data/rows", None), ("someone/rows", ["someone/rows"])]
+    ("dataset", "datasets", "shown"),
+    [
+        ("data/rows.jsonl", None, "rows.jsonl"),
+        ("/home/me/rows", None, "rows"),
+        ("someone/rows", ["someone/rows"], "someone/rows"),
+    ],
 )
-def test_the_metadata_name_only_data_on_the_hub(tmp_path, dataset, datasets):
+def test_the_metadata_name_only_data_on_the_hub_and_the_card_no_folder(tmp_path, dataset, datasets, shown):
     """The file may be on another machine, where the agent was trained."""
     (tmp_path / "recipe.yaml").write_text(f"dataset_name: {dataset}\n")
     (tmp_path / "adapter_config.json").write_text("{}")
     write_model_card(tmp_path, "me/mine")
     card = ModelCard((tmp_path / "README.md").read_text())
     assert card.data.get("datasets") == datasets
+    assert f"| data | {shown} |" in card.text
     assert "is a local folder" not in card.text  # the base model is not known
