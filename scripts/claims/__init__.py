@@ -2,9 +2,9 @@
 
 from types import ModuleType
 
-from . import calibration, episodes, forgetting, inner_loop, price, rank, robustness, stronger, tuning
+from . import calibration, episodes, forgetting, inner_loop, one_step, price, rank, robustness, stronger, tuning
 
 CLAIMS: dict[str, ModuleType] = {
     claim.__name__.rpartition(".")[2]: claim
-    for claim in (tuning, price, forgetting, inner_loop, robustness, stronger, calibration, rank, episodes)
+    for claim in (tuning, price, forgetting, inner_loop, robustness, one_step, stronger, calibration, rank, episodes)
 }

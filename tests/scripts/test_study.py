@@ -273,6 +273,13 @@ def test_numbers_of_a_training_come_from_its_log(tmp_path):
     assert training_numbers(tmp_path / "nothing") == {}
 
 
+def test_with_one_step_every_penalty_has_the_lambda_of_the_recipe():
+    agents = CLAIMS["one_step"].cells(FULL, FIRST)[0].agents
+    lambdas = {agent.config().regularizer_lambda for name, agent in agents.items() if name != "adversarial, dropout"}
+    assert len(agents) == 4 and lambdas == {Agent("aajr").config().regularizer_lambda}
+    assert {agent.config().ascent_steps for agent in agents.values()} == {1}
+
+
 @pytest.mark.parametrize(("steps", "saved"), [(330, [110, 220]), (100, [34, 68]), (2, [1]), (1, [])])
 def test_the_inner_loop_is_measured_at_checkpoints_that_every_training_saves(steps, saved):
     """It measures the agents of `robustness` and of `calibration`, which are then trained once."""

@@ -14,6 +14,7 @@ from claims import (
     forgetting,
     inner_loop,
     measured,
+    one_step,
     price,
     rank,
     robustness,
@@ -165,6 +166,17 @@ def test_under_a_stronger_attack_the_penalty_is_compared_with_dropout_alone():
     assert text.count("than adversarial, dropout: **holds** (+7.0 ± 2.5).") == 2
 
 
+def test_with_one_step_methods_are_compared_where_both_were_measured():
+    runs = [
+        claim_run("one_step", f"seed {seed}", method, left=left)
+        for seed in (1, 2, 3)
+        for method, left in (("adversarial, dropout", 80.0), ("AAJR", 70.0))
+    ]
+    text = "\n".join(one_step.section(runs))
+    assert text.count("AAJR withstands more at 1x, ") == text.count("**does not hold** (-10.0 ± 0.0)") == 2
+    assert "than random direction" not in text
+
+
 def test_what_is_forgotten_is_compared_by_seed():
     runs = []
     for seed in (1, 2, 3):
@@ -220,7 +232,9 @@ def test_the_page_has_a_section_a_figure_and_a_command_for_each_claim():
 MEASURED = {"amplification": 5.0, "spectral_norm": 9.0, "temperature": 1.1}
 
 
-@pytest.mark.parametrize("name", ["tuning", "price", "inner_loop", "robustness", "stronger", "calibration"])
+@pytest.mark.parametrize(
+    "name", ["tuning", "price", "inner_loop", "robustness", "one_step", "stronger", "calibration"]
+)
 def test_every_cell_alone_has_a_section_and_a_figure_also_with_a_failed_training(name):
     """The page is written after each cell."""
     claim = CLAIMS[name]

@@ -1,0 +1,44 @@
+"""
+Which methods withstand most with one ascent step, the cheapest? Penalties were tuned with three steps, where a small lambda is
+enough. With one step they need the larger one of the recipe `recipes/congestion/aajr.yaml`, so here they all have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shared.tables import ENOUGH_SEEDS
+
+from .cells import Cell
+from .methods import METHODS, under_pressure
+from .preset import Preset
+from .success import draw_success, success_table, success_verdicts
+
+TITLE = "One ascent step, with the recipes' lambda"
+DROPOUT, OURS, BOTH, RANDOM = "adversarial, dropout", "AAJR", "AAJR, dropout", "random direction"
+COMPARED = (DROPOUT, OURS, BOTH, RANDOM)
+LAMBDA, ROWS = 0.03, 8000
+
+
+def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
+    """One cell for each of a few seeds."""
+    names = [name for name in COMPARED if name in preset.methods]
+    lambdas = {name: LAMBDA for name in names if METHODS[name].tuned == "regularizer_lambda"}
+    agents = under_pressure(names, dict(chosen) | lambdas, 1, ROWS)
+    return [
+        Cell(f"seed {seed}", agents, seed, preset.steps, preset.examples, ("--multiples", "1"))
+        for seed in preset.seeds[:ENOUGH_SEEDS]
+    ]
+
+
+def section(runs: list[dict]) -> list[str]:
+    lines = [f"K = 1, {ROWS} rows, lambda {LAMBDA:g} of each penalty, all attacks. Success in percent.", ""]
+    return [
+        *lines,
+        *success_table(runs),
+        "",
+        *success_verdicts(runs, ((OURS, DROPOUT), (BOTH, DROPOUT), (OURS, RANDOM))),
+    ]
+
+
+draw = draw_success
