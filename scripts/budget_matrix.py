@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from shared.commands import BASE, ROOT, evaluate_once, train_once
-from shared.tables import cell, write_results
+from shared.tables import text_of, write_results
 
 from aajr_hf.evaluation.reporting.plots import render
 
@@ -59,7 +59,7 @@ def page(runs: list[dict], examples: int) -> str:
     lines = [INTRODUCTION.format(examples=examples), "", f"| defence | no attack | {' | '.join(attacks)} |"]
     lines.append("|---|" + "---:|" * (len(attacks) + 1))
     for defence in defences:
-        cells = [cell(values(runs, defence, attack)) for attack in ("nominal", *attacks)]
+        cells = [text_of(values(runs, defence, attack)) for attack in ("nominal", *attacks)]
         lines.append(f"| {'none' if defence == 0 else f'{defence:g}'} | {' | '.join(cells)} |")
     lines += ["", "Differences in points, paired by seed:", ""]
     for attack in attacks:
@@ -76,7 +76,7 @@ def _steps(runs: list[dict], defences: list[float], attack: str) -> list[str]:
         if 0 <= other < len(defences):
             pairs = zip(values(runs, defences[other], attack), values(runs, defences[at], attack), strict=True)
             found.append(
-                f"{word} defence {cell([one - matching for one, matching in pairs], '+')} against the equal one"
+                f"{word} defence {text_of([one - matching for one, matching in pairs], sign=True)} against the equal one"
             )
     return found
 

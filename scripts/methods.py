@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from shared.commands import ROOT, evaluate_once, slug, train_once
-from shared.tables import ENOUGH_SEEDS, cell, runs_of, table, write_results
+from shared.tables import ENOUGH_SEEDS, runs_of, table, text_of, write_results
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
@@ -96,7 +96,7 @@ def differences(runs: list[dict], reference: str) -> list[str]:
         sampled = [one["sampled_success"] - other["sampled_success"] for one, other in pairs]
         worst = [one["worst_case_success"]["1"] - other["worst_case_success"]["1"] for one, other in pairs]
         lines.append(
-            f"| {name} | {cell(nominal, '+')} | {cell(sampled, '+')} | {cell(worst, '+')} | {_verdict(worst)} |"
+            f"| {name} | {text_of(nominal, sign=True)} | {text_of(sampled, sign=True)} | {text_of(worst, sign=True)} | {_verdict(worst)} |"
         )
     return lines
 

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from methods import differences
 from shared.commands import ROOT, evaluate_once, slug, train_once
-from shared.tables import cell, runs_of, table, write_results
+from shared.tables import runs_of, table, text_of, write_results
 
 from aajr_hf.evaluation.reporting.plots import WIDE, render
 
@@ -62,7 +62,7 @@ def page(runs: list[dict], arguments: argparse.Namespace) -> str:
         names = [name_of(nuisance, rank) for nuisance in NUISANCES]
         lines += [*differences([run for run in runs if run["setting"] in names], names[0]), ""]
     lines += ["| setting | drift along variants |", "|---|---:|"]
-    lines += [f"| {name} | {cell(values(runs, name, PANELS['drift along variants']))} |" for name in SETTINGS]
+    lines += [f"| {name} | {text_of(values(runs, name, PANELS['drift along variants']))} |" for name in SETTINGS]
     return "\n".join([*lines, "", "![Success and drift over the rank of the penalty](nuisance.png)", ""])
 
 

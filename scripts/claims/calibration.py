@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from shared.tables import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS, markdown_table, text_of
 
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Cell
 from .methods import METHODS, under_pressure
-from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
+from .page import by_seed, cells_of, number_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "Calibration: sampled success at an agent's own temperature"

@@ -14,12 +14,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from shared.commands import ROOT, run_command
+from shared.tables import markdown_table, text_of
 
 from aajr_hf.environments import WORLDS
 
 from .cells import Agent, digest_of
 from .methods import METHODS
-from .page import by_seed, cells_of, markdown_table, of_agent, text_of, verdict
+from .page import by_seed, cells_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "Episodes under shock and attack, and the digest's figures"

@@ -16,11 +16,12 @@ from pathlib import Path
 import smollm2_study
 from matplotlib.figure import Figure
 from shared.commands import ROOT, run_command, slug
+from shared.tables import markdown_table, text_of
 
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import digest_of, lock_of
-from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
+from .page import by_seed, cells_of, number_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "What is forgotten"

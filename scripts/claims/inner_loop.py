@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from shared.tables import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS, markdown_table, text_of
 
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Agent, Cell, saved_every
 from .methods import METHODS
-from .page import cells_of, markdown_table, number_of, of_agent, text_of, verdict
+from .page import cells_of, number_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "Stability of the inner loop (Theorems 2 and 3)"

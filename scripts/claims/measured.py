@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import statistics
 
-from shared.tables import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS, text_of
 
 from aajr_hf.cli.common.measured import objective_of
 
 from .methods import METHODS
-from .page import by_seed, cells_of, number_of, text_of
+from .page import by_seed, cells_of, number_of
 from .robustness import REFERENCE, ascent_and_rows
 
 PLAIN = "sft"

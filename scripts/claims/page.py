@@ -1,4 +1,4 @@
-"""Parts that the sections of the study's page share: numbers of runs, intervals over seeds, verdicts and tables."""
+"""Parts that the sections of the study's page share: numbers of runs, differences by seed, and verdicts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scipy.stats import ttest_1samp
-from shared.tables import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS, text_of
 
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
@@ -42,15 +42,6 @@ def by_seed(runs: list[dict], other: list[dict], number: Number) -> list[float]:
     return [number(run) - number(theirs[run["seed"]]) for run in runs if run["seed"] in theirs]
 
 
-def text_of(values: list[float], digits: int = 1, sign: bool = False) -> str:
-    """Return a mean over seeds, with its 95 % interval if there are enough; `-` without values."""
-    if not values:
-        return "-"
-    mean, half = mean_interval(values)
-    text = f"{mean:{'+' if sign else ''}.{digits}f}"
-    return text if half is None or len(values) < ENOUGH_SEEDS else f"{text} ± {half:.{digits}f}"
-
-
 def verdict(gains: list[float], digits: int = 1) -> str:
     """Return whether a claim holds that these differences are above 0, by their 95 % interval over seeds."""
     if len(gains) < ENOUGH_SEEDS:
@@ -72,8 +63,3 @@ def holm(families: dict[str, list[float]]) -> dict[str, float]:
         largest = max(largest, min(1.0, found[name] * (len(found) - done)))
         adjusted[name] = largest
     return adjusted
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Return the lines of a table."""
-    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]

@@ -11,12 +11,12 @@ import statistics
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from shared.tables import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS, markdown_table, text_of
 
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Agent, Cell
-from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
+from .page import by_seed, cells_of, number_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "The price of robustness at an equal budget (equations 9, 18, 19; Corollary 1)"

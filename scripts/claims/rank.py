@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
+from shared.tables import markdown_table, text_of
 
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .forgetting import RealCell, real_cells
-from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
+from .page import by_seed, cells_of, number_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "High rank (section 6)"

@@ -12,11 +12,11 @@ import statistics
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
-from shared.tables import ENOUGH_SEEDS
+from shared.tables import ENOUGH_SEEDS, markdown_table, text_of
 
 from .cells import Cell
 from .methods import under_pressure
-from .page import by_seed, cells_of, holm, markdown_table, number_of, of_agent, text_of, verdict
+from .page import by_seed, cells_of, holm, number_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "Robust success inside and outside the ball"

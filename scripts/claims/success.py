@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from matplotlib.figure import Figure
+from shared.tables import markdown_table, text_of
 
-from .page import by_seed, cells_of, markdown_table, number_of, of_agent, text_of, verdict
+from .page import by_seed, cells_of, number_of, of_agent, verdict
 
 
 def success_table(runs: list[dict]) -> list[str]:

@@ -17,10 +17,11 @@ import statistics
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
+from shared.tables import markdown_table
 
 from .cells import Cell
 from .methods import METHODS
-from .page import cells_of, markdown_table, number_of, of_agent
+from .page import cells_of, number_of, of_agent
 from .preset import Preset
 
 TITLE = "How the settings were chosen"

@@ -37,14 +37,17 @@ def table(runs: list[dict]) -> list[str]:
         columns += [[run["sampled_success"] for run in members]]
         columns += [[run["sampled_worst_case_success"]["1"] for run in members]]
         columns += [[run["amplification"] for run in members], [run["train_seconds"] for run in members]]
-        lines.append(f"| {name} | {' | '.join(cell(values) for values in columns)} |")
+        lines.append(f"| {name} | {' | '.join(text_of(values) for values in columns)} |")
     return lines
 
 
-def cell(values: list[float], sign: str = "") -> str:
-    """Return the mean over seeds, with its 95 % interval if there are enough; `sign="+"` shows plus signs."""
+def text_of(values: list[float], digits: int = 1, sign: bool = False) -> str:
+    """Return a mean over seeds, with its 95 % interval if there are enough; `-` without values."""
+    if not values:
+        return "-"
     mean, half = mean_interval(values)
-    return f"{mean:{sign}.1f}" if len(values) < ENOUGH_SEEDS else f"{mean:{sign}.1f} ± {half:.1f}"
+    text = f"{mean:{'+' if sign else ''}.{digits}f}"
+    return text if half is None or len(values) < ENOUGH_SEEDS else f"{text} ± {half:.{digits}f}"
 
 
 def differences(runs: list[dict], reference: str) -> list[str]:
@@ -58,13 +61,18 @@ def differences(runs: list[dict], reference: str) -> list[str]:
         pairs = [(run, theirs[run["seed"]]) for run in runs if run["setting"] == name and run["seed"] in theirs]
         if name == reference or not pairs:
             continue
-        cells = [cell([run["nominal_success"] - other["nominal_success"] for run, other in pairs])]
-        cells += [cell([r["worst_case_success"][m] - o["worst_case_success"][m] for r, o in pairs]) for m in radii]
-        cells += [cell([run["sampled_success"] - other["sampled_success"] for run, other in pairs])]
+        cells = [text_of([run["nominal_success"] - other["nominal_success"] for run, other in pairs])]
+        cells += [text_of([r["worst_case_success"][m] - o["worst_case_success"][m] for r, o in pairs]) for m in radii]
+        cells += [text_of([run["sampled_success"] - other["sampled_success"] for run, other in pairs])]
         sampled = "sampled_worst_case_success"
-        cells += [cell([run[sampled]["1"] - other[sampled]["1"] for run, other in pairs])]
+        cells += [text_of([run[sampled]["1"] - other[sampled]["1"] for run, other in pairs])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table."""
+    return [f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *rows)]
 
 
 def write_results(file: Path, runs: list[dict], page: str) -> None:
