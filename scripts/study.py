@@ -81,9 +81,8 @@ class Study:
         self.runs.sort(key=lambda run: order.index(run["claim"]))  # stable: cells stay in their order
         write_results(self.file, self.runs, page(self.runs, self.preset))
         if self.preset == "full":  # what the page says, `aajr train` says, too
-            told = measured.entries(
-                shown(CLAIMS["robustness"], self.of("robustness")), tuning.choose(self.of("tuning"))
-            )
+            runs = [shown(CLAIMS[name], self.of(name)) for name in ("robustness", "one_step")]
+            told = measured.entries(*runs, tuning.choose(self.of("tuning")))
             replace_file(MEASURED, f"{json.dumps(told, indent=1)}\n".encode())
         for name, claim in CLAIMS.items():
             if runs := shown(claim, self.of(name)):

@@ -1,40 +1,48 @@
-"""What `aajr train` says of a setting: the time and the robustness that the section `robustness` measured of it."""
+"""What `aajr train` says of a setting: the time and the robustness that the study measured of it."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 
 from shared.tables import ENOUGH_SEEDS, text_of
 
 from aajr_hf.cli.common.measured import objective_of
 
-from .methods import METHODS
-from .page import by_seed, cells_of, number_of
+from . import one_step
+from .cells import Agent
+from .methods import METHODS, under_pressure
+from .page import by_seed, cells_of, number_of, of_agent
 from .robustness import REFERENCE, ascent_and_rows
 
 PLAIN = "sft"
 NAMES = {PLAIN: "plain fine-tuning", REFERENCE: "adversarial training with as many ascent steps"}
 
 
-def entries(runs: list[dict], chosen: dict[str, float]) -> list[dict]:
+def entries(runs: list[dict], with_one_step: list[dict], chosen: Mapping[str, float]) -> list[dict]:
     """
-    Return settings and sentences, for each method and number of ascent steps with enough seeds, from the runs with most
-    training rows.
+    Return settings and sentences, for each method and number of ascent steps with enough seeds, from the runs of `robustness`
+    with most training rows, and from those of `one_step`.
     """
     found = []
     for steps in sorted({ascent_and_rows(run)[0] for run in runs}):
         here = [run for run in runs if ascent_and_rows(run)[0] == steps]
         most = max(ascent_and_rows(run)[1] for run in here)
-        by_method = {
-            method: [run for run in here if run["agent"] == method and ascent_and_rows(run)[1] == most]
-            for method in cells_of(here, "agent")
-        }
-        for method, mine in ((name, some) for name, some in by_method.items() if name in chosen):
-            if method != PLAIN:
-                against = PLAIN if method == REFERENCE else REFERENCE
-                sentence = _sentence(mine, by_method.get(against, []), NAMES[against])
-                agent = METHODS[method].under_pressure(chosen[method], steps, most)
-                found += [{"settings": objective_of(agent.config()), "measured": sentence}] if sentence else []
+        found += _of_agents(
+            [run for run in here if ascent_and_rows(run)[1] == most], under_pressure(METHODS, chosen, steps, most)
+        )
+    known = [entry["settings"] for entry in found]
+    of_one_step = _of_agents(with_one_step, one_step.compared(METHODS, chosen))
+    return found + [entry for entry in of_one_step if entry["settings"] not in known]
+
+
+def _of_agents(runs: list[dict], agents: Mapping[str, Agent]) -> list[dict]:
+    """Return the settings of each method and what its runs say, against adversarial training or, of that, plain fine-tuning."""
+    found = []
+    for method in (name for name in cells_of(runs, "agent") if name in agents and name != PLAIN):
+        against = PLAIN if method == REFERENCE else REFERENCE
+        if sentence := _sentence(of_agent(runs, method), of_agent(runs, against), NAMES[against]):
+            found.append({"settings": objective_of(agents[method].config()), "measured": sentence})
     return found
 
 

@@ -5,11 +5,11 @@ enough. With one step they need the larger one of the recipe `recipes/congestion
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from shared.tables import ENOUGH_SEEDS
 
-from .cells import Cell
+from .cells import Agent, Cell
 from .methods import METHODS, under_pressure
 from .preset import Preset
 from .success import draw_success, success_table, success_verdicts
@@ -29,13 +29,17 @@ LAMBDA, ROWS = 0.03, 8000
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     """One cell for each of a few seeds."""
-    names = [name for name in COMPARED if name in preset.methods]
-    lambdas = {name: LAMBDA for name in names if METHODS[name].tuned == "regularizer_lambda"}
-    agents = under_pressure(names, dict(chosen) | lambdas, 1, ROWS)
+    agents = compared(preset.methods, chosen)
     return [
         Cell(f"seed {seed}", agents, seed, preset.steps, preset.examples, ("--multiples", "1"))
         for seed in preset.seeds[:ENOUGH_SEEDS]
     ]
+
+
+def compared(methods: Iterable[str], chosen: Mapping[str, float]) -> dict[str, Agent]:
+    """Return the agents: those of these methods that are compared."""
+    lambdas = {name: LAMBDA for name in COMPARED if METHODS[name].tuned == "regularizer_lambda"}
+    return under_pressure([name for name in COMPARED if name in methods], dict(chosen) | lambdas, 1, ROWS)
 
 
 def section(runs: list[dict]) -> list[str]:

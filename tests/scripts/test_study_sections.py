@@ -261,7 +261,7 @@ def test_a_training_says_what_was_measured_of_its_settings(monkeypatch, tmp_path
                 cell = f"K = 1, {rows} rows, seed {seed}"
                 runs.append(claim_run("robustness", cell, method, left=gain, train_seconds=seconds))
         runs.append(claim_run("robustness", f"K = 3, 8000 rows, seed {seed}", "adversarial"))
-    told = measured.entries(runs, FIRST)
+    told = measured.entries(runs, [], FIRST)
     assert len(told) == 3  # plain fine-tuning is what others are compared with
     (tmp_path / "measured.json").write_text(json.dumps(told))
     monkeypatch.setattr(sentences, "MEASURED", tmp_path / "measured.json")
@@ -294,3 +294,19 @@ def test_a_training_says_what_was_measured_of_its_settings(monkeypatch, tmp_path
         adversarial
     )
     assert sentences.measured_of(replace(adversarial, ascent_steps=3)) is None
+
+
+def test_a_training_says_what_one_step_gave_with_the_recipes_lambda():
+    """Of a setting that `robustness` has, too, its numbers are said."""
+    runs = {
+        name: [
+            claim_run(name, f"{cell}seed {seed}", method, left=left, train_seconds=60.0)
+            for seed in (1, 2, 3)
+            for method, left in (("adversarial", 20.0), ("AAJR", more), ("random direction", 70.0))
+        ]
+        for name, cell, more in (("robustness", "K = 1, 8000 rows, ", 30.0), ("one_step", "", 60.0))
+    }
+    told = measured.entries(runs["robustness"], runs["one_step"], FIRST | {"AAJR": 0.003})
+    said = [(entry["settings"].get("regularizer", "aajr"), entry["settings"]["regularizer_lambda"]) for entry in told]
+    assert said == [("aajr", 0.003), ("random_direction", 0.03), ("aajr", 0.03)]
+    assert ["+10.0" in told[0]["measured"], "+40.0" in told[2]["measured"]] == [True, True]
