@@ -25,7 +25,7 @@ REFERENCE, DROPOUT, OURS, BOTH, RANDOM = (
     "random direction",
 )
 COMPARED = (REFERENCE, DROPOUT, OURS, BOTH, RANDOM)
-PAIRS = ((OURS, REFERENCE), (OURS, DROPOUT), (BOTH, DROPOUT), (OURS, RANDOM))
+PAIRS = ((OURS, REFERENCE), (OURS, DROPOUT), (BOTH, DROPOUT), (RANDOM, DROPOUT), (OURS, RANDOM))
 LAMBDA, ROWS = 0.03, 8000
 # The attack of the section on a stronger one, which also knows AAJR's checkpoints: a quarter of the observations.
 HARDER, HARDER_OF, SHARE = "a stronger attack", (DROPOUT, OURS, RANDOM), 4
