@@ -105,22 +105,24 @@ def _verdicts(runs: list[dict]) -> list[str]:
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:
-    """The price over gamma, sampled; filled where the budget is met."""
-    for axes, said in zip(panels(figure, tuple(WEIGHTS)), WEIGHTS, strict=True):
-        here = [run for run in runs if run["cell"].startswith(f"{said}, ")]
-        free = of_agent(here, FREE)
-        for (name, _), color in zip(CLASSES.items(), ("#0072B2", "#009E73", "#D55E00"), strict=True):
-            for gamma in _budgets(here):
-                mine = of_agent(here, f"{name} {gamma:g}")
-                if not mine:
-                    continue
-                price = by_seed(free, mine, number_of("sampled"))
-                met = statistics.mean(map(_achieved, mine)) <= MET * gamma
-                label = name if gamma == _budgets(here)[0] else None
-                axes.plot([gamma] * len(price), price, "o", color=color, mfc=color if met else "none", label=label)
-        axes.set(xscale="log", xlabel="gamma", ylabel="price, points of sampled success")
-        if here:
-            axes.legend(frameon=False)
+    """The price over gamma, sampled: each seed, filled where the budget is met, and the mean over seeds."""
+    parts = {said: [run for run in runs if run["cell"].startswith(f"{said}, ")] for said in WEIGHTS}
+    shown = {said: here for said, here in parts.items() if here}
+    for axes, here in zip(panels(figure, tuple(shown)), shown.values(), strict=True):
+        free, gammas = of_agent(here, FREE), _budgets(here)
+        # Side by side, because prices are often alike.
+        for name, color, shift in zip(CLASSES, ("#0072B2", "#009E73", "#D55E00"), (0.93, 1.0, 1.07), strict=True):
+            measured = {gamma: mine for gamma in gammas if (mine := of_agent(here, f"{name} {gamma:g}"))}
+            prices = {gamma: by_seed(free, mine, number_of("sampled")) for gamma, mine in measured.items()}
+            means = [statistics.mean(price) for price in prices.values() if price]
+            axes.plot([shift * gamma for gamma, price in prices.items() if price], means, color=color, label=name)
+            for gamma, price in prices.items():
+                met = statistics.mean(map(_achieved, measured[gamma])) <= MET * gamma
+                axes.plot([shift * gamma] * len(price), price, "o", color=color, mfc=color if met else "none")
+        axes.set(xscale="log", xlabel="gamma (filled: met)", ylabel="price, points of sampled success")
+        axes.minorticks_off()
+        axes.set_xticks(gammas, [f"{gamma:g}" for gamma in gammas])
+        axes.legend(frameon=False)
 
 
 def _budgets(runs: list[dict]) -> list[float]:
