@@ -32,7 +32,7 @@ def entries(runs: list[dict], with_one_step: list[dict], chosen: Mapping[str, fl
             [run for run in here if ascent_and_rows(run)[1] == most], under_pressure(METHODS, chosen, steps, most)
         )
     known = [entry["settings"] for entry in found]
-    of_one_step = _of_agents(with_one_step, one_step.compared(METHODS, chosen))
+    of_one_step = _of_agents(one_step.under_all_attacks(with_one_step), one_step.compared(METHODS, chosen))
     return found + [entry for entry in of_one_step if entry["settings"] not in known]
 
 

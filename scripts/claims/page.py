@@ -37,8 +37,16 @@ def of_agent(runs: list[dict], agent: str) -> list[dict]:
 
 
 def by_seed(runs: list[dict], other: list[dict], number: Number) -> list[float]:
-    """Return the differences of a number between runs with the same seed."""
+    """
+    Return the differences of a number between runs with the same seed.
+
+    Raises:
+        ValueError: if a seed occurs twice, so that runs of different cells would be mixed.
+    """
     theirs = {run["seed"]: run for run in other}
+    for some in (runs, other):
+        if len({run["seed"] for run in some}) < len(some):
+            raise ValueError(f"Runs of different cells have the same seed: {sorted({run['cell'] for run in some})}.")
     return [number(run) - number(theirs[run["seed"]]) for run in runs if run["seed"] in theirs]
 
 

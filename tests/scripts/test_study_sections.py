@@ -306,7 +306,8 @@ def test_a_training_says_what_one_step_gave_with_the_recipes_lambda():
         ]
         for name, cell, more in (("robustness", "K = 1, 8000 rows, ", 30.0), ("one_step", "", 60.0))
     }
-    told = measured.entries(runs["robustness"], runs["one_step"], FIRST | {"AAJR": 0.003})
+    harder = [claim_run("one_step", f"{one_step.HARDER}, seed {seed}", "AAJR", left=30.0) for seed in (1, 2, 3)]
+    told = measured.entries(runs["robustness"], runs["one_step"] + harder, FIRST | {"AAJR": 0.003})
     said = [(entry["settings"].get("regularizer", "aajr"), entry["settings"]["regularizer_lambda"]) for entry in told]
     assert said == [("aajr", 0.003), ("random_direction", 0.03), ("aajr", 0.03)]
     assert ["+10.0" in told[0]["measured"], "+40.0" in told[2]["measured"]] == [True, True]
