@@ -53,22 +53,15 @@ def test_commands_print_results_and_no_bars(agent, tmp_path):
     assert unknown == []
 
 
-def test_what_deepspeed_logs_is_no_result(capsys):
+def test_what_deepspeed_logs_is_no_result(capsys, monkeypatch):
     be_quiet()
     be_quiet()
     logger = logging.getLogger("DeepSpeed")
-    # As it does when it is imported, which is after the command has begun.
-    handler = logging.StreamHandler(sys.stdout)
-    before, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    try:
-        logger.warning(
-            "Setting accelerator to CPU. If you have GPU or other accelerator, we were unable to detect it."
-        )
-        logger.warning("The optimizer has no kernel.")
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
+    # As DeepSpeed does when it is imported, after the command has begun; another test may have imported it.
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stdout)])
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.warning("Setting accelerator to CPU. If you have GPU or other accelerator, we were unable to detect it.")
+    logger.warning("The optimizer has no kernel.")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "The optimizer has no kernel.\n")
 
