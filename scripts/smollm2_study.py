@@ -168,7 +168,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of congestion (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=32, help="held-out rows per seed (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="agents that call tools at once, with one thread each")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="agents that call tools at once, with one thread and up to 14 GB each (default: %(default)s)",
+    )
     arguments = parser.parse_args()
     if (CALLS in arguments.tasks) != (arguments.tool_calls is not None):
         parser.error(f"the task {CALLS} and `--tool_calls` need each other.")
