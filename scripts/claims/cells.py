@@ -67,6 +67,10 @@ class Agent:
         """Return the agent at a checkpoint of its training."""
         return replace(self, checkpoint=step)
 
+    def checkpoints(self, steps: int) -> tuple[Agent, ...]:
+        """Return the agent at each checkpoint of a training of so many optimizer steps."""
+        return tuple(self.after(step) for step in range(saved_every(steps), steps, saved_every(steps)))
+
     def train(self, seed: int, steps: int, work: Path) -> Path | None:
         """
         Train the agent, unless it is there, and return its folder; None if a number was not finite. Claims share agents with

@@ -54,8 +54,7 @@ def _over_training(
     agents = {}
     for method in methods:
         agent = METHODS[method].under_pressure(chosen[method], ascent, rows)
-        for step in range(saved_every(last), last, saved_every(last)):
-            agents[f"{method} @ {step}"] = agent.after(step)
+        agents |= {f"{method} @ {earlier.checkpoint}": earlier for earlier in agent.checkpoints(last)}
         agents[f"{method} @ {last}"] = agent
     return agents
 

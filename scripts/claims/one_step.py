@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 from shared.tables import ENOUGH_SEEDS
 
-from .cells import Agent, Cell, saved_every
+from .cells import Agent, Cell
 from .methods import METHODS, under_pressure
 from .preset import Preset
 from .stronger import ATTACK
@@ -35,8 +35,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     """Two cells for each of a few seeds: all attacks, and a stronger attack on those that withstand most."""
     agents = compared(preset.methods, chosen)
     some = {name: agents[name] for name in HARDER_OF if name in agents}
-    saved = range(saved_every(preset.steps), preset.steps, saved_every(preset.steps))
-    sources = tuple(agents[OURS].after(step) for step in saved)
+    sources = agents[OURS].checkpoints(preset.steps)
     examples = -(-preset.examples // SHARE)
     return [
         cell

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .cells import Cell, saved_every
+from .cells import Cell
 from .methods import under_pressure
 from .preset import Preset
 from .success import draw_success, success_table, success_verdicts
@@ -25,8 +25,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     agents = under_pressure([name for name in COMPARED if name in preset.methods], chosen, *preset.pressure[0])
     if DROPOUT not in agents:
         return []
-    saved = range(saved_every(preset.steps), preset.steps, saved_every(preset.steps))
-    sources = tuple(agents[DROPOUT].after(step) for step in saved)
+    sources = agents[DROPOUT].checkpoints(preset.steps)
     examples = preset.examples // SHARE
     return [
         Cell(f"seed {seed}", agents, seed, preset.steps, examples, ATTACK, sources=sources)

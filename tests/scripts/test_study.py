@@ -274,7 +274,10 @@ def test_numbers_of_a_training_come_from_its_log(tmp_path):
 
 
 def test_with_one_step_every_penalty_has_the_lambda_of_the_recipe():
-    agents = CLAIMS["one_step"].cells(FULL, FIRST)[0].agents
+    cell, harder = CLAIMS["one_step"].cells(FULL, FIRST)[:2]
+    agents = cell.agents
+    assert [source.checkpoint for source in harder.sources] == [110, 220]
+    assert all(source.after(None) == agents["AAJR"] for source in harder.sources)
     lambdas = {agent.config().regularizer_lambda for name, agent in agents.items() if "adversarial" not in name}
     assert len(agents) == 5 and lambdas == {Agent("aajr").config().regularizer_lambda}
     assert {agent.config().ascent_steps for agent in agents.values()} == {1}
