@@ -13,7 +13,7 @@ from shared.tables import markdown_table, text_of
 
 from aajr_hf.evaluation.reporting.plots import panels
 
-from .forgetting import RealCell, real_cells
+from .forgetting import RADII, RealCell, real_cells
 from .page import by_seed, cells_of, number_of, of_agent, verdict
 from .preset import Preset
 
@@ -42,15 +42,15 @@ def section(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
         mine = of_agent(runs, agent)
-        numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", "1")]
+        numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", *RADII)]
         rows.append(
             [agent, *numbers, text_of([run["kl"] for run in mine], 3), text_of([run["train_seconds"] for run in mine])]
         )
     lines = [
-        "*1x*: left by the agent's own gradients and by random points. *KL*: what is forgotten, in nats per token of the model's "
-        "answers to general prompts. LoRA is trained with a learning rate of 1e-3, HiRA and SHiRA with 1e-2.",
+        "*0.25x*, *0.5x*: what the agent's own gradients and random points leave within these multiples of the training radius. "
+        "*KL*: what is forgotten, in nats per token of the model's answers to general prompts. LoRA is trained with a learning rate of 1e-3, HiRA and SHiRA with 1e-2.",
         "",
-        *markdown_table(["trained", "nominal, %", "1x, %", "KL", "train s"], rows),
+        *markdown_table(["trained", "nominal, %", *(f"{radius}x, %" for radius in RADII), "KL", "train s"], rows),
         "",
     ]
     for more, less in (
@@ -59,13 +59,16 @@ def section(runs: list[dict]) -> list[str]:
         (FULL, f"LoRA {RANKS[-1]}"),
     ):
         pair = [of_agent(runs, agent) for agent in (more, less)]
-        lines.append(f"- {more} withstands more at 1x than {less}: {verdict(by_seed(*pair, number_of('1')))}.")
+        lines.append(
+            f"- {more} withstands more at {RADII[0]}x than {less}: {verdict(by_seed(*pair, number_of(RADII[0])))}."
+        )
     return lines
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """Success over LoRA's rank, with the other families and all weights as lines."""
-    for axes, name in zip(panels(figure, ("no attack", "own gradients at 1x")), ("nominal", "1"), strict=True):
+    titles = ("no attack", f"own gradients at {RADII[0]}x")
+    for axes, name in zip(panels(figure, titles), ("nominal", RADII[0]), strict=True):
         for rank in RANKS:
             mine = [number_of(name)(run) for run in of_agent(runs, f"LoRA {rank}")]
             axes.plot([rank] * len(mine), mine, "o", color="#0072B2", label="LoRA" if rank == RANKS[0] else None)

@@ -182,9 +182,12 @@ def test_what_is_forgotten_is_compared_by_seed():
     for seed in (1, 2, 3):
         for agent, kl in (("sft", 0.1), ("adversarial", 0.5 + 0.1 * seed), ("AAJR", 0.3)):
             general = {"kl": kl, "perplexity": 3.0, "model_perplexity": 2.0, "right": 80.0, "asked": 70}
-            runs.append(claim_run("forgetting", f"seed {seed}", agent, **general))
+            left = {"0.25": 50.0, "0.5": 20.0}
+            runs.append(claim_run("forgetting", f"seed {seed}", agent, worst_case_success=left, **general))
     text = "\n".join(forgetting.section(runs))
-    assert "| adversarial | 90.0 ± 0.0 | 50.0 ± 0.0 | 0.700 ± 0.248 | 3.00 ± 0.00 | 80.00 ± 0.00 |" in text
+    assert (
+        "| adversarial | 90.0 ± 0.0 | 50.0 ± 0.0 | 20.0 ± 0.0 | 0.700 ± 0.248 | 3.00 ± 0.00 | 80.00 ± 0.00 |" in text
+    )
     assert "- AAJR forgets less than adversarial (KL, nats per token): **holds** (+0.400 ± 0.248)." in text
     assert (
         "the 70 facts and sums" in text
@@ -196,10 +199,11 @@ def test_a_larger_rank_is_compared_by_seed():
     runs = []
     for seed in (1, 2, 3):
         for agent, left in (("LoRA 1", 20.0), ("LoRA 64", 30.0 + seed), ("all weights", 25.0)):
-            runs.append(claim_run("rank", f"seed {seed}", agent, left=left, kl=0.2))
+            within = {"0.25": left, "0.5": 0.0}
+            runs.append(claim_run("rank", f"seed {seed}", agent, worst_case_success=within, kl=0.2))
     text = "\n".join(rank.section(runs))
-    assert "- LoRA 64 withstands more at 1x than LoRA 1: **holds** (+12.0 ± 2.5)." in text
-    assert "- all weights withstands more at 1x than LoRA 64: **does not hold** (-7.0 ± 2.5)." in text
+    assert "- LoRA 64 withstands more at 0.25x than LoRA 1: **holds** (+12.0 ± 2.5)." in text
+    assert "- all weights withstands more at 0.25x than LoRA 64: **does not hold** (-7.0 ± 2.5)." in text
 
 
 def test_episodes_are_compared_by_base_agent_and_put_beside_the_digests_figures():
