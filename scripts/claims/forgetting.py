@@ -25,11 +25,12 @@ from .page import by_seed, cells_of, number_of, of_agent, verdict
 from .preset import Preset
 
 TITLE = "What is forgotten"
-BASE, REFERENCE, OURS = "sft", "adversarial", "AAJR"
+BASE, REFERENCE, DROPOUT, OURS = "sft", "adversarial", "adversarial, dropout", "AAJR"
 # Name -> recipe of recipes/smollm2-135m/congestion, and the fields that are set instead of the recipe's.
 LORA = {"adapter": "lora", "adapter_rank": 16, "learning_rate": 1e-3}
 METHODS: dict[str, tuple[str, dict]] = {
     REFERENCE: ("adversarial", {}),
+    DROPOUT: ("adversarial", {"model_init_kwargs": '{"attention_dropout": 0.1}'}),
     OURS: ("aajr", {}),
     "local spectral": ("aajr", {"regularizer": "local_spectral"}),
     "global spectral": ("aajr", {"regularizer": "global_spectral"}),
@@ -130,7 +131,7 @@ def section(runs: list[dict]) -> list[str]:
         *markdown_table(header, rows),
         "",
     ]
-    for other in (REFERENCE, "local spectral", "global spectral"):
+    for other in (REFERENCE, DROPOUT, "local spectral", "global spectral"):
         gains = by_seed(of_agent(runs, other), of_agent(runs, OURS), lambda run: run["kl"])
         lines.append(f"- AAJR forgets less than {other} (KL, nats per token): {verdict(gains, 3)}.")
     return lines
