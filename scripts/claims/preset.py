@@ -112,7 +112,7 @@ PRESETS = {
         radii=(1.0, 1.5, 2.0),
         worlds=("congestion", "commons", "hide_and_seek"),
         bases=(0, 1, 2),
-        episodes=12,
+        episodes=6,
         real=Real((1, 2, 3), 64),
     ),
 }
