@@ -69,19 +69,24 @@ def fast_numbers() -> list[str]:
 
 
 def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
-    """Train and attack the agents of the world `congestion`. The plain one is attacked with the first seed only."""
+    """Train and attack the agents of the world `congestion`; the plain one by itself, with what was found on those of a seed."""
     work, runs = work / CONGESTION, []
     base = work / "sft"
     train(CONGESTION, "sft", base, model, {})
-    for i, seed in enumerate(seeds):
-        agents = {"sft": base} if i == 0 else {}
-        for recipe in TASKS[task]:
-            agents[recipe] = work / f"{recipe}-{seed}"
-            train(CONGESTION, recipe, agents[recipe], base, {"seed": seed, "environment_seed": seed})
-        options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16"]
-        options += [*EVALUATION, *fast_numbers()]
-        numbers = evaluate_once(work / f"{task}-{seed}", agents, options)
-        runs += [run | {"task": task} for run in runs_of(numbers, seed)]
+
+    def attack(name: str, agents: dict[str, Path], seed: int, *further: str) -> list[dict]:
+        options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16", *further]
+        numbers = evaluate_once(work / f"{name}-{seed}", agents, [*options, *EVALUATION, *fast_numbers()])
+        return [run | {"task": task} for run in runs_of(numbers, seed)]
+
+    for seed in seeds:
+        agents = {recipe: work / f"{recipe}-{seed}" for recipe in TASKS[task]}
+        for recipe, folder in agents.items():
+            # The base agent has learnt from the examples of seed 0.
+            train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
+        runs += attack(task, agents, seed)
+        if task == CONGESTION and seed == seeds[0]:
+            runs += attack("sft", {"sft": base}, seed, "--transfer_from", *map(str, agents.values()))
     return runs
 
 
@@ -173,7 +178,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of congestion (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of congestion (default: %(default)s)")
     parser.add_argument("--examples", type=int, default=32, help="held-out rows per seed (default: %(default)s)")
     parser.add_argument(
         "--jobs",
