@@ -36,11 +36,14 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "output", metavar="OUT", nargs="?", help="folder to make; must not exist, or be empty (default: outputs/NAME)"
     )
-    parser.add_argument("--gguf", metavar="FILE", type=Path, help="instead of NAME: a GGUF file, or a folder with one")
+    parser.add_argument("--gguf", metavar="FILE", help="instead of NAME: a GGUF file, or a folder with one")
     arguments = parser.parse_args(argv)
+    for field, given in (("OUT", arguments.output), ("--gguf", arguments.gguf)):
+        if given == "":
+            raise UserError(f"`{field}` is empty: give a path, or leave it out.")
     if arguments.gguf is not None:
         output = _only_output(arguments)
-        print(convert(arguments.gguf, output))
+        print(convert(Path(arguments.gguf), output))
     else:
         _check_name(arguments.name)
         print(fetch(arguments.name, Path(arguments.output or f"outputs/{arguments.name}")))

@@ -111,7 +111,7 @@ def convert_gguf(file: Path, output: Path) -> Conversion:
     header = _read_header(file)
     _check_types(file, header)
     numbers = sum(int(tensor.n_elements) for tensor in header.tensors)
-    _check_memory(file, numbers)
+    check_memory(file, 2 * numbers)  # at the peak there are two copies
     with _quiet():
         tokenizer = _load_tokenizer(file, header)
         model = _load_model(file, header)
@@ -157,17 +157,28 @@ def _check_types(file: Path, header: GGUFReader) -> None:
             raise ValueError(f"{file} has the quantisation {kind.name}, which cannot be read: {_OTHER}") from error
 
 
-def _check_memory(file: Path, numbers: int) -> None:
-    """Refuse a model that does not fit. At the peak there are two copies of it in float32."""
-    needed, free = 2 * 4 * numbers, psutil.virtual_memory().available
+def check_memory(model: Path | str, numbers: int) -> None:
+    """
+    Refuse a model that does not fit into the memory.
+
+    Args:
+        model: What the error calls the model.
+        numbers: How many numbers in float32 are in memory at once.
+
+    Raises:
+        ValueError: if fewer bytes are free.
+    """
+    needed, free = 4 * numbers, psutil.virtual_memory().available
     if needed > free:
         raise ValueError(
-            f"{file} needs {needed / _GIB:.1f} GiB of memory to be written in float32, and {free / _GIB:.1f} GiB are "
+            f"{model} needs {needed / _GIB:.1f} GiB of memory to be written in float32, and {free / _GIB:.1f} GiB are "
             "free: close other programs, or give a smaller model."
         )
 
 
 def _load_tokenizer(file: Path, header: GGUFReader) -> PreTrainedTokenizerBase:
+    if _value(header, "tokenizer.ggml.tokens") is None:
+        raise ValueError(f"{file} holds no tokenizer: give a GGUF file with one.")
     with _readable(file, header, "tokenizer") as (folder, name):
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
     for flag in ("add_bos_token", "add_eos_token"):  # before 5.23, Transformers ignores them
@@ -206,7 +217,7 @@ def _load_model(file: Path, header: GGUFReader) -> PreTrainedModel:
     absent = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if absent:
         shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
-        raise ValueError(f"{file} lacks {len(absent)} weights of the model ({shown}): give a whole file.")
+        raise ValueError(f"{file} lacks weights of the model ({len(absent)}: {shown}): give a whole file.")
     config = copy.deepcopy(read.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

@@ -24,7 +24,8 @@ def check_model_name(name: str, tried: bool = False) -> None:
         ValueError: if there is no such folder, or its weights are a GGUF file.
     """
     path = Path(name)
-    is_local = path.is_absolute() or name.startswith((".", "~")) or (tried and Path(*path.parts[:1]).is_dir())
+    is_local = path.is_absolute() or name.startswith((".", "~")) or path.suffix.lower() == ".gguf"
+    is_local = is_local or (tried and Path(*path.parts[:1]).is_dir())
     if not name.strip() or (is_local and not path.exists()):
         raise ValueError(f"There is no folder {name!r}: give the folder of a model, or its name on the Hub.")
     if (file := _gguf_alone(path)) is not None:

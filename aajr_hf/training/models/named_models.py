@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from .gguf import check_memory
 from .loading import load_tokenizer
 
 
@@ -75,12 +78,22 @@ def save_in_float32(folder: Path, output: Path) -> None:
         output: The folder to write.
 
     Raises:
-        OSError, ValueError, SafetensorError: if the files cannot be read.
+        OSError, ValueError, SafetensorError: if the files cannot be read, or the model does not fit into the memory.
     """
+    check_memory(folder, _numbers_in(folder))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     tokenizer = load_tokenizer(str(folder))
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+
+
+def _numbers_in(folder: Path) -> int:
+    """How many numbers the weights of a folder are."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            total += sum(math.prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+    return total
 
 
 def download_gguf(model: NamedModel, folder: Path) -> Path:

@@ -45,7 +45,8 @@ class LossBalance:
         for name, term in terms.items():
             if term > _TOO_LARGE * clean and name not in self._warned:
                 self._warned.add(name)
+                shown = f"{clean:.2g}{' or less' if clean == _LEAST_LOSS else ''}"
                 logger.warning(
-                    f"The {name} ({term:,.3g}) is {term / clean:,.0f} times the clean loss ({clean:.2g}), so training "
+                    f"The {name} ({term:,.3g}) is {term / clean:,.0f} times the clean loss ({shown}), so training "
                     f"hardly depends on the task: {self._remedies[name]}."
                 )

@@ -210,6 +210,8 @@ def test_without_the_package_gguf_nothing_is_downloaded(index, refused, monkeypa
         ([NAME, "held"], "held is not an empty folder: choose another one"),
         ([NAME, "held/notes.txt"], "held/notes.txt is not an empty folder"),
         ([NAME, "held/notes.txt/model"], "cannot be made, because "),
+        ([NAME, ""], "`OUT` is empty: give a path"),
+        (["--gguf", "", "out"], "`--gguf` is empty: give a path"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -278,6 +280,25 @@ def test_other_commands_say_how_to_convert_a_gguf_file(tmp_path, file, refused, 
         "files/tiny.gguf is a GGUF file: make a model folder of it with `aajr fetch --gguf files/tiny.gguf OUT`"
         in message
     )
+
+
+def test_the_name_of_a_gguf_file_that_is_not_there_is_no_name_on_the_hub(tmp_path, refused):
+    assert "There is no folder 'nothere.gguf'" in refused("simulate", "--model", "nothere.gguf")
+
+
+def test_a_model_of_the_hub_that_does_not_fit_is_refused_before_it_is_loaded(agent, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from aajr_hf.training.models import gguf, named_models
+
+    numbers = AutoModelForCausalLM.from_pretrained(agent).num_parameters()
+    memory = SimpleNamespace(available=4 * numbers - 1)
+    monkeypatch.setattr(gguf.psutil, "virtual_memory", lambda: memory)
+    with pytest.raises(ValueError, match="GiB of memory to be written in float32"):
+        named_models.save_in_float32(agent, tmp_path / "model")
+    memory.available += 1
+    named_models.save_in_float32(agent, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_a_gguf_file_beside_other_weights_is_ignored(agent, tmp_path):

@@ -96,6 +96,52 @@ def test_the_unit_of_the_embeddings_changes_nothing(tmp_path, regularizer):
         assert max(differences(*runs("absolute", 1e-3))) > 1e-4
 
 
+def dead_words(logits, size):
+    return torch.cat((logits[..., :size], torch.full_like(logits[..., size:], -1e4)), -1)
+
+
+@pytest.mark.slow
+def test_words_that_the_model_cannot_say_change_nothing(tmp_path):
+    padded = tiny_model()
+    size = padded.config.vocab_size
+    padded.resize_token_embeddings(size + 40)
+    padded.lm_head.register_forward_hook(lambda head, inputs, logits: dead_words(logits, size))
+    plain, other = (trained(tmp_path, model, **RELATIVE) for model in (tiny_model(), padded))
+    assert other.memory.numbers["penalty_mean"] == pytest.approx(plain.memory.numbers["penalty_mean"], rel=1e-6)
+    found = weights(other)
+    for name, value in weights(plain).items():
+        assert torch.allclose(found[name][: len(value)], value, atol=1e-9), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "same"), [("relative", True), ("absolute", False)])
+def test_the_unit_of_the_logits_changes_nothing_of_the_penalty(tmp_path, mode, same):
+    """At points and along directions that do not depend on the logits; the adversary's own do, because its loss does."""
+
+    def penalty_gradient(factor):
+        model = tiny_model()
+        model.lm_head.register_forward_hook(lambda head, inputs, logits: factor * logits)
+        fixed = {"regularizer": "random_direction", "lambda_mode": mode, "regularizer_lambda": 0.1, "epsilon": 1e-8}
+        run = trainer(tmp_path, model, aajr_warmup_ratio=0.0, **fixed)
+        inputs = run._prepare_inputs(next(iter(run.get_train_dataloader())))
+        model.train()
+        found = []
+        for weight in (0.0, 0.1):
+            run.args.regularizer_lambda = weight
+            if mode == "relative":
+                run.memory.numbers["penalty_mean"] = factor**2  # as it is in a training of this model
+            torch.manual_seed(0)
+            gradients = torch.autograd.grad(
+                run.compute_loss(model, inputs), list(model.parameters()), allow_unused=True
+            )
+            found.append(torch.cat([g.flatten() for g in gradients if g is not None]))
+        return found[1] - found[0]
+
+    plain, large = penalty_gradient(1.0), penalty_gradient(3.0)
+    difference = float((plain - large).norm() / plain.norm())
+    assert difference < 1e-6 if same else difference == pytest.approx(8.0)
+
+
 @pytest.mark.slow
 def test_accumulated_micro_batches_are_one_batch(tmp_path):
     whole = trained(tmp_path, **RELATIVE)

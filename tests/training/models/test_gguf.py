@@ -140,12 +140,15 @@ def refused(tmp_path, message):
 UNREADABLE = {
     "architecture": ({"architecture": "mamba9"}, "architecture is mamba9.*: give a model of an architecture"),
     "encoder": ({"architecture": "t5encoder"}, "architecture is t5encoder"),
-    "no tokenizer": ({"tokenizer": False}, "cannot read the tokenizer of"),
+    "no tokenizer": ({"tokenizer": False}, "holds no tokenizer: give a GGUF file with one"),
     "numbers": (
         {"more": {"table": np.ones((2, 32), np.float64)}},
         "quantisation F64, which cannot be read: give the same model with another one",
     ),
-    "weight": ({"without": "blk.0.ffn_up.weight"}, r"lacks 1 weights of the model \(.*up_proj.*\): give a whole file"),
+    "weight": (
+        {"without": "blk.0.ffn_up.weight"},
+        r"lacks weights of the model \(1: .*up_proj.*\): give a whole file",
+    ),
 }
 
 
