@@ -33,12 +33,14 @@ class Stage:
         minutes: Its time on two idle cores (AVX2; for the real model, AVX-512 with bfloat16), from which the time left is
             estimated.
         folder: The folder of the model that it makes; None if it makes none.
+        typical: Whether its time says how fast this machine is; a download's, or that of the rest of a training, does not.
     """
 
     title: str
     arguments: list[str]
     minutes: float
     folder: Path | None = None
+    typical: bool = True
 
     @property
     def done(self) -> bool:
@@ -88,14 +90,16 @@ def real_model(name: str, output: Path) -> list[Stage]:
         number = [] if torch.accelerator.is_available() or not slow_bfloat16() else ["--bf16", "false"]
         device = ["--use_cpu", "false"] if torch.accelerator.is_available() else []
         config = ["--config", str(recipes / f"{recipe}.yaml")]
-        return Stage(title, ["train", *config, *where, *resumed, *number, *device, *options], minutes, folder)
+        return Stage(
+            title, ["train", *config, *where, *resumed, *number, *device, *options], minutes, folder, not resumed
+        )
 
     # After 15 steps, the loss of the world's answers is below 0.1 nats per token.
     short = ["--max_steps", "16"]
     # As many steps as the others, on examples of the same seed.
     further = ["--environment_seed", "1", "--per_device_train_batch_size", "8", "--learning_rate", "1e-4"]
     stages = [
-        Stage(f"Get {name}", ["fetch", name, str(model)], 0.5, model),
+        Stage(f"Get {name}", ["fetch", name, str(model)], 0.5, model, typical=False),
         training("Learn the world", "sft", model, learned, 2.2, *short),
         training("Fine-tune: sft", "sft", learned, output / "sft", 1.0, *short, *further),
         training("Fine-tune: adversarial", "adversarial", learned, output / "adversarial", 1.5, *short),
@@ -128,7 +132,8 @@ def run(stages: list[Stage]) -> None:
         status = aajr(stage.arguments)
         if status:
             sys.exit(status)
-        expected, actual = expected + stage.minutes, actual + (time.monotonic() - started) / 60
+        if stage.typical:
+            expected, actual = expected + stage.minutes, actual + (time.monotonic() - started) / 60
 
 
 def main() -> None:

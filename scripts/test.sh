@@ -9,7 +9,8 @@
 #                                                      training (or the tests of the arguments), in .venv-oldest with
 #                                                      the oldest versions that are allowed
 #
-# The tests need no network and no GPU; those marked `gpu` need a CUDA device.
+# The tests need no network and no GPU. Those marked `real_model` take a model from the package index once, or are skipped;
+# those marked `gpu` need a CUDA device.
 set -euo pipefail
 
 EXTRA=dev VENV=.venv CONSTRAINTS=constraints.txt

@@ -62,6 +62,13 @@ def test_the_time_left_follows_the_finished_stages(tmp_path, commands, monkeypat
     assert left == ["10", "16", "4"]
 
 
+def test_a_slow_download_says_nothing_of_the_trainings(commands, monkeypatch, capsys):
+    clock = iter([0, 600, 600, 660])
+    monkeypatch.setattr(quickstart.time, "monotonic", lambda: next(clock))
+    quickstart.run([Stage("Get", ["first"], 1, typical=False), Stage("Two", ["second"], 3)])
+    assert re.findall(r"about (\d+) minutes left", capsys.readouterr().out) == ["4", "3"]
+
+
 def test_a_failure_ends_it(commands):
     with pytest.raises(SystemExit) as status:
         quickstart.run([Stage("One", ["fail"], 1), Stage("Two", ["second"], 1)])

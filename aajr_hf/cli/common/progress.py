@@ -33,7 +33,9 @@ def bars() -> Iterator[Progress]:
     """Yield a progress display: one bar per task in a terminal, and a line from time to time elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, disable=not (console.is_terminal and is_first()))
+    progress = Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not (console.is_terminal and is_first())
+    )
 
     def describe() -> str:
         return ", ".join(
