@@ -1,4 +1,4 @@
-"""A system prompt: read from a file, put before the observations of a world, accepted by a chat template."""
+"""A system prompt: read from a file, put before the observations of a world, accepted or added by a chat template."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..._errors import one_line
+from .template import Template
+from .tool_schema import RowError
+
+logger = logging.get_logger(__name__)
+
+# Words before a user's message up to which they are only marks, such as a role's name.
+_MARKS = 5
 
 
 def read_system_prompt(file: str) -> str:
@@ -61,3 +69,22 @@ def check_system_role(tokenizer: PreTrainedTokenizerBase, system_prompt: str | N
         raise ValueError(f"The chat template refuses system messages ({one_line(error)}): {remedy}") from error
     if is_left_out:
         raise ValueError(f"The chat template leaves out system messages: {remedy}")
+
+
+def warn_of_added(template: Template) -> None:
+    """Warn that the adversary perturbs what the chat template says by itself, if it says anything."""
+    if added := _added_by(template):
+        logger.warning(
+            f"The chat template adds a text of its own before what users say ({added[:60]!r}), and the adversary perturbs it, "
+            "too: set `perturbed_tokens` to observation to leave it alone."
+        )
+
+
+def _added_by(template: Template) -> str:
+    """Return what a chat template says by itself before a user's first message; empty if these are only marks."""
+    asked = "What does the template add?"
+    try:
+        words = template.render([{"role": "user", "content": asked}]).partition(asked)[0].split()
+    except RowError:  # a template that needs other messages says nothing here
+        return ""
+    return " ".join(words) if len(words) > _MARKS else ""

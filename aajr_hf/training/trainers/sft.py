@@ -10,7 +10,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
-from trl import SFTTrainer
+from trl import SFTTrainer, is_conversational
 
 from ..config.sft import AAJRConfig
 from ..data.batch import AgentBatch
@@ -21,6 +21,7 @@ from ..data.long_tail import with_classes, with_radius_factors
 from ..data.packing import pack
 from ..data.roles import OBSERVED_ROLES
 from ..data.row_changes import RowChanges
+from ..data.system_prompts import warn_of_added
 from ..data.template import Template
 from ..data.triggers import read_triggers
 from ..models.generation_marks import check_generation_marks
@@ -232,6 +233,8 @@ class AAJRTrainer(AAJRMixin, SFTTrainer):
                 f"`perturbed_tokens={args.perturbed_tokens}` needs messages, but the examples are tokens: give "
                 "messages, or set it to prompt."
             )
+        if args.perturbed_tokens == "prompt" and isinstance(dataset, Dataset) and is_conversational(dataset[0]):
+            warn_of_added(Template(tokenizer, self.chat_template))
         if not (by_role or candidates) or "input_ids" in names:
             return dataset
         options = {"perturbed_tokens": args.perturbed_tokens, "candidates": candidates}

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 from jinja2 import TemplateError
 
+from aajr_hf import AAJRConfig, AAJRTrainer
 from aajr_hf.environments import expert_rows
 from aajr_hf.training.data.collation import encode_examples
 from aajr_hf.training.data.sources import DataArguments, DataError, load_data
-from aajr_hf.training.data.system_prompts import check_system_role, read_system_prompt, with_system_prompt
+from aajr_hf.training.data.system_prompts import (
+    check_system_role,
+    read_system_prompt,
+    warn_of_added,
+    with_system_prompt,
+)
+from aajr_hf.training.data.template import Template
 from tests.support.templates import TEMPLATES
-from tests.support.tiny import TOKENIZER
+from tests.support.tiny import TOKENIZER, dataset, tiny_model, trainer_arguments
 
 TEXT = "Answer like this:\ntake 1 via a yield 2 – nothing else."
 REFUSING = """{%- if messages[0].role == 'system' -%}{{- raise_exception('no system here') -}}{%- endif -%}
@@ -119,3 +127,27 @@ def test_it_is_no_observation():
         moved = [ids[inputs["observation_mask"][i] == 1] for ids, inputs in zip(moved, (plain, led), strict=True)]
         assert moved[0].tolist() == moved[1].tolist() and len(moved[0])
     assert led["input_ids"].shape[1] > plain["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("template", "added"),
+    [("qwen2_5", "system You are Qwen"), ("smollm3", "Custom Instructions"), ("chatml", None), ("llama3", None)],
+)
+def test_what_a_template_adds_by_itself_is_said(caplog, template, added):
+    with caplog.at_level(logging.WARNING, logger="aajr_hf"):
+        warn_of_added(Template(with_template(TEMPLATES[template])))
+    if added is None:
+        assert not caplog.messages
+    else:
+        assert added in caplog.text and "set `perturbed_tokens` to observation" in caplog.text
+
+
+@pytest.mark.parametrize(("perturbed", "said"), [("prompt", True), ("observation", False)])
+def test_a_training_says_that_the_adversary_perturbs_what_the_template_adds(tmp_path, caplog, perturbed, said):
+    tokenizer = with_template(TEMPLATES["qwen2_5"])
+    arguments = AAJRConfig(**trainer_arguments(tmp_path, perturbed_tokens=perturbed))
+    with caplog.at_level(logging.WARNING, logger="aajr_hf"):
+        AAJRTrainer(
+            tiny_model(vocab_size=len(TOKENIZER)), arguments, train_dataset=dataset(), processing_class=tokenizer
+        )
+    assert ("adds a text of its own" in caplog.text) == said
