@@ -34,6 +34,7 @@ def agent(setting, seed, left):
         "worst_case_success": {"1": left},
         "sampled_worst_case_success": {"1": left - 5},
         "amplification": 300.0,
+        "trust": [{"rule": "gradients do not vanish", "passed": left > 10, "detail": "9 of 16 have vanished"}],
         "train_seconds": 60.0,
     }
 
@@ -48,6 +49,7 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
             "task": "tool-calling",
             "setting": "sft",
             "seed": 0,
+            "examples": 24,
             "nominal_valid": 80.0,
             "nominal_exact": 70.0,
             "worst_case_valid": {"1": 60.0},
@@ -63,11 +65,16 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
     assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
     assert sum(line.startswith("| aajr | 90.0 | 41.0 ") for line in lines) == 1  # the second
     assert sum(line.startswith("| aajr | 90.0 | 40.5 |") for line in lines) == 1  # both, too few for an interval
+    doubts = [line for line in lines if line.startswith("- ")]
+    assert doubts == ["- sft, seed 0: not *gradients do not vanish*: 9 of 16 have vanished."]
     assert "| aajr | 0.0 | 10.0 | 0.0 | 10.0 |" in lines  # less adversarial, paired by seed
 
 
 def test_each_agent_that_calls_tools_is_attacked_by_itself_with_attacks_that_there_are(tmp_path, monkeypatch):
-    asked, numbers = {}, ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals")
+    asked, numbers = (
+        {},
+        ("examples", "nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals"),
+    )
 
     def evaluate(output, agents, options):
         (name,) = agents
