@@ -112,15 +112,8 @@ def tool_calls(model: Path, data: Path, work: Path, examples: int, jobs: int) ->
         list(pool.map(train_one, TASKS[CALLS]))
         recipes = ("sft", *TASKS[CALLS])
         numbers = dict(zip(recipes, pool.map(evaluate_one, recipes), strict=True))
-    kept = (
-        "examples",
-        "nominal_valid",
-        "nominal_exact",
-        "worst_case_valid",
-        "worst_case_exact",
-        "intervals",
-        "train_seconds",
-    )
+    kept = ("examples", "trust", "train_seconds")
+    kept += ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals")
     return [
         {"task": CALLS, "setting": name, "seed": 0} | {field: run[field] for field in kept}
         for name, run in numbers.items()
@@ -164,6 +157,7 @@ def page(runs: list[dict]) -> str:
             "",
             *_calls_table(calls),
             "",
+            *_doubts(calls),
         ]
     return "\n".join(lines)
 

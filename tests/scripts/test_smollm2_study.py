@@ -50,6 +50,7 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
             "setting": "sft",
             "seed": 0,
             "examples": 24,
+            "trust": [],
             "nominal_valid": 80.0,
             "nominal_exact": 70.0,
             "worst_case_valid": {"1": 60.0},
@@ -73,7 +74,7 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
 def test_each_agent_that_calls_tools_is_attacked_by_itself_with_attacks_that_there_are(tmp_path, monkeypatch):
     asked, numbers = (
         {},
-        ("examples", "nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals"),
+        ("examples", "trust", "nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals"),
     )
 
     def evaluate(output, agents, options):
