@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ... import __version__
 from ...training.sharing.reading import threat_model_line
-from ...training.sharing.results import RobustnessResults, RobustnessRun
+from ...training.sharing.results import Results, RobustnessResults, RobustnessRun
 from .attack_report import attack_cells, token_cells, trust_cells
 from .by_class import class_cells, class_note
 from .membership import HEADERS, membership_cells
@@ -124,16 +124,7 @@ def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
         success=success_cells(results),
         others=other_cells(results),
         notes=notes(results),
-        attacks=attack_cells(results),
         tokens=token_cells(results),
-        shared=shared_cells(results),
-        texts=text_cells(results),
-        text_note=text_note(results),
-        together=together_cells(results),
-        together_note=together_note(results),
-        classes=class_cells(results),
-        class_note=class_note(results),
-        checks=trust_cells(results),
         nuisances=(NUISANCE_HEADERS, nuisance_cells(results)),
         nuisance_note=nuisance_note(results),
         membership_headers=HEADERS,
@@ -144,10 +135,26 @@ def _page(results: RobustnessResults, images: dict[str, bytes]) -> bytes:
         stability_steps=max((len(run["stability"]["shares"]["monotone"]) for run in measured), default=0),
         images={Path(name).stem: base64.b64encode(image).decode() for name, image in images.items()},
         top=times(headline(results)),
-        train_epsilon=results["train_epsilon"],
-        settings=results["settings"],
-        everything=json_text(everything_but_outcomes(results)),
+        **values_of_every_report(results),
     )
+
+
+def values_of_every_report(results: Results) -> dict[str, Any]:
+    """Return what the templates of all reports show of the attacks, their checks and the settings."""
+    return {
+        "attacks": attack_cells(results),
+        "shared": shared_cells(results),
+        "texts": text_cells(results),
+        "text_note": text_note(results),
+        "together": together_cells(results),
+        "together_note": together_note(results),
+        "classes": class_cells(results),
+        "class_note": class_note(results),
+        "checks": trust_cells(results),
+        "train_epsilon": results["train_epsilon"],
+        "settings": results["settings"],
+        "everything": json_text(everything_but_outcomes(results)),
+    }
 
 
 def json_text(values: Any) -> str:

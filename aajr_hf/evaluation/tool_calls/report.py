@@ -11,16 +11,15 @@ from rich.text import Text
 from ...training.sharing.reading import threat_model_line, trust_sentence
 from ...training.sharing.results import ToolCallResults, ToolCallRun
 from ...training.sharing.tool_call_card import TOOL_CALL_PLOT
-from ..reporting.attack_report import attack_cells, attack_tables, trust_cells
-from ..reporting.by_class import class_cells, class_note, class_tables
+from ..reporting.attack_report import attack_tables
+from ..reporting.by_class import class_tables
 from ..reporting.plots import WIDE, draw_by_radius, render
-from ..reporting.report import json_text, render_page, replace_file
+from ..reporting.report import json_text, render_page, replace_file, values_of_every_report
 from ..reporting.results import (
     check_common,
     check_numbers,
     check_shares,
     difference,
-    everything_but_outcomes,
     headline,
     multiples,
     number_text,
@@ -30,10 +29,10 @@ from ..reporting.results import (
     times,
     value,
 )
-from ..reporting.shared_directions import shared_cells, shared_sentences
+from ..reporting.shared_directions import shared_sentences
 from ..reporting.tables import text_table
-from ..reporting.text_report import text_cells, text_note, text_sentences, text_tables
-from ..reporting.together import together_cells, together_note, together_sentences, together_tables
+from ..reporting.text_report import text_sentences, text_tables
+from ..reporting.together import together_sentences, together_tables
 from .judge import FAILURES
 
 _NUMBERS = ("nominal_valid", "nominal_exact", "nominal_nll", "reference_valid", "reference_exact", "embedding_norm")
@@ -142,21 +141,10 @@ def write_tool_call_report(results: ToolCallResults, folder: Path) -> None:
         sentences=tool_call_sentences(results),
         answers=_cells(results),
         notes=_notes(results),
-        attacks=attack_cells(results),
-        shared=shared_cells(results),
-        texts=text_cells(results),
-        text_note=text_note(results),
-        together=together_cells(results),
-        together_note=together_note(results),
-        classes=class_cells(results),
-        class_note=class_note(results),
-        checks=trust_cells(results),
         failures=_failure_cells(results),
         reasons=FAILURES,
         image=base64.b64encode(image).decode(),
-        train_epsilon=results["train_epsilon"],
-        settings=results["settings"],
-        everything=json_text(everything_but_outcomes(results)),
+        **values_of_every_report(results),
     )
     replace_file(folder / "results.json", (json_text(results) + "\n").encode())
     replace_file(folder / TOOL_CALL_PLOT, image)
