@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from shared.commands import ROOT, evaluate_once, train_with
-from shared.tables import differences, runs_of, table, write_results
+from shared.tables import differences, markdown_table, runs_of, table, write_results
 
+from aajr_hf.evaluation.reporting.results import share_text
 from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
 RECIPES = ROOT / "recipes" / "smollm2-135m"
@@ -165,32 +166,25 @@ def page(runs: list[dict]) -> str:
 def _doubts(runs: list[dict]) -> list[str]:
     """Return a sentence for each check of an attack that failed: these numbers are too high."""
     failed = [(run, check) for run in runs for check in run["trust"] if not check["passed"]]
+    if not failed:
+        return []
     lines = [
         f"- {run['setting']}, seed {run['seed']}: not *{check['rule']}*: {check['detail']}." for run, check in failed
     ]
-    return (
-        ["Checks of the attacks that failed, so that these agents may withstand less:", "", *lines, ""]
-        if lines
-        else []
-    )
+    return ["Checks of the attacks that failed, so that these agents may withstand less:", "", *lines, ""]
 
 
 def _calls_table(runs: list[dict]) -> list[str]:
-    radii = list(runs[0]["worst_case_exact"])
-    headers = [
-        "setting",
-        "valid",
-        "exact",
-        *(f"valid {m}x" for m in radii),
-        *(f"exact {m}x" for m in radii),
-        "train s",
+    """Return a table of valid and exact calls, in percent with 95 % intervals, without attack and within each radius."""
+    columns: dict[str, tuple[str, str | None]] = {}
+    for kind in ("valid", "exact"):
+        columns[kind] = f"nominal_{kind}", None
+        columns |= {f"{kind} {m}x": (f"worst_case_{kind}", m) for m in runs[0]["worst_case_exact"]}
+    rows = [
+        [run["setting"], *(share_text(run, *field) for field in columns.values()), f"{run['train_seconds']:.0f}"]
+        for run in runs
     ]
-    lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
-    for run in runs:
-        shares = [run["nominal_valid"], run["nominal_exact"]]
-        shares += [run["worst_case_valid"][m] for m in radii] + [run["worst_case_exact"][m] for m in radii]
-        lines.append(f"| {run['setting']} | {' | '.join(f'{x:.1f}' for x in [*shares, run['train_seconds']])} |")
-    return lines
+    return markdown_table(["setting", *columns, "train s"], rows)
 
 
 def main() -> None:

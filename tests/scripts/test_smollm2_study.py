@@ -55,13 +55,14 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
             "nominal_exact": 70.0,
             "worst_case_valid": {"1": 60.0},
             "worst_case_exact": {"1": 50.0},
+            "intervals": {"nominal_valid": [60.0, 90.0]},
             "train_seconds": 10.0,
         }
     )
     lines = page(runs).splitlines()
     assert [line for line in lines if line.startswith("| sft")] == [
         "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",
-        "| sft | 80.0 | 70.0 | 60.0 | 50.0 | 10.0 |",
+        "| sft | 80.0 [60-90] | 60.0 | 70.0 | 50.0 | 10 |",
     ]
     assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
     assert sum(line.startswith("| aajr | 90.0 | 41.0 ") for line in lines) == 1  # the second
