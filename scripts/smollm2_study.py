@@ -59,6 +59,10 @@ were measured on one thread, beside other work."""
 WITHIN = """Within the whole training radius, nothing is left of AAJR or of adversarial training, so AAJR does not withstand more. What
 else was tried: of 16 observations, the penalty along random directions withstood two there (docs/results/lambda.md). More
 optimizer steps and smaller training radii were not tried."""
+ON_CALLS = """`python scripts/smollm2_study.py --model outputs/smollm2-135m --tasks tool-calling --tool_calls data/bfcl --examples {examples}` trains on
+four of five rows, and attacks each agent by itself on {examples} of the others: `aajr evaluate {evaluation}`. *valid*: the call fits its
+tool's schema; *exact*: it is an accepted one; percent with 95 % intervals. No perturbation comes from another agent here. In
+`congestion`, such perturbations break much of what AAJR's own gradient leaves, so its agents may withstand less."""
 
 
 def train(task: str, recipe: str, folder: Path, start: Path, fields: dict) -> None:
@@ -151,15 +155,8 @@ def page(runs: list[dict]) -> str:
     calls = [run for run in runs if run["task"] == CALLS]
     if calls:
         lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", ""]
-        lines += [
-            "`python scripts/smollm2_study.py --model outputs/smollm2-135m --tasks tool-calling --tool_calls data/bfcl --examples "
-            f"{calls[0]['examples']}` trains on four of five rows, and attacks each agent by itself on some of the others: "
-            f"`aajr evaluate {' '.join(TOOL_CALLS)}`. *valid*: the call fits its tool's schema; *exact*: it is an accepted one.",
-            "",
-            *_calls_table(calls),
-            "",
-            *_doubts(calls),
-        ]
+        said = ON_CALLS.format(examples=calls[0]["examples"], evaluation=" ".join(TOOL_CALLS))
+        lines += [said, "", *_calls_table(calls), "", *_doubts(calls)]
     return "\n".join(lines)
 
 
