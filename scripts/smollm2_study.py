@@ -94,7 +94,9 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
             train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
         runs += attack(task, agents, seed)
         if task == CONGESTION and seed == seeds[0]:
-            runs += attack("sft", {"sft": base}, seed, "--transfer_from", *map(str, agents.values()))
+            # Its recipe has no adversary: the threat is that of the others.
+            told = ("--perturbed_tokens", "observation", "--transfer_from", *map(str, agents.values()))
+            runs += attack("sft", {"sft": base}, seed, *told)
     return runs
 
 
