@@ -3,6 +3,7 @@
 import json
 
 import smollm2_study
+import yaml
 from smollm2_study import page, split
 
 from aajr_hf.cli.commands.evaluate_tool_calls import ON_CALLS
@@ -110,3 +111,20 @@ def test_a_task_replaces_its_own_runs_and_keeps_those_of_other_tasks(tmp_path, m
         ("congestion-variants", "aajr-lora", 30.0),
     ]
     assert "The other recipes of congestion" in (tmp_path / "smollm2.md").read_text()
+
+
+def test_no_agent_trains_on_what_its_base_has_learnt_and_all_are_attacked_in_the_same_tokens(tmp_path, monkeypatch):
+    trained, attacked = [], {}
+    monkeypatch.setattr(smollm2_study, "train", lambda task, recipe, folder, start, fields: trained.append(fields))
+    monkeypatch.setattr(
+        smollm2_study, "evaluate_once", lambda output, agents, options: attacked.update({tuple(agents): options}) or {}
+    )
+    smollm2_study.congestion("congestion", tmp_path, tmp_path, [1, 2], 4)
+    base, *others = trained
+    assert base == {} and [fields["environment_seed"] for fields in others] == [1, 1, 2, 2]
+    recipes = smollm2_study.RECIPES / "congestion"
+    learnt = yaml.safe_load((recipes / "sft.yaml").read_text()).get("environment_seed", 0)
+    threat = yaml.safe_load((recipes / "aajr.yaml").read_text())["perturbed_tokens"]
+    assert learnt == 0 and "--perturbed_tokens" not in attacked["adversarial", "aajr"]
+    options = attacked[("sft",)]
+    assert options[options.index("--perturbed_tokens") + 1] == threat
