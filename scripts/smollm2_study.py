@@ -148,7 +148,9 @@ def page(runs: list[dict]) -> str:
         if len(seeds) > 1:
             repeated = [run for run in worlds if run["setting"] != "sft"]
             lines += [f"{len(seeds)} seeds:", "", *table(repeated), "", *differences(repeated, "adversarial"), ""]
-        lines += [WITHIN, "", *_doubts(worlds)]
+        if not any(run["worst_case_success"]["1"] for run in worlds):
+            lines += [WITHIN, ""]
+        lines += _doubts(worlds)
     variants = [run for run in runs if run["task"] == VARIANTS]
     if variants:
         lines += ["## The other recipes of congestion, one seed", ""]

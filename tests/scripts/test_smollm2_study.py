@@ -68,6 +68,8 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
     assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
     assert sum(line.startswith("| aajr | 90.0 | 41.0 ") for line in lines) == 1  # the second
     assert sum(line.startswith("| aajr | 90.0 | 40.5 |") for line in lines) == 1  # both, too few for an interval
+    assert smollm2_study.WITHIN not in page(runs)  # which says that nothing is left
+    assert smollm2_study.WITHIN in page([agent("adversarial", 0, 0.0), agent("aajr", 0, 0.0)])
     doubts = [line for line in lines if line.startswith("- ")]
     assert doubts == ["- sft, seed 0: not *gradients do not vanish*: 9 of 16 have vanished."]
     assert "| aajr | 0.0 | 10.0 | 0.0 | 10.0 |" in lines  # less adversarial, paired by seed
