@@ -75,19 +75,20 @@ def small_agent(output: Path) -> list[Stage]:
 def real_model(name: str, output: Path) -> list[Stage]:
     """
     A language model that learns the world, and then trains without an adversary, with one, and with the penalty, for
-    the same number of steps. What is complete is not made again, and an interrupted training is resumed.
+    the same number of steps. What is complete is not made again, and what was interrupted goes on.
     """
     import torch
 
     from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
     recipes, model, learned = ROOT / "recipes" / name / "congestion", output / "model", output / "base"
+    fast = torch.accelerator.is_available() or not slow_bfloat16()
 
     def training(title: str, recipe: str, start: Path, folder: Path, minutes: float, *options: str) -> Stage:
         where = ["--model_name_or_path", str(start), "--output_dir", str(folder)]
         # Ctrl-C saves a checkpoint.
         resumed = ["--resume_from_checkpoint", "auto"] if any(folder.glob("checkpoint-*")) else []
-        number = [] if torch.accelerator.is_available() or not slow_bfloat16() else ["--bf16", "false"]
+        number = [] if fast else ["--bf16", "false"]
         device = ["--use_cpu", "false"] if torch.accelerator.is_available() else []
         config = ["--config", str(recipes / f"{recipe}.yaml")]
         return Stage(
@@ -107,21 +108,22 @@ def real_model(name: str, output: Path) -> list[Stage]:
     ]
     models = [f"{variant}={output / variant}" for variant in ("sft", "adversarial", "aajr")]
     attacks = ["--attacks", "warm_nll", "restart", "nll", "margin", "from_others", "--attack_steps", "5"]
-    size = ["--examples", "16", "--multiples", "0.1", "0.25", "1", "--batch_size", "16", "--output", str(output)]
+    # Small batches, so that little is lost when it is interrupted.
+    size = ["--examples", "16", "--multiples", "0.1", "0.25", "1", "--batch_size", "4", "--output", str(output)]
+    size += ["--dtype", "bfloat16"] if fast else []
     return [*stages, Stage("Evaluate all of them under attack", ["evaluate", *models, *attacks, *size], 12)]
 
 
 def run(stages: list[Stage]) -> None:
     """
     Run the commands one after the other, and exit if one fails. The time left is what the remaining ones take
-    elsewhere, times how much slower the finished ones were here.
+    elsewhere, times how much slower the last finished one was here.
     """
-    expected = actual = 0.0
+    slower = 1.0
     for i, stage in enumerate(stages):
         if stage.done:
             print(f"\n== {i + 1} of {len(stages)}: {stage.title}: done before, in {stage.folder}", flush=True)
             continue
-        slower = actual / expected if expected else 1.0
         left = slower * sum(rest.minutes for rest in stages[i:] if not rest.done)
         print(
             f"\n== {i + 1} of {len(stages)}: {stage.title} (about {max(round(left), 1)} minutes left in all)\n"
@@ -133,7 +135,7 @@ def run(stages: list[Stage]) -> None:
         if status:
             sys.exit(status)
         if stage.typical:
-            expected, actual = expected + stage.minutes, actual + (time.monotonic() - started) / 60
+            slower = (time.monotonic() - started) / 60 / stage.minutes
 
 
 def main() -> None:

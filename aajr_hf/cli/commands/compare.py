@@ -62,7 +62,7 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
     Read and measure runs, given by name, print the comparison, and write the files.
 
     Raises:
-        UserError: if a run cannot be read or measured; nothing is written then.
+        UserError: if a run cannot be read or measured; no report is written then.
     """
     from rich.console import Console
 
@@ -72,6 +72,7 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
     from ...evaluation.comparison.sentences import comparison_sentences
     from ...evaluation.reporting.membership import membership_tables
     from ...evaluation.reporting.report import write_json
+    from ...evaluation.unfinished import forget_unfinished
 
     with user_errors():
         described = {name: read_run(Path(path)) for name, path in runs.items()}
@@ -86,6 +87,7 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / RESULTS)
         write_comparison(comparison, output)
+        forget_unfinished(output)
     console = Console()
     # A narrower table would lose digits, and pipes have a default width of only 80.
     console.width = max(TABLE_WIDTH, console.width)

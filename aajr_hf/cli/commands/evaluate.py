@@ -21,7 +21,7 @@ from ..arguments.system_prompts import system_prompt_for
 from ..arguments.transfer import EXAMPLES, check_surrogates, check_transfers, load_sources, make_surrogates
 from ..arguments.worlds import world_for
 from ..common.errors import UserError, user_errors
-from ..common.measuring import check_train_seconds, load_agents, measure_together, weights_of
+from ..common.measuring import check_train_seconds, going_on, load_agents, measure_together, weights_of
 from ..common.processes import is_first
 from ..launching.measuring import add_launch, launched, parse_launch, together
 from . import evaluate_tool_calls as tool_calls
@@ -35,7 +35,8 @@ attack, and the sensitivity of their logits to perturbations. Prints whether the
 tables; writes results.json, plots and a self-contained report.html.
 
 Several attacks run one after the other. An answer withstands a radius if no attack changes it within that radius. Agents
-that are evaluated together are also attacked with the perturbations found on each other.
+that are evaluated together are also attacked with the perturbations found on each other. After Ctrl-C, the same command
+goes on after the batches of examples that were finished.
 
     aajr evaluate outputs/agent aajr=outputs/congestion-aajr --output outputs/evaluation
     aajr evaluate outputs/agent --surrogate         # one agent alone, also attacked through a smoother copy of it
@@ -107,8 +108,9 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
         UserError: if a model cannot be loaded or attacked.
     """
     from ...evaluation.robustness.by_class import add_by_class
-    from ...evaluation.robustness.evaluate import evaluate_agents, progress_steps
+    from ...evaluation.robustness.evaluate import PARTS, evaluate_agents, progress_done, progress_steps
     from ...evaluation.robustness.membership import budget_of
+    from ...evaluation.unfinished import unfinished_evaluation
 
     settings = settings_of(arguments, models.values())
     _check_others(arguments, models)
@@ -132,13 +134,20 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
         check_train_seconds(agents)
         examples = with_system_prompt(expert_rows(world, EXAMPLES, seed=settings.seed), system_prompt)
         sources += make_surrogates(agents, examples, settings, arguments.output)
-    runs = measure_together(
-        agents,
-        progress_steps(settings, len(rows)),
-        lambda on_progress: evaluate_agents(
-            agents, rows, settings, sources=sources, budgets=budgets, on_progress=on_progress
-        ),
+    everybody = [*agents, *sources]
+    names = [(agent.name, agent.temperature) for agent in everybody]
+    unfinished = unfinished_evaluation(
+        arguments.output, [agent.model for agent in everybody], (names, rows, settings, budgets), PARTS
     )
+    done = progress_done(settings, len(rows), unfinished)
+    how = {"sources": sources, "budgets": budgets, "unfinished": unfinished}
+    with going_on(unfinished, done):
+        runs = measure_together(
+            agents,
+            progress_steps(settings, len(rows)),
+            lambda on_progress: evaluate_agents(agents, rows, settings, **how, on_progress=on_progress),
+            {agent.name: done for agent in agents},
+        )
     recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
     for name, numbers in nuisances.items():
@@ -186,7 +195,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     Call [`measure`], write `results.json`, plots and `report.html` into `--output`, and print the tables.
 
     Raises:
-        UserError: if a model cannot be loaded or attacked. Nothing is written then, except finished surrogates.
+        UserError: if a model cannot be loaded or attacked. No report is written then.
     """
     from rich.console import Console
 
@@ -198,6 +207,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from ...evaluation.reporting.stability_report import stability_tables
     from ...evaluation.reporting.text_report import text_tables
     from ...evaluation.reporting.together import together_tables
+    from ...evaluation.unfinished import forget_unfinished
 
     results, output = measure(models, arguments, world), arguments.output
     if not is_first():
@@ -206,6 +216,7 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
         write_report(results, output)
+        forget_unfinished(output)
     # Names and paths must not be read as markup. Print the sentence about trust above the tables.
     printed = Console(markup=False)
     trust, *sentences = summary_sentences(results)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...evaluation.reporting.results import new_results
 from ...evaluation.tool_calls.caller import ToolCaller
-from ...evaluation.tool_calls.evaluate import ON_CALLS, ToolCallSettings, evaluate_tool_calls
+from ...evaluation.tool_calls.evaluate import ON_CALLS, PARTS, ToolCallSettings, evaluate_tool_calls
 from ...training.data.injections import read_injection_texts
 from ..arguments.classes import class_column_of, classes_of
 from ..arguments.measurement import ALL, ONLY_ON_CALLS, triggers_of
@@ -18,7 +18,7 @@ from ..arguments.threat import threat_of
 from ..arguments.tool_data import DATA_OPTIONS, add_tool_data, rows_asked_for, trained_on
 from ..arguments.validators import check_at_least_one
 from ..common.errors import UserError, user_errors
-from ..common.measuring import load_agents, measure_each, weights_of
+from ..common.measuring import going_on, load_agents, measure_each, weights_of
 from ..common.processes import is_first
 
 _DATA = ("dataset_config", "dataset_format", "dataset_split")
@@ -100,6 +100,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
 
     from ...evaluation.robustness.by_class import add_by_class
     from ...evaluation.tool_calls.report import tool_call_sentences, tool_call_tables, write_tool_call_report
+    from ...evaluation.unfinished import forget_unfinished, unfinished_evaluation
 
     settings = ToolCallSettings(
         threat=threat_of(arguments, models.values(), perturbed_tokens="observation"),
@@ -131,11 +132,20 @@ def evaluate(models: dict[str, str], arguments) -> None:
                 ToolCaller(agent.model, agent.tokenizer, rows, settings.max_new_tokens)
         except UserError as error:
             raise UserError(f"{agent.name}: {error}") from error
-    runs = measure_each(
-        agents,
-        settings.progress_steps(len(rows)),
-        lambda agent, on_progress: evaluate_tool_calls(agent.model, agent.tokenizer, rows, settings, on_progress),
+    unfinished = unfinished_evaluation(
+        arguments.output, [agent.model for agent in agents], ([agent.name for agent in agents], rows, settings), PARTS
     )
+    parts = {agent.name: unfinished.part(str(number)) for number, agent in enumerate(agents)}
+    done = {name: settings.progress_done(len(rows), part) for name, part in parts.items()}
+    with going_on(unfinished, sum(done.values())):
+        runs = measure_each(
+            agents,
+            settings.progress_steps(len(rows)),
+            lambda agent, on_progress: evaluate_tool_calls(
+                agent.model, agent.tokenizer, rows, settings, on_progress, parts[agent.name]
+            ),
+            done,
+        )
     data = {name: getattr(arguments, name) for name in ("dataset_name", *_DATA)}
     recorded = data | {"examples": len(rows)} | weights_of(agents) | asdict(settings) | recorded_placement(arguments)
     if column is not None:
@@ -148,6 +158,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)
+        forget_unfinished(arguments.output)
     # Names and paths must not be read as markup. Print the sentence about trust above the tables.
     printed = Console(markup=False)
     trust, *sentences = tool_call_sentences(results)

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...training.data.roles import OBSERVED_ROLES
 from ...training.policy.policy import AgentPolicy, frozen_parameters
+from ...training.policy.stability import Smoothness, Stability
 from ...training.sharing.results import RobustnessNumbers, TextTally
 from ..agents import Agent
 from ..attacks.rewriting import Attacked
-from ..attacks.run import Tallies, UnderAttack, attack_within, include
+from ..attacks.run import Tallies, Tally, UnderAttack, attack_within, include
 from ..attacks.search import Search
 from ..attacks.settings import TOKEN, RobustnessSettings
 from ..attacks.suite import ATTACKS, TEXT_ATTACKS
@@ -26,6 +27,7 @@ from ..batches import batches_by_length, read_batch
 from ..means import Means
 from ..processes import gathered, my_share
 from ..radii import nearest_to_one
+from ..unfinished import NOTHING_KEPT, Unfinished
 from .batch_numbers import BatchNumbers
 from .membership import examples_of
 from .ray import add_ray, ray_numbers
@@ -37,6 +39,9 @@ from .together import add_together, in_words
 from .token_numbers import TokenAttack
 from .trust import SAMPLE, AttackSample, measure_trust, trust_rules
 
+# What the numbers of a batch consist of.
+PARTS = (BatchNumbers, Means, Tally, Stability, Smoothness)
+
 
 def evaluate_agents(
     agents: Sequence[Agent],
@@ -45,6 +50,7 @@ def evaluate_agents(
     *,
     sources: Sequence[Agent] = (),
     budgets: dict[str, float | None] | None = None,
+    unfinished: Unfinished = NOTHING_KEPT,
     on_progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, RobustnessNumbers]:
     """
@@ -60,7 +66,8 @@ def evaluate_agents(
         agents: Agents to measure. Each one is also attacked with the perturbations found on the others.
         sources: Further models, which are not measured. The perturbations found on them are tried on the agents.
         budgets: Amplification budget gamma by name of the agent; replaces the budget of the settings.
-        on_progress: Called with an agent's name, [`progress_steps`] times for each agent.
+        unfinished: What an interrupted evaluation has left, with [`PARTS`]: it is not measured again.
+        on_progress: Called with an agent's name, [`progress_steps`] times for each agent, less [`progress_done`].
 
     Returns:
         For each agent, by name:
@@ -99,12 +106,14 @@ def evaluate_agents(
         for batch in my_share(len(batches)):
             some = [rows[number] for number in batches[batch]]
             targets = {agent.name: _target(agent, some, settings) for agent in everybody}
-            found[batch] = _attack_batch(targets, batches[batch], settings, measured, on_progress)
+            attack = functools.partial(_attack_batch, targets, batches[batch], settings, measured, on_progress)
+            found[batch] = unfinished.piece(batch, attack)
         for parts in gathered(found):
             for name, part in parts.items():
                 measured[name].add(part)
-        for agent in measured.values():
-            agent.check_attacks(rows[:SAMPLE])
+        for number, agent in enumerate(measured.values()):
+            check = functools.partial(agent.check_attacks, rows[:SAMPLE])
+            agent.trust = unfinished.part("trust").piece(number, check)
             agent.attack_texts(rows)
             on_progress(agent.name)
     return {name: agent.result() for name, agent in measured.items()}
@@ -124,7 +133,16 @@ def evaluate_agent(
 
 def progress_steps(settings: RobustnessSettings, examples: int) -> int:
     """Return the number of progress reports of an evaluation for each agent, in this process."""
-    return len(my_share(-(-examples // settings.batch_size))) * (len(settings.multiples) + 1) + 1
+    return len(my_share(-(-examples // settings.batch_size))) * _steps_of_batch(settings) + 1
+
+
+def progress_done(settings: RobustnessSettings, examples: int, unfinished: Unfinished) -> int:
+    """Return how many of [`progress_steps`] an interrupted evaluation has done."""
+    return unfinished.done(-(-examples // settings.batch_size)) * _steps_of_batch(settings)
+
+
+def _steps_of_batch(settings: RobustnessSettings) -> int:
+    return len(settings.multiples) + 1
 
 
 @torch.no_grad()
@@ -176,9 +194,9 @@ class _Measured:
             for multiple, (worst, by_universal) in batch.universal.items():
                 self.shared.add(worst, by_universal, multiple)
 
-    def check_attacks(self, rows: list[dict[str, Any]]) -> None:
+    def check_attacks(self, rows: list[dict[str, Any]]) -> AttackSample:
         multiple = nearest_to_one(self.settings.multiples)
-        self.trust = measure_trust(_target(self.agent, rows, self.settings), multiple)
+        return measure_trust(_target(self.agent, rows, self.settings), multiple)
 
     def attack_texts(self, rows: list[dict[str, Any]]) -> None:
         """Run the attacks that rewrite texts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ...training.data.roles import OBSERVED_ROLES
 from ...training.policy.policy import fixed_seed, frozen_parameters
 from ...training.sharing.results import ToolCallNumbers
 from ..attacks.rewriting import Attacked, TextAttack
-from ..attacks.run import Tallies, include
+from ..attacks.run import Tallies, Tally, include
 from ..attacks.suite import ATTACKS, TEXT_ATTACKS
 from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
@@ -27,6 +28,7 @@ from ..robustness.shared_directions import measurement_for
 from ..robustness.tallies import tally_numbers
 from ..robustness.together import add_together, in_words
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
+from ..unfinished import NOTHING_KEPT, Unfinished
 from .caller import ToolCaller
 from .judge import FAILURES, Verdict
 from .rewritten import attack_calls
@@ -35,6 +37,8 @@ from .under_attack import CallNumbers, CallsUnderAttack
 # Attacks within a radius that need no action costs of a world and no other models.
 WITHIN_RADIUS = tuple(name for name, attack in ATTACKS.items() if not attack.from_others and name != "cost")
 ON_CALLS = (*WITHIN_RADIUS, *TEXT_ATTACKS)
+# What the numbers of a batch consist of.
+PARTS = (CallNumbers, Means, Tally, Verdict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,10 @@ class ToolCallSettings:
         batches = len(my_share(-(-examples // self.batch_size)))
         return batches * (1 + len(self.multiples)) + 1 + rewritings
 
+    def progress_done(self, examples: int, unfinished: Unfinished) -> int:
+        """Return how many of these reports an interrupted evaluation has made."""
+        return unfinished.done(-(-examples // self.batch_size)) * (1 + len(self.multiples))
+
 
 def evaluate_tool_calls(
     model: PreTrainedModel,
@@ -86,6 +94,7 @@ def evaluate_tool_calls(
     rows: list[dict[str, Any]],
     settings: ToolCallSettings,
     on_progress: Callable[[], None] = lambda: None,
+    unfinished: Unfinished = NOTHING_KEPT,
 ) -> ToolCallNumbers:
     """
     Measure one agent on rows of [`read_rows`].
@@ -94,6 +103,9 @@ def evaluate_tool_calls(
     attack gives the perturbation with the highest loss that it finds, and the answers to all of these count. [`judge`]
     defines valid and exact. The attacks do not optimise these two directly, but losses of the row's completion, so
     other perturbations may be worse. A row is attacked until an answer is not exact.
+
+    Args:
+        unfinished: What an interrupted evaluation has left, with [`PARTS`]: it is not measured again.
 
     Returns:
         - `nominal_valid` and `nominal_exact`, in percent, and by multiple of epsilon `worst_case_valid` and
@@ -127,12 +139,17 @@ def evaluate_tool_calls(
         found = {}
         for place in my_share(len(batches)):
             batch, numbers, encoded = batches[place]
-            calls = CallsUnderAttack(caller, Target(model, encoded, settings.threat), batch, numbers, settings, shared)
-            on_progress()
-            for multiple in sorted(settings.multiples):
-                calls.attack(multiple)
+            target = Target(model, encoded, settings.threat)
+
+            def attacked(target=target, batch=batch, numbers=numbers) -> CallNumbers:
+                calls = CallsUnderAttack(caller, target, batch, numbers, settings, shared)
                 on_progress()
-            found[place] = calls.numbers
+                for multiple in sorted(settings.multiples):
+                    calls.attack(multiple)
+                    on_progress()
+                return calls.numbers
+
+            found[place] = unfinished.piece(place, attacked)
         parts = gathered(found)
     for part in parts:
         totals.include(part.totals)
@@ -142,7 +159,8 @@ def evaluate_tool_calls(
     with fixed_seed(model.device, settings.seed), frozen_parameters(model):
         first = Target(model, batches[0][2], settings.threat)
         some = torch.arange(min(SAMPLE, len(batches[0][0])), device=model.device)
-        measured = measure_trust(first.select(some), nearest_to_one(settings.multiples))
+        check = functools.partial(measure_trust, first.select(some), nearest_to_one(settings.multiples))
+        measured = unfinished.part("trust").piece(0, check)
         on_progress()
     numbers = totals.result() | _joined(parts, len(rows)) | {"examples": len(rows)}
     on = Attacked(
