@@ -13,6 +13,7 @@ Agents and evaluations that exist in `--work` are not made again. The script wri
 from __future__ import annotations
 
 import argparse
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from pathlib import Path
 from recipe_study import ABSOLUTE, EVERY, K1, K3, SAMPLED
 from shared.commands import ROOT, evaluate_once, slug, train_with
 from shared.tables import runs_of, table, write_results
+from transformers import AutoModelForCausalLM
+
+from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
 
 def _relative(weight: float, regularizer: str = "aajr") -> tuple[str, dict]:
@@ -28,11 +32,12 @@ def _relative(weight: float, regularizer: str = "aajr") -> tuple[str, dict]:
     return "aajr", points | K1 | fields
 
 
+TUNED = 6e-5  # the absolute lambda that was tuned for the base agent of congestion
 # Name -> recipe of congestion, and the fields that are set instead of the recipe's.
 SETTINGS: dict[str, tuple[str, dict]] = {
     "adversarial, K = 1": ("adversarial", K1),
     "adversarial, K = 3": ("adversarial", K3),
-    "AAJR, absolute 6e-5": ("aajr", SAMPLED | K1 | ABSOLUTE | {"regularizer_lambda": 6e-5}),
+    "AAJR, absolute 6e-5": ("aajr", SAMPLED | K1 | ABSOLUTE | {"regularizer_lambda": TUNED}),
     "AAJR, relative 0.01": _relative(0.01),
     "AAJR, relative 0.03": _relative(0.03),
     "random direction, absolute 0.03": (
@@ -42,15 +47,18 @@ SETTINGS: dict[str, tuple[str, dict]] = {
     "random direction, relative 0.03": _relative(0.03, "random_direction"),
     "global spectral, relative 0.03": _relative(0.03, "global_spectral"),
 }
+# Units in which the same lambda gives the base agent of congestion the tuned absolute one. It is not retrained with them.
+NATS, DISPLACEMENT = "AAJR, nats at first", "AAJR, displacement"
 # What is tried where an agent costs more.
 FEW = ["adversarial, K = 1", "adversarial, K = 3", "AAJR, relative 0.03", "random direction, relative 0.03"]
 # What is trained with five seeds.
 FINALISTS = ["adversarial, K = 3", "AAJR, absolute 6e-5", "AAJR, relative 0.03", "random direction, absolute 0.03"]
 # A gradient of the language model takes a second per observation.
-FEW_OF_MODEL = ["adversarial, K = 1", "AAJR, relative 0.03", "random direction, relative 0.03"]
+FEW_OF_MODEL = ["adversarial, K = 1", "AAJR, relative 0.03", "random direction, relative 0.03", NATS, DISPLACEMENT]
 CHEAP = ["--attacks", "nll", "tempered_nll", "margin", "transferred", "--attack_steps", "5", "--multiples", "0.5", "1"]
 CHEAP += ["--batch_size", "8"]
 SEEDS = (1, 2, 3, 4, 5)
+FIRST = 4  # batches
 INTRODUCTION = """# Does one lambda carry over?
 
 `python scripts/lambda_study.py --model outputs/smollm2-135m` makes this page and `lambda.json`. With
@@ -97,9 +105,35 @@ class Setup:
 
     def train(self, work: Path, name: str) -> None:
         """Train one agent."""
-        recipe, fields = SETTINGS[name]
+        if name in (NATS, DISPLACEMENT):
+            recipe, fields = SETTINGS["AAJR, absolute 6e-5"]
+            fields = fields | {"regularizer_lambda": self.absolute(work, name)}
+        else:
+            recipe, fields = SETTINGS[name]
+        self._train(recipe, self.agent(work, name), fields)
+
+    def _train(self, recipe: str, folder: Path, fields: dict) -> None:
         common = {"model_name_or_path": self.base, "seed": self.seed} | self.fields
-        train_with(self.recipes / f"{recipe}.yaml", self.agent(work, name), common | fields)
+        train_with(self.recipes / f"{recipe}.yaml", folder, common | fields)
+
+    def absolute(self, work: Path, unit: str) -> float:
+        """Return the absolute lambda that means here what the tuned one means for the base agent of congestion, in a unit."""
+        tuned = base_agent("congestion", "tuned", 0, [])
+        if unit == DISPLACEMENT:  # epsilon squared times R, in logits squared
+            return TUNED * (embedding_norm(self.base) / embedding_norm(tuned.base)) ** 2
+        return TUNED * tuned.penalty_at_first(work) / self.penalty_at_first(work)
+
+    def penalty_at_first(self, work: Path) -> float:
+        """Return the mean penalty of the first batches, before the weights change."""
+        recipe, fields = SETTINGS["AAJR, absolute 6e-5"]
+        few = {"max_steps": FIRST, "logging_steps": FIRST, "learning_rate": 0.0, "aajr_warmup_ratio": 0.0}
+        self._train(recipe, folder := self.agent(work, "at first"), fields | few)
+        (first,) = (
+            log["aajr/penalty"]
+            for log in json.loads((folder / "trainer_state.json").read_text())["log_history"]
+            if "aajr/penalty" in log
+        )
+        return first
 
     def evaluate(self, work: Path) -> list[dict]:
         """Return the numbers of all agents, attacked together."""
@@ -109,24 +143,35 @@ class Setup:
         return [run | {"setup": self.table} for run in runs_of(found, self.seed)]
 
 
+def embedding_norm(folder: Path) -> float:
+    """Return the mean norm of a model's embeddings, the unit of epsilon."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    return model.get_input_embeddings().weight.norm(dim=1).mean().item()
+
+
+def base_agent(world: str, name: str, seed: int, settings: list[str], table: str = "", **fields) -> Setup:
+    """Return the stored base agent of a world."""
+    base, recipes = ROOT / "docs" / "results" / "agents" / world, ROOT / "recipes" / "congestion"
+    return Setup(name, table, seed, base, recipes, {"environment": world} | fields, settings, 128, [])
+
+
 def setups(worlds: list[str], model: Path | None, work: Path) -> list[Setup]:
     """Return the base agents that are asked for; fine-tune the language model first."""
-    agents, recipes = ROOT / "docs" / "results" / "agents", ROOT / "recipes"
     chosen = []
     for world in worlds:
-        names = list(SETTINGS) if world == "congestion" else [*FEW, "AAJR, absolute 6e-5"]
-        small = agents / world, recipes / "congestion"
-        chosen.append(Setup(world, f"{world}, one seed", 0, *small, {"environment": world}, names, 128, []))
+        names = list(SETTINGS) if world == "congestion" else [*FEW, "AAJR, absolute 6e-5", NATS]
+        chosen.append(base_agent(world, world, 0, names, f"{world}, one seed"))
         if world == "congestion":
             for seed in SEEDS:
-                fields = {"environment": world, "environment_seed": seed}
                 title = f"{world}, five seeds"
-                chosen.append(Setup(f"{world}-{seed}", title, seed, *small, fields, FINALISTS, 128, []))
+                chosen.append(base_agent(world, f"{world}-{seed}", seed, FINALISTS, title, environment_seed=seed))
     if model is not None:
-        folder, tuned = recipes / "smollm2-135m" / "congestion", work / "smollm2-135m" / "sft"
-        train_with(folder / "sft.yaml", tuned, {"model_name_or_path": model})
         name = "smollm2-135m"
-        chosen.append(Setup(name, f"{name}, one seed", 0, tuned, folder, {}, FEW_OF_MODEL, 16, CHEAP))
+        folder, tuned = ROOT / "recipes" / name / "congestion", work / name / "sft"
+        train_with(folder / "sft.yaml", tuned, {"model_name_or_path": model})
+        fields = {} if not slow_bfloat16() else {"bf16": "false"}
+        # The plain agent has learnt from the examples of seed 0.
+        chosen.append(Setup(name, f"{name}, one seed", 1, tuned, folder, fields, FEW_OF_MODEL, 16, CHEAP))
     return chosen
 
 

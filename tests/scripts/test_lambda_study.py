@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import lambda_study
-from lambda_study import FEW, FEW_OF_MODEL, SETTINGS, page, setups
+import pytest
+from lambda_study import DISPLACEMENT, FEW, FEW_OF_MODEL, NATS, SETTINGS, TUNED, base_agent, page, setups
 
 from aajr_hf.training.config.sft import AAJRConfig
 
@@ -20,7 +23,7 @@ def run(setup, name, worst):
 
 
 def test_settings_are_fields_of_the_configuration():
-    assert {*FEW, *FEW_OF_MODEL} <= SETTINGS.keys()
+    assert {*FEW, *FEW_OF_MODEL} <= {*SETTINGS, NATS, DISPLACEMENT}
     for name, (recipe, fields) in SETTINGS.items():
         assert (lambda_study.ROOT / "recipes" / "congestion" / f"{recipe}.yaml").is_file()
         assert all(hasattr(AAJRConfig, field) for field in fields)
@@ -34,11 +37,32 @@ def test_the_base_agents_are_there(tmp_path, monkeypatch):
     assert [setup.seed for setup in seeds] == [1, 2, 3, 4, 5] and len({setup.table for setup in seeds}) == 1
     assert len({setup.name for setup in seeds}) == 5 and set(seeds[0].settings) < set(SETTINGS)
     assert congestion.base.is_dir() and hiders.base.is_dir() and hiders.fields == {"environment": "hide_and_seek"}
-    assert congestion.settings == list(SETTINGS) and set(hiders.settings) < set(SETTINGS)
+    assert congestion.settings == list(SETTINGS) and set(hiders.settings) < {*SETTINGS, NATS}
     # The language model learns the world first, and is attacked with less.
     assert [(folder, recipe.is_file()) for folder, recipe in trained] == [(model.base, True)]
     model.train(tmp_path, "AAJR, relative 0.03")
     assert trained[-1][1] == model.recipes / "aajr.yaml" and model.examples < congestion.examples
+
+
+def test_a_lambda_in_another_unit_is_the_tuned_one_for_the_base_agent_of_congestion(tmp_path, monkeypatch):
+    penalties = {"congestion": 400.0, "hide_and_seek": 100.0}
+    trained = {}
+
+    def train(recipe, folder, fields):
+        folder.mkdir(parents=True)
+        trained[folder.name] = fields
+        log = [{"aajr/penalty": penalties[fields["environment"]]}, {"train_runtime": 1.0}]
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+
+    monkeypatch.setattr(lambda_study, "train_with", train)
+    base_agent("congestion", "same", 0, []).train(tmp_path / "1", NATS)
+    assert trained["at-first"]["learning_rate"] == 0 and trained["at-first"]["lambda_mode"] == "absolute"
+    assert trained["AAJR--nats-at-first"]["regularizer_lambda"] == TUNED
+    base_agent("hide_and_seek", "other", 0, []).train(tmp_path / "2", NATS)
+    assert trained["AAJR--nats-at-first"]["regularizer_lambda"] == pytest.approx(4 * TUNED)
+    monkeypatch.setattr(lambda_study, "embedding_norm", lambda folder: 3.0 if folder.name == "hide_and_seek" else 1.0)
+    base_agent("hide_and_seek", "other", 0, []).train(tmp_path / "3", DISPLACEMENT)
+    assert trained["AAJR--displacement"]["regularizer_lambda"] == pytest.approx(9 * TUNED)
 
 
 def test_the_page_has_a_table_for_each_base_agent():

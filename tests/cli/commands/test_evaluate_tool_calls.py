@@ -213,12 +213,18 @@ def test_the_threat_model_is_that_of_the_recipe_or_of_the_options(folder, data, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_measuring_leaves_nothing(folder, data, tmp_path, monkeypatch, capsys):
+def test_ctrl_c_while_measuring_leaves_what_is_done(folder, data, tmp_path, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool_call_robustness, "measure_trust", interrupted)
     report = tmp_path / "report"
     few = [*QUICK, "--attacks", "nll"]
-    assert main(["evaluate", str(folder), "--dataset_name", str(data), "--output", str(report), *few]) == 130
-    assert "interrupted" in capsys.readouterr().err and not report.exists()
+    command = ["evaluate", str(folder), "--dataset_name", str(data), "--output", str(report), *few]
+    with monkeypatch.context() as patch:
+        patch.setattr(tool_call_robustness, "measure_trust", interrupted)
+        assert main(command) == 130
+    assert "interrupted: finished batches are in" in capsys.readouterr().err
+    assert [file.name for file in report.iterdir()] == ["unfinished"]
+    monkeypatch.setattr(tool_call_robustness, "CallsUnderAttack", interrupted)
+    assert main(command) == 0
+    assert "Going on with" in capsys.readouterr().err and not (report / "unfinished").exists()
