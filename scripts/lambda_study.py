@@ -20,7 +20,7 @@ from pathlib import Path
 
 from recipe_study import ABSOLUTE, EVERY, K1, K3, SAMPLED
 from shared.commands import ROOT, evaluate_once, slug, train_with
-from shared.tables import runs_of, table, write_results
+from shared.tables import markdown_table, runs_of, table, write_results
 from transformers import AutoModelForCausalLM
 
 from aajr_hf.training.models.bfloat16 import slow_bfloat16
@@ -58,7 +58,16 @@ FEW_OF_MODEL = ["adversarial, K = 1", "AAJR, relative 0.03", "random direction, 
 CHEAP = ["--attacks", "nll", "tempered_nll", "margin", "transferred", "--attack_steps", "5", "--multiples", "0.5", "1"]
 CHEAP += ["--batch_size", "8"]
 SEEDS = (1, 2, 3, 4, 5)
+WORLDS, REAL = ("congestion", "hide_and_seek"), "smollm2-135m"
+EPSILON = 0.25  # of all these recipes
 FIRST = 4  # batches
+# Name -> fields of a penalty whose size before training says what an absolute lambda would mean.
+OUTPUTS = {
+    "logits": {},
+    "centered logits": {"penalty_output": "centered_logits"},
+    "centered logits, mean of tokens": {"penalty_output": "centered_logits", "penalty_reduction": "token_mean"},
+    "softmax-weighted (fisher)": {"penalty_output": "fisher"},
+}
 INTRODUCTION = """# Does one lambda carry over?
 
 `python scripts/lambda_study.py --model outputs/smollm2-135m` makes this page and `lambda.json`. With
@@ -118,16 +127,16 @@ class Setup:
 
     def absolute(self, work: Path, unit: str) -> float:
         """Return the absolute lambda that means here what the tuned one means for the base agent of congestion, in a unit."""
-        tuned = base_agent("congestion", "tuned", 0, [])
-        if unit == DISPLACEMENT:  # epsilon squared times R, in logits squared
+        tuned = base_agent("congestion", "congestion", 0, [])
+        if unit == DISPLACEMENT:  # radius squared times R, in logits squared
             return TUNED * (embedding_norm(self.base) / embedding_norm(tuned.base)) ** 2
         return TUNED * tuned.penalty_at_first(work) / self.penalty_at_first(work)
 
-    def penalty_at_first(self, work: Path) -> float:
-        """Return the mean penalty of the first batches, before the weights change."""
+    def penalty_at_first(self, work: Path, output: str = "logits") -> float:
+        """Return the mean penalty R of the first batches, before the weights change."""
         recipe, fields = SETTINGS["AAJR, absolute 6e-5"]
         few = {"max_steps": FIRST, "logging_steps": FIRST, "learning_rate": 0.0, "aajr_warmup_ratio": 0.0}
-        self._train(recipe, folder := self.agent(work, "at first"), fields | few)
+        self._train(recipe, folder := self.agent(work, f"at first {output}"), fields | few | OUTPUTS[output])
         (first,) = (
             log["aajr/penalty"]
             for log in json.loads((folder / "trainer_state.json").read_text())["log_history"]
@@ -166,36 +175,66 @@ def setups(worlds: list[str], model: Path | None, work: Path) -> list[Setup]:
                 title = f"{world}, five seeds"
                 chosen.append(base_agent(world, f"{world}-{seed}", seed, FINALISTS, title, environment_seed=seed))
     if model is not None:
-        name = "smollm2-135m"
-        folder, tuned = ROOT / "recipes" / name / "congestion", work / name / "sft"
+        folder, tuned = ROOT / "recipes" / REAL / "congestion", work / REAL / "sft"
         train_with(folder / "sft.yaml", tuned, {"model_name_or_path": model})
         fields = {} if not slow_bfloat16() else {"bf16": "false"}
         # The plain agent has learnt from the examples of seed 0.
-        chosen.append(Setup(name, f"{name}, one seed", 1, tuned, folder, fields, FEW_OF_MODEL, 16, CHEAP))
+        chosen.append(Setup(REAL, f"{REAL}, one seed", 1, tuned, folder, fields, FEW_OF_MODEL, 16, CHEAP))
     return chosen
 
 
+def at_first(chosen: list[Setup], work: Path) -> list[dict]:
+    """Return the sizes of the penalties before training, for each base agent that is not trained with several seeds."""
+    found = []
+    for setup in chosen:
+        if setup.name in (*WORLDS, REAL):
+            radius = EPSILON * embedding_norm(setup.base)
+            sizes = {output: setup.penalty_at_first(work, output) for output in OUTPUTS}
+            found.append({"setup": setup.name, "radius": radius, "penalty_at_first": sizes})
+    return found
+
+
 def page(runs: list[dict]) -> str:
-    lines = [INTRODUCTION, ""]
-    for setup in dict.fromkeys(run["setup"] for run in runs):
-        lines += [f"## {setup}", "", *table([run for run in runs if run["setup"] == setup]), ""]
-    return "\n".join(lines)
+    lines, trained = [INTRODUCTION, ""], [run for run in runs if "setting" in run]
+    for setup in dict.fromkeys(run["setup"] for run in trained):
+        lines += [f"## {setup}", "", *table([run for run in trained if run["setup"] == setup]), ""]
+    return "\n".join([*lines, *_units([run for run in runs if "setting" not in run])])
+
+
+def _units(sizes: list[dict]) -> list[str]:
+    """Return a table of what each penalty weighs before training, over that of the first base agent."""
+    if not sizes:
+        return []
+    header = ["penalty", *(one["setup"] for one in sizes)]
+    rows = []
+    for output in OUTPUTS:
+        for name, power in ((output, 0), (f"{output}, times the radius squared", 2)):
+            weights = [one["penalty_at_first"][output] * one["radius"] ** power for one in sizes]
+            rows.append([name, *(f"{weight:.3g} ({weight / weights[0]:.2g})" for weight in weights)])
+    return ["## What an absolute lambda would multiply", "", UNITS, "", *markdown_table(header, rows), ""]
+
+
+UNITS = f"""The penalty of {FIRST} batches before training, and over that of the first base agent in brackets. An absolute lambda carries
+over between two agents if the numbers in brackets are alike. A lambda in nats of the first batches (*{NATS}* above) divides by
+the first row's numbers once, `lambda_mode: relative` by their running mean."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "lambda-study", help="folder of the agents")
-    parser.add_argument("--worlds", nargs="*", default=["congestion", "hide_and_seek"], help="worlds of small agents")
+    parser.add_argument("--worlds", nargs="*", default=list(WORLDS), help="worlds of small agents")
     parser.add_argument("--model", type=Path, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once (default: %(default)s)")
     arguments = parser.parse_args()
     runs: list[dict] = []
-    for setup in setups(arguments.worlds, arguments.model, arguments.work):
+    chosen = setups(arguments.worlds, arguments.model, arguments.work)
+    for setup in chosen:
         with ThreadPoolExecutor(arguments.jobs) as pool:
             list(pool.map(lambda name, setup=setup: setup.train(arguments.work, name), setup.settings))
         runs += setup.evaluate(arguments.work)
         print(f"evaluated {setup.name}", flush=True)
+    runs += at_first(chosen, arguments.work)
     write_results(arguments.output / "lambda", runs, page(runs))
 
 

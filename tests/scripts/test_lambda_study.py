@@ -56,7 +56,8 @@ def test_a_lambda_in_another_unit_is_the_tuned_one_for_the_base_agent_of_congest
 
     monkeypatch.setattr(lambda_study, "train_with", train)
     base_agent("congestion", "same", 0, []).train(tmp_path / "1", NATS)
-    assert trained["at-first"]["learning_rate"] == 0 and trained["at-first"]["lambda_mode"] == "absolute"
+    at_first = trained["at-first-logits"]
+    assert at_first["learning_rate"] == 0 and at_first["lambda_mode"] == "absolute"
     assert trained["AAJR--nats-at-first"]["regularizer_lambda"] == TUNED
     base_agent("hide_and_seek", "other", 0, []).train(tmp_path / "2", NATS)
     assert trained["AAJR--nats-at-first"]["regularizer_lambda"] == pytest.approx(4 * TUNED)
@@ -71,3 +72,14 @@ def test_the_page_has_a_table_for_each_base_agent():
     first, second = text[text.index("## congestion") :].split("## smollm2-135m")
     assert first.index("| AAJR, relative 0.03 | 95.0 | 90.0 | 70.0 |") < first.index("| adversarial, K = 1 |")
     assert "| AAJR, relative 0.03 | 95.0 | 90.0 | 30.0 | 90.0 | 25.0 | 10.0 | 60.0 |" in second
+
+
+def test_the_page_says_what_a_lambda_would_multiply():
+    sizes = [
+        {"setup": "congestion", "radius": 0.5, "penalty_at_first": dict.fromkeys(lambda_study.OUTPUTS, 400.0)},
+        {"setup": "smollm2-135m", "radius": 1.0, "penalty_at_first": dict.fromkeys(lambda_study.OUTPUTS, 800.0)},
+    ]
+    text = page([run("congestion", "AAJR, relative 0.03", 70.0), *sizes])
+    assert "| penalty | congestion | smollm2-135m |" in text
+    assert "| logits | 400 (1) | 800 (2) |" in text
+    assert "| logits, times the radius squared | 100 (1) | 800 (8) |" in text
