@@ -30,52 +30,61 @@ BASE, REFERENCE, DROPOUT, OURS = "sft", "adversarial", "adversarial, dropout", "
 LORA = {"adapter": "lora", "adapter_rank": 16, "learning_rate": 1e-3}
 METHODS: dict[str, tuple[str, dict]] = {
     REFERENCE: ("adversarial", {}),
-    DROPOUT: ("adversarial", {"model_init_kwargs": '{"attention_dropout": 0.1}'}),
     OURS: ("aajr", {}),
-    "local spectral": ("aajr", {"regularizer": "local_spectral"}),
+    DROPOUT: ("adversarial", {"model_init_kwargs": '{"attention_dropout": 0.1}'}),
     "global spectral": ("aajr", {"regularizer": "global_spectral"}),
-    "adversarial, LoRA": ("adversarial", LORA),
+    "local spectral": ("aajr", {"regularizer": "local_spectral"}),
     "AAJR, LoRA": ("aajr-lora", LORA),
+    "adversarial, LoRA": ("adversarial", LORA),
 }
-# Its own gradients and random points; scripts/smollm2_study.py runs others, too.
+# Its own gradients and random points; scripts/smollm2_study.py runs others, too. The recipe of the plain agent has no adversary:
+# it is attacked where the others are.
 ATTACKS = ("--attacks", "warm_nll", "restart", "random", "tempered_nll", *smollm2_study.LIMITS)
+ATTACKS += ("--perturbed_tokens", "observation")
 # Within the whole training radius every agent that was tried withstands nothing (docs/results/smollm2.md), so it tells none apart.
 RADII = ("0.25", "0.5")
 
 
 @dataclass(frozen=True)
 class RealCell:
-    """The agents of one seed, made from a real language model; as [`claims.cells.Cell`]."""
+    """One agent, made from a real language model; as [`claims.cells.Cell`]."""
 
-    key: str
-    methods: dict[str, tuple[str, dict]]
+    agent: str
+    recipe: str
+    fields: dict
     model: Path
     seed: int
     steps: int | None
     examples: int
 
-    def settings(self) -> str:
-        attacked = [self.examples, ATTACKS, RADII]
-        return digest_of([[self._trained(*told) for told in self.methods.values()], attacked])
+    @property
+    def key(self) -> str:
+        return f"{self.agent}, seed {self.seed}"
 
-    def _trained(self, recipe: str, fields: dict) -> list:
-        """Return what an agent depends on, except the code."""
-        texts = [(smollm2_study.RECIPES / "congestion" / f"{name}.yaml").read_text() for name in ("sft", recipe)]
-        return [texts, fields, self.model.name, self.seed, self.steps]
+    def settings(self) -> str:
+        return digest_of([self._trained(), self.examples, ATTACKS, RADII])
+
+    def _trained(self) -> list:
+        """Return what the agent depends on, except the code."""
+        texts = [(smollm2_study.RECIPES / "congestion" / f"{name}.yaml").read_text() for name in ("sft", self.recipe)]
+        return [texts, self.fields, self.model.name, self.seed, self.steps]
+
+    def _train(self, work: Path) -> Path:
+        """Train the agent, unless it is there, and return its folder. Claims share agents with equal settings."""
+        steps = {"max_steps": self.steps} if self.steps else {}
+        folder = work / "real" / f"{self.recipe}-{digest_of(self._trained())}"
+        if self.recipe == BASE:
+            start, told = self.model, steps
+        else:  # all seeds start from one agent that learnt the task
+            start = replace(self, recipe=BASE, fields={}, seed=0)._train(work)
+            told = {"seed": self.seed, "environment_seed": self.seed} | self.fields | steps
+        with lock_of(folder):
+            smollm2_study.train("congestion", self.recipe, folder, start, told)
+        return folder
 
     def measure(self, claim: str, work: Path) -> list[dict]:
-        place, steps = work / "real", {"max_steps": self.steps} if self.steps else {}
-        # All seeds start from one agent that learnt the task.
-        agents = {BASE: place / f"sft-{digest_of(replace(self, seed=0)._trained('sft', {}))}"}
-        with lock_of(agents[BASE]):
-            smollm2_study.train("congestion", "sft", agents[BASE], self.model, steps)
-        for name, (recipe, fields) in self.methods.items():
-            # Claims share agents with equal settings.
-            agents[name] = place / f"{recipe}-{digest_of(self._trained(recipe, fields))}"
-            told = {"seed": self.seed, "environment_seed": self.seed} | fields | steps
-            with lock_of(agents[name]):
-                smollm2_study.train("congestion", recipe, agents[name], agents[BASE], told)
-        models = [f"{slug(name)}={folder}" for name, folder in agents.items()]
+        place, name = work / "real", slug(self.agent)
+        models = [f"{name}={self._train(work)}"]
         options = ["--examples", str(self.examples), "--seed", str(self.seed), "--multiples", *RADII]
         options += ["--batch_size", "16", *ATTACKS, *smollm2_study.fast_numbers()]
         output = place / f"{claim}-evaluation-{self.settings()}"
@@ -86,12 +95,9 @@ class RealCell:
             command = [sys.executable, str(ROOT / "scripts" / "forgetting.py"), str(self.model), *models]
             subprocess.run([*command, "--output", str(kept)], check=True, stdout=subprocess.DEVNULL)
         success, general = json.loads((output / "results.json").read_text())["runs"], json.loads(kept.read_text())
-        same = {"claim": claim, "cell": self.key, "seed": self.seed, "settings": self.settings()}
+        same = {"claim": claim, "cell": self.key, "seed": self.seed, "settings": self.settings(), "agent": self.agent}
         numbers = ("nominal_success", "worst_case_success", "train_seconds")
-        return [
-            same | {"agent": name} | {number: success[slug(name)][number] for number in numbers} | general[slug(name)]
-            for name in agents
-        ]
+        return [same | {number: success[name][number] for number in numbers} | general[name]]
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
@@ -99,11 +105,13 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
 
 
 def real_cells(preset: Preset, methods: dict[str, tuple[str, dict]]) -> list[RealCell]:
-    """Return one cell for each seed, if there is a real model."""
+    """Return the agents of all seeds, method by method, and the plain agent, if there is a real model."""
     if preset.model is None:
         return []
     real = preset.real
-    return [RealCell(f"seed {seed}", methods, preset.model, seed, real.steps, real.examples) for seed in real.seeds]
+    size = {"model": preset.model, "steps": real.steps, "examples": real.examples}
+    plain = RealCell(BASE, BASE, {}, seed=0, **size)
+    return [plain, *(RealCell(name, *how, seed=seed, **size) for name, how in methods.items() for seed in real.seeds)]
 
 
 def section(runs: list[dict]) -> list[str]:

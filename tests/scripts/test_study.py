@@ -91,25 +91,29 @@ def test_agents_of_a_real_model_start_from_the_one_that_learnt_the_task(tmp_path
     monkeypatch.setattr("shared.commands.run_command", run_command)
     monkeypatch.setattr("claims.forgetting.run_command", run_command)
     monkeypatch.setattr("claims.forgetting.subprocess.run", measured)
-    [cell] = forgetting.cells(replace(PRESETS["smoke"], model=Path("model")), {})
-    runs = cell.measure("forgetting", tmp_path)
+    preset = replace(PRESETS["smoke"], model=Path("model"))
+    cells = forgetting.cells(preset, {})
+    runs = [run for cell in cells for run in cell.measure("forgetting", tmp_path)]
     starts = [command[command.index("--model_name_or_path") + 1] for command in ran if command[0] == "train"]
     [learnt] = (tmp_path / "real").glob("sft-*")
     assert starts == ["model", *[str(learnt)] * len(forgetting.METHODS)]
     trained = {command[command.index("--output_dir") + 1] for command in ran if command[0] == "train"}
-    [other] = rank.cells(replace(PRESETS["smoke"], model=Path("model")), {})
+    # The plain agent's recipe has no adversary.
+    attacked = [command for command in ran if command[0] == "evaluate"]
+    assert {command[command.index("--perturbed_tokens") + 1] for command in attacked} == {"observation"}
     ran.clear()
-    other.measure("rank", tmp_path)
+    for cell in rank.cells(preset, {}):
+        cell.measure("rank", tmp_path)
     # Two agents of `rank` are those of `forgetting`, and start from the same one.
     assert sum(command[0] == "train" for command in ran) == len(rank.METHODS) - 2
     ran.clear()
-    replace(cell, steps=7).measure("forgetting", tmp_path)
+    for cell in cells:
+        replace(cell, steps=7).measure("forgetting", tmp_path)
     new = {command[command.index("--output_dir") + 1] for command in ran if command[0] == "train"}
     assert len(new) == len(trained) and not new & trained
     ran.clear()
     assert [one["agent"] for one in runs] == ["sft", *forgetting.METHODS] and {one["kl"] for one in runs} == {0.5}
-    ran.clear()
-    assert cell.measure("forgetting", tmp_path) == runs and ran == []
+    assert [run for cell in cells for run in cell.measure("forgetting", tmp_path)] == runs and ran == []
     assert forgetting.cells(PRESETS["smoke"], {}) == []
 
 
