@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from shared.commands import ROOT, evaluate_once, train_with
@@ -26,21 +27,6 @@ from aajr_hf.training.models.bfloat16 import slow_bfloat16
 RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
 LIMITS = ["--attack_steps", "5"]
-EVALUATION = [
-    "--attacks",
-    "warm_nll",
-    "restart",
-    "margin",
-    "from_others",
-    "--multiples",
-    "0.1",
-    "0.25",
-    "0.5",
-    "1",
-    *LIMITS,
-]
-# Tool calls have no attack `from_others`. Their prompts are several times as long, so there are fewer attacks and radii.
-TOOL_CALLS = ["--attacks", "warm_nll", "margin", "--multiples", "0.25", "0.5", *LIMITS]
 CONGESTION, VARIANTS, CALLS = "congestion", "congestion-variants", "tool-calling"
 # Which recipes each task trains after `sft`; only `congestion` repeats them with other seeds.
 TASKS = {
@@ -49,12 +35,47 @@ TASKS = {
     CALLS: ("adversarial", "aajr", "aajr-lora", "aajr-fast"),
 }
 HELD_OUT = 5  # every fifth row of the data is not trained on
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """
+    How the agents of a task are attacked.
+
+    Attributes:
+        examples: Held-out rows of a seed.
+        options: Options of `aajr evaluate`.
+    """
+
+    examples: int
+    options: tuple[str, ...]
+
+
+WITHIN_BALL = ("warm_nll", "restart", "random", "nll", "tempered_nll", "margin", "scale_free_margin", "transferred")
+ATTACKED = {
+    # Every attack on the answers within a ball, but for the two that first learn from other prompts.
+    CONGESTION: Attacked(
+        100,
+        ("--attacks", *WITHIN_BALL, "from_others", "--multiples", "0.5", "1", "1.5", *LIMITS, "--batch_size", "20"),
+    ),
+    VARIANTS: Attacked(
+        32,
+        (
+            *("--attacks", "warm_nll", "restart", "margin", "from_others"),
+            *("--multiples", "0.1", "0.25", "0.5", "1", *LIMITS, "--batch_size", "16"),
+        ),
+    ),
+    # There is no attack `from_others`. The prompts are several times as long, so there are fewer attacks and radii.
+    CALLS: Attacked(
+        24, ("--attacks", "warm_nll", "margin", "--multiples", "0.25", "0.5", *LIMITS, "--batch_size", "4")
+    ),
+}
 INTRODUCTION = """# The recipes of SmolLM2-135M
 
 `python scripts/smollm2_study.py --model outputs/smollm2-135m` makes this page and `smollm2.json`; the settings are those
 of `recipes/smollm2-135m`. SmolLM2-135M-Instruct learns a task by plain fine-tuning (*sft*); each of the other agents
-goes on from there. All agents of `congestion` and a seed are attacked together (`aajr evaluate {evaluation}`), each also with what was found on the others.
-More attacks and more steps would leave less. Attacks calculate in bfloat16 where the CPU has instructions for it. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
+goes on from there. All agents of `congestion` and a seed are attacked together, each also with what was found on the others.
+More steps would leave less. Attacks calculate in bfloat16 where the CPU has instructions for it. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
 were measured on one thread, beside other work."""
 WITHIN = """Within the whole training radius, nothing is left of AAJR or of adversarial training, so AAJR does not withstand more. What
 else was tried: of 16 observations, the penalty along random directions withstood two there (docs/results/lambda.md). More
@@ -77,26 +98,20 @@ def fast_numbers() -> list[str]:
 
 
 def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
-    """Train and attack the agents of the world `congestion`; the plain one by itself, with what was found on those of a seed."""
+    """Train and attack the agents of the world `congestion`, those of a seed together; the plain one with the first seed's."""
     work, runs = work / CONGESTION, []
     base = work / "sft"
     train(CONGESTION, "sft", base, model, {})
-
-    def attack(name: str, agents: dict[str, Path], seed: int, *further: str) -> list[dict]:
-        options = ["--examples", str(examples), "--seed", str(seed), "--batch_size", "16", *further]
-        numbers = evaluate_once(work / f"{name}-{seed}", agents, [*options, *EVALUATION, *fast_numbers()])
-        return [run | {"task": task} for run in runs_of(numbers, seed)]
-
     for seed in seeds:
         agents = {recipe: work / f"{recipe}-{seed}" for recipe in TASKS[task]}
         for recipe, folder in agents.items():
             # The base agent has learnt from the examples of seed 0.
             train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
-        runs += attack(task, agents, seed)
         if task == CONGESTION and seed == seeds[0]:
-            # Its recipe has no adversary: the threat is that of the others.
-            told = ("--perturbed_tokens", "observation", "--transfer_from", *map(str, agents.values()))
-            runs += attack("sft", {"sft": base}, seed, *told)
+            agents |= {"sft": base}
+        options = ["--examples", str(examples), "--seed", str(seed), *ATTACKED[task].options, *fast_numbers()]
+        numbers = evaluate_once(work / f"{task}-{seed}", agents, [*options, "--perturbed_tokens", "observation"])
+        runs += [run | {"task": task} for run in runs_of(numbers, seed)]
     return runs
 
 
@@ -104,8 +119,8 @@ def tool_calls(model: Path, data: Path, work: Path, examples: int, jobs: int) ->
     """Train and attack the agents that call tools, on rows of the BFCL's files; one seed, `jobs` agents at once."""
     work = work / CALLS
     split(data, work)
-    options = ["--dataset_name", str(work / "test"), "--examples", str(examples), "--batch_size", "4"]
-    options += [*TOOL_CALLS, *fast_numbers()]
+    options = ["--dataset_name", str(work / "test"), "--examples", str(examples)]
+    options += [*ATTACKED[CALLS].options, *fast_numbers()]
     base = work / "sft"
 
     def train_one(recipe: str) -> None:
@@ -138,11 +153,11 @@ def split(data: Path, work: Path) -> None:
 
 
 def page(runs: list[dict]) -> str:
-    lines = [INTRODUCTION.format(evaluation=" ".join(EVALUATION)), ""]
+    lines = [INTRODUCTION, ""]
     worlds = [run for run in runs if run["task"] == CONGESTION]
     if worlds:
         size, seeds = worlds[0]["examples"], sorted({run["seed"] for run in worlds})
-        lines += [f"## congestion, {size} observations a seed", ""]
+        lines += [f"## congestion, {size} observations a seed", "", _evaluation(CONGESTION), ""]
         for seed in seeds:
             lines += [f"Seed {seed}:", "", *table([run for run in worlds if run["seed"] == seed]), ""]
         if len(seeds) > 1:
@@ -153,15 +168,29 @@ def page(runs: list[dict]) -> str:
         lines += _doubts(worlds)
     variants = [run for run in runs if run["task"] == VARIANTS]
     if variants:
-        lines += ["## The other recipes of congestion, one seed", ""]
+        size = variants[0]["examples"]
+        lines += [f"## The other recipes of congestion, one seed, {size} observations", "", _evaluation(VARIANTS)]
         lines += ["These were attacked without the agents above, so their numbers are not comparable with those.", ""]
         lines += [*table(variants), "", *_doubts(variants)]
     calls = [run for run in runs if run["task"] == CALLS]
     if calls:
         lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", ""]
-        said = ON_CALLS.format(examples=calls[0]["examples"], evaluation=" ".join(TOOL_CALLS))
-        lines += [said, "", *_calls_table(calls), "", *_doubts(calls)]
+        lines += [
+            ON_CALLS.format(examples=calls[0]["examples"], evaluation=_options(CALLS)),
+            "",
+            *_calls_table(calls),
+            "",
+            *_doubts(calls),
+        ]
     return "\n".join(lines)
+
+
+def _options(task: str) -> str:
+    return " ".join(ATTACKED[task].options)
+
+
+def _evaluation(task: str) -> str:
+    return f"`aajr evaluate --perturbed_tokens observation {_options(task)}`"
 
 
 def _doubts(runs: list[dict]) -> list[str]:
@@ -200,7 +229,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of congestion (default: %(default)s)")
-    parser.add_argument("--examples", type=int, default=32, help="held-out rows per seed (default: %(default)s)")
+    usual = ", ".join(f"{attacked.examples} of {task}" for task, attacked in ATTACKED.items())
+    parser.add_argument("--examples", type=int, help=f"held-out rows per seed (default: {usual})")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -214,14 +244,15 @@ def main() -> None:
     known = json.loads(file.read_text()) if file.is_file() else []
     runs = []
     for task in TASKS:
+        examples = arguments.examples or ATTACKED[task].examples
         if task not in arguments.tasks:
             runs += [run for run in known if run["task"] == task]
         elif task == CALLS:
-            told = (arguments.model, arguments.tool_calls, arguments.work, arguments.examples, arguments.jobs)
+            told = (arguments.model, arguments.tool_calls, arguments.work, examples, arguments.jobs)
             runs += tool_calls(*told)
         else:
             seeds = arguments.seeds if task == CONGESTION else arguments.seeds[:1]
-            runs += congestion(task, arguments.model, arguments.work, seeds, arguments.examples)
+            runs += congestion(task, arguments.model, arguments.work, seeds, examples)
     write_results(file, runs, page(runs))
 
 

@@ -127,6 +127,6 @@ def test_no_agent_trains_on_what_its_base_has_learnt_and_all_are_attacked_in_the
     recipes = smollm2_study.RECIPES / "congestion"
     learnt = yaml.safe_load((recipes / "sft.yaml").read_text()).get("environment_seed", 0)
     threat = yaml.safe_load((recipes / "aajr.yaml").read_text())["perturbed_tokens"]
-    assert learnt == 0 and "--perturbed_tokens" not in attacked["adversarial", "aajr"]
-    options = attacked[("sft",)]
-    assert options[options.index("--perturbed_tokens") + 1] == threat
+    assert learnt == 0 and list(attacked) == [("adversarial", "aajr", "sft"), ("adversarial", "aajr")]
+    for options in attacked.values():
+        assert options[options.index("--perturbed_tokens") + 1] == threat
