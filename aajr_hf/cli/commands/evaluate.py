@@ -28,7 +28,7 @@ from . import evaluate_tool_calls as tool_calls
 
 if TYPE_CHECKING:
     from ...evaluation.agents import Agent
-    from ...training.sharing.results import Nuisance, RobustnessResults
+    from ...training.sharing.results import Nuisance, RobustnessNumbers, RobustnessResults
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
 attack, and the sensitivity of their logits to perturbations. Prints whether the numbers under attack can be trusted, and
@@ -108,9 +108,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
         UserError: if a model cannot be loaded or attacked.
     """
     from ...evaluation.robustness.by_class import add_by_class
-    from ...evaluation.robustness.evaluate import PARTS, evaluate_agents, progress_done, progress_steps
     from ...evaluation.robustness.membership import budget_of
-    from ...evaluation.unfinished import unfinished_evaluation
 
     settings = settings_of(arguments, models.values())
     _check_others(arguments, models)
@@ -134,20 +132,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
         check_train_seconds(agents)
         examples = with_system_prompt(expert_rows(world, EXAMPLES, seed=settings.seed), system_prompt)
         sources += make_surrogates(agents, examples, settings, arguments.output)
-    everybody = [*agents, *sources]
-    names = [(agent.name, agent.temperature) for agent in everybody]
-    unfinished = unfinished_evaluation(
-        arguments.output, [agent.model for agent in everybody], (names, rows, settings, budgets), PARTS
-    )
-    done = progress_done(settings, len(rows), unfinished)
-    how = {"sources": sources, "budgets": budgets, "unfinished": unfinished}
-    with going_on(unfinished, done):
-        runs = measure_together(
-            agents,
-            progress_steps(settings, len(rows)),
-            lambda on_progress: evaluate_agents(agents, rows, settings, **how, on_progress=on_progress),
-            {agent.name: done for agent in agents},
-        )
+    runs = _attack(agents, sources, rows, settings, budgets, arguments.output)
     recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
     for name, numbers in nuisances.items():
@@ -166,6 +151,33 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
     if sources:
         recorded["transfer_from"] = [source.name for source in sources]
     return new_results("robustness", runs, threat, recorded)
+
+
+def _attack(
+    agents: list[Agent],
+    sources: list[Agent],
+    rows: list[dict[str, Any]],
+    settings: RobustnessSettings,
+    budgets: dict[str, float | None],
+    output: Path,
+) -> dict[str, RobustnessNumbers]:
+    """Attack the agents, and go on where the same attack was interrupted."""
+    from ...evaluation.robustness.evaluate import PARTS, evaluate_agents, progress_done, progress_steps
+    from ...evaluation.unfinished import unfinished_evaluation
+
+    everybody = [*agents, *sources]
+    named = [(agent.name, agent.temperature) for agent in everybody]
+    models = [agent.model for agent in everybody]
+    unfinished = unfinished_evaluation(output, models, (named, rows, settings, budgets), PARTS)
+    done = progress_done(settings, len(rows), unfinished)
+    how = {"sources": sources, "budgets": budgets, "unfinished": unfinished}
+    with going_on(unfinished, done):
+        return measure_together(
+            agents,
+            progress_steps(settings, len(rows)),
+            lambda on_progress: evaluate_agents(agents, rows, settings, **how, on_progress=on_progress),
+            dict.fromkeys([agent.name for agent in agents], done),
+        )
 
 
 def _at_own_temperature(agents: list[Agent], arguments) -> list[Agent]:
