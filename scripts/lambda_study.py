@@ -76,7 +76,7 @@ that of `lambda log(mean R)`: lambda is the price, in nats per token of the loss
 amplification by e. One base agent of each world (`docs/results/agents`), and SmolLM2-135M-Instruct after 50 steps of
 plain fine-tuning on `congestion`, are trained with each setting. All agents of a table are attacked together, and
 each agent also with what was found on the others, so numbers of different tables cannot be compared. The small agents
-are attacked on 128 observations by every attack of `aajr evaluate`. A gradient of the language model takes a second
+are attacked on 128 observations by every attack that `aajr evaluate` had when the table was made. A gradient of the language model takes a second
 per observation, so it is attacked on 16 observations by four attacks with 5 steps each: its intervals are wide.
 Success is in percent of held-out observations; 1x is the training radius. *ampl.* is the mean `||J u||` along the
 ascent. Times were measured beside other work."""
@@ -197,7 +197,8 @@ def at_first(chosen: list[Setup], work: Path) -> list[dict]:
 def page(runs: list[dict]) -> str:
     lines, trained = [INTRODUCTION, ""], [run for run in runs if "setting" in run]
     for setup in dict.fromkeys(run["setup"] for run in trained):
-        lines += [f"## {setup}", "", *table([run for run in trained if run["setup"] == setup]), ""]
+        mine = [run for run in trained if run["setup"] == setup]
+        lines += [f"## {setup}", "", *table(mine), "", f"Attacks: {', '.join(mine[0]['attacks'])}.", ""]
     return "\n".join([*lines, *_units([run for run in runs if "setting" not in run])])
 
 

@@ -12,7 +12,13 @@ from aajr_hf.training.config.sft import AAJRConfig
 
 
 def run(setup, name, worst):
-    shares = {"nominal_success": 95.0, "sampled_success": 90.0, "amplification": 10.0, "train_seconds": 60.0}
+    shares = {
+        "attacks": {"nll": {}, "margin": {}},
+        "nominal_success": 95.0,
+        "sampled_success": 90.0,
+        "amplification": 10.0,
+        "train_seconds": 60.0,
+    }
     return shares | {
         "setup": setup,
         "setting": name,
@@ -70,6 +76,7 @@ def test_the_page_has_a_table_for_each_base_agent():
     runs = [run("congestion", "AAJR, relative 0.03", 70.0), run("congestion", "adversarial, K = 1", 50.0)]
     text = page([*runs, run("smollm2-135m", "AAJR, relative 0.03", 30.0)])
     first, second = text[text.index("## congestion") :].split("## smollm2-135m")
+    assert "Attacks: nll, margin." in first
     assert first.index("| AAJR, relative 0.03 | 95.0 | 90.0 | 70.0 |") < first.index("| adversarial, K = 1 |")
     assert "| AAJR, relative 0.03 | 95.0 | 90.0 | 30.0 | 90.0 | 25.0 | 10.0 | 60.0 |" in second
 
