@@ -18,11 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from recipe_study import ABSOLUTE, EVERY, K1, K3, SAMPLED
 from shared.commands import ROOT, evaluate_once, slug, train_with
 from shared.tables import markdown_table, runs_of, table, write_results
-from transformers import AutoModelForCausalLM
 
+from aajr_hf.environments import held_out_rows
+from aajr_hf.evaluation.agents import load_agent
+from aajr_hf.evaluation.attacks.target import Target
+from aajr_hf.evaluation.attacks.threat_model import ThreatModel
+from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.training.models.bfloat16 import slow_bfloat16
 
 
@@ -59,7 +64,6 @@ CHEAP = ["--attacks", "nll", "tempered_nll", "margin", "transferred", "--attack_
 CHEAP += ["--batch_size", "8"]
 SEEDS = (1, 2, 3, 4, 5)
 WORLDS, REAL = ("congestion", "hide_and_seek"), "smollm2-135m"
-EPSILON = 0.25  # of all these recipes
 FIRST = 4  # batches
 # Name -> fields of a penalty whose size before training says what an absolute lambda would mean.
 OUTPUTS = {
@@ -129,7 +133,7 @@ class Setup:
         """Return the absolute lambda that means here what the tuned one means for the base agent of congestion, in a unit."""
         tuned = base_agent("congestion", "congestion", 0, [])
         if unit == DISPLACEMENT:  # radius squared times R, in logits squared
-            return TUNED * (embedding_norm(self.base) / embedding_norm(tuned.base)) ** 2
+            return TUNED * (radius(self) / radius(tuned)) ** 2
         return TUNED * tuned.penalty_at_first(work) / self.penalty_at_first(work)
 
     def penalty_at_first(self, work: Path, output: str = "logits") -> float:
@@ -152,10 +156,14 @@ class Setup:
         return [run | {"setup": self.table} for run in runs_of(found, self.seed)]
 
 
-def embedding_norm(folder: Path) -> float:
-    """Return the mean norm of a model's embeddings, the unit of epsilon."""
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    return model.get_input_embeddings().weight.norm(dim=1).mean().item()
+def radius(setup: Setup) -> float:
+    """Return the mean radius of the recipe's ball, in the unit of the embeddings, over held-out observations."""
+    recipe = yaml.safe_load((setup.recipes / "aajr.yaml").read_text())
+    threat = ThreatModel(epsilon=recipe["epsilon"], perturbed_tokens=recipe.get("perturbed_tokens", "prompt"))
+    model, tokenizer = load_agent(str(setup.base))
+    rows = held_out_rows(setup.fields.get("environment", recipe["environment"]), 128, seed=setup.seed)
+    target = Target(model, read_batch(tokenizer, rows, threat.perturbed_tokens, model.device), threat)
+    return target.ball(1.0).epsilon.mean().item()
 
 
 def base_agent(world: str, name: str, seed: int, settings: list[str], table: str = "", **fields) -> Setup:
@@ -188,9 +196,8 @@ def at_first(chosen: list[Setup], work: Path) -> list[dict]:
     found = []
     for setup in chosen:
         if setup.name in (*WORLDS, REAL):
-            radius = EPSILON * embedding_norm(setup.base)
             sizes = {output: setup.penalty_at_first(work, output) for output in OUTPUTS}
-            found.append({"setup": setup.name, "radius": radius, "penalty_at_first": sizes})
+            found.append({"setup": setup.name, "radius": radius(setup), "penalty_at_first": sizes})
     return found
 
 

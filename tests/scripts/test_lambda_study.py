@@ -6,8 +6,12 @@ import json
 
 import lambda_study
 import pytest
-from lambda_study import DISPLACEMENT, FEW, FEW_OF_MODEL, NATS, SETTINGS, TUNED, base_agent, page, setups
+import torch
+from lambda_study import DISPLACEMENT, FEW, FEW_OF_MODEL, NATS, SETTINGS, TUNED, base_agent, page, radius, setups
 
+from aajr_hf.environments import held_out_rows
+from aajr_hf.evaluation.agents import load_agent
+from aajr_hf.evaluation.batches import read_batch
 from aajr_hf.training.config.sft import AAJRConfig
 
 
@@ -67,7 +71,7 @@ def test_a_lambda_in_another_unit_is_the_tuned_one_for_the_base_agent_of_congest
     assert trained["AAJR--nats-at-first"]["regularizer_lambda"] == TUNED
     base_agent("hide_and_seek", "other", 0, []).train(tmp_path / "2", NATS)
     assert trained["AAJR--nats-at-first"]["regularizer_lambda"] == pytest.approx(4 * TUNED)
-    monkeypatch.setattr(lambda_study, "embedding_norm", lambda folder: 3.0 if folder.name == "hide_and_seek" else 1.0)
+    monkeypatch.setattr(lambda_study, "radius", lambda setup: 3.0 if setup.base.name == "hide_and_seek" else 1.0)
     base_agent("hide_and_seek", "other", 0, []).train(tmp_path / "3", DISPLACEMENT)
     assert trained["AAJR--displacement"]["regularizer_lambda"] == pytest.approx(9 * TUNED)
 
@@ -79,6 +83,16 @@ def test_the_page_has_a_table_for_each_base_agent():
     assert "Attacks: nll, margin." in first
     assert first.index("| AAJR, relative 0.03 | 95.0 | 90.0 | 70.0 |") < first.index("| adversarial, K = 1 |")
     assert "| AAJR, relative 0.03 | 95.0 | 90.0 | 30.0 | 90.0 | 25.0 | 10.0 | 60.0 |" in second
+
+
+def test_a_radius_is_in_the_unit_of_the_embeddings_that_move():
+    setup = base_agent("congestion", "congestion", 0, [])
+    model, tokenizer = load_agent(str(setup.base))
+    rows = held_out_rows("congestion", 128, seed=0)
+    batch = read_batch(tokenizer, rows, "prompt", model.device)
+    norms = model.get_input_embeddings()(batch.input_ids).norm(dim=-1)
+    expected = torch.stack([row[moves].mean() for row, moves in zip(norms, batch.perturbable, strict=True)]).mean()
+    assert radius(setup) == pytest.approx(0.25 * expected.item(), rel=1e-5)
 
 
 def test_the_page_says_what_a_lambda_would_multiply():
