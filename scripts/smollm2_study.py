@@ -98,7 +98,7 @@ def fast_numbers() -> list[str]:
 
 
 def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
-    """Train and attack the agents of the world `congestion`, those of a seed together; the plain one with the first seed's."""
+    """Train and attack the agents of the world `congestion`, those of a seed together, and the plain one with each seed's."""
     work, runs = work / CONGESTION, []
     base = work / "sft"
     train(CONGESTION, "sft", base, model, {})
@@ -107,11 +107,11 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
         for recipe, folder in agents.items():
             # The base agent has learnt from the examples of seed 0.
             train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
-        if task == CONGESTION and seed == seeds[0]:
+        if task == CONGESTION:
             agents |= {"sft": base}
         options = ["--examples", str(examples), "--seed", str(seed), *ATTACKED[task].options, *fast_numbers()]
         numbers = evaluate_once(work / f"{task}-{seed}", agents, [*options, "--perturbed_tokens", "observation"])
-        runs += [run | {"task": task} for run in runs_of(numbers, seed)]
+        runs += [run | {"task": task, "options": _told(task)} for run in runs_of(numbers, seed)]
     return runs
 
 
@@ -137,7 +137,7 @@ def tool_calls(model: Path, data: Path, work: Path, examples: int, jobs: int) ->
     kept = ("examples", "trust", "train_seconds")
     kept += ("nominal_valid", "nominal_exact", "worst_case_valid", "worst_case_exact", "intervals")
     return [
-        {"task": CALLS, "setting": name, "seed": 0} | {field: run[field] for field in kept}
+        {"task": CALLS, "setting": name, "seed": 0, "options": _told(CALLS)} | {field: run[field] for field in kept}
         for name, run in numbers.items()
     ]
 
@@ -157,26 +157,25 @@ def page(runs: list[dict]) -> str:
     worlds = [run for run in runs if run["task"] == CONGESTION]
     if worlds:
         size, seeds = worlds[0]["examples"], sorted({run["seed"] for run in worlds})
-        lines += [f"## congestion, {size} observations a seed", "", _evaluation(CONGESTION), ""]
+        lines += [f"## congestion, {size} observations a seed", "", _evaluation(worlds), ""]
         for seed in seeds:
             lines += [f"Seed {seed}:", "", *table([run for run in worlds if run["seed"] == seed]), ""]
         if len(seeds) > 1:
-            repeated = [run for run in worlds if run["setting"] != "sft"]
-            lines += [f"{len(seeds)} seeds:", "", *table(repeated), "", *differences(repeated, "adversarial"), ""]
+            lines += [f"{len(seeds)} seeds:", "", *table(worlds), "", *differences(worlds, "adversarial"), ""]
         if not any(run["worst_case_success"]["1"] for run in worlds):
             lines += [WITHIN, ""]
         lines += _doubts(worlds)
     variants = [run for run in runs if run["task"] == VARIANTS]
     if variants:
         size = variants[0]["examples"]
-        lines += [f"## The other recipes of congestion, one seed, {size} observations", "", _evaluation(VARIANTS)]
+        lines += [f"## The other recipes of congestion, one seed, {size} observations", "", _evaluation(variants)]
         lines += ["These were attacked without the agents above, so their numbers are not comparable with those.", ""]
         lines += [*table(variants), "", *_doubts(variants)]
     calls = [run for run in runs if run["task"] == CALLS]
     if calls:
         lines += ["## Tool calls of the Berkeley Function Calling Leaderboard, one seed", ""]
         lines += [
-            ON_CALLS.format(examples=calls[0]["examples"], evaluation=_options(CALLS)),
+            ON_CALLS.format(examples=calls[0]["examples"], evaluation=calls[0]["options"]),
             "",
             *_calls_table(calls),
             "",
@@ -185,12 +184,12 @@ def page(runs: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _options(task: str) -> str:
+def _told(task: str) -> str:
     return " ".join(ATTACKED[task].options)
 
 
-def _evaluation(task: str) -> str:
-    return f"`aajr evaluate --perturbed_tokens observation {_options(task)}`"
+def _evaluation(runs: list[dict]) -> str:
+    return f"`aajr evaluate --perturbed_tokens observation {runs[0]['options']}`"
 
 
 def _doubts(runs: list[dict]) -> list[str]:

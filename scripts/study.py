@@ -8,9 +8,9 @@ Does AAJR pay? The study tests the paper's claims one by one, with the attacks o
     python scripts/study.py --preset full --shard 1/8   # an eighth of it; other machines, or other days, take the rest
     python scripts/study.py --claims tuning price       # some claims
 
-Each claim consists of cells: agents of one seed that are trained and attacked together. Cells that the results already
-contain, with the same settings, are not measured again; those of other settings are replaced. The claim `tuning` comes
-first, because it chooses the settings of the others. The script writes study.json (a run per line), study.md (a section per
+Each claim consists of cells: agents of one seed that are trained and attacked together, or one agent of the real model. Cells
+that the results already contain, with the same settings, are not measured again; those of other settings are replaced. The claim
+`tuning` comes first, because it chooses the settings of the others. The script writes study.json (a run per line), study.md (a section per
 claim) and a figure per claim to `--output`, after each cell.
 """
 

@@ -49,6 +49,11 @@ def number_of_processes() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def is_first() -> bool:
+    """Return whether this process is the only one, or the first."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
 def my_share(pieces: int) -> range:
     """Return the numbers of the pieces of work that this process does."""
     return range(distributed.get_rank() if distributed.is_initialized() else 0, pieces, number_of_processes())

@@ -5,23 +5,25 @@ work, such as the numbers of one batch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
-import pickle
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+import transformers
 
-from .. import __version__
+from .agents import Agent
 from .processes import my_share
 
 _FOLDER = "unfinished"
+_DIGEST_BYTES = 32
 _T = TypeVar("_T")
 
 
@@ -32,8 +34,8 @@ class Unfinished:
 
     Args:
         folder: Folder of their files, which is made with the first of them; None to keep nothing.
-        types: Classes of the objects that their numbers consist of, beside tensors and Python's own. A file with other
-            objects is not read, because reading them could run code.
+        types: Classes of the objects that their numbers consist of, beside tensors and Python's own. Other objects are not
+            read from a file, because reading them could run code.
     """
 
     folder: Path | None = None
@@ -45,10 +47,12 @@ class Unfinished:
 
     def piece(self, number: int, measure: Callable[[], _T]) -> _T:
         """
-        Return the numbers of a piece from its file, or measure them and write the file.
+        Return the numbers of a piece from its file, or measure them and write the file. No two processes may ask for the
+        same piece.
 
         Raises:
             ValueError: if the file is damaged.
+            OSError: if the file cannot be written.
         """
         file = self._file(number)
         if file is None:
@@ -56,10 +60,16 @@ class Unfinished:
         if file.is_file():
             return self._read(file)
         numbers = measure()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")  # several processes may measure the same piece
-        torch.save(numbers, temporary)
-        os.replace(temporary, file)
+        written = io.BytesIO()
+        torch.save(numbers, written)
+        content, temporary = written.getvalue(), file.with_suffix(".tmp")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            os.replace(temporary, file)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         return numbers
 
     def done(self, pieces: int) -> int:
@@ -67,47 +77,65 @@ class Unfinished:
         files = [self._file(number) for number in my_share(pieces)]
         return sum(file is not None and file.is_file() for file in files)
 
+    def forget(self) -> None:
+        """Remove all files, once the report is written."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # of other evaluations, or none at all
+                self.folder.parent.rmdir()
+
     def _file(self, number: int) -> Path | None:
         return None if self.folder is None else self.folder / f"{number}.pt"
 
     def _read(self, file: Path) -> Any:
-        try:
-            with torch.serialization.safe_globals([set, *self.types]):
-                return torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{file} is damaged: remove it, and this part is measured again.") from error
+        content = file.read_bytes()
+        digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError(f"{file} is damaged: remove it, and this part is measured again.")
+        with torch.serialization.safe_globals([set, *self.types]):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 NOTHING_KEPT = Unfinished()
 
 
 def unfinished_evaluation(
-    output: Path, models: Iterable[nn.Module], depends_on: Sequence[Any], types: Sequence[type]
+    output: Path, agents: Sequence[Agent], depends_on: Sequence[Any], types: Sequence[type]
 ) -> Unfinished:
     """
     Return the pieces of an evaluation that were finished before it was interrupted. Those of an evaluation with other
-    models, another version of this package, or another element of `depends_on` are not among them.
+    agents, other code, or another element of `depends_on` are not among them.
 
     Args:
         output: Folder of the evaluation's report.
+        agents: All agents that take part, in order.
         depends_on: What else the numbers depend on, as objects whose JSON or `repr` shows all of it.
     """
-    said = json.dumps([__version__, *depends_on], default=repr)
-    digest = hashlib.sha256(said.encode())
-    for model in models:
-        digest.update(_weights_digest(model))
-    return Unfinished(output / _FOLDER / digest.hexdigest()[:12], types)
+    known = [_code(), *(_identity(agent) for agent in agents), json.dumps(depends_on, default=repr)]
+    return Unfinished(output / _FOLDER / hashlib.sha256("".join(known).encode()).hexdigest()[:12], types)
 
 
-def forget_unfinished(output: Path) -> None:
-    """Remove what unfinished evaluations have left in the folder of a report, which is written now."""
-    shutil.rmtree(output / _FOLDER, ignore_errors=True)
+def _code() -> str:
+    """Return a digest of this package's code and of the versions of the libraries that its numbers depend on most."""
+    digest = hashlib.sha256(f"{torch.__version__} {transformers.__version__}".encode())
+    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def _weights_digest(model: nn.Module) -> bytes:
-    digest = hashlib.sha256()
-    for name, weights in model.named_parameters():
+def _identity(agent: Agent) -> str:
+    """Return a digest of all that an agent's answers depend on."""
+    digest, model, tokenizer = hashlib.sha256(), agent.model, agent.tokenizer
+    texts = [agent.name, agent.folder, str(agent.temperature), tokenizer.chat_template or ""]
+    words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+    texts += [words, model.config.to_json_string()]
+    digest.update("\n".join(texts).encode())
+    for name, weights in (*model.named_parameters(), *model.named_buffers()):
         digest.update(f"{name} {weights.dtype} {tuple(weights.shape)}".encode())
-        if not weights.is_meta:  # Accelerate has put them on the disk
+        if not weights.is_meta:
             digest.update(weights.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.digest()
+    if any(weights.is_meta for weights in model.parameters()):  # Accelerate has put them elsewhere
+        for file in sorted(Path(agent.folder).glob("*.safetensors")):
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()

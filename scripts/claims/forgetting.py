@@ -71,13 +71,15 @@ class RealCell:
 
     def _train(self, work: Path) -> Path:
         """Train the agent, unless it is there, and return its folder. Claims share agents with equal settings."""
-        steps = {"max_steps": self.steps} if self.steps else {}
-        folder = work / "real" / f"{self.recipe}-{digest_of(self._trained())}"
+        # All seeds start from one agent that learnt the task.
+        plain = replace(self, recipe=BASE, fields={}, seed=0)
         if self.recipe == BASE:
-            start, told = self.model, steps
-        else:  # all seeds start from one agent that learnt the task
-            start = replace(self, recipe=BASE, fields={}, seed=0)._train(work)
-            told = {"seed": self.seed, "environment_seed": self.seed} | self.fields | steps
+            trained, start, told = plain, self.model, {}
+        else:
+            trained, start = self, plain._train(work)
+            told = {"seed": self.seed, "environment_seed": self.seed} | self.fields
+        told |= {"max_steps": self.steps} if self.steps else {}
+        folder = work / "real" / f"{self.recipe}-{digest_of(trained._trained())}"
         with lock_of(folder):
             smollm2_study.train("congestion", self.recipe, folder, start, told)
         return folder
@@ -105,13 +107,13 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
 
 
 def real_cells(preset: Preset, methods: dict[str, tuple[str, dict]]) -> list[RealCell]:
-    """Return the agents of all seeds, method by method, and the plain agent, if there is a real model."""
+    """Return the agents of all seeds, method by method, first the plain one, if there is a real model."""
     if preset.model is None:
         return []
     real = preset.real
     size = {"model": preset.model, "steps": real.steps, "examples": real.examples}
-    plain = RealCell(BASE, BASE, {}, seed=0, **size)
-    return [plain, *(RealCell(name, *how, seed=seed, **size) for name, how in methods.items() for seed in real.seeds)]
+    told = {BASE: (BASE, {})} | methods
+    return [RealCell(name, *how, seed=seed, **size) for name, how in told.items() for seed in real.seeds]
 
 
 def section(runs: list[dict]) -> list[str]:
@@ -132,7 +134,7 @@ def section(runs: list[dict]) -> list[str]:
         "right of what it knew, %",
     ]
     lines = [
-        "*KL*: of the next token, from the model that it comes from, on the model's own answers. *perplexity*: on the same "
+        "Each agent is attacked by itself. *KL*: of the next token, from the model that it comes from, on the model's own answers. *perplexity*: on the same "
         f"answers; the model's own is {runs[0]['model_perplexity']:.2f}. *right of what it knew*: of the {runs[0]['asked']} "
         "facts and sums that the model answers rightly.",
         "",

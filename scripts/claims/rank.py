@@ -47,7 +47,7 @@ def section(runs: list[dict]) -> list[str]:
             [agent, *numbers, text_of([run["kl"] for run in mine], 3), text_of([run["train_seconds"] for run in mine])]
         )
     lines = [
-        "*0.25x*, *0.5x*: what the agent's own gradients and random points leave within these multiples of the training radius. "
+        "Each agent is attacked by itself. *0.25x*, *0.5x*: what the agent's own gradients and random points leave within these multiples of the training radius. "
         "*KL*: what is forgotten, in nats per token of the model's answers to general prompts. LoRA is trained with a learning rate of 1e-3, HiRA and SHiRA with 1e-2.",
         "",
         *markdown_table(["trained", "nominal, %", *(f"{radius}x, %" for radius in RADII), "KL", "train s"], rows),

@@ -30,6 +30,7 @@ def agent(setting, seed, left):
         "setting": setting,
         "seed": seed,
         "examples": 100,
+        "options": "--attacks nll",
         "nominal_success": 90.0,
         "sampled_success": 85.0,
         "worst_case_success": {"1": left},
@@ -51,6 +52,7 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
             "setting": "sft",
             "seed": 0,
             "examples": 24,
+            "options": "--attacks margin",
             "trust": [],
             "nominal_valid": 80.0,
             "nominal_exact": 70.0,
@@ -61,6 +63,7 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
         }
     )
     lines = page(runs).splitlines()
+    assert "`aajr evaluate --perturbed_tokens observation --attacks nll`" in lines
     assert [line for line in lines if line.startswith("| sft")] == [
         "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",
         "| sft | 80.0 [60-90] | 60.0 | 70.0 | 50.0 | 10 |",
@@ -119,7 +122,9 @@ def test_no_agent_trains_on_what_its_base_has_learnt_and_all_are_attacked_in_the
     trained, attacked = [], {}
     monkeypatch.setattr(smollm2_study, "train", lambda task, recipe, folder, start, fields: trained.append(fields))
     monkeypatch.setattr(
-        smollm2_study, "evaluate_once", lambda output, agents, options: attacked.update({tuple(agents): options}) or {}
+        smollm2_study,
+        "evaluate_once",
+        lambda output, agents, options: attacked.update({output: (list(agents), options)}) or {},
     )
     smollm2_study.congestion("congestion", tmp_path, tmp_path, [1, 2], 4)
     base, *others = trained
@@ -127,6 +132,7 @@ def test_no_agent_trains_on_what_its_base_has_learnt_and_all_are_attacked_in_the
     recipes = smollm2_study.RECIPES / "congestion"
     learnt = yaml.safe_load((recipes / "sft.yaml").read_text()).get("environment_seed", 0)
     threat = yaml.safe_load((recipes / "aajr.yaml").read_text())["perturbed_tokens"]
-    assert learnt == 0 and list(attacked) == [("adversarial", "aajr", "sft"), ("adversarial", "aajr")]
-    for options in attacked.values():
+    assert learnt == 0 and len(attacked) == 2
+    for agents, options in attacked.values():
+        assert agents == ["adversarial", "aajr", "sft"]  # each seed meets the same attacks
         assert options[options.index("--perturbed_tokens") + 1] == threat

@@ -72,22 +72,22 @@ def compare_runs(runs: dict[str, str], arguments) -> None:
     from ...evaluation.comparison.sentences import comparison_sentences
     from ...evaluation.reporting.membership import membership_tables
     from ...evaluation.reporting.report import write_json
-    from ...evaluation.unfinished import forget_unfinished
+    from ...evaluation.unfinished import NOTHING_KEPT
 
     with user_errors():
         described = {name: read_run(Path(path)) for name, path in runs.items()}
     world = world_for(runs.values(), arguments.environment)
     if arguments.evaluation is None:
-        results = measure(runs, arguments, world)
+        results, unfinished = measure(runs, arguments, world)
     else:
-        results = _measured(arguments.evaluation, runs)
+        results, unfinished = _measured(arguments.evaluation, runs), NOTHING_KEPT
     output = arguments.output
     with user_errors():
         comparison = compare(results, described)
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / RESULTS)
         write_comparison(comparison, output)
-        forget_unfinished(output)
+        unfinished.forget()
     console = Console()
     # A narrower table would lose digits, and pipes have a default width of only 80.
     console.width = max(TABLE_WIDTH, console.width)

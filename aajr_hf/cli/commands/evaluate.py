@@ -28,6 +28,7 @@ from . import evaluate_tool_calls as tool_calls
 
 if TYPE_CHECKING:
     from ...evaluation.agents import Agent
+    from ...evaluation.unfinished import Unfinished
     from ...training.sharing.results import Nuisance, RobustnessNumbers, RobustnessResults
 
 DESCRIPTION = """Measure agents on the same held-out observations: success and system cost without an adversary and under
@@ -97,18 +98,20 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
+def measure(models: dict[str, str], arguments, world: str) -> tuple[RobustnessResults, Unfinished]:
     """
     Evaluate models, given by name, in a world, with the options of [`add_measurement`].
 
     Returns:
-        The results, with the intervals of their shares.
+        The results, with the intervals of their shares, and the files to forget once they are written.
 
     Raises:
         UserError: if a model cannot be loaded or attacked.
     """
     from ...evaluation.robustness.by_class import add_by_class
+    from ...evaluation.robustness.evaluate import PARTS
     from ...evaluation.robustness.membership import budget_of
+    from ...evaluation.unfinished import NOTHING_KEPT, unfinished_evaluation
 
     settings = settings_of(arguments, models.values())
     _check_others(arguments, models)
@@ -132,7 +135,11 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
         check_train_seconds(agents)
         examples = with_system_prompt(expert_rows(world, EXAMPLES, seed=settings.seed), system_prompt)
         sources += make_surrogates(agents, examples, settings, arguments.output)
-    runs = _attack(agents, sources, rows, settings, budgets, arguments.output)
+    unfinished = NOTHING_KEPT
+    if not arguments.surrogate:  # which would be trained again, to somewhat other weights
+        depends_on = [[agent.name for agent in agents], rows, settings, budgets]
+        unfinished = unfinished_evaluation(arguments.output, [*agents, *sources], depends_on, PARTS)
+    runs = _attack(agents, sources, rows, settings, budgets, unfinished)
     recorded = {"environment": world, "examples": arguments.examples} | weights_of(agents) | asdict(settings)
     threat = recorded.pop("threat")
     for name, numbers in nuisances.items():
@@ -150,7 +157,7 @@ def measure(models: dict[str, str], arguments, world: str) -> RobustnessResults:
         recorded["system_prompt"] = system_prompt
     if sources:
         recorded["transfer_from"] = [source.name for source in sources]
-    return new_results("robustness", runs, threat, recorded)
+    return new_results("robustness", runs, threat, recorded), unfinished
 
 
 def _attack(
@@ -159,16 +166,11 @@ def _attack(
     rows: list[dict[str, Any]],
     settings: RobustnessSettings,
     budgets: dict[str, float | None],
-    output: Path,
+    unfinished: Unfinished,
 ) -> dict[str, RobustnessNumbers]:
     """Attack the agents, and go on where the same attack was interrupted."""
-    from ...evaluation.robustness.evaluate import PARTS, evaluate_agents, progress_done, progress_steps
-    from ...evaluation.unfinished import unfinished_evaluation
+    from ...evaluation.robustness.evaluate import evaluate_agents, progress_done, progress_steps
 
-    everybody = [*agents, *sources]
-    named = [(agent.name, agent.temperature) for agent in everybody]
-    models = [agent.model for agent in everybody]
-    unfinished = unfinished_evaluation(output, models, (named, rows, settings, budgets), PARTS)
     done = progress_done(settings, len(rows), unfinished)
     how = {"sources": sources, "budgets": budgets, "unfinished": unfinished}
     with going_on(unfinished, done):
@@ -219,16 +221,15 @@ def evaluate(models: dict[str, str], arguments, world: str) -> None:
     from ...evaluation.reporting.stability_report import stability_tables
     from ...evaluation.reporting.text_report import text_tables
     from ...evaluation.reporting.together import together_tables
-    from ...evaluation.unfinished import forget_unfinished
 
-    results, output = measure(models, arguments, world), arguments.output
+    (results, unfinished), output = measure(models, arguments, world), arguments.output
     if not is_first():
         return
     with user_errors():
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "results.json")
         write_report(results, output)
-        forget_unfinished(output)
+        unfinished.forget()
     # Names and paths must not be read as markup. Print the sentence about trust above the tables.
     printed = Console(markup=False)
     trust, *sentences = summary_sentences(results)

@@ -100,7 +100,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
 
     from ...evaluation.robustness.by_class import add_by_class
     from ...evaluation.tool_calls.report import tool_call_sentences, tool_call_tables, write_tool_call_report
-    from ...evaluation.unfinished import forget_unfinished, unfinished_evaluation
+    from ...evaluation.unfinished import unfinished_evaluation
 
     settings = ToolCallSettings(
         threat=threat_of(arguments, models.values(), perturbed_tokens="observation"),
@@ -132,9 +132,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
                 ToolCaller(agent.model, agent.tokenizer, rows, settings.max_new_tokens)
         except UserError as error:
             raise UserError(f"{agent.name}: {error}") from error
-    unfinished = unfinished_evaluation(
-        arguments.output, [agent.model for agent in agents], ([agent.name for agent in agents], rows, settings), PARTS
-    )
+    unfinished = unfinished_evaluation(arguments.output, agents, [rows, settings], PARTS)
     parts = {agent.name: unfinished.part(str(number)) for number, agent in enumerate(agents)}
     done = {name: settings.progress_done(len(rows), part) for name, part in parts.items()}
     with going_on(unfinished, sum(done.values())):
@@ -158,7 +156,7 @@ def evaluate(models: dict[str, str], arguments) -> None:
     with user_errors():
         arguments.output.mkdir(parents=True, exist_ok=True)
         write_tool_call_report(results, arguments.output)
-        forget_unfinished(arguments.output)
+        unfinished.forget()
     # Names and paths must not be read as markup. Print the sentence about trust above the tables.
     printed = Console(markup=False)
     trust, *sentences = tool_call_sentences(results)

@@ -25,7 +25,7 @@ from ..attacks.suite import ATTACKS, TEXT_ATTACKS
 from ..attacks.target import Target, success
 from ..batches import batches_by_length, read_batch
 from ..means import Means
-from ..processes import gathered, my_share
+from ..processes import gathered, is_first, my_share
 from ..radii import nearest_to_one
 from ..unfinished import NOTHING_KEPT, Unfinished
 from .batch_numbers import BatchNumbers
@@ -104,16 +104,14 @@ def evaluate_agents(
             agent.learn(rows)
         batches, found = list(batches_by_length(everybody[0].tokenizer, rows, settings.batch_size)), {}
         for batch in my_share(len(batches)):
-            some = [rows[number] for number in batches[batch]]
-            targets = {agent.name: _target(agent, some, settings) for agent in everybody}
-            attack = functools.partial(_attack_batch, targets, batches[batch], settings, measured, on_progress)
+            attack = functools.partial(_attack_batch, everybody, rows, batches[batch], settings, measured, on_progress)
             found[batch] = unfinished.piece(batch, attack)
         for parts in gathered(found):
             for name, part in parts.items():
                 measured[name].add(part)
+        checks = unfinished.part("trust") if is_first() else NOTHING_KEPT
         for number, agent in enumerate(measured.values()):
-            check = functools.partial(agent.check_attacks, rows[:SAMPLE])
-            agent.trust = unfinished.part("trust").piece(number, check)
+            agent.trust = checks.piece(number, functools.partial(agent.check_attacks, rows[:SAMPLE]))
             agent.attack_texts(rows)
             on_progress(agent.name)
     return {name: agent.result() for name, agent in measured.items()}
@@ -250,13 +248,15 @@ def _target(agent: Agent, rows: list[dict[str, Any]], settings: RobustnessSettin
 
 
 def _attack_batch(
-    targets: dict[str, Target],
+    agents: Sequence[Agent],
+    rows: list[dict[str, Any]],
     numbers: list[int],
     settings: RobustnessSettings,
     measured: dict[str, _Measured],
     on_progress: Callable[[str], None],
 ) -> dict[str, BatchNumbers]:
-    """Attack the models on the rows with these numbers, and return the numbers of the measured ones by name."""
+    """Attack the agents on the rows with these numbers, and return the numbers of the measured ones by name."""
+    targets = {agent.name: _target(agent, [rows[number] for number in numbers], settings) for agent in agents}
     how = {"steps": settings.attack_steps, "restarts": settings.attack_restarts}
     new_search = functools.partial(Search, seeds=[settings.seed * 10**6 + number for number in numbers], **how)
     found = {name: BatchNumbers(numbers) for name in targets if name in measured}

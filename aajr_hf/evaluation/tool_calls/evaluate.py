@@ -22,9 +22,9 @@ from ..attacks.target import Target
 from ..attacks.threat_model import ThreatModel
 from ..batches import batches_by_length, check_moved, read_batch
 from ..means import Means
-from ..processes import gathered, my_share
+from ..processes import gathered, is_first, my_share
 from ..radii import nearest_to_one
-from ..robustness.shared_directions import measurement_for
+from ..robustness.shared_directions import SharedMeasurement, measurement_for
 from ..robustness.tallies import tally_numbers
 from ..robustness.together import add_together, in_words
 from ..robustness.trust import SAMPLE, measure_trust, trust_rules
@@ -138,18 +138,8 @@ def evaluate_tool_calls(
         shared = measurement_for(settings, lambda some: _target(model, tokenizer, rows, some, settings), len(rows))
         found = {}
         for place in my_share(len(batches)):
-            batch, numbers, encoded = batches[place]
-            target = Target(model, encoded, settings.threat)
-
-            def attacked(target=target, batch=batch, numbers=numbers) -> CallNumbers:
-                calls = CallsUnderAttack(caller, target, batch, numbers, settings, shared)
-                on_progress()
-                for multiple in sorted(settings.multiples):
-                    calls.attack(multiple)
-                    on_progress()
-                return calls.numbers
-
-            found[place] = unfinished.piece(place, attacked)
+            attack = functools.partial(_attack_batch, caller, model, batches[place], settings, shared, on_progress)
+            found[place] = unfinished.piece(place, attack)
         parts = gathered(found)
     for part in parts:
         totals.include(part.totals)
@@ -160,7 +150,7 @@ def evaluate_tool_calls(
         first = Target(model, batches[0][2], settings.threat)
         some = torch.arange(min(SAMPLE, len(batches[0][0])), device=model.device)
         check = functools.partial(measure_trust, first.select(some), nearest_to_one(settings.multiples))
-        measured = unfinished.part("trust").piece(0, check)
+        measured = (unfinished.part("trust") if is_first() else NOTHING_KEPT).piece(0, check)
         on_progress()
     numbers = totals.result() | _joined(parts, len(rows)) | {"examples": len(rows)}
     on = Attacked(
@@ -182,6 +172,24 @@ def evaluate_tool_calls(
     if shared is not None:
         numbers["shared_directions"] = shared.result()
     return numbers
+
+
+def _attack_batch(
+    caller: ToolCaller,
+    model: PreTrainedModel,
+    batch: tuple[list[dict[str, Any]], list[int], AgentBatch],
+    settings: ToolCallSettings,
+    shared: SharedMeasurement | None,
+    on_progress: Callable[[], None],
+) -> CallNumbers:
+    """Attack one batch of [`_batches`]."""
+    some, numbers, encoded = batch
+    calls = CallsUnderAttack(caller, Target(model, encoded, settings.threat), some, numbers, settings, shared)
+    on_progress()
+    for multiple in sorted(settings.multiples):
+        calls.attack(multiple)
+        on_progress()
+    return calls.numbers
 
 
 def _joined(parts: list[CallNumbers], examples: int) -> dict[str, Any]:

@@ -250,28 +250,3 @@ def test_ctrl_c_while_measuring_leaves_nothing(agent, tmp_path, monkeypatch, cap
     assert main(["evaluate", str(agent), *SMALL, "--output", "report"]) == 130
     assert [path.name for path in Path("report").iterdir()] == ["results.json"]
     assert Path("report/results.json").read_text() == "before"
-
-
-@pytest.mark.slow
-def test_after_an_interruption_the_same_command_goes_on(agent, tmp_path, monkeypatch, capsys):
-    report, attack, done = tmp_path / "report", robustness._attack_batch, []
-
-    def interrupted_at_the_second(*arguments):
-        if len(done) == 1:
-            raise KeyboardInterrupt
-        done.append(1)
-        return attack(*arguments)
-
-    command = ["evaluate", str(agent), *SMALL, "--attacks", "nll", "--output", str(report)]
-    with monkeypatch.context() as patch:
-        patch.setattr(robustness, "_attack_batch", interrupted_at_the_second)
-        assert main(command) == 130
-    (kept,) = (report / "unfinished").iterdir()
-    message = f"finished batches are in {kept}: the same command goes on after them."
-    assert f"interrupted: {message}" in capsys.readouterr().err
-    assert [file.name for file in report.iterdir()] == ["unfinished"]
-    assert main(command) == 0
-    assert f"Going on with the interrupted evaluation in {kept}." in capsys.readouterr().err
-    assert (report / "results.json").is_file() and not (report / "unfinished").exists()
-    assert main(command) == 0
-    assert "Going on" not in capsys.readouterr().err
