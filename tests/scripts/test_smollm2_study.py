@@ -65,7 +65,9 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
     lines = page(runs).splitlines()
     assert "`aajr evaluate --perturbed_tokens observation --attacks nll`" in lines
     assert [line for line in lines if line.startswith("| sft")] == [
-        "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",
+        "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",  # of its seed
+        "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",  # of all seeds
+        "| sft | 0.0 | -25.0 | 0.0 | -25.0 |",  # less adversarial
         "| sft | 80.0 [60-90] | 60.0 | 70.0 | 50.0 | 10 |",
     ]
     assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
