@@ -52,14 +52,14 @@ SETTINGS: dict[str, tuple[str, dict]] = {
     "random direction, relative 0.03": _relative(0.03, "random_direction"),
     "global spectral, relative 0.03": _relative(0.03, "global_spectral"),
 }
-# Units in which the same lambda gives the base agent of congestion the tuned absolute one. It is not retrained with them.
-NATS, DISPLACEMENT = "AAJR, nats at first", "AAJR, displacement"
+# A unit in which the same lambda gives the base agent of congestion the tuned absolute one. It is not retrained with it.
+NATS = "AAJR, nats at first"
 # What is tried where an agent costs more.
 FEW = ["adversarial, K = 1", "adversarial, K = 3", "AAJR, relative 0.03", "random direction, relative 0.03"]
 # What is trained with five seeds.
 FINALISTS = ["adversarial, K = 3", "AAJR, absolute 6e-5", "AAJR, relative 0.03", "random direction, absolute 0.03"]
 # A gradient of the language model takes a second per observation.
-FEW_OF_MODEL = ["adversarial, K = 1", "AAJR, relative 0.03", "random direction, relative 0.03", NATS, DISPLACEMENT]
+FEW_OF_MODEL = ["adversarial, K = 1", "AAJR, relative 0.03", "random direction, relative 0.03", NATS]
 CHEAP = ["--attacks", "nll", "tempered_nll", "margin", "transferred", "--attack_steps", "5", "--multiples", "0.5", "1"]
 CHEAP += ["--batch_size", "8"]
 SEEDS = (1, 2, 3, 4, 5)
@@ -118,9 +118,11 @@ class Setup:
 
     def train(self, work: Path, name: str) -> None:
         """Train one agent."""
-        if name in (NATS, DISPLACEMENT):
+        if name == NATS:
             recipe, fields = SETTINGS["AAJR, absolute 6e-5"]
-            fields = fields | {"regularizer_lambda": self.absolute(work, name)}
+            tuned = base_agent("congestion", "congestion", 0, [])
+            weight = TUNED * tuned.penalty_at_first(work) / self.penalty_at_first(work)
+            fields = fields | {"regularizer_lambda": weight}
         else:
             recipe, fields = SETTINGS[name]
         self._train(recipe, self.agent(work, name), fields)
@@ -128,13 +130,6 @@ class Setup:
     def _train(self, recipe: str, folder: Path, fields: dict) -> None:
         common = {"model_name_or_path": self.base, "seed": self.seed} | self.fields
         train_with(self.recipes / f"{recipe}.yaml", folder, common | fields)
-
-    def absolute(self, work: Path, unit: str) -> float:
-        """Return the absolute lambda that means here what the tuned one means for the base agent of congestion, in a unit."""
-        tuned = base_agent("congestion", "congestion", 0, [])
-        if unit == DISPLACEMENT:  # radius squared times R, in logits squared
-            return TUNED * (radius(self) / radius(tuned)) ** 2
-        return TUNED * tuned.penalty_at_first(work) / self.penalty_at_first(work)
 
     def penalty_at_first(self, work: Path, output: str = "logits") -> float:
         """Return the mean penalty R of the first batches, before the weights change."""
