@@ -27,10 +27,11 @@ from aajr_hf.training.models.bfloat16 import slow_bfloat16
 RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
 LIMITS = ["--attack_steps", "5"]
-CONGESTION, VARIANTS, CALLS = "congestion", "congestion-variants", "tool-calling"
+CONGESTION, EVERY, VARIANTS, CALLS = "congestion", "congestion-every-attack", "congestion-variants", "tool-calling"
 # Which recipes each task trains after `sft`; only `congestion` repeats them with other seeds.
 TASKS = {
     CONGESTION: ("adversarial", "aajr"),
+    EVERY: ("adversarial", "aajr"),
     VARIANTS: ("aajr-lora", "aajr-fast"),
     CALLS: ("adversarial", "aajr", "aajr-lora", "aajr-fast"),
 }
@@ -51,20 +52,15 @@ class Attacked:
     options: tuple[str, ...]
 
 
-WITHIN_BALL = ("warm_nll", "restart", "random", "nll", "tempered_nll", "margin", "scale_free_margin", "transferred")
+# A row that nothing breaks takes a second for each attack of five steps and each radius, on one core.
+_FEW = ("--attacks", "warm_nll", "restart", "margin", "from_others", "--multiples", "0.1", "0.25", "0.5", "1")
+_EVERY = ("--attacks", "warm_nll", "restart", "random", "nll", "tempered_nll", "margin", "scale_free_margin")
+_EVERY += ("transferred", "from_others", "--multiples", "0.5", "1", "1.5")
 ATTACKED = {
-    # Every attack on the answers within a ball, but for the two that first learn from other prompts.
-    CONGESTION: Attacked(
-        100,
-        ("--attacks", *WITHIN_BALL, "from_others", "--multiples", "0.5", "1", "1.5", *LIMITS, "--batch_size", "20"),
-    ),
-    VARIANTS: Attacked(
-        32,
-        (
-            *("--attacks", "warm_nll", "restart", "margin", "from_others"),
-            *("--multiples", "0.1", "0.25", "0.5", "1", *LIMITS, "--batch_size", "16"),
-        ),
-    ),
+    CONGESTION: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
+    # But for the two that first learn from other prompts, and the one on the expected cost.
+    EVERY: Attacked(100, (*_EVERY, *LIMITS, "--batch_size", "20")),
+    VARIANTS: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
     # There is no attack `from_others`. The prompts are several times as long, so there are fewer attacks and radii.
     CALLS: Attacked(
         24, ("--attacks", "warm_nll", "margin", "--multiples", "0.25", "0.5", *LIMITS, "--batch_size", "4")
@@ -78,8 +74,8 @@ goes on from there. All agents of `congestion` and a seed are attacked together,
 More steps would leave less. Attacks calculate in bfloat16 where the CPU has instructions for it. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
 were measured on one thread, beside other work."""
 WITHIN = """Within the whole training radius, nothing is left of AAJR or of adversarial training, so AAJR does not withstand more. What
-else was tried: of 16 observations, the penalty along random directions withstood two there (docs/results/lambda.md). More
-optimizer steps and smaller training radii were not tried."""
+else was tried: the penalty along random directions, and lambda in another unit (docs/results/lambda.md). More optimizer steps
+and smaller training radii were not tried."""
 ON_CALLS = """`python scripts/smollm2_study.py --model outputs/smollm2-135m --tasks tool-calling --tool_calls data/bfcl --examples {examples}` trains on
 four of five rows, and attacks each agent by itself on {examples} of the others: `aajr evaluate {evaluation}`. *valid*: the call fits its
 tool's schema; *exact*: it is an accepted one; percent with 95 % intervals. No perturbation comes from another agent here. In
@@ -98,7 +94,7 @@ def fast_numbers() -> list[str]:
 
 
 def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: int) -> list[dict]:
-    """Train and attack the agents of the world `congestion`, those of a seed together, and the plain one with each seed's."""
+    """Train and attack the agents of the world `congestion`, those of a seed together."""
     work, runs = work / CONGESTION, []
     base = work / "sft"
     train(CONGESTION, "sft", base, model, {})
@@ -107,7 +103,7 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
         for recipe, folder in agents.items():
             # The base agent has learnt from the examples of seed 0.
             train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
-        if task == CONGESTION:
+        if task == EVERY:
             agents |= {"sft": base}
         options = ["--examples", str(examples), "--seed", str(seed), *ATTACKED[task].options, *fast_numbers()]
         numbers = evaluate_once(work / f"{task}-{seed}", agents, [*options, "--perturbed_tokens", "observation"])
@@ -165,6 +161,15 @@ def page(runs: list[dict]) -> str:
         if not any(run["worst_case_success"]["1"] for run in worlds):
             lines += [WITHIN, ""]
         lines += _doubts(worlds)
+    every = [run for run in runs if run["task"] == EVERY]
+    if every:
+        size, seed = every[0]["examples"], every[0]["seed"]
+        lines += [
+            f"## congestion, every attack within a ball, seed {seed}, {size} observations",
+            "",
+            _evaluation(every),
+        ]
+        lines += ["", *table(every), "", *_doubts(every)]
     variants = [run for run in runs if run["task"] == VARIANTS]
     if variants:
         size = variants[0]["examples"]
@@ -220,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
     parser.add_argument(
-        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, VARIANTS], help="which recipes"
+        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, EVERY, VARIANTS], help="which recipes"
     )
     parser.add_argument(
         "--tool_calls", type=Path, metavar="FOLDER", help="files of the BFCL, for the task tool-calling"

@@ -42,7 +42,7 @@ def agent(setting, seed, left):
 
 
 def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
-    runs = [agent("sft", 0, 5.0)]
+    runs = [agent("sft", 0, 5.0) | {"task": "congestion-every-attack", "options": "--attacks margin"}]
     runs += [
         agent(name, seed, left + seed) for name, left in (("adversarial", 30.0), ("aajr", 40.0)) for seed in (0, 1)
     ]
@@ -63,11 +63,10 @@ def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
         }
     )
     lines = page(runs).splitlines()
-    assert "`aajr evaluate --perturbed_tokens observation --attacks nll`" in lines
+    for attack in ("nll", "margin"):
+        assert f"`aajr evaluate --perturbed_tokens observation --attacks {attack}`" in lines
     assert [line for line in lines if line.startswith("| sft")] == [
-        "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",  # of its seed
-        "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",  # of all seeds
-        "| sft | 0.0 | -25.0 | 0.0 | -25.0 |",  # less adversarial
+        "| sft | 90.0 | 5.0 | 85.0 | 0.0 | 300.0 | 60.0 |",
         "| sft | 80.0 [60-90] | 60.0 | 70.0 | 50.0 | 10 |",
     ]
     assert sum(line.startswith("| aajr | 90.0 | 40.0 ") for line in lines) == 1  # the first seed
@@ -131,10 +130,12 @@ def test_no_agent_trains_on_what_its_base_has_learnt_and_all_are_attacked_in_the
     smollm2_study.congestion("congestion", tmp_path, tmp_path, [1, 2], 4)
     base, *others = trained
     assert base == {} and [fields["environment_seed"] for fields in others] == [1, 1, 2, 2]
+    smollm2_study.congestion("congestion-every-attack", tmp_path, tmp_path, [1], 4)
     recipes = smollm2_study.RECIPES / "congestion"
     learnt = yaml.safe_load((recipes / "sft.yaml").read_text()).get("environment_seed", 0)
     threat = yaml.safe_load((recipes / "aajr.yaml").read_text())["perturbed_tokens"]
-    assert learnt == 0 and len(attacked) == 2
-    for agents, options in attacked.values():
-        assert agents == ["adversarial", "aajr", "sft"]  # each seed meets the same attacks
+    assert learnt == 0 and len(attacked) == 3
+    agents = [agents for agents, _ in attacked.values()]
+    assert agents == [["adversarial", "aajr"], ["adversarial", "aajr"], ["adversarial", "aajr", "sft"]]
+    for _, options in attacked.values():
         assert options[options.index("--perturbed_tokens") + 1] == threat
