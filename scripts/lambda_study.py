@@ -70,7 +70,8 @@ OUTPUTS = {
     "logits": {},
     "centered logits": {"penalty_output": "centered_logits"},
     "centered logits, mean of tokens": {"penalty_output": "centered_logits", "penalty_reduction": "token_mean"},
-    "softmax-weighted (fisher)": {"penalty_output": "fisher"},
+    # Its estimate from half of the ascents is noisier than its mean is large.
+    "softmax-weighted (fisher)": {"penalty_output": "fisher"} | EVERY,
 }
 INTRODUCTION = """# Does one lambda carry over?
 
