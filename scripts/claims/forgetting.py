@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import smollm2_study
+import yaml
 from matplotlib.figure import Figure
 from shared.commands import ROOT, run_command, slug
 from shared.tables import markdown_table, text_of
@@ -66,8 +67,9 @@ class RealCell:
 
     def _trained(self) -> list:
         """Return what the agent depends on, except the code."""
-        texts = [(smollm2_study.RECIPES / "congestion" / f"{name}.yaml").read_text() for name in ("sft", self.recipe)]
-        return [texts, self.fields, self.model.name, self.seed, self.steps]
+        recipes = [smollm2_study.RECIPES / "congestion" / f"{name}.yaml" for name in (BASE, self.recipe)]
+        read = [yaml.safe_load(recipe.read_text()) for recipe in recipes]
+        return [read, self.fields, self.model.name, self.seed, self.steps]
 
     def _train(self, work: Path) -> Path:
         """Train the agent, unless it is there, and return its folder. Claims share agents with equal settings."""
