@@ -111,7 +111,7 @@ def real_model(name: str, output: Path) -> list[Stage]:
     # Small batches, so that little is lost when it is interrupted.
     size = ["--examples", "16", "--multiples", "0.1", "0.25", "1", "--batch_size", "4", "--output", str(output)]
     size += ["--dtype", "bfloat16"] if fast else []
-    return [*stages, Stage("Evaluate all of them under attack", ["evaluate", *models, *attacks, *size], 12)]
+    return [*stages, Stage("Evaluate all of them under attack", ["evaluate", *models, *attacks, *size], 9)]
 
 
 def run(stages: list[Stage]) -> None:

@@ -27,11 +27,11 @@ from aajr_hf.training.models.bfloat16 import slow_bfloat16
 RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
 LIMITS = ["--attack_steps", "5"]
-CONGESTION, EVERY, VARIANTS, CALLS = "congestion", "congestion-every-attack", "congestion-variants", "tool-calling"
+CONGESTION, MORE, VARIANTS, CALLS = "congestion", "congestion-more-attacks", "congestion-variants", "tool-calling"
 # Which recipes each task trains after `sft`; only `congestion` repeats them with other seeds.
 TASKS = {
     CONGESTION: ("adversarial", "aajr"),
-    EVERY: ("adversarial", "aajr"),
+    MORE: ("adversarial", "aajr"),
     VARIANTS: ("aajr-lora", "aajr-fast"),
     CALLS: ("adversarial", "aajr", "aajr-lora", "aajr-fast"),
 }
@@ -54,12 +54,12 @@ class Attacked:
 
 # A row that nothing breaks takes a second for each attack of five steps and each radius, on one core.
 _FEW = ("--attacks", "warm_nll", "restart", "margin", "from_others", "--multiples", "0.1", "0.25", "0.5", "1")
-_EVERY = ("--attacks", "warm_nll", "restart", "random", "nll", "tempered_nll", "margin", "scale_free_margin")
-_EVERY += ("transferred", "from_others", "--multiples", "0.5", "1", "1.5")
+_MORE = ("--attacks", "warm_nll", "restart", "random", "nll", "tempered_nll", "margin", "scale_free_margin")
+_MORE += ("transferred", "from_others", "--multiples", "0.5", "1", "1.5")
 ATTACKED = {
     CONGESTION: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
-    # But for the two that first learn from other prompts, and the one on the expected cost.
-    EVERY: Attacked(100, (*_EVERY, *LIMITS, "--batch_size", "20")),
+    # All that aim at the answer, but for the two that first learn from other prompts.
+    MORE: Attacked(100, (*_MORE, *LIMITS, "--batch_size", "20")),
     VARIANTS: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
     # There is no attack `from_others`. The prompts are several times as long, so there are fewer attacks and radii.
     CALLS: Attacked(
@@ -103,7 +103,7 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
         for recipe, folder in agents.items():
             # The base agent has learnt from the examples of seed 0.
             train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
-        if task == EVERY:
+        if task == MORE:
             agents |= {"sft": base}
         options = ["--examples", str(examples), "--seed", str(seed), *ATTACKED[task].options, *fast_numbers()]
         numbers = evaluate_once(work / f"{task}-{seed}", agents, [*options, "--perturbed_tokens", "observation"])
@@ -161,15 +161,15 @@ def page(runs: list[dict]) -> str:
         if not any(run["worst_case_success"]["1"] for run in worlds):
             lines += [WITHIN, ""]
         lines += _doubts(worlds)
-    every = [run for run in runs if run["task"] == EVERY]
-    if every:
-        size, seed = every[0]["examples"], every[0]["seed"]
+    more = [run for run in runs if run["task"] == MORE]
+    if more:
+        size, seed = more[0]["examples"], more[0]["seed"]
         lines += [
-            f"## congestion, every attack within a ball, seed {seed}, {size} observations",
+            f"## congestion, more attacks, seed {seed}, {size} observations",
             "",
-            _evaluation(every),
+            _evaluation(more),
         ]
-        lines += ["", *table(every), "", *_doubts(every)]
+        lines += ["", *table(more), "", *_doubts(more)]
     variants = [run for run in runs if run["task"] == VARIANTS]
     if variants:
         size = variants[0]["examples"]
@@ -225,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
     parser.add_argument(
-        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, EVERY, VARIANTS], help="which recipes"
+        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, MORE, VARIANTS], help="which recipes"
     )
     parser.add_argument(
         "--tool_calls", type=Path, metavar="FOLDER", help="files of the BFCL, for the task tool-calling"

@@ -33,8 +33,8 @@ from shared.commands import ROOT
 from shared.tables import write_results
 
 from aajr_hf.cli.common.measured import MEASURED
+from aajr_hf.evaluation.files import replace_file
 from aajr_hf.evaluation.reporting.plots import WIDE, render
-from aajr_hf.evaluation.reporting.report import replace_file
 
 INTRODUCTION = """# Does AAJR pay?
 

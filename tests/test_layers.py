@@ -51,7 +51,7 @@ ALLOWED = {
     "evaluation/monitoring": {
         *("evaluation", "evaluation/reporting", "training/data", "training/sharing/results"),
     },
-    "evaluation/comparison": {"evaluation/reporting", "training/config", "training/runs"} | _SHARING,
+    "evaluation/comparison": {"evaluation", "evaluation/reporting", "training/config", "training/runs"} | _SHARING,
     "evaluation/adapter_rank": {
         *("evaluation/reporting", "objective", "training/adversary", "training/models", "training/policy"),
         *("training/sharing/results", "training/trainers"),
@@ -62,7 +62,7 @@ ALLOWED = {
         *("training/data", "training/data/formats", "training/models", "training/runs"),
     },
     "cli/launching": {"_compat", "cli/arguments", "cli/common", "evaluation"},
-    "cli/pipeline": {"cli/common", "evaluation/reporting", "training/runs"},
+    "cli/pipeline": {"cli/common", "evaluation", "evaluation/reporting", "training/runs"},
     "cli/commands": {
         *("_compat", "cli/arguments", "cli/common", "cli/launching", "cli/pipeline", "environments"),
         *("guard", "training/adversary"),

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import torch
 import transformers
 
 from .agents import Agent
+from .files import replace_file
 from .processes import my_share
 
 _FOLDER = "unfinished"
@@ -62,14 +62,8 @@ class Unfinished:
         numbers = measure()
         written = io.BytesIO()
         torch.save(numbers, written)
-        content, temporary = written.getvalue(), file.with_suffix(".tmp")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(hashlib.sha256(content).digest() + content)
-            os.replace(temporary, file)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        content = written.getvalue()
+        replace_file(file, hashlib.sha256(content).digest() + content)
         return numbers
 
     def done(self, pieces: int) -> int:

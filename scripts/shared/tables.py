@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aajr_hf.evaluation.reporting.report import replace_file
+from aajr_hf.evaluation.files import replace_file
 from aajr_hf.evaluation.reporting.statistics import mean_interval
 
 # Student's interval of two values is nine times their standard deviation, or nothing at all if they are equal.

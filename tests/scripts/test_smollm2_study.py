@@ -42,7 +42,7 @@ def agent(setting, seed, left):
 
 
 def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
-    runs = [agent("sft", 0, 5.0) | {"task": "congestion-every-attack", "options": "--attacks margin"}]
+    runs = [agent("sft", 0, 5.0) | {"task": "congestion-more-attacks", "options": "--attacks margin"}]
     runs += [
         agent(name, seed, left + seed) for name, left in (("adversarial", 30.0), ("aajr", 40.0)) for seed in (0, 1)
     ]
@@ -130,7 +130,7 @@ def test_no_agent_trains_on_what_its_base_has_learnt_and_all_are_attacked_in_the
     smollm2_study.congestion("congestion", tmp_path, tmp_path, [1, 2], 4)
     base, *others = trained
     assert base == {} and [fields["environment_seed"] for fields in others] == [1, 1, 2, 2]
-    smollm2_study.congestion("congestion-every-attack", tmp_path, tmp_path, [1], 4)
+    smollm2_study.congestion("congestion-more-attacks", tmp_path, tmp_path, [1], 4)
     recipes = smollm2_study.RECIPES / "congestion"
     learnt = yaml.safe_load((recipes / "sft.yaml").read_text()).get("environment_seed", 0)
     threat = yaml.safe_load((recipes / "aajr.yaml").read_text())["perturbed_tokens"]

@@ -257,8 +257,8 @@ def _known(
 
 
 def _write(monitor: Monitor, settings: dict, arguments) -> None:
+    from ...evaluation.files import replace_file
     from ...evaluation.monitoring.report import prometheus_text, write_monitor
-    from ...evaluation.reporting.report import replace_file
     from ...training.sharing.reading import RESULTS_VERSION
 
     numbers = monitor.numbers()

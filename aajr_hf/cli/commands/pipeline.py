@@ -24,7 +24,7 @@ docs/pipeline.md lists the settings. Give each round of measuring and training a
 
 
 def run(argv: list[str]) -> int:
-    from ...evaluation.reporting.report import replace_file
+    from ...evaluation.files import replace_file
     from ..pipeline.kubeflow import PYTHON, run_with_kubeflow
     from ..pipeline.settings import read_settings
     from ..pipeline.steps import STEPS, Pipeline, goes_on

@@ -31,7 +31,7 @@ def write_compiled(arguments) -> None:
     Raises:
         UserError: without kfp, or if an option is wrong; nothing is written then.
     """
-    from ...evaluation.reporting.report import replace_file
+    from ...evaluation.files import replace_file
     from ..pipeline.kubeflow import compiled
 
     where = {name: getattr(arguments, name) for name in ("image", "claim", "mount", "gpus")}
@@ -65,7 +65,7 @@ def write_job(arguments) -> None:
     Raises:
         UserError: if an option is wrong; nothing is written then.
     """
-    from ...evaluation.reporting.report import replace_file
+    from ...evaluation.files import replace_file
     from ..launching.launch import config_file
     from ..pipeline.trainjob import job_name, manifest, train_job
 

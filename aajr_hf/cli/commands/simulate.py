@@ -230,8 +230,8 @@ def _play(
     """Play the episodes and add them to the records. The file contains all records however this ends."""
     from ...evaluation.episodes.film import Film
     from ...evaluation.episodes.play import episode_seeds, play
+    from ...evaluation.files import replace_file
     from ...evaluation.processes import gathered, my_share
-    from ...evaluation.reporting.report import replace_file
     from ..common.progress import bars
 
     film, picture = Film(), arguments.picture

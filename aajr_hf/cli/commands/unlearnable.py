@@ -64,7 +64,7 @@ def mark(arguments) -> None:
     Raises:
         UserError: if an agent cannot be attacked; nothing is written then.
     """
-    from ...evaluation.reporting.report import replace_file
+    from ...evaluation.files import replace_file
     from ...evaluation.robustness.evaluate import evaluate_agents, progress_steps
 
     models = by_name(arguments.models)

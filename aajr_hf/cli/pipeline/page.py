@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ...evaluation.reporting.report import json_text, render_page, replace_file
+from ...evaluation.files import replace_file
+from ...evaluation.reporting.report import json_text, render_page
 from .steps import STEPS, Pipeline, next_step
 
 PAGE = "pipeline.html"

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ...evaluation.reporting.report import replace_file
+from ...evaluation.files import replace_file
 from ...evaluation.reporting.statistics import paired_difference
 from ..common.errors import RunError
 from ..common.heartbeat import HEARTBEAT

@@ -12,8 +12,9 @@ from rich.text import Text
 
 from ...training.sharing.reading import threat_model_line
 from ...training.sharing.results import ComparisonResults, MatchedPair
+from ..files import replace_file
 from ..reporting.attack_report import attack_cells, trust_cells
-from ..reporting.report import json_text, points_text, render_page, replace_file
+from ..reporting.report import json_text, points_text, render_page
 from ..reporting.results import (
     DECODINGS,
     everything_but_outcomes,

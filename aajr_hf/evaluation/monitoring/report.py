@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ...training.sharing.results import MonitorNumbers, MonitorResults
+from ..files import replace_file
 from ..reporting.plots import WIDE, panels, render
-from ..reporting.report import json_text, render_page, replace_file
+from ..reporting.report import json_text, render_page
 from ..reporting.results import interval_text, number_text, percent_text
 
 PAGE, RESULTS = "monitor.html", "monitor.json"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.text import Text
 from ... import __version__
 from ...training.sharing.reading import threat_model_line
 from ...training.sharing.results import Results, RobustnessResults, RobustnessRun
+from ..files import replace_file
 from .attack_report import attack_cells, token_cells, trust_cells
 from .by_class import class_cells, class_note
 from .membership import HEADERS, membership_cells
@@ -209,14 +209,3 @@ def other_cells(results: RobustnessResults) -> tuple[list[tuple[str, str]], list
         for name, run in results["runs"].items()
     ]
     return [("run", ""), *_OTHER_COLUMNS], rows
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a temporary file, then rename it to `path`, so that an interruption never leaves a partial file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ...training.policy.policy import AgentPolicy
 from ..attacks.target import success
 from ..batches import batches_by_length, read_batch
-from ..reporting.report import replace_file
+from ..files import replace_file
 
 # Between them lies the temperature. An agent that is right everywhere has no best one: the colder, the better.
 COLDEST, HOTTEST = 0.05, 20.0

@@ -11,10 +11,11 @@ from rich.text import Text
 from ...training.sharing.reading import threat_model_line, trust_sentence
 from ...training.sharing.results import ToolCallResults, ToolCallRun
 from ...training.sharing.tool_call_card import TOOL_CALL_PLOT
+from ..files import replace_file
 from ..reporting.attack_report import attack_tables
 from ..reporting.by_class import class_tables
 from ..reporting.plots import WIDE, draw_by_radius, render
-from ..reporting.report import json_text, render_page, replace_file, values_of_every_report
+from ..reporting.report import json_text, render_page, values_of_every_report
 from ..reporting.results import (
     check_common,
     check_numbers,
