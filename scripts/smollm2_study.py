@@ -7,7 +7,8 @@ all agents of a seed are attacked together, those of `congestion` each also with
     python scripts/smollm2_study.py --model outputs/smollm2-135m --tasks tool-calling --tool_calls data/bfcl
 
 Agents and evaluations that exist in `--work` are not made again, so an interrupted study goes on. The script writes
-smollm2.json and smollm2.md to `--output`; what they contain about other tasks stays.
+smollm2.json and smollm2.md to `--output`; what they contain about other tasks stays, and about other seeds if these were
+attacked in the same way.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
 LIMITS = ["--attack_steps", "5"]
 CONGESTION, MORE, VARIANTS, CALLS = "congestion", "congestion-more-attacks", "congestion-variants", "tool-calling"
-# Which recipes each task trains after `sft`; only `congestion` repeats them with other seeds.
+# Which recipes each task trains after `sft`; those of COMPARED are repeated with other seeds.
 TASKS = {
     CONGESTION: ("adversarial", "aajr"),
     MORE: ("adversarial", "aajr"),
     VARIANTS: ("aajr-lora", "aajr-fast"),
     CALLS: ("adversarial", "aajr", "aajr-lora", "aajr-fast"),
 }
+COMPARED = {CONGESTION: "congestion", MORE: "congestion, more attacks"}
 HELD_OUT = 5  # every fifth row of the data is not trained on
 
 
@@ -111,6 +113,15 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
     return runs
 
 
+def others(known: list[dict], measured: list[dict]) -> list[dict]:
+    """Return the known runs of other seeds that were attacked as these were, so that they belong into one table."""
+    alike = {(run["task"], run["examples"], run["options"]) for run in measured}
+    seeds = {run["seed"] for run in measured}
+    return [
+        run for run in known if run["seed"] not in seeds and (run["task"], run["examples"], run["options"]) in alike
+    ]
+
+
 def tool_calls(model: Path, data: Path, work: Path, examples: int, jobs: int) -> list[dict]:
     """Train and attack the agents that call tools, on rows of the BFCL's files; one seed, `jobs` agents at once."""
     work = work / CALLS
@@ -150,26 +161,12 @@ def split(data: Path, work: Path) -> None:
 
 def page(runs: list[dict]) -> str:
     lines = [INTRODUCTION, ""]
-    worlds = [run for run in runs if run["task"] == CONGESTION]
-    if worlds:
-        size, seeds = worlds[0]["examples"], sorted({run["seed"] for run in worlds})
-        lines += [f"## congestion, {size} observations a seed", "", _evaluation(worlds), ""]
-        for seed in seeds:
-            lines += [f"Seed {seed}:", "", *table([run for run in worlds if run["seed"] == seed]), ""]
-        if len(seeds) > 1:
-            lines += [f"{len(seeds)} seeds:", "", *table(worlds), "", *differences(worlds, "adversarial"), ""]
-        if not any(run["worst_case_success"]["1"] for run in worlds):
-            lines += [WITHIN, ""]
-        lines += _doubts(worlds)
-    more = [run for run in runs if run["task"] == MORE]
-    if more:
-        size, seed = more[0]["examples"], more[0]["seed"]
-        lines += [
-            f"## congestion, more attacks, seed {seed}, {size} observations",
-            "",
-            _evaluation(more),
-        ]
-        lines += ["", *table(more), "", *_doubts(more)]
+    for task, title in COMPARED.items():
+        if compared := [run for run in runs if run["task"] == task]:
+            lines += [f"## {title}, {compared[0]['examples']} observations a seed", "", *_comparison(compared)]
+    compared = [run for run in runs if run["task"] in COMPARED]
+    if compared and not any(run["worst_case_success"]["1"] for run in compared):
+        lines += [WITHIN, ""]
     variants = [run for run in runs if run["task"] == VARIANTS]
     if variants:
         size = variants[0]["examples"]
@@ -187,6 +184,16 @@ def page(runs: list[dict]) -> str:
             *_doubts(calls),
         ]
     return "\n".join(lines)
+
+
+def _comparison(runs: list[dict]) -> list[str]:
+    """Return the tables of each seed and of all of them, and what the checks of the attacks doubt."""
+    seeds, lines = sorted({run["seed"] for run in runs}), [_evaluation(runs), ""]
+    for seed in seeds:
+        lines += [f"Seed {seed}:", "", *table([run for run in runs if run["seed"] == seed]), ""]
+    if len(seeds) > 1:
+        lines += [f"{len(seeds)} seeds:", "", *table(runs), "", *differences(runs, "adversarial"), ""]
+    return lines + _doubts(runs)
 
 
 def _told(task: str) -> str:
@@ -232,7 +239,9 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results", help="folder of the results")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / "smollm2-study", help="folder of the agents")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of congestion (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="of what is compared (default: %(default)s)"
+    )
     usual = ", ".join(f"{attacked.examples} of {task}" for task, attacked in ATTACKED.items())
     parser.add_argument("--examples", type=int, help=f"held-out rows per seed (default: {usual})")
     parser.add_argument(
@@ -255,8 +264,10 @@ def main() -> None:
             told = (arguments.model, arguments.tool_calls, arguments.work, examples, arguments.jobs)
             runs += tool_calls(*told)
         else:
-            seeds = arguments.seeds if task == CONGESTION else arguments.seeds[:1]
-            runs += congestion(task, arguments.model, arguments.work, seeds, examples)
+            seeds = arguments.seeds if task in COMPARED else arguments.seeds[:1]
+            measured = congestion(task, arguments.model, arguments.work, seeds, examples)
+            kept = others(known, measured) if task in COMPARED else []
+            runs += sorted(measured + kept, key=lambda run: run["seed"])
     write_results(file, runs, page(runs))
 
 

@@ -43,6 +43,8 @@ def agent(setting, seed, left):
 
 def test_the_page_shows_each_seed_and_all_seeds_of_what_is_compared():
     runs = [agent("sft", 0, 5.0) | {"task": "congestion-more-attacks", "options": "--attacks margin"}]
+    with_all = page([run | {"seed": seed} for run in runs for seed in (1, 2, 3)]).splitlines()
+    assert "| sft | 90.0 ± 0.0 | 5.0 ± 0.0 | 85.0 ± 0.0 | 0.0 ± 0.0 | 300.0 ± 0.0 | 60.0 ± 0.0 |" in with_all
     runs += [
         agent(name, seed, left + seed) for name, left in (("adversarial", 30.0), ("aajr", 40.0)) for seed in (0, 1)
     ]
@@ -117,6 +119,22 @@ def test_a_task_replaces_its_own_runs_and_keeps_those_of_other_tasks(tmp_path, m
         ("congestion-variants", "aajr-lora", 30.0),
     ]
     assert "The other recipes of congestion" in (tmp_path / "smollm2.md").read_text()
+
+
+def test_seeds_can_be_measured_one_after_the_other_if_they_are_attacked_alike(tmp_path, monkeypatch):
+    known = [agent("aajr", 3, 30.0), agent("aajr", 1, 10.0), agent("aajr", 5, 50.0) | {"examples": 16}]
+    known = [run | {"options": smollm2_study._told("congestion")} for run in known]
+    (tmp_path / "smollm2.json").write_text(json.dumps(known))
+    monkeypatch.setattr(smollm2_study, "train", lambda *_: None)
+    monkeypatch.setattr(smollm2_study, "evaluate_once", lambda *_: {})
+    monkeypatch.setattr(smollm2_study, "runs_of", lambda numbers, seed: [agent("aajr", seed, 10.0 * seed + 1)])
+    command = ["smollm2_study.py", "--model", "model", "--tasks", "congestion", "--seeds", "1", "2"]
+    monkeypatch.setattr(
+        "sys.argv", [*command, "--examples", "100", "--work", str(tmp_path), "--output", str(tmp_path)]
+    )
+    smollm2_study.main()
+    runs = json.loads((tmp_path / "smollm2.json").read_text())
+    assert [(run["seed"], run["worst_case_success"]["1"]) for run in runs] == [(1, 11.0), (2, 21.0), (3, 30.0)]
 
 
 def test_no_agent_trains_on_what_its_base_has_learnt_and_all_are_attacked_in_the_same_tokens(tmp_path, monkeypatch):
