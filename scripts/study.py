@@ -92,10 +92,8 @@ class Study:
 
 def shown(claim: ModuleType, runs: list[dict]) -> list[dict]:
     """Return the runs that a claim's section and figure are made of: without failed trainings, unless it counts them."""
-    counted = getattr(claim, "COUNTS_FAILURES", None)
-    return [
-        run for run in runs if not run.get("diverged") or (counted is not None and run["cell"].startswith(counted))
-    ]
+    counted = getattr(claim, "counts_failure", lambda run: False)
+    return [run for run in runs if not run.get("diverged") or counted(run)]
 
 
 def page(runs: list[dict], preset: str) -> str:

@@ -33,6 +33,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
             preset.examples,
             ("--multiples", "1"),
             calibrated=said == AT_OWN,
+            facts={"sampled_at": said},
         )
         for seed in preset.seeds[:ENOUGH_SEEDS]
         for said in (AT_ONE, AT_OWN)
@@ -93,4 +94,4 @@ def _dullness(run: dict) -> float:
 
 
 def _named(runs: list[dict], agent: str, said: str) -> list[dict]:
-    return [run for run in of_agent(runs, agent) if run["cell"].startswith(f"{said}, ")]
+    return [run for run in of_agent(runs, agent) if run["sampled_at"] == said]

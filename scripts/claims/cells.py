@@ -45,11 +45,13 @@ class Agent:
         recipe: Recipe of recipes/congestion.
         fields: Fields that are set instead of the recipe's.
         checkpoint: Optimizer step whose checkpoint is measured; None: the end of training.
+        facts: What tells it from the other agents of its cell; its runs contain this.
     """
 
     recipe: str
     fields: dict[str, Any] = field(default_factory=dict)
     checkpoint: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def settings(self) -> list:
         """Return what the agent depends on, except its seed, the code and the base agent."""
@@ -62,6 +64,10 @@ class Agent:
 
     def _recipe(self) -> dict[str, Any]:
         return yaml.safe_load((RECIPES / f"{self.recipe}.yaml").read_text())
+
+    def known_by(self, **facts: Any) -> Agent:
+        """Return the agent with these facts, too."""
+        return replace(self, facts=self.facts | facts)
 
     def after(self, step: int | None) -> Agent:
         """Return the agent at a checkpoint of its training."""
@@ -99,6 +105,7 @@ class Cell:
         options: Further options of `aajr evaluate`.
         calibrated: Whether each agent gets its own temperature (`aajr calibrate`) and is sampled at it.
         sources: Further agents, which are not measured: what is found on them is tried on `agents`.
+        facts: What tells it from the other cells of its claim, but for the seed; its runs contain this.
     """
 
     key: str
@@ -109,6 +116,7 @@ class Cell:
     options: tuple[str, ...] = ()
     calibrated: bool = False
     sources: tuple[Agent, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def settings(self) -> str:
         """Return a digest of what the numbers depend on, except the code and the base agent."""
@@ -121,7 +129,6 @@ class Cell:
         trained = {name: agent.train(self.seed, self.steps, work) for name, agent in self.agents.items()}
         folders = {name: folder for name, folder in trained.items() if folder is not None}
         found = self._attack(claim, folders, work)
-        same = {"claim": claim, "cell": self.key, "seed": self.seed, "settings": self.settings()}
         runs = []
         for name in self.agents:
             numbers: dict[str, Any] = {"diverged": True}
@@ -129,8 +136,13 @@ class Cell:
                 numbers = {number: found[name][number] for number in KEPT if number in found[name]}
                 numbers |= training_numbers(folders[name])
                 numbers |= {"temperature": _generation(folders[name])["temperature"]} if self.calibrated else {}
-            runs.append(same | {"agent": name} | numbers)
+            runs.append(self.describe(claim, name) | numbers)
         return runs
+
+    def describe(self, claim: str, agent: str) -> dict[str, Any]:
+        """Return what a run of an agent contains beside its numbers."""
+        same = {"claim": claim, "cell": self.key, "seed": self.seed, "settings": self.settings()}
+        return same | self.facts | {"agent": agent} | self.agents[agent].facts
 
     def _attack(self, claim: str, folders: dict[str, Path], work: Path) -> dict[str, dict]:
         options = ["--examples", str(self.examples), "--seed", str(self.seed), *self.options]

@@ -6,6 +6,7 @@ fixed size, training may oscillate, spike or fail.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 
 from matplotlib.figure import Figure
@@ -26,8 +27,6 @@ OWN, ALL = "own ascent", "all attacks"
 PLAIN = "plain steps"
 # Ten ascent steps are dear: fewer methods train with them, and for a third of the optimizer steps.
 WITH_PLAIN = (REFERENCE, "AAJR", "global spectral")
-# Cells whose failed trainings the section counts; of other cells, the page leaves them out.
-COUNTS_FAILURES = PLAIN
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
@@ -39,12 +38,19 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
             own = ("--attacks", "nll", "--attack_steps", str(steps))
             for said, options in ((OWN, own), (ALL, ())):
                 key, same = f"{said}, K = {steps}, seed {seed}", ("--multiples", "1")
-                found.append(Cell(key, agents, seed, preset.steps, preset.examples, (*same, *options)))
+                facts = {"part": said, "ascent_steps": steps}
+                found.append(Cell(key, agents, seed, preset.steps, preset.examples, (*same, *options), facts=facts))
     for seed in preset.seeds[:ENOUGH_SEEDS]:
         plain = _plain([name for name in methods if name in WITH_PLAIN], chosen, preset.step_sizes)
         steps = saved_every(preset.steps)
-        found.append(Cell(f"{PLAIN}, seed {seed}", plain, seed, steps, preset.examples, ("--multiples", "1")))
+        same = (seed, steps, preset.examples, ("--multiples", "1"))
+        found.append(Cell(f"{PLAIN}, seed {seed}", plain, *same, facts={"part": PLAIN}))
     return found
+
+
+def counts_failure(run: dict) -> bool:
+    """Whether the section counts failed trainings of this kind; the page leaves others out."""
+    return run["part"] == PLAIN
 
 
 def _over_training(
@@ -54,8 +60,9 @@ def _over_training(
     agents = {}
     for method in methods:
         agent = METHODS[method].under_pressure(chosen[method], ascent, rows)
-        agents |= {f"{method} @ {earlier.checkpoint}": earlier for earlier in agent.checkpoints(last)}
-        agents[f"{method} @ {last}"] = agent
+        for some in (*agent.checkpoints(last), agent):
+            step = some.checkpoint or last
+            agents[f"{method} @ {step}"] = some.known_by(method=method, step=step)
     return agents
 
 
@@ -66,7 +73,8 @@ def _plain(methods: list[str], chosen: Mapping[str, float], sizes: tuple[float, 
         for size in (*sizes, "auto"):
             # Every step is logged, so that the gradient's norm is known step by step.
             fields = {"ascent_step_rule": "gradient", "ascent_step_size": size, "ascent_steps": 10, "logging_steps": 1}
-            agents[f"{method} @ {size}"] = METHODS[method].agent(chosen[method], **fields)
+            agent = METHODS[method].agent(chosen[method], **fields)
+            agents[f"{method} @ {size}"] = agent.known_by(method=method, eta=size)
     return agents
 
 
@@ -77,11 +85,10 @@ def section(runs: list[dict]) -> list[str]:
         "ascent breaks has a small gap, too.",
         "",
     ]
-    for key in dict.fromkeys(run["cell"].partition(", ")[2].rpartition(", ")[0] for run in runs if _is(run, ALL)):
-        pair = {said: [run for run in runs if run["cell"].startswith(f"{said}, {key},")] for said in (OWN, ALL)}
-        lines += [f"**{key}**", "", *_gaps(pair), "", *_gap_verdicts(pair), ""]
-    plain = [run for run in runs if _is(run, PLAIN)]
-    if plain:
+    for steps in cells_of(_part(runs, ALL), "ascent_steps"):
+        pair = {said: _part(runs, said, steps) for said in (OWN, ALL)}
+        lines += [f"**K = {steps}**", "", *_gaps(pair), "", *_gap_verdicts(pair), ""]
+    if plain := _part(runs, PLAIN):
         lines += [
             f"**Training with {PLAIN} of size eta, K = 10, a third of the optimizer steps**",
             "",
@@ -93,9 +100,10 @@ def section(runs: list[dict]) -> list[str]:
 def _gaps(pair: dict[str, list[dict]]) -> list[str]:
     rows = []
     for agent in cells_of(pair[ALL], "agent"):
-        method, _, step = agent.partition(" @ ")
+        first = of_agent(pair[ALL], agent)[0]
         left = [[number_of("1")(run) for run in of_agent(pair[said], agent)] for said in (OWN, ALL)]
-        rows.append([method, step, *map(text_of, left), text_of(list(_gap(pair, agent).values()))])
+        gap = text_of(list(_gap(pair, agent).values()))
+        rows.append([first["method"], str(first["step"]), *map(text_of, left), gap])
     return markdown_table(["method", "step", "left by its own ascent", "left by all", "gap"], rows)
 
 
@@ -107,9 +115,9 @@ def _gap(pair: dict[str, list[dict]], agent: str) -> dict[int, float]:
 
 def _gap_verdicts(pair: dict[str, list[dict]]) -> list[str]:
     """Whether the gap at the end of training is above zero, and whether it is smaller than adversarial training's."""
-    agents = cells_of(pair[ALL], "agent")
-    last = max(int(agent.partition(" @ ")[2]) for agent in agents)
-    gaps = {agent.partition(" @ ")[0]: _gap(pair, agent) for agent in agents if agent.endswith(f" @ {last}")}
+    last = max(run["step"] for run in pair[ALL])
+    at_end = {run["method"]: run["agent"] for run in pair[ALL] if run["step"] == last}
+    gaps = {method: _gap(pair, agent) for method, agent in at_end.items()}
     lines = [f"- {method} leaves a gap: {verdict(list(gap.values()))}." for method, gap in gaps.items()]
     reference = gaps.pop(REFERENCE, {})
     for method, gap in gaps.items():
@@ -121,35 +129,30 @@ def _gap_verdicts(pair: dict[str, list[dict]]) -> list[str]:
 def _plain_table(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
-        method, _, size = agent.partition(" @ ")
         mine = of_agent(runs, agent)
         done = [run for run in mine if not run.get("diverged")]
         cells = [f"{len(mine) - len(done)} of {len(mine)}"]
         for name, digits in (("monotone_fraction", 2), ("gradient_norm", 2), ("gradient_variation", 2), ("spike", 1)):
             cells.append(text_of([run[name] for run in done if name in run], digits))
         cells += [text_of([number_of(name)(run) for run in done]) for name in ("nominal", "1")]
-        rows.append([method, size, *cells])
+        rows.append([mine[0]["method"], str(mine[0]["eta"]), *cells])
     header = ["method", "eta", "failed", "monotone steps", "gradient norm", "its deviation / mean", "largest / median"]
     return markdown_table([*header, "nominal", "1x"], rows)
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """What an ascent of as many steps on training's loss leaves and what all attacks leave, over training, for the smallest and the largest K."""
-    measured = [run for run in runs if not _is(run, PLAIN)]
-    keys = sorted({run["cell"].split(", ")[1] for run in measured}, key=lambda key: int(key.rpartition(" ")[2]))
-    if not keys:
+    measured = sorted({run["ascent_steps"] for run in runs if run["part"] != PLAIN})
+    if not measured:
         return
-    shown = tuple(dict.fromkeys((keys[0], keys[-1])))
-    for axes, key in zip(panels(figure, shown), shown, strict=True):
+    shown = tuple(dict.fromkeys((measured[0], measured[-1])))
+    for axes, steps in zip(panels(figure, tuple(f"K = {steps}" for steps in shown)), shown, strict=True):
         for said, line in ((OWN, "--"), (ALL, "-")):
-            here = [run for run in measured if run["cell"].startswith(f"{said}, {key},")]
-            for color, method in enumerate(
-                dict.fromkeys(agent.partition(" @ ")[0] for agent in cells_of(here, "agent"))
-            ):
-                mine = [run for run in here if run["agent"].startswith(f"{method} @ ")]
-                at = sorted({int(run["agent"].partition(" @ ")[2]) for run in mine})
-                some = [[number_of("1")(run) for run in of_agent(mine, f"{method} @ {step}")] for step in at]
-                means = [sum(values) / len(values) for values in some]
+            here = _part(runs, said, steps)
+            for color, method in enumerate(cells_of(here, "method")):
+                mine = [run for run in here if run["method"] == method]
+                at = sorted(cells_of(mine, "step"))
+                means = [statistics.mean(number_of("1")(run) for run in mine if run["step"] == step) for step in at]
                 label = f"{method}, {said}"
                 axes.plot(at, means, line, color=f"C{color}", marker="o", markersize=3, label=label)
         axes.set(xlabel="optimizer step", ylabel="success left at 1x, %", ylim=(-2, 102))
@@ -158,5 +161,6 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     )
 
 
-def _is(run: dict, said: str) -> bool:
-    return run["cell"].startswith(f"{said}, ")
+def _part(runs: list[dict], said: str, steps: int | None = None) -> list[dict]:
+    """Return the runs of a part, and of so many ascent steps."""
+    return [run for run in runs if run["part"] == said and steps in (None, run.get("ascent_steps"))]

@@ -13,7 +13,7 @@ from . import one_step
 from .cells import Agent
 from .methods import METHODS, under_pressure
 from .page import by_seed, cells_of, number_of, of_agent
-from .robustness import REFERENCE, ascent_and_rows
+from .robustness import REFERENCE
 
 PLAIN = "sft"
 NAMES = {PLAIN: "plain fine-tuning", REFERENCE: "adversarial training with as many ascent steps"}
@@ -25,12 +25,10 @@ def entries(runs: list[dict], with_one_step: list[dict], chosen: Mapping[str, fl
     with most training rows, and from those of `one_step`.
     """
     found = []
-    for steps in sorted({ascent_and_rows(run)[0] for run in runs}):
-        here = [run for run in runs if ascent_and_rows(run)[0] == steps]
-        most = max(ascent_and_rows(run)[1] for run in here)
-        found += _of_agents(
-            [run for run in here if ascent_and_rows(run)[1] == most], under_pressure(METHODS, chosen, steps, most)
-        )
+    for steps in sorted({run["ascent_steps"] for run in runs}):
+        here = [run for run in runs if run["ascent_steps"] == steps]
+        most = max(run["rows"] for run in here)
+        found += _of_agents([run for run in here if run["rows"] == most], under_pressure(METHODS, chosen, steps, most))
     known = [entry["settings"] for entry in found]
     of_one_step = _of_agents(one_step.under_all_attacks(with_one_step), one_step.compared(METHODS, chosen))
     return found + [entry for entry in of_one_step if entry["settings"] not in known]

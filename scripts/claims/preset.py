@@ -113,6 +113,6 @@ PRESETS = {
         worlds=("congestion", "commons", "hide_and_seek"),
         bases=(0, 1, 2),
         episodes=6,
-        real=Real((1, 2, 3), 64),
+        real=Real((1, 2, 3), 32),
     ),
 }

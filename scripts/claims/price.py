@@ -48,6 +48,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
             preset.steps,
             preset.examples,
             ("--multiples", "1", "--attacks", *ATTACKS),
+            facts={"loss": said},
         )
         for seed in preset.seeds[:ENOUGH_SEEDS]
         for said, weight in WEIGHTS.items()
@@ -59,7 +60,8 @@ def _agents(weight: float, budgets: tuple[float, ...]) -> dict[str, Agent]:
     for name, (_, agent) in CLASSES.items():
         for budget in budgets:
             fields = {"amplification_budget": budget, "lambda_mode": "absolute", "adversarial_loss_weight": weight}
-            agents[f"{name} {budget:g}"] = Agent(agent.recipe, agent.fields | fields)
+            bounded = Agent(agent.recipe, agent.fields | fields)
+            agents[f"{name} {budget:g}"] = bounded.known_by(bounds=name, gamma=budget)
     return agents
 
 
@@ -73,8 +75,7 @@ def section(runs: list[dict]) -> list[str]:
         f"*withstands 1x*: under {', '.join(f'`{name}`' for name in ATTACKS)}.",
     ]
     for said in WEIGHTS:
-        here = [run for run in runs if run["cell"].startswith(f"{said}, ")]
-        if here:
+        if here := [run for run in runs if run["loss"] == said]:
             lines += ["", f"**{said.capitalize()}**", "", *_table(here), "", *_verdicts(here)]
     return lines
 
@@ -95,7 +96,7 @@ def _verdicts(runs: list[dict]) -> list[str]:
     lines = []
     for other in list(CLASSES)[1:]:
         for gamma in _budgets(runs):
-            pair = [of_agent(runs, f"{name} {gamma:g}") for name in ("AAJR", other)]
+            pair = [_bounded(runs, name, gamma) for name in ("AAJR", other)]
             if all(some and all(_achieved(run) <= MET * gamma for run in some) for some in pair):
                 gains = by_seed(*pair, number_of("sampled"))
                 lines.append(
@@ -106,13 +107,13 @@ def _verdicts(runs: list[dict]) -> list[str]:
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """The price over gamma, sampled: each seed, filled where the budget is met, and the mean over seeds."""
-    parts = {said: [run for run in runs if run["cell"].startswith(f"{said}, ")] for said in WEIGHTS}
+    parts = {said: [run for run in runs if run["loss"] == said] for said in WEIGHTS}
     shown = {said: here for said, here in parts.items() if here}
     for axes, here in zip(panels(figure, tuple(shown)), shown.values(), strict=True):
         free, gammas = of_agent(here, FREE), _budgets(here)
         # Side by side, because prices are often alike.
         for name, color, shift in zip(CLASSES, ("#0072B2", "#009E73", "#D55E00"), (0.93, 1.0, 1.07), strict=True):
-            measured = {gamma: mine for gamma in gammas if (mine := of_agent(here, f"{name} {gamma:g}"))}
+            measured = {gamma: mine for gamma in gammas if (mine := _bounded(here, name, gamma))}
             prices = {gamma: by_seed(free, mine, number_of("sampled")) for gamma, mine in measured.items()}
             means = [statistics.mean(price) for price in prices.values() if price]
             axes.plot([shift * gamma for gamma, price in prices.items() if price], means, color=color, label=name)
@@ -126,8 +127,12 @@ def draw(figure: Figure, runs: list[dict]) -> None:
 
 
 def _budgets(runs: list[dict]) -> list[float]:
-    return sorted({float(agent.rpartition(" ")[2]) for agent in cells_of(runs, "agent") if agent != FREE})
+    return sorted({run["gamma"] for run in runs if "gamma" in run})
+
+
+def _bounded(runs: list[dict], name: str, gamma: float) -> list[dict]:
+    return [run for run in runs if (run.get("bounds"), run.get("gamma")) == (name, gamma)]
 
 
 def _achieved(run: dict) -> float:
-    return run[CLASSES[run["agent"].rpartition(" ")[0]][0]]
+    return run[CLASSES[run["bounds"]][0]]

@@ -34,12 +34,13 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     options = ("--multiples", *(f"{radius:g}" for radius in preset.radii))
     return [
         Cell(
-            f"K = {steps}, {rows} rows, seed {seed}",
+            f"{_named(steps, rows)}, seed {seed}",
             under_pressure(preset.methods, chosen, steps, rows),
             seed,
             preset.steps,
             preset.examples,
             options,
+            facts={"ascent_steps": steps, "rows": rows},
         )
         for steps, rows in preset.pressure
         for seed in preset.seeds[: None if (steps, rows) == preset.pressure[0] else ENOUGH_SEEDS]
@@ -113,11 +114,9 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     figure.legend(grid[0].lines, ["greedy", "sampled"], loc="outside lower center", ncols=2, frameon=False)
 
 
-def ascent_and_rows(run: dict) -> tuple[int, int]:
-    """Return the number of ascent steps and of training rows of a run."""
-    steps, rows = _setting(run).split(", ")
-    return int(steps.rpartition(" ")[2]), int(rows.partition(" ")[0])
-
-
 def _setting(run: dict) -> str:
-    return run["cell"].rpartition(", seed ")[0]
+    return _named(run["ascent_steps"], run["rows"])
+
+
+def _named(ascent_steps: int, rows: int) -> str:
+    return f"K = {ascent_steps}, {rows} rows"

@@ -21,12 +21,11 @@ from shared.tables import markdown_table
 
 from .cells import Cell
 from .methods import METHODS
-from .page import cells_of, number_of, of_agent
+from .page import cells_of, number_of
 from .preset import Preset
 
 TITLE = "How the settings were chosen"
 REFERENCE, MEASURE, ALLOWED_LOSS = "adversarial", "sampled 1", 2.0
-COUNTS_FAILURES = ""  # of every cell: a value with a failed training is not chosen
 
 
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
@@ -34,15 +33,21 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
     return [
         Cell(
             f"{method}, seed {seed}",
-            {_name(value): METHODS[method].agent(value) for value in METHODS[method].values[: preset.values]},
+            {f"{v:g}": METHODS[method].agent(v).known_by(value=v) for v in METHODS[method].values[: preset.values]},
             seed,
             preset.steps,
             preset.examples,
             ("--multiples", "1"),
+            facts={"method": method},
         )
         for seed in preset.tuning_seeds
         for method in preset.methods
     ]
+
+
+def counts_failure(run: dict) -> bool:
+    """Always: a value with a failed training is not chosen."""
+    return True
 
 
 def choose(runs: list[dict]) -> dict[str, float]:
@@ -63,13 +68,13 @@ def _scores(runs: list[dict]) -> dict[str, dict[float, tuple[float, float]]]:
     """Return nominal success and sampled success under attack, means over seeds, by method and value that never failed."""
     scores: dict[str, dict[float, tuple[float, float]]] = {}
     for method in METHODS:
-        mine = [run for run in runs if run["cell"].startswith(f"{method}, seed ")]
-        for value in dict.fromkeys(run["agent"] for run in mine):
-            some = of_agent(mine, value)
+        mine = [run for run in runs if run["method"] == method]
+        for value in cells_of(mine, "value"):
+            some = [run for run in mine if run["value"] == value]
             if any(run.get("diverged") for run in some):
                 continue
             means = [statistics.mean(map(number_of(name), some)) for name in ("nominal", MEASURE)]
-            scores.setdefault(method, {})[float(value)] = (means[0], means[1])
+            scores.setdefault(method, {})[value] = (means[0], means[1])
     return scores
 
 
@@ -77,11 +82,11 @@ def section(runs: list[dict]) -> list[str]:
     chosen, rows = choose(runs), []
     for method, by_value in _scores(runs).items():
         for value, (nominal, worst) in by_value.items():
-            cells = [_name(value), f"{nominal:.1f}", f"{worst:.1f}", "chosen" if value == chosen[method] else ""]
+            cells = [f"{value:g}", f"{nominal:.1f}", f"{worst:.1f}", "chosen" if value == chosen[method] else ""]
             rows.append([method, METHODS[method].tuned, *cells])
     for run in (run for run in runs if run.get("diverged")):
-        method = run["cell"].rpartition(", seed ")[0]
-        rows.append([method, METHODS[method].tuned, run["agent"], "-", "-", f"failed with seed {run['seed']}"])
+        method, failed = run["method"], f"failed with seed {run['seed']}"
+        rows.append([method, METHODS[method].tuned, f"{run['value']:g}", "-", "-", failed])
     said = (
         f"The agents of a method and a seed are attacked together. The tuning seeds ({len(cells_of(runs, 'seed'))}) are "
         "none of the other sections'."
@@ -97,7 +102,3 @@ def draw(figure: Figure, runs: list[dict]) -> None:
         axes.plot(nominal, worst, "o", label=method)
     axes.set(xlabel="nominal success, %", ylabel="success of sampled answers at 1x, %")
     axes.legend(fontsize="x-small", frameon=False)
-
-
-def _name(value: float) -> str:
-    return f"{value:g}"

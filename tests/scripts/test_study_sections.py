@@ -35,25 +35,35 @@ from tests.support.claims import FIRST, claim_run
 def test_the_most_robust_value_is_chosen_that_costs_at_most_two_points():
     def tried(method, value, nominal, left):
         return [
-            claim_run("tuning", f"{method}, seed {seed}", value, nominal=nominal, left=left) for seed in (100, 101)
+            claim_run("tuning", f"seed {seed}", f"{value:g}", method=method, value=value, nominal=nominal, left=left)
+            for seed in (100, 101)
         ]
 
-    runs = [*tried("sft", "0.001", 100.0, 1.0), *tried("sft", "0.002", 99.0, 3.0)]
+    runs = [*tried("sft", 0.001, 100.0, 1.0), *tried("sft", 0.002, 99.0, 3.0)]
     # The first value is that of the recipe.
-    runs += [*tried("adversarial", "0.001", 97.0, 20.0), *tried("adversarial", "0.002", 99.0, 10.0)]
-    runs += [*tried("AAJR", "0.03", 95.0, 60.0), *tried("AAJR", "0.3", 94.9, 80.0), *tried("AAJR", "3", 96.0, 50.0)]
+    runs += [*tried("adversarial", 0.001, 97.0, 20.0), *tried("adversarial", 0.002, 99.0, 10.0)]
+    runs += [*tried("AAJR", 0.03, 95.0, 60.0), *tried("AAJR", 0.3, 94.9, 80.0), *tried("AAJR", 3, 96.0, 50.0)]
     # Loses more than two points with every value.
-    runs += [*tried("matched", "0.03", 90.0, 60.0), *tried("matched", "0.3", 91.0, 20.0)]
+    runs += [*tried("matched", 0.03, 90.0, 60.0), *tried("matched", 0.3, 91.0, 20.0)]
     assert tuning.choose(runs) == {"sft": 0.002, "adversarial": 0.001, "AAJR": 0.03, "matched": 0.3}
     assert "| AAJR | regularizer_lambda | 0.03 | 95.0 | 60.0 | chosen |" in tuning.section(runs)
 
 
 def test_a_value_with_a_failed_training_is_not_chosen():
-    runs = [claim_run("tuning", f"AAJR, seed {seed}", "0.03", left=50.0) for seed in (100, 101)]
-    runs += [claim_run("tuning", f"AAJR, seed {seed}", "3", left=90.0) for seed in (100, 101)]
-    runs[-1] = {name: runs[-1][name] for name in ("claim", "cell", "agent", "seed", "settings")} | {"diverged": True}
+    runs = [
+        claim_run("tuning", f"AAJR, seed {seed}", str(value), method="AAJR", value=value, left=left)
+        for value, left in ((0.03, 50.0), (3, 90.0))
+        for seed in (100, 101)
+    ]
+    kept = ("claim", "cell", "agent", "seed", "settings", "method", "value")
+    runs[-1] = {name: runs[-1][name] for name in kept} | {"diverged": True}
     assert tuning.choose(runs) == {"AAJR": 0.03}
     assert "| AAJR | regularizer_lambda | 3 | - | - | failed with seed 101 |" in tuning.section(runs)
+
+
+def of_inner_loop(part, seed, method, left):
+    facts = {"part": part, "ascent_steps": 1, "method": method, "step": 330}
+    return claim_run("inner_loop", f"{part}, seed {seed}", f"{method} @ 330", left=left, **facts)
 
 
 def test_gaps_are_paired_by_seed_also_where_a_training_failed():
@@ -62,7 +72,7 @@ def test_gaps_are_paired_by_seed_also_where_a_training_failed():
         for method, own in (("adversarial", 50.0 + seed), ("AAJR", 40.0 + seed)):
             if (method, seed) != ("adversarial", 1):
                 for said, left in ((inner_loop.OWN, own), (inner_loop.ALL, 20.0)):
-                    runs.append(claim_run("inner_loop", f"{said}, K = 1, seed {seed}", f"{method} @ 330", left=left))
+                    runs.append(of_inner_loop(said, seed, method, left))
     text = "\n".join(inner_loop.section(runs))
     assert "- AAJR leaves a smaller gap than adversarial training: **holds** (+10.0 ± 0.0)." in text
 
@@ -77,15 +87,16 @@ def test_a_verdict_needs_three_seeds_and_an_interval_without_zero():
 def test_prices_are_compared_only_where_both_classes_meet_the_budget():
     runs = []
     for seed in (1, 2, 3):
-        cell = f"nominal loss alone, seed {seed}"
-        runs.append(claim_run("price", cell, "no budget", sampled=95.0))
+        cell, loss = f"nominal loss alone, seed {seed}", {"loss": "nominal loss alone"}
+        runs.append(claim_run("price", cell, "no budget", sampled=95.0, **loss))
         for name, gamma, sampled, achieved in (
             ("AAJR", 10, 90.0 + seed, 12.4),
             ("AAJR", 40, 94.0, 41.0),
             ("global spectral", 10, 80.0, 10.0),
             ("global spectral", 40, 10.0, 60.0),
         ):
-            same = {"amplification": achieved, "spectral_norm": achieved if "global" in name else 500.0}
+            same = loss | {"bounds": name, "gamma": gamma, "amplification": achieved}
+            same |= {"spectral_norm": achieved if "global" in name else 500.0}
             runs.append(claim_run("price", cell, f"{name} {gamma}", sampled=sampled, **same))
     text = "\n".join(price.section(runs))
     assert "| AAJR 10 | 12.4 ± 0.0 | +0.0 ± 0.0 | +3.0 ± 2.5 | 50.0 ± 0.0 |" in text
@@ -100,7 +111,7 @@ def test_the_gap_is_what_all_attacks_break_beyond_the_ascent_of_training():
     for seed in (1, 2, 3):
         for method, own, left in (("adversarial", 80.0, 20.0 + seed), ("AAJR", 75.0, 70.0)):
             for said, value in ((inner_loop.OWN, own), (inner_loop.ALL, left)):
-                runs.append(claim_run("inner_loop", f"{said}, K = 1, seed {seed}", f"{method} @ 330", left=value))
+                runs.append(of_inner_loop(said, seed, method, value))
     text = "\n".join(inner_loop.section(runs))
     assert "| adversarial | 330 | 80.0 ± 0.0 | 22.0 ± 2.5 | 58.0 ± 2.5 |" in text
     assert "- adversarial leaves a gap: **holds** (+58.0 ± 2.5)." in text
@@ -108,8 +119,9 @@ def test_the_gap_is_what_all_attacks_break_beyond_the_ascent_of_training():
 
 
 def test_a_failed_training_is_counted_and_not_averaged():
-    good = claim_run("inner_loop", "plain steps, seed 1", "AAJR @ 1.0", monotone_fraction=0.5, spike=4.0)
-    bad = {name: good[name] for name in ("claim", "agent", "settings")} | {
+    facts = {"part": inner_loop.PLAIN, "method": "AAJR", "eta": 1.0}
+    good = claim_run("inner_loop", "plain steps, seed 1", "AAJR @ 1.0", monotone_fraction=0.5, spike=4.0, **facts)
+    bad = {name: good[name] for name in ("claim", "agent", "settings", *facts)} | {
         "cell": "plain steps, seed 2",
         "seed": 2,
         "diverged": True,
@@ -122,10 +134,9 @@ def test_methods_are_compared_with_aajr_at_the_same_number_of_rows_and_steps():
     runs = []
     for rows, ahead in ((300, 20.0), (8000, -10.0)):
         for seed in (1, 2, 3):
-            cell = f"K = 3, {rows} rows, seed {seed}"
-            runs.append(claim_run("robustness", cell, "adversarial", left=50.0))
-            runs.append(claim_run("robustness", cell, "AAJR", left=50.0 + seed + ahead))
-            runs.append(claim_run("robustness", cell, "matched", left=50.0 + ahead))
+            cell, facts = f"{rows} rows, seed {seed}", {"ascent_steps": 3, "rows": rows}
+            for agent, left in (("adversarial", 50.0), ("AAJR", 50.0 + seed + ahead), ("matched", 50.0 + ahead)):
+                runs.append(claim_run("robustness", cell, agent, left=left, **facts))
     text = "\n".join(robustness.section(runs))
     said = "AAJR withstands more at 1x, sampled, than adversarial training"
     first, second = text.split("**K = 3, 8000 rows**")
@@ -149,7 +160,7 @@ def test_dullness_is_measured_at_each_agents_own_temperature():
     for seed in (1, 2, 3):
         for said, sampled in ((calibration.AT_ONE, 60.0), (calibration.AT_OWN, 89.0)):
             for method, more in (("adversarial", 1.0), ("AAJR", 0.0)):
-                same = {"sampled": sampled + more, "temperature": 0.25}
+                same = {"sampled": sampled + more, "temperature": 0.25, "sampled_at": said}
                 runs.append(claim_run("calibration", f"{said}, seed {seed}", method, **same))
     text = "\n".join(calibration.section(runs))
     assert "| AAJR | 0.25 ± 0.00 | 60.0 ± 0.0 | 89.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 |" in text
@@ -168,7 +179,7 @@ def test_under_a_stronger_attack_the_penalty_is_compared_with_dropout_alone():
 
 def test_with_one_step_methods_are_compared_where_both_were_measured():
     runs = [
-        claim_run("one_step", f"seed {seed}", method, left=left)
+        claim_run("one_step", f"seed {seed}", method, left=left, harder=False)
         for seed in (1, 2, 3)
         for method, left in (("adversarial, dropout", 80.0), ("AAJR", 70.0))
     ]
@@ -227,7 +238,7 @@ def test_episodes_are_compared_by_base_agent_and_put_beside_the_digests_figures(
 
 
 def test_the_page_has_a_section_a_figure_and_a_command_for_each_claim():
-    runs = [claim_run("tuning", "sft, seed 100", "0.001")]
+    runs = [claim_run("tuning", "sft, seed 100", "0.001", method="sft", value=0.001)]
     assert page(runs, "full").count("## ") == 1
     assert "`python scripts/study.py --preset full --claims tuning`" in page(runs, "full")
     assert study.INTRODUCTION.splitlines()[0] in page(runs, "full")
@@ -243,9 +254,8 @@ def test_every_cell_alone_has_a_section_and_a_figure_also_with_a_failed_training
     """The page is written after each cell."""
     claim = CLAIMS[name]
     for cell in claim.cells(PRESETS["small" if name != "stronger" else "full"], FIRST):
-        runs = [claim_run(name, cell.key, agent, **MEASURED) for agent in cell.agents]
-        same = {key: runs[1][key] for key in ("claim", "cell", "agent", "seed", "settings")}
-        runs[1] = same | {"diverged": True}
+        runs = [claim_run(name, cell.key, agent, **MEASURED) | cell.describe(name, agent) for agent in cell.agents]
+        runs[1] = cell.describe(name, list(cell.agents)[1]) | {"diverged": True}
         text = page(runs, "small")
         assert claim.TITLE in text and ("Left out" in text) != (
             name == "tuning" or cell.key.startswith(inner_loop.PLAIN)
@@ -262,9 +272,9 @@ def test_a_training_says_what_was_measured_of_its_settings(monkeypatch, tmp_path
         for method, left, seconds in (*trained, ("AAJR, dropout", 50.0, 90.0)):
             for rows in (300, 8000):
                 gain = left if rows == 8000 else 1.0
-                cell = f"K = 1, {rows} rows, seed {seed}"
-                runs.append(claim_run("robustness", cell, method, left=gain, train_seconds=seconds))
-        runs.append(claim_run("robustness", f"K = 3, 8000 rows, seed {seed}", "adversarial"))
+                facts = {"ascent_steps": 1, "rows": rows, "train_seconds": seconds}
+                runs.append(claim_run("robustness", f"{rows} rows, seed {seed}", method, left=gain, **facts))
+        runs.append(claim_run("robustness", f"K = 3, seed {seed}", "adversarial", ascent_steps=3, rows=8000))
     told = measured.entries(runs, [], FIRST)
     assert len(told) == 3  # plain fine-tuning is what others are compared with
     (tmp_path / "measured.json").write_text(json.dumps(told))
@@ -304,13 +314,16 @@ def test_a_training_says_what_one_step_gave_with_the_recipes_lambda():
     """Of a setting that `robustness` has, too, its numbers are said."""
     runs = {
         name: [
-            claim_run(name, f"{cell}seed {seed}", method, left=left, train_seconds=60.0)
+            claim_run(name, f"seed {seed}", method, left=left, **facts)
             for seed in (1, 2, 3)
             for method, left in (("adversarial", 20.0), ("AAJR", more), ("random direction", 70.0))
         ]
-        for name, cell, more in (("robustness", "K = 1, 8000 rows, ", 30.0), ("one_step", "", 60.0))
+        for name, facts, more in (
+            ("robustness", {"ascent_steps": 1, "rows": 8000}, 30.0),
+            ("one_step", {"harder": False}, 60.0),
+        )
     }
-    harder = [claim_run("one_step", f"{one_step.HARDER}, seed {seed}", "AAJR", left=30.0) for seed in (1, 2, 3)]
+    harder = [claim_run("one_step", f"harder, seed {seed}", "AAJR", left=30.0, harder=True) for seed in (1, 2, 3)]
     told = measured.entries(runs["robustness"], runs["one_step"] + harder, FIRST | {"AAJR": 0.003})
     said = [(entry["settings"].get("regularizer", "aajr"), entry["settings"]["regularizer_lambda"]) for entry in told]
     assert said == [("aajr", 0.003), ("random_direction", 0.03), ("aajr", 0.03)]
