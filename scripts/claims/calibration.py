@@ -14,7 +14,7 @@ from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Cell
 from .methods import METHODS, under_pressure
-from .page import by_seed, cells_of, number_of, of_agent, verdict
+from .page import by_seed, cells_of, number_of, verdict, where
 from .preset import Preset
 
 TITLE = "Calibration: sampled success at an agent's own temperature"
@@ -43,7 +43,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[Cell]:
 def section(runs: list[dict]) -> list[str]:
     rows = []
     for method in cells_of(runs, "agent"):
-        mine = {said: _named(runs, method, said) for said in (AT_ONE, AT_OWN)}
+        mine = {said: where(runs, agent=method, sampled_at=said) for said in (AT_ONE, AT_OWN)}
         cells = [text_of([run["temperature"] for run in mine[AT_OWN]], 2)]
         for number in (number_of("sampled"), _sampled_worst):
             cells += [text_of([number(run) for run in some]) for some in mine.values()]
@@ -57,7 +57,7 @@ def section(runs: list[dict]) -> list[str]:
     lines += [*markdown_table(header, rows), ""]
     for method in cells_of(runs, "agent"):
         if METHODS[method].tuned == "regularizer_lambda":
-            pair = [_named(runs, name, AT_OWN) for name in (method, REFERENCE)]
+            pair = [where(runs, agent=name, sampled_at=AT_OWN) for name in (method, REFERENCE)]
             said = verdict(by_seed(*pair, _dullness))
             lines.append(f"- At its own temperature, {method} is still duller than adversarial training: {said}.")
     return lines
@@ -71,7 +71,7 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     for axes, number in zip(drawn, numbers.values(), strict=True):
         for shift, said in ((-0.15, AT_ONE), (0.15, AT_OWN)):
             for row, method in enumerate(methods):
-                values = [number(run) for run in _named(runs, method, said)]
+                values = [number(run) for run in where(runs, agent=method, sampled_at=said)]
                 label = said if row == 0 else None
                 color = "#0072B2" if said == AT_ONE else "#D55E00"
                 axes.plot(values, [row + shift] * len(values), "o", color=color, label=label)
@@ -91,7 +91,3 @@ def _sampled_worst(run: dict) -> float:
 def _dullness(run: dict) -> float:
     """How many points of success sampling loses against greedy answers."""
     return run["nominal_success"] - run["sampled_success"]
-
-
-def _named(runs: list[dict], agent: str, said: str) -> list[dict]:
-    return [run for run in of_agent(runs, agent) if run["sampled_at"] == said]

@@ -20,7 +20,7 @@ from aajr_hf.environments import WORLDS
 
 from .cells import Agent, digest_of
 from .methods import METHODS
-from .page import by_seed, cells_of, of_agent, verdict
+from .page import by_seed, cells_of, verdict, where
 from .preset import Preset
 
 TITLE = "Episodes under shock and attack, and the digest's figures"
@@ -118,11 +118,13 @@ def section(runs: list[dict]) -> list[str]:
         "it is weak against an agent that hides its gradient.",
     ]
     for world in cells_of(runs, "world"):
-        here = [run for run in runs if run["world"] == world]
+        here = where(runs, world=world)
         lines += ["", f"**{world}**, shock: {SHOCKS[world][0]}", "", *_table(here), ""]
         for agent in cells_of(here, "agent"):
             if agent not in (BASE, REFERENCE):
-                gains = by_seed(of_agent(here, agent), of_agent(here, REFERENCE), lambda run: run["success"][HARDEST])
+                gains = by_seed(
+                    where(here, agent=agent), where(here, agent=REFERENCE), lambda run: run["success"][HARDEST]
+                )
                 lines.append(f"- {agent} keeps more success than adversarial training ({HARDEST}): {verdict(gains)}.")
         if world == "hide_and_seek":
             lines += ["", *_digest(here)]
@@ -131,7 +133,7 @@ def section(runs: list[dict]) -> list[str]:
 
 def _table(runs: list[dict]) -> list[str]:
     rows = [
-        [agent, *(text_of([run["success"][said] for run in of_agent(runs, agent)]) for said in CONDITIONS)]
+        [agent, *(text_of([run["success"][said] for run in where(runs, agent=agent)]) for said in CONDITIONS)]
         for agent in cells_of(runs, "agent")
     ]
     return markdown_table(["agent", *CONDITIONS], rows)
@@ -146,7 +148,7 @@ def _digest(runs: list[dict]) -> list[str]:
         ("AAJR", "78", "AAJR, amortised", SHOCK),
         ("AAJR, up to 0.2", "over 70", "AAJR, amortised", f"shock, attack {RADII[0]:g}"),
     ):
-        seen = of_agent(runs, agent)
+        seen = where(runs, agent=agent)
         rows.append([said, figure, text_of([run["success"][condition] for run in seen])])
     return markdown_table(["the digest's figures", "digest, %", "here, %"], rows)
 
@@ -155,9 +157,9 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     """Success of each base agent's fine-tunings under each condition, a panel for each world."""
     worlds = cells_of(runs, "world")
     for axes, world in zip(figure.subplots(1, len(worlds), sharey=True, squeeze=False)[0], worlds, strict=True):
-        here = [run for run in runs if run["world"] == world]
+        here = where(runs, world=world)
         for i, agent in enumerate(agents := cells_of(here, "agent")):
-            mine = of_agent(here, agent)
+            mine = where(here, agent=agent)
             shift = 0.6 * (i / max(len(agents) - 1, 1) - 0.5)
             places = [place + shift for place in range(len(CONDITIONS)) for _ in mine]
             values = [run["success"][said] for said in CONDITIONS for run in mine]

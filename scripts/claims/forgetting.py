@@ -22,7 +22,7 @@ from shared.tables import markdown_table, text_of
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import digest_of, lock_of
-from .page import by_seed, cells_of, number_of, of_agent, verdict
+from .page import by_seed, cells_of, number_of, verdict, where
 from .preset import Preset
 
 TITLE = "What is forgotten"
@@ -121,7 +121,7 @@ def real_cells(preset: Preset, methods: dict[str, tuple[str, dict]]) -> list[Rea
 def section(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
-        mine = of_agent(runs, agent)
+        mine = where(runs, agent=agent)
         numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", *RADII)]
         numbers += [
             text_of([run[name] for run in mine], 3 if name == "kl" else 2) for name in ("kl", "perplexity", "right")
@@ -144,7 +144,7 @@ def section(runs: list[dict]) -> list[str]:
         "",
     ]
     for other in (REFERENCE, DROPOUT, "local spectral", "global spectral"):
-        gains = by_seed(of_agent(runs, other), of_agent(runs, OURS), lambda run: run["kl"])
+        gains = by_seed(where(runs, agent=other), where(runs, agent=OURS), lambda run: run["kl"])
         lines.append(f"- AAJR forgets less than {other} (KL, nats per token): {verdict(gains, 3)}.")
     return lines
 
@@ -154,7 +154,7 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     titles = ("no attack", f"own gradients at {RADII[0]}x")
     for axes, name in zip(panels(figure, titles), ("nominal", RADII[0]), strict=True):
         for agent in cells_of(runs, "agent"):
-            mine = of_agent(runs, agent)
+            mine = where(runs, agent=agent)
             axes.plot([run["kl"] for run in mine], [number_of(name)(run) for run in mine], "o", label=agent)
         axes.set(xlabel="KL from the model on general prompts, nats per token", ylabel="success, %", ylim=(-2, 102))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)

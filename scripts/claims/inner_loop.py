@@ -16,7 +16,7 @@ from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Agent, Cell, saved_every
 from .methods import METHODS
-from .page import cells_of, number_of, of_agent, verdict
+from .page import cells_of, number_of, verdict, where
 from .preset import Preset
 
 TITLE = "Stability of the inner loop (Theorems 2 and 3)"
@@ -85,10 +85,10 @@ def section(runs: list[dict]) -> list[str]:
         "ascent breaks has a small gap, too.",
         "",
     ]
-    for steps in cells_of(_part(runs, ALL), "ascent_steps"):
-        pair = {said: _part(runs, said, steps) for said in (OWN, ALL)}
+    for steps in cells_of(where(runs, part=ALL), "ascent_steps"):
+        pair = {said: where(runs, part=said, ascent_steps=steps) for said in (OWN, ALL)}
         lines += [f"**K = {steps}**", "", *_gaps(pair), "", *_gap_verdicts(pair), ""]
-    if plain := _part(runs, PLAIN):
+    if plain := where(runs, part=PLAIN):
         lines += [
             f"**Training with {PLAIN} of size eta, K = 10, a third of the optimizer steps**",
             "",
@@ -100,8 +100,8 @@ def section(runs: list[dict]) -> list[str]:
 def _gaps(pair: dict[str, list[dict]]) -> list[str]:
     rows = []
     for agent in cells_of(pair[ALL], "agent"):
-        first = of_agent(pair[ALL], agent)[0]
-        left = [[number_of("1")(run) for run in of_agent(pair[said], agent)] for said in (OWN, ALL)]
+        first = where(pair[ALL], agent=agent)[0]
+        left = [[number_of("1")(run) for run in where(pair[said], agent=agent)] for said in (OWN, ALL)]
         gap = text_of(list(_gap(pair, agent).values()))
         rows.append([first["method"], str(first["step"]), *map(text_of, left), gap])
     return markdown_table(["method", "step", "left by its own ascent", "left by all", "gap"], rows)
@@ -109,7 +109,7 @@ def _gaps(pair: dict[str, list[dict]]) -> list[str]:
 
 def _gap(pair: dict[str, list[dict]], agent: str) -> dict[int, float]:
     """Return the gap of each seed that both cells measured."""
-    own, all_ = ({run["seed"]: number_of("1")(run) for run in of_agent(pair[said], agent)} for said in (OWN, ALL))
+    own, all_ = ({run["seed"]: number_of("1")(run) for run in where(pair[said], agent=agent)} for said in (OWN, ALL))
     return {seed: own[seed] - all_[seed] for seed in own if seed in all_}
 
 
@@ -129,7 +129,7 @@ def _gap_verdicts(pair: dict[str, list[dict]]) -> list[str]:
 def _plain_table(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
-        mine = of_agent(runs, agent)
+        mine = where(runs, agent=agent)
         done = [run for run in mine if not run.get("diverged")]
         cells = [f"{len(mine) - len(done)} of {len(mine)}"]
         for name, digits in (("monotone_fraction", 2), ("gradient_norm", 2), ("gradient_variation", 2), ("spike", 1)):
@@ -148,19 +148,14 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     shown = tuple(dict.fromkeys((measured[0], measured[-1])))
     for axes, steps in zip(panels(figure, tuple(f"K = {steps}" for steps in shown)), shown, strict=True):
         for said, line in ((OWN, "--"), (ALL, "-")):
-            here = _part(runs, said, steps)
+            here = where(runs, part=said, ascent_steps=steps)
             for color, method in enumerate(cells_of(here, "method")):
-                mine = [run for run in here if run["method"] == method]
+                mine = where(here, method=method)
                 at = sorted(cells_of(mine, "step"))
-                means = [statistics.mean(number_of("1")(run) for run in mine if run["step"] == step) for step in at]
+                means = [statistics.mean(number_of("1")(run) for run in where(mine, step=step)) for step in at]
                 label = f"{method}, {said}"
                 axes.plot(at, means, line, color=f"C{color}", marker="o", markersize=3, label=label)
         axes.set(xlabel="optimizer step", ylabel="success left at 1x, %", ylim=(-2, 102))
     figure.legend(
         *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small"
     )
-
-
-def _part(runs: list[dict], said: str, steps: int | None = None) -> list[dict]:
-    """Return the runs of a part, and of so many ascent steps."""
-    return [run for run in runs if run["part"] == said and steps in (None, run.get("ascent_steps"))]

@@ -12,7 +12,7 @@ from aajr_hf.cli.common.measured import objective_of
 from . import one_step
 from .cells import Agent
 from .methods import METHODS, under_pressure
-from .page import by_seed, cells_of, number_of, of_agent
+from .page import by_seed, cells_of, number_of, where
 from .robustness import REFERENCE
 
 PLAIN = "sft"
@@ -26,11 +26,11 @@ def entries(runs: list[dict], with_one_step: list[dict], chosen: Mapping[str, fl
     """
     found = []
     for steps in sorted({run["ascent_steps"] for run in runs}):
-        here = [run for run in runs if run["ascent_steps"] == steps]
+        here = where(runs, ascent_steps=steps)
         most = max(run["rows"] for run in here)
-        found += _of_agents([run for run in here if run["rows"] == most], under_pressure(METHODS, chosen, steps, most))
+        found += _of_agents(where(here, rows=most), under_pressure(METHODS, chosen, steps, most))
     known = [entry["settings"] for entry in found]
-    of_one_step = _of_agents(one_step.under_all_attacks(with_one_step), one_step.compared(METHODS, chosen))
+    of_one_step = _of_agents(where(with_one_step, harder=False), one_step.compared(METHODS, chosen))
     return found + [entry for entry in of_one_step if entry["settings"] not in known]
 
 
@@ -39,7 +39,7 @@ def _of_agents(runs: list[dict], agents: Mapping[str, Agent]) -> list[dict]:
     found = []
     for method in (name for name in cells_of(runs, "agent") if name in agents and name != PLAIN):
         against = PLAIN if method == REFERENCE else REFERENCE
-        if sentence := _sentence(of_agent(runs, method), of_agent(runs, against), NAMES[against]):
+        if sentence := _sentence(where(runs, agent=method), where(runs, agent=against), NAMES[against]):
             found.append({"settings": objective_of(agents[method].config()), "measured": sentence})
     return found
 

@@ -12,6 +12,7 @@ from shared.tables import ENOUGH_SEEDS
 
 from .cells import Agent, Cell
 from .methods import METHODS, under_pressure
+from .page import where
 from .preset import Preset
 from .stronger import ATTACK
 from .success import draw_success, success_table, success_verdicts
@@ -76,16 +77,11 @@ def section(runs: list[dict]) -> list[str]:
         (False, "All attacks"),
         (True, f"A stronger attack: `aajr evaluate {' '.join(ATTACK)} --transfer_from` checkpoints of AAJR"),
     ):
-        if here := [run for run in runs if run["harder"] == harder]:
+        if here := where(runs, harder=harder):
             lines += ["", f"**{said}**", "", *success_table(here), "", *success_verdicts(here, PAIRS)]
     return lines
 
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """Draw success at 1x under all attacks."""
-    draw_success(figure, under_all_attacks(runs) or runs)
-
-
-def under_all_attacks(runs: list[dict]) -> list[dict]:
-    """Return the runs without those of the stronger attack."""
-    return [run for run in runs if not run["harder"]]
+    draw_success(figure, where(runs, harder=False) or runs)

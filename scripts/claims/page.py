@@ -31,9 +31,9 @@ def cells_of(runs: list[dict], name: str) -> list[Any]:
     return list(dict.fromkeys(run[name] for run in runs))
 
 
-def of_agent(runs: list[dict], agent: str) -> list[dict]:
-    """Return the runs of one agent."""
-    return [run for run in runs if run["agent"] == agent]
+def where(runs: list[dict], **facts: Any) -> list[dict]:
+    """Return the runs that contain these facts: `where(runs, agent="AAJR", ascent_steps=3)`."""
+    return [run for run in runs if all(name in run and run[name] == fact for name, fact in facts.items())]
 
 
 def by_seed(runs: list[dict], other: list[dict], number: Number) -> list[float]:

@@ -16,7 +16,7 @@ from shared.tables import ENOUGH_SEEDS, markdown_table, text_of
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .cells import Agent, Cell
-from .page import by_seed, cells_of, number_of, of_agent, verdict
+from .page import by_seed, cells_of, number_of, verdict, where
 from .preset import Preset
 
 TITLE = "The price of robustness at an equal budget (equations 9, 18, 19; Corollary 1)"
@@ -75,15 +75,15 @@ def section(runs: list[dict]) -> list[str]:
         f"*withstands 1x*: under {', '.join(f'`{name}`' for name in ATTACKS)}.",
     ]
     for said in WEIGHTS:
-        if here := [run for run in runs if run["loss"] == said]:
+        if here := where(runs, loss=said):
             lines += ["", f"**{said.capitalize()}**", "", *_table(here), "", *_verdicts(here)]
     return lines
 
 
 def _table(runs: list[dict]) -> list[str]:
-    free, rows = of_agent(runs, FREE), []
+    free, rows = where(runs, agent=FREE), []
     for agent in cells_of(runs, "agent"):
-        mine = of_agent(runs, agent)
+        mine = where(runs, agent=agent)
         prices = [by_seed(free, mine, number_of(which)) for which in ("nominal", "sampled")]
         achieved = "-" if agent == FREE else text_of([_achieved(run) for run in mine])
         cells = [*(text_of(price, sign=True) for price in prices), text_of([number_of("1")(run) for run in mine])]
@@ -96,7 +96,7 @@ def _verdicts(runs: list[dict]) -> list[str]:
     lines = []
     for other in list(CLASSES)[1:]:
         for gamma in _budgets(runs):
-            pair = [_bounded(runs, name, gamma) for name in ("AAJR", other)]
+            pair = [where(runs, bounds=name, gamma=gamma) for name in ("AAJR", other)]
             if all(some and all(_achieved(run) <= MET * gamma for run in some) for some in pair):
                 gains = by_seed(*pair, number_of("sampled"))
                 lines.append(
@@ -107,13 +107,13 @@ def _verdicts(runs: list[dict]) -> list[str]:
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """The price over gamma, sampled: each seed, filled where the budget is met, and the mean over seeds."""
-    parts = {said: [run for run in runs if run["loss"] == said] for said in WEIGHTS}
+    parts = {said: where(runs, loss=said) for said in WEIGHTS}
     shown = {said: here for said, here in parts.items() if here}
     for axes, here in zip(panels(figure, tuple(shown)), shown.values(), strict=True):
-        free, gammas = of_agent(here, FREE), _budgets(here)
+        free, gammas = where(here, agent=FREE), _budgets(here)
         # Side by side, because prices are often alike.
         for name, color, shift in zip(CLASSES, ("#0072B2", "#009E73", "#D55E00"), (0.93, 1.0, 1.07), strict=True):
-            measured = {gamma: mine for gamma in gammas if (mine := _bounded(here, name, gamma))}
+            measured = {gamma: mine for gamma in gammas if (mine := where(here, bounds=name, gamma=gamma))}
             prices = {gamma: by_seed(free, mine, number_of("sampled")) for gamma, mine in measured.items()}
             means = [statistics.mean(price) for price in prices.values() if price]
             axes.plot([shift * gamma for gamma, price in prices.items() if price], means, color=color, label=name)
@@ -128,10 +128,6 @@ def draw(figure: Figure, runs: list[dict]) -> None:
 
 def _budgets(runs: list[dict]) -> list[float]:
     return sorted({run["gamma"] for run in runs if "gamma" in run})
-
-
-def _bounded(runs: list[dict], name: str, gamma: float) -> list[dict]:
-    return [run for run in runs if (run.get("bounds"), run.get("gamma")) == (name, gamma)]
 
 
 def _achieved(run: dict) -> float:

@@ -14,7 +14,7 @@ from shared.tables import markdown_table, text_of
 from aajr_hf.evaluation.reporting.plots import panels
 
 from .forgetting import RADII, RealCell, real_cells
-from .page import by_seed, cells_of, number_of, of_agent, verdict
+from .page import by_seed, cells_of, number_of, verdict, where
 from .preset import Preset
 
 TITLE = "High rank (section 6)"
@@ -41,7 +41,7 @@ def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
 def section(runs: list[dict]) -> list[str]:
     rows = []
     for agent in cells_of(runs, "agent"):
-        mine = of_agent(runs, agent)
+        mine = where(runs, agent=agent)
         numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", *RADII)]
         rows.append(
             [agent, *numbers, text_of([run["kl"] for run in mine], 3), text_of([run["train_seconds"] for run in mine])]
@@ -58,7 +58,7 @@ def section(runs: list[dict]) -> list[str]:
         ("SHiRA 16", "LoRA 16"),
         (FULL, f"LoRA {RANKS[-1]}"),
     ):
-        pair = [of_agent(runs, agent) for agent in (more, less)]
+        pair = [where(runs, agent=agent) for agent in (more, less)]
         lines.append(
             f"- {more} withstands more at {RADII[0]}x than {less}: {verdict(by_seed(*pair, number_of(RADII[0])))}."
         )
@@ -70,10 +70,10 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     titles = ("no attack", f"own gradients at {RADII[0]}x")
     for axes, name in zip(panels(figure, titles), ("nominal", RADII[0]), strict=True):
         for rank in RANKS:
-            mine = [number_of(name)(run) for run in of_agent(runs, f"LoRA {rank}")]
+            mine = [number_of(name)(run) for run in where(runs, agent=f"LoRA {rank}")]
             axes.plot([rank] * len(mine), mine, "o", color="#0072B2", label="LoRA" if rank == RANKS[0] else None)
         for agent, color in (("HiRA 16", "#009E73"), ("SHiRA 16", "#D55E00"), (FULL, "#000000")):
-            for i, run in enumerate(of_agent(runs, agent)):
+            for i, run in enumerate(where(runs, agent=agent)):
                 axes.axhline(number_of(name)(run), color=color, linewidth=1, label=agent if i == 0 else None)
         axes.set(xscale="log", xlabel="rank of LoRA", ylabel="success, %", ylim=(-2, 102))
         axes.set_xticks(RANKS, map(str, RANKS))

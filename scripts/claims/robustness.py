@@ -16,7 +16,7 @@ from shared.tables import ENOUGH_SEEDS, markdown_table, text_of
 
 from .cells import Cell
 from .methods import under_pressure
-from .page import by_seed, cells_of, holm, number_of, of_agent, verdict
+from .page import by_seed, cells_of, holm, number_of, verdict, where
 from .preset import Preset
 
 TITLE = "Robust success inside and outside the ball"
@@ -52,10 +52,9 @@ def section(runs: list[dict]) -> list[str]:
         "Success in percent: of greedy answers without attack and under all attacks at multiples of the training radius, and "
         "of sampled answers without attack and at 1x. *train s*: median over seeds, on one thread beside other work.",
     ]
-    for setting in dict.fromkeys(map(_setting, runs)):
-        here = [run for run in runs if _setting(run) == setting]
+    for setting, here in _by_setting(runs).items():
         lines += ["", f"**{setting}**", "", *_table(here), ""]
-        declared = by_seed(of_agent(here, PENALTY), of_agent(here, REFERENCE), number_of(MEASURE))
+        declared = by_seed(where(here, agent=PENALTY), where(here, agent=REFERENCE), number_of(MEASURE))
         said = "The declared comparison: " if setting == DECLARED else ""
         lines += [f"{said}{PENALTY} withstands more at 1x, sampled, than adversarial training: {verdict(declared)}."]
         lines += ["", *_differences(here)]
@@ -65,7 +64,7 @@ def section(runs: list[dict]) -> list[str]:
 def _table(runs: list[dict]) -> list[str]:
     radii, rows = list(runs[0]["worst_case_success"]), []
     for method in cells_of(runs, "agent"):
-        mine = of_agent(runs, method)
+        mine = where(runs, agent=method)
         numbers = [text_of([number_of(name)(run) for run in mine]) for name in ("nominal", *radii, "sampled", MEASURE)]
         rows.append([method, *numbers, f"{statistics.median(run['train_seconds'] for run in mine):.0f}"])
     header = ["method", "nominal", *(f"{radius}x" for radius in radii), "sampled nominal", "sampled 1x", "train s"]
@@ -83,7 +82,7 @@ def _differences(runs: list[dict]) -> list[str]:
     pairs |= {f"{more}, against {less}": (more, less) for more, less in OF_DROPOUT}
     found = {
         name: [
-            by_seed(*(of_agent(runs, method) for method in pair), number_of(which))
+            by_seed(*(where(runs, agent=method) for method in pair), number_of(which))
             for which in ("1", MEASURE, "sampled")
         ]
         for name, pair in pairs.items()
@@ -100,13 +99,12 @@ def _differences(runs: list[dict]) -> list[str]:
 
 def draw(figure: Figure, runs: list[dict]) -> None:
     """Success at 1x of each method and seed, greedy and sampled, a panel for each setting."""
-    settings, methods = list(dict.fromkeys(map(_setting, runs))), cells_of(runs, "agent")
+    settings, methods = _by_setting(runs), cells_of(runs, "agent")
     grid = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
-    for axes, setting in zip(grid, settings, strict=True):
+    for axes, (setting, here) in zip(grid, settings.items(), strict=True):
         for which, shift, color in (("1", -0.15, "#0072B2"), (MEASURE, 0.15, "#D55E00")):
-            mine = [run for run in runs if _setting(run) == setting]
-            places = [methods.index(run["agent"]) + shift for run in mine]
-            axes.plot([number_of(which)(run) for run in mine], places, "o", color=color, markersize=4)
+            places = [methods.index(run["agent"]) + shift for run in here]
+            axes.plot([number_of(which)(run) for run in here], places, "o", color=color, markersize=4)
         axes.set(title=setting, xlabel="success at 1x, %", xlim=(-2, 102))
         axes.grid(axis="y", linewidth=0.3)
     grid[0].set_yticks(range(len(methods)), methods)
@@ -114,8 +112,12 @@ def draw(figure: Figure, runs: list[dict]) -> None:
     figure.legend(grid[0].lines, ["greedy", "sampled"], loc="outside lower center", ncols=2, frameon=False)
 
 
-def _setting(run: dict) -> str:
-    return _named(run["ascent_steps"], run["rows"])
+def _by_setting(runs: list[dict]) -> dict[str, list[dict]]:
+    """Return the runs by number of ascent steps and of rows, in order."""
+    found: dict[str, list[dict]] = {}
+    for run in runs:
+        found.setdefault(_named(run["ascent_steps"], run["rows"]), []).append(run)
+    return found
 
 
 def _named(ascent_steps: int, rows: int) -> str:

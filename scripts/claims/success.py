@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from matplotlib.figure import Figure
 from shared.tables import markdown_table, text_of
 
-from .page import by_seed, cells_of, number_of, of_agent, verdict
+from .page import by_seed, cells_of, number_of, verdict, where
 
 
 def success_table(runs: list[dict]) -> list[str]:
     """Return a table of the methods: greedy and sampled success in percent."""
     names = ("nominal", "1", "sampled", "sampled 1")
     rows = [
-        [agent, *(text_of([number_of(name)(run) for run in of_agent(runs, agent)]) for name in names)]
+        [agent, *(text_of([number_of(name)(run) for run in where(runs, agent=agent)]) for name in names)]
         for agent in cells_of(runs, "agent")
     ]
     return markdown_table(["method", "nominal", "1x", "sampled nominal", "sampled 1x"], rows)
@@ -25,7 +25,7 @@ def success_verdicts(runs: list[dict], pairs: Iterable[tuple[str, str]]) -> list
     methods = set(cells_of(runs, "agent"))
     return [
         f"- {ours} withstands more at 1x, {said}, than {other}: "
-        f"{verdict(by_seed(of_agent(runs, ours), of_agent(runs, other), number_of(name)))}."
+        f"{verdict(by_seed(where(runs, agent=ours), where(runs, agent=other), number_of(name)))}."
         for ours, other in pairs
         if {ours, other} <= methods
         for name, said in (("1", "greedy"), ("sampled 1", "sampled"))

@@ -21,7 +21,7 @@ from shared.tables import markdown_table
 
 from .cells import Cell
 from .methods import METHODS
-from .page import cells_of, number_of
+from .page import cells_of, number_of, where
 from .preset import Preset
 
 TITLE = "How the settings were chosen"
@@ -68,9 +68,9 @@ def _scores(runs: list[dict]) -> dict[str, dict[float, tuple[float, float]]]:
     """Return nominal success and sampled success under attack, means over seeds, by method and value that never failed."""
     scores: dict[str, dict[float, tuple[float, float]]] = {}
     for method in METHODS:
-        mine = [run for run in runs if run["method"] == method]
+        mine = where(runs, method=method)
         for value in cells_of(mine, "value"):
-            some = [run for run in mine if run["value"] == value]
+            some = where(mine, value=value)
             if any(run.get("diverged") for run in some):
                 continue
             means = [statistics.mean(map(number_of(name), some)) for name in ("nominal", MEASURE)]
