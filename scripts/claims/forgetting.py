@@ -27,6 +27,7 @@ from .preset import Preset
 
 TITLE = "What is forgotten"
 BASE, REFERENCE, DROPOUT, OURS = "sft", "adversarial", "adversarial, dropout", "AAJR"
+OURS_LORA, REFERENCE_LORA = f"{OURS}, LoRA", f"{REFERENCE}, LoRA"
 # Name -> recipe of recipes/smollm2-135m/congestion, and the fields that are set instead of the recipe's.
 LORA = {"adapter": "lora", "adapter_rank": 16, "learning_rate": 1e-3}
 METHODS: dict[str, tuple[str, dict]] = {
@@ -35,9 +36,11 @@ METHODS: dict[str, tuple[str, dict]] = {
     DROPOUT: ("adversarial", {"model_init_kwargs": '{"attention_dropout": 0.1}'}),
     "global spectral": ("aajr", {"regularizer": "global_spectral"}),
     "local spectral": ("aajr", {"regularizer": "local_spectral"}),
-    "AAJR, LoRA": ("aajr-lora", LORA),
-    "adversarial, LoRA": ("adversarial", LORA),
+    OURS_LORA: ("aajr-lora", LORA),
+    REFERENCE_LORA: ("adversarial", LORA),
 }
+PAIRS = tuple((OURS, other) for other in (REFERENCE, DROPOUT, "local spectral", "global spectral"))
+PAIRS += ((OURS_LORA, REFERENCE_LORA), (OURS_LORA, OURS))
 # Its own gradients and random points; scripts/smollm2_study.py runs others, too. The recipe of the plain agent has no adversary:
 # it is attacked where the others are.
 ATTACKS = ("--attacks", "warm_nll", "restart", "random", "tempered_nll", *smollm2_study.LIMITS)
@@ -143,9 +146,11 @@ def section(runs: list[dict]) -> list[str]:
         *markdown_table(header, rows),
         "",
     ]
-    for other in (REFERENCE, DROPOUT, "local spectral", "global spectral"):
-        gains = by_seed(where(runs, agent=other), where(runs, agent=OURS), lambda run: run["kl"])
-        lines.append(f"- AAJR forgets less than {other} (KL, nats per token): {verdict(gains, 3)}.")
+    for ours, other in PAIRS:
+        pair = [where(runs, agent=agent) for agent in (other, ours)]
+        if all(pair):
+            gains = by_seed(*pair, lambda run: run["kl"])
+            lines.append(f"- {ours} forgets less than {other} (KL, nats per token): {verdict(gains, 3)}.")
     return lines
 
 

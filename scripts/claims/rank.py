@@ -34,6 +34,9 @@ METHODS = {f"LoRA {rank}": _adapter("lora", rank, 1e-3) for rank in RANKS} | {
 }
 
 
+PAIRS = ((f"LoRA {RANKS[-1]}", f"LoRA {RANKS[0]}"), ("SHiRA 16", "LoRA 16"), (FULL, f"LoRA {RANKS[-1]}"))
+
+
 def cells(preset: Preset, chosen: Mapping[str, float]) -> list[RealCell]:
     return real_cells(preset, METHODS)
 
@@ -53,15 +56,11 @@ def section(runs: list[dict]) -> list[str]:
         *markdown_table(["trained", "nominal, %", *(f"{radius}x, %" for radius in RADII), "KL", "train s"], rows),
         "",
     ]
-    for more, less in (
-        (f"LoRA {RANKS[-1]}", f"LoRA {RANKS[0]}"),
-        ("SHiRA 16", "LoRA 16"),
-        (FULL, f"LoRA {RANKS[-1]}"),
-    ):
+    for more, less in PAIRS:
         pair = [where(runs, agent=agent) for agent in (more, less)]
-        lines.append(
-            f"- {more} withstands more at {RADII[0]}x than {less}: {verdict(by_seed(*pair, number_of(RADII[0])))}."
-        )
+        if all(pair):
+            gains = by_seed(*pair, number_of(RADII[0]))
+            lines.append(f"- {more} withstands more at {RADII[0]}x than {less}: {verdict(gains)}.")
     return lines
 
 

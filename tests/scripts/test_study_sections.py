@@ -200,10 +200,7 @@ def test_what_is_forgotten_is_compared_by_seed():
         "| adversarial | 90.0 ± 0.0 | 50.0 ± 0.0 | 20.0 ± 0.0 | 0.700 ± 0.248 | 3.00 ± 0.00 | 80.00 ± 0.00 |" in text
     )
     assert "- AAJR forgets less than adversarial (KL, nats per token): **holds** (+0.400 ± 0.248)." in text
-    assert (
-        "the 70 facts and sums" in text
-        and "less than global spectral (KL, nats per token): **cannot be told**" in text
-    )
+    assert "the 70 facts and sums" in text and "less than global spectral" not in text  # which was not measured
 
 
 def test_a_larger_rank_is_compared_by_seed():
