@@ -74,7 +74,7 @@ INTRODUCTION = """# The recipes of SmolLM2-135M
 of `recipes/smollm2-135m`. SmolLM2-135M-Instruct learns a task by plain fine-tuning (*sft*); each of the other agents
 goes on from there. All agents of `congestion` and a seed are attacked together, each also with what was found on the others.
 More steps would leave less. Attacks calculate in bfloat16 where the CPU has instructions for it. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
-were measured on one thread, beside other work."""
+were measured on one thread, beside other work; between sections and seeds, the machines differ by up to a factor of two."""
 WITHIN = """Within the whole training radius, nothing is left of AAJR or of adversarial training, so AAJR does not withstand more. What
 else was tried: the penalty along random directions, and lambda in another unit (docs/results/lambda.md). More optimizer steps
 and smaller training radii were not tried."""
