@@ -28,15 +28,21 @@ from aajr_hf.training.models.bfloat16 import slow_bfloat16
 RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
 LIMITS = ["--attack_steps", "5"]
-CONGESTION, MORE, VARIANTS, CALLS = "congestion", "congestion-more-attacks", "congestion-variants", "tool-calling"
+CONGESTION, MORE, SAMPLED = "congestion", "congestion-more-attacks", "congestion-sampled"
+VARIANTS, CALLS = "congestion-variants", "tool-calling"
 # Which recipes each task trains after `sft`; those of COMPARED are repeated with other seeds.
 TASKS = {
     CONGESTION: ("adversarial", "aajr"),
     MORE: ("adversarial", "aajr"),
+    SAMPLED: ("adversarial", "aajr"),
     VARIANTS: ("aajr-lora", "aajr-fast"),
     CALLS: ("adversarial", "aajr", "aajr-lora", "aajr-fast"),
 }
-COMPARED = {CONGESTION: "congestion", MORE: "congestion, more attacks"}
+COMPARED = {
+    CONGESTION: "congestion",
+    MORE: "congestion, more attacks",
+    SAMPLED: "congestion, sampled answers at the training radius",
+}
 HELD_OUT = 5  # every fifth row of the data is not trained on
 
 
@@ -62,6 +68,9 @@ ATTACKED = {
     CONGESTION: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
     # All that aim at the answer, but for the two that first learn from other prompts.
     MORE: Attacked(100, (*_MORE, *LIMITS, "--batch_size", "20")),
+    # Where an answer is wrong, no further attack is tried, so the sampled numbers of the other tasks are no worst cases. One
+    # attack of more steps goes on until the right answer is unlikely.
+    SAMPLED: Attacked(100, ("--attacks", "nll", "--multiples", "1", "--attack_steps", "20", "--batch_size", "20")),
     VARIANTS: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
     # There is no attack `from_others`. The prompts are several times as long, so there are fewer attacks and radii.
     CALLS: Attacked(
@@ -105,7 +114,7 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
         for recipe, folder in agents.items():
             # The base agent has learnt from the examples of seed 0.
             train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
-        if task == MORE:
+        if task in (MORE, SAMPLED):
             agents |= {"sft": base}
         options = ["--examples", str(examples), "--seed", str(seed), *ATTACKED[task].options, *fast_numbers()]
         numbers = evaluate_once(work / f"{task}-{seed}", agents, [*options, "--perturbed_tokens", "observation"])
@@ -232,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
     parser.add_argument(
-        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, MORE, VARIANTS], help="which recipes"
+        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, MORE, SAMPLED, VARIANTS], help="which recipes"
     )
     parser.add_argument(
         "--tool_calls", type=Path, metavar="FOLDER", help="files of the BFCL, for the task tool-calling"
