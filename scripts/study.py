@@ -96,6 +96,11 @@ def shown(claim: ModuleType, runs: list[dict]) -> list[dict]:
     return [run for run in runs if not run.get("diverged") or counted(run)]
 
 
+def needs_model(claim: ModuleType) -> bool:
+    """Whether a claim is about a real language model."""
+    return getattr(claim, "NEEDS_MODEL", False)
+
+
 def page(runs: list[dict], preset: str) -> str:
     """Return the page: a section for each claim that has runs."""
     lines = [INTRODUCTION.format(preset=preset)]
@@ -107,7 +112,8 @@ def page(runs: list[dict], preset: str) -> str:
             lines += (
                 ["", f"Left out, because a number of the training was not finite: {'; '.join(lost)}."] if lost else []
             )
-            lines += ["", f"`python scripts/study.py --preset {preset} --claims {name}`"]
+            model = " --model outputs/smollm2-135m" if needs_model(claim) else ""
+            lines += ["", f"`python scripts/study.py --preset {preset} --claims {name}{model}`"]
             lines += ["", f"![{claim.TITLE}](study-{name}.png)"]
     return "\n".join([*lines, ""])
 
@@ -173,7 +179,7 @@ def main() -> None:
             chosen = {} if name == "tuning" else tuning.choose(study.of("tuning"))
             if missing := [] if name == "tuning" else [method for method in preset.methods if method not in chosen]:
                 print(f"{name}: not yet tuned, and left out: {', '.join(missing)}", flush=True)
-            if name in ("forgetting", "rank") and preset.model is None:
+            if needs_model(CLAIMS[name]) and preset.model is None:
                 print(f"{name}: left out, because it needs --model", flush=True)
             run_claim(study, name, preset, chosen, arguments.shard, arguments.jobs)
     except ValueError as error:

@@ -193,13 +193,12 @@ def test_what_is_forgotten_is_compared_by_seed():
     for seed in (1, 2, 3):
         for agent, kl in (("sft", 0.1), ("adversarial", 0.5 + 0.1 * seed), ("AAJR", 0.3)):
             general = {"kl": kl, "perplexity": 3.0, "model_perplexity": 2.0, "right": 80.0, "asked": 70}
-            left = {"0.25": 50.0, "0.5": 20.0}
-            runs.append(claim_run("forgetting", f"seed {seed}", agent, worst_case_success=left, **general))
+            general["by_kind"] = {"fact": kl, "code": 2 * kl}
+            runs.append(claim_run("forgetting", f"seed {seed}", agent, **general))
     text = "\n".join(forgetting.section(runs))
-    assert (
-        "| adversarial | 90.0 ± 0.0 | 50.0 ± 0.0 | 20.0 ± 0.0 | 0.700 ± 0.248 | 3.00 ± 0.00 | 80.00 ± 0.00 |" in text
-    )
+    assert "| adversarial | 90.0 ± 0.0 | 0.700 ± 0.248 | 3.00 ± 0.00 | 80.00 ± 0.00 |" in text
     assert "- AAJR forgets less than adversarial (KL, nats per token): **holds** (+0.400 ± 0.248)." in text
+    assert render(lambda figure: forgetting.draw(figure, runs), WIDE).startswith(b"\x89PNG")
     assert "the 70 facts and sums" in text and "less than global spectral" not in text  # which was not measured
 
 
