@@ -31,6 +31,7 @@ OURS_LORA, REFERENCE_LORA = f"{OURS}, LoRA", f"{REFERENCE}, LoRA"
 # Name -> recipe of recipes/smollm2-135m/congestion, and the fields that are set instead of the recipe's.
 LORA = {"adapter": "lora", "adapter_rank": 16, "learning_rate": 1e-3}
 METHODS: dict[str, tuple[str, dict]] = {
+    f"{BASE}, LoRA": (BASE, LORA),
     REFERENCE: ("adversarial", {}),
     OURS: ("aajr", {}),
     DROPOUT: ("adversarial", {"model_init_kwargs": '{"attention_dropout": 0.1}'}),
@@ -79,12 +80,10 @@ class RealCell:
 
     def _train(self, work: Path) -> Path:
         """Train the agent, unless it is there, and return its folder. Claims share agents with equal settings."""
-        # All seeds start from one agent that learnt the task.
-        plain = replace(self, recipe=BASE, fields={}, seed=0)
-        if self.recipe == BASE:
-            trained, start, told = plain, self.model, {}
-        else:
-            trained, start = self, plain._train(work)
+        if self.recipe == BASE:  # one agent for all seeds
+            trained, start, told = replace(self, seed=0), self.model, dict(self.fields)
+        else:  # all seeds start from one agent that learnt the task
+            trained, start = self, replace(self, recipe=BASE, fields={})._train(work)
             told = {"seed": self.seed, "environment_seed": self.seed} | self.fields
         told |= {"max_steps": self.steps} if self.steps else {}
         folder = work / "real" / f"{self.recipe}-{digest_of(trained._trained())}"
@@ -138,7 +137,8 @@ def section(runs: list[dict]) -> list[str]:
     lines = [
         "*nominal*: success in the world, without attack; docs/results/smollm2.md attacks some of these agents. *KL*: of the next token, from the model that it comes from, on the model's own answers. *perplexity*: on the same "
         f"answers; the model's own is {runs[0]['model_perplexity']:.2f}. *right of what it knew*: of the {runs[0]['asked']} "
-        "facts and sums that the model answers rightly. All agents of all seeds start from the same *sft*.",
+        "facts and sums that the model answers rightly. *sft* is one agent, with which all other trainings of all seeds begin; *sft, LoRA* "
+        "is one agent, too.",
         "",
         *markdown_table(header, rows),
         "",

@@ -95,8 +95,13 @@ def test_agents_of_a_real_model_start_from_the_one_that_learnt_the_task(tmp_path
     cells = forgetting.cells(preset, {})
     runs = [run for cell in cells for run in cell.measure("forgetting", tmp_path)]
     starts = [command[command.index("--model_name_or_path") + 1] for command in ran if command[0] == "train"]
-    [learnt] = (tmp_path / "real").glob("sft-*")
-    assert starts == ["model", *[str(learnt)] * len(forgetting.METHODS)]
+    learnt, adapted = (
+        Path(command[command.index("--output_dir") + 1])
+        for command in ran
+        if command[0] == "train" and "model" in command
+    )
+    assert learnt != adapted
+    assert starts == ["model", "model", *[str(learnt)] * (len(forgetting.METHODS) - 1)]
     trained = {command[command.index("--output_dir") + 1] for command in ran if command[0] == "train"}
     # The plain agent's recipe has no adversary.
     attacked = [command for command in ran if command[0] == "evaluate"]
