@@ -28,21 +28,15 @@ from aajr_hf.training.models.bfloat16 import slow_bfloat16
 RECIPES = ROOT / "recipes" / "smollm2-135m"
 # One row under all attacks of ten steps takes minutes on one core where nothing breaks it, so a hundred would take hours an agent.
 LIMITS = ["--attack_steps", "5"]
-CONGESTION, MORE, SAMPLED = "congestion", "congestion-more-attacks", "congestion-sampled"
-VARIANTS, CALLS = "congestion-variants", "tool-calling"
+CONGESTION, MORE, VARIANTS, CALLS = "congestion", "congestion-more-attacks", "congestion-variants", "tool-calling"
 # Which recipes each task trains after `sft`; those of COMPARED are repeated with other seeds.
 TASKS = {
     CONGESTION: ("adversarial", "aajr"),
     MORE: ("adversarial", "aajr"),
-    SAMPLED: ("adversarial", "aajr"),
     VARIANTS: ("aajr-lora", "aajr-fast"),
     CALLS: ("adversarial", "aajr", "aajr-lora", "aajr-fast"),
 }
-COMPARED = {
-    CONGESTION: "congestion",
-    MORE: "congestion, more attacks",
-    SAMPLED: "congestion, sampled answers at the training radius",
-}
+COMPARED = {CONGESTION: "congestion", MORE: "congestion, more attacks"}
 HELD_OUT = 5  # every fifth row of the data is not trained on
 
 
@@ -68,9 +62,6 @@ ATTACKED = {
     CONGESTION: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
     # All that aim at the answer, but for the two that first learn from other prompts.
     MORE: Attacked(100, (*_MORE, *LIMITS, "--batch_size", "20")),
-    # Where an answer is wrong, no further attack is tried, so the sampled numbers of the other tasks are no worst cases. One
-    # attack of more steps goes on until the right answer is unlikely.
-    SAMPLED: Attacked(100, ("--attacks", "nll", "--multiples", "1", "--attack_steps", "20", "--batch_size", "20")),
     VARIANTS: Attacked(32, (*_FEW, *LIMITS, "--batch_size", "16")),
     # There is no attack `from_others`. The prompts are several times as long, so there are fewer attacks and radii.
     CALLS: Attacked(
@@ -82,7 +73,7 @@ INTRODUCTION = """# The recipes of SmolLM2-135M
 `python scripts/smollm2_study.py --model outputs/smollm2-135m` makes this page and `smollm2.json`; the settings are those
 of `recipes/smollm2-135m`. SmolLM2-135M-Instruct learns a task by plain fine-tuning (*sft*); each of the other agents
 goes on from there. All agents of `congestion` and a seed are attacked together, each also with what was found on the others.
-More steps would leave less. Attacks calculate in bfloat16 where the CPU has instructions for it. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
+More steps would leave less. No further attack is tried on an answer that is wrong, so sampled numbers are no worst cases. Attacks calculate in bfloat16 where the CPU has instructions for it. Success is in percent of held-out rows; 1x is the training radius. *ampl.* is the mean `||J u||` along the ascent. Times
 were measured on one thread, beside other work; between sections and seeds, the machines differ by up to a factor of two."""
 WITHIN = """Within the whole training radius, nothing is left of AAJR or of adversarial training, so AAJR does not withstand more. What
 else was tried: the penalty along random directions, and lambda in another unit (docs/results/lambda.md). More optimizer steps
@@ -114,7 +105,7 @@ def congestion(task: str, model: Path, work: Path, seeds: list[int], examples: i
         for recipe, folder in agents.items():
             # The base agent has learnt from the examples of seed 0.
             train(CONGESTION, recipe, folder, base, {"seed": seed, "environment_seed": seed})
-        if task in (MORE, SAMPLED):
+        if task == MORE:
             agents |= {"sft": base}
         options = ["--examples", str(examples), "--seed", str(seed), *ATTACKED[task].options, *fast_numbers()]
         numbers = evaluate_once(work / f"{task}-{seed}", agents, [*options, "--perturbed_tokens", "observation"])
@@ -241,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="folder of SmolLM2-135M-Instruct (see aajr fetch)")
     parser.add_argument(
-        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, MORE, SAMPLED, VARIANTS], help="which recipes"
+        "--tasks", nargs="+", choices=list(TASKS), default=[CONGESTION, MORE, VARIANTS], help="which recipes"
     )
     parser.add_argument(
         "--tool_calls", type=Path, metavar="FOLDER", help="files of the BFCL, for the task tool-calling"
