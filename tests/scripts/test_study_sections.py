@@ -21,7 +21,7 @@ from claims import (
     stronger,
     tuning,
 )
-from claims.page import holm, verdict
+from claims.page import holm, verdict, where
 from claims.preset import PRESETS
 from scipy.stats import ttest_1samp
 from study import page
@@ -64,6 +64,17 @@ def test_a_value_with_a_failed_training_is_not_chosen():
 def of_inner_loop(part, seed, method, left):
     facts = {"part": part, "ascent_steps": 1, "method": method, "step": 330}
     return claim_run("inner_loop", f"{part}, seed {seed}", f"{method} @ 330", left=left, **facts)
+
+
+def test_runs_are_chosen_by_all_facts_and_only_if_they_contain_them():
+    runs = [
+        {"part": "a", "ascent_steps": 1},
+        {"part": "a", "ascent_steps": 3},
+        {"part": "b", "ascent_steps": 1},
+        {"part": "a"},
+    ]
+    assert where(runs, part="a", ascent_steps=1) == runs[:1] and where(runs, part="a") == [*runs[:2], runs[3]]
+    assert where([{"part": "a"}], ascent_steps=None) == []
 
 
 def test_gaps_are_paired_by_seed_also_where_a_training_failed():
